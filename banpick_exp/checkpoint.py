@@ -1,0 +1,199 @@
+"""What a checkpoint is, read from its config.json and file contents without torch: shape, identity, and whether we can hook it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from banpick_exp.config import ModelConfig
+from banpick_exp.errors import UserError
+from banpick_exp.policy.base import MoeShape
+
+EMBEDDED_CHECKPOINT = Path(__file__).parent / "tiny" / "assets" / "checkpoint"
+CONTROL_RECIPE = 1
+"""Part of a control model's identity: raise it when the way the control is built changes."""
+
+BYPASSING_ARCHITECTURES = ("MiniCPM", "Moondream3", "DeepseekV4")
+"""Prefixes of architectures whose vLLM model files build their experts without the runner we hook (read in vLLM 0.32)."""
+
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
+
+WHOLE_FILE_LIMIT = 64 * 2**20
+"""Bytes: smaller checkpoints are hashed whole, larger ones by size and both ends of each file."""
+END_BYTES = 2**20
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """`location` is a folder or a Hugging Face id; `missing` says what a real run still needs, None when complete."""
+
+    location: str
+    identity: str
+    shape: MoeShape
+    missing: str | None = None
+
+
+def inspect_checkpoint(model: ModelConfig) -> Checkpoint:
+    """Reads what `model` names. No network: a Hugging Face id is taken at its word, with the sizes from the YAML.
+
+    Raises UserError for a folder without config.json, a dense model, an architecture that bypasses the hook, and
+    sizes that are unknown or disagree with config.json.
+    """
+    if model.path is None:
+        return _embedded(model)
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        return Checkpoint(
+            location=str(folder.resolve()),
+            identity=folder_identity(folder),
+            shape=_agreed_shape(model, shape_of_folder(folder), folder),
+            missing=None if _weights(folder) else f"{folder} holds no weights (*.safetensors)",
+        )
+    if folder.exists() or not HUB_ID.match(model.path):
+        raise UserError(
+            f"model.path={model.path} is no folder and no Hugging Face id (owner/name): there is nothing to load."
+            " Type the folder that holds config.json, or e.g. model.path=Qwen/Qwen3-30B-A3B."
+        )
+    identity = f"hub:{model.path}@{model.revision or 'main'}"
+    return Checkpoint(location=model.path, identity=identity, shape=_shape_from_settings(model))
+
+
+def _embedded(model: ModelConfig) -> Checkpoint:
+    folder = EMBEDDED_CHECKPOINT
+    if (folder / "config.json").is_file() and _weights(folder):
+        identity, shape, missing = folder_identity(folder), _agreed_shape(model, shape_of_folder(folder), folder), None
+    else:
+        identity, shape = "unbuilt", _shape_from_settings(model)
+        missing = "the embedded model is not in this installation. Type python -m banpick_exp.tiny to train it (15 minutes)"
+    if model.control is not None:
+        identity = f"control:{CONTROL_RECIPE}:{model.control}:{identity}"
+    return Checkpoint(location=str(folder), identity=identity, shape=shape, missing=missing)
+
+
+def shape_of_folder(folder: Path) -> MoeShape:
+    """MoE layers, routed experts and experts per token, from `folder`/config.json."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"model.path={folder} has no config.json, so it is no Hugging Face checkpoint and no engine can load it."
+            " Type the folder that holds config.json and the *.safetensors files."
+        )
+    try:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): the checkpoint is damaged. Copy or download it again.") from None
+    if not isinstance(whole, dict):
+        raise UserError(f"{path} holds a {type(whole).__name__}, not an object: the checkpoint is damaged. Copy it again.")
+    architectures = [str(name) for name in whole.get("architectures") or []]
+    for name in architectures:
+        if name.startswith(BYPASSING_ARCHITECTURES):
+            raise UserError(
+                f"model.path={folder} is a {name}: vLLM builds its experts outside the runner we hook, so every policy"
+                " would silently do nothing. Use a checkpoint of another family, e.g. model=qwen3_30b_a3b."
+            )
+    text = whole.get("text_config")
+    config: dict[str, Any] = {**whole, **text} if isinstance(text, dict) else whole
+    experts, top_k = _first_int(config, EXPERT_KEYS), _first_int(config, TOP_K_KEYS)
+    layers = moe_layer_count(config)
+    if experts < 2 or layers < 1:
+        label = ", ".join(architectures) or "an unnamed architecture"
+        raise UserError(
+            f"model.path={folder} is a dense model ({label}): it has no experts to route between, so no policy can act."
+            " Use a mixture-of-experts checkpoint, e.g. model=tiny or model=qwen3_30b_a3b."
+        )
+    if not 1 <= top_k <= experts:
+        raise UserError(
+            f"{path} gives {experts} experts but {top_k or 'no number of'} experts per token: the budget would be"
+            f" unknown. It must hold one of {', '.join(TOP_K_KEYS[:3])}, from 1 to {experts}."
+        )
+    return MoeShape(num_layers=layers, num_experts=experts, top_k=top_k)
+
+
+def moe_layer_count(config: dict[str, Any]) -> int:
+    """How many of the layers have experts, by the conventions of Qwen, DeepSeek and GLM, Llama 4, Ernie and Jamba."""
+    total = _first_int(config, ("num_hidden_layers", "n_layers", "num_layers"))
+    layers = set(range(total))
+    if isinstance(config.get("moe_layers"), list):
+        return len(layers & set(config["moe_layers"]))
+    layers -= set(config.get("mlp_only_layers") or [])
+    step = _first_int(config, ("decoder_sparse_step", "interleave_moe_layer_step"), default=1)
+    layers = {layer for layer in layers if step > 0 and (layer + 1) % step == 0}
+    frequency = config.get("moe_layer_freq", 1)
+    if isinstance(frequency, list):
+        layers &= {layer for layer, sparse in enumerate(frequency) if sparse}
+    elif isinstance(frequency, int) and frequency > 1:
+        layers = {layer for layer in layers if layer % frequency == 0}
+    layers -= set(range(_first_int(config, ("first_k_dense_replace",))))
+    if "expert_layer_period" in config:
+        period, offset = int(config["expert_layer_period"]), int(config.get("expert_layer_offset", 0))
+        layers = {layer for layer in layers if layer % period == offset}
+    if "moe_layer_interval" in config:
+        start, end = int(config.get("moe_layer_start_index", 0)), int(config.get("moe_layer_end_index", total - 1))
+        last = total - 1 if end < 0 else end
+        layers = {layer for layer in layers if start <= layer <= last and (layer + 1) % int(config["moe_layer_interval"]) == 0}
+    return len(layers)
+
+
+def folder_identity(folder: Path) -> str:
+    """SHA-256 (16 hex digits) over config.json and every weight file; above 64 MiB, over names, sizes and file ends."""
+    digest = hashlib.sha256()
+    files = _weights(folder)
+    whole = sum(path.stat().st_size for path in files) <= WHOLE_FILE_LIMIT
+    config = folder / "config.json"
+    for path in [*([config] if config.is_file() else []), *files]:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if whole or path == config or size <= 2 * END_BYTES:
+                digest.update(file.read())
+            else:
+                digest.update(file.read(END_BYTES))
+                file.seek(size - END_BYTES)
+                digest.update(file.read(END_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _first_int(config: dict[str, Any], keys: tuple[str, ...], default: int = 0) -> int:
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, list) and value:  # Ernie's VL models give one number per modality; text is the first
+            value = value[0]
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return default
+
+
+def _agreed_shape(model: ModelConfig, found: MoeShape, folder: Path) -> MoeShape:
+    for key in ("num_layers", "num_experts", "top_k"):
+        stated, real = getattr(model, key), getattr(found, key)
+        if stated is not None and stated != real:
+            raise UserError(
+                f"model.{key}={stated}, but {folder / 'config.json'} says {real}: policies would be laid out for another"
+                f" model. Type model.{key}=null to take it from config.json, or model=local model.path={folder}."
+            )
+    return found
+
+
+def _shape_from_settings(model: ModelConfig) -> MoeShape:
+    if model.num_layers is None or model.num_experts is None or model.top_k is None:
+        unknown = [key for key in ("num_layers", "num_experts", "top_k") if getattr(model, key) is None]
+        raise UserError(
+            f"model.path={model.path} is not a local folder, so its {' and '.join(unknown)} cannot be read and no policy"
+            f" can be checked. Type {' '.join(f'model.{key}=NUMBER' for key in unknown)} (num_layers counts MoE layers)."
+        )
+    if model.top_k > model.num_experts:
+        raise UserError(
+            f"model.top_k={model.top_k} exceeds model.num_experts={model.num_experts}: no router can select that many."
+            f" Type model.top_k=1..{model.num_experts}."
+        )
+    return MoeShape(num_layers=model.num_layers, num_experts=model.num_experts, top_k=model.top_k)

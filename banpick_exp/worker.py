@@ -1,0 +1,217 @@
+"""Worker methods of the plugin: vLLM mixes this class into its worker, `collective_rpc` calls it on every rank.
+
+Arguments and results are strings, numbers and plain lists: functions and tensors do not travel between vLLM's
+processes without the insecure serialisation this project never switches on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from typing import Any
+
+import torch
+from banpick_kernels.table import RouterTable
+from torch import Tensor
+
+from banpick_exp.policy import build_policy
+from banpick_exp.probe import SELF_KL_LIMIT, Candidate, Probe
+from banpick_exp.vllm_plugin import HookedLayer, find_layers
+
+SELF_TEST_TOKENS = 64
+WEIGHT_TOLERANCE = 1e-4
+
+
+class RoutingExtension:
+    """Mixed into vLLM's Worker (`worker_extension_cls`). Every public name starts with `banpick_`."""
+
+    model_runner: Any
+    rank: int
+
+    def _banpick_layers(self) -> list[HookedLayer]:
+        if not hasattr(self, "_banpick_layer_list"):
+            self._banpick_layer_list = find_layers(self.model_runner.model)
+            self._banpick_calibrations: dict[str, dict[str, Any]] = {}
+        return self._banpick_layer_list
+
+    # ------------------------------------------------------------ start-up
+
+    def banpick_describe(self) -> dict[str, Any]:
+        """What this rank hooked: one entry a MoE layer."""
+        layers = self._banpick_layers()
+        return {
+            "rank": self.rank,
+            "layers": [layer.name for layer in layers],
+            "router": sorted({layer.stock.__name__ for layer in layers}),
+            "num_experts": sorted({layer.num_experts for layer in layers}),
+            "top_k": sorted({layer.top_k for layer in layers}),
+            "device": str(layers[0].tokens_P.device) if layers else "none",
+        }
+
+    def banpick_self_test(self) -> list[str]:
+        """Per layer: does the reference edit, doing nothing, reproduce the stock router? Returns what differs."""
+        problems = []
+        for layer in self._banpick_layers():
+            problem = _reference_difference(layer)
+            if problem:
+                problems.append(f"{layer.name}: {problem}")
+        return problems
+
+    # ------------------------------------------------------------ policy and counters
+
+    def banpick_load_calibration(self, key: str, calibration_json: str) -> None:
+        self._banpick_layers()
+        self._banpick_calibrations[key] = json.loads(calibration_json)
+
+    def banpick_set_policy(self, name: str, params_json: str, calibration_key: str) -> tuple[str, float]:
+        """Write a policy into every layer. Returns the digest of what the device now holds and the seconds it took."""
+        start = time.perf_counter()
+        layers = self._banpick_layers()
+        policy = build_policy(
+            name,
+            json.loads(params_json),
+            num_layers=len(layers),
+            num_experts=layers[0].num_experts,
+            top_k=layers[0].top_k,
+            calibration=self._banpick_calibrations[calibration_key] if calibration_key else None,
+        )
+        for index, layer in enumerate(layers):
+            layer.write(policy.table.layer(index), slots=policy.max_kept, neutral=name == "none")
+        seconds = time.perf_counter() - start
+        return _digest(layers), seconds
+
+    def banpick_counters(self, reset: bool) -> dict[str, list[Any]]:
+        """tokens [L], kept [L], usage [L][E] since the last reset (row 0: there is one policy row for now)."""
+        layers = self._banpick_layers()
+        counters = {
+            "tokens": torch.stack([layer.tokens_P[0] for layer in layers]).tolist(),
+            "kept": torch.stack([layer.kept_P[0] for layer in layers]).tolist(),
+            "usage": torch.stack([layer.usage_PE[0] for layer in layers]).tolist(),
+        }
+        if reset:
+            for layer in layers:
+                for counter in (layer.tokens_P, layer.kept_P, layer.usage_PE):
+                    counter.zero_()
+        return counters
+
+    # ------------------------------------------------------------ calibration
+
+    def banpick_probe_start(
+        self,
+        sequences: list[list[int]],
+        prompt_lengths: list[int],
+        candidates: list[list[Any]],
+        top_vocab: int,
+        range_factor: float,
+    ) -> None:
+        """Arm the probe: the next forward passes over exactly these sequences are rerun once per candidate."""
+        layers = self._banpick_layers()
+        model = self.model_runner.model
+        observed = layers[0]
+        assert observed.observed_weights is None, "a probe is armed already"
+        for layer in layers:
+            layer.counting = False
+
+        def apply(candidate: Candidate | None) -> None:
+            _apply_candidate(layers, candidate, range_factor)
+            for layer in layers:
+                layer.observed_weights = [] if candidate is None else None
+
+        def observe() -> Tensor:
+            weights = [w for layer in layers for w in layer.observed_weights or []]
+            return torch.cat([_top_three_share(w) for w in weights]) if weights else torch.empty(0)
+
+        self._banpick_probe = Probe(
+            compute_logits=model.compute_logits,
+            apply=apply,
+            observe=observe,
+            sequences=sequences,
+            prompt_lengths=prompt_lengths,
+            candidates=[(str(kind), int(layer), int(value)) for kind, layer, value in candidates],
+            top_vocab=top_vocab,
+        )
+        self._banpick_probe_handle = model.register_forward_hook(self._banpick_probe, with_kwargs=True)
+
+    def banpick_probe_finish(self) -> dict[str, Any]:
+        """Disarm. Mean KL per candidate (nats), its self-check, R's range over tokens and layers.
+
+        Raises RuntimeError when a sequence did not arrive whole in one step, or when the unchanged model differs
+        from itself: every score would be noise.
+        """
+        probe = self._banpick_probe
+        self._banpick_probe_handle.remove()
+        layers = self._banpick_layers()
+        _apply_candidate(layers, None, 1.0)
+        for layer in layers:
+            layer.counting, layer.observed_weights = True, None
+        if probe.seen != len(probe._prompt_length):
+            raise RuntimeError(
+                f"calibration saw {probe.seen} of {len(probe._prompt_length)} sequences whole: the others were split "
+                f"over steps and would be scored wrongly. Raise engine.max_num_batched_tokens."
+            )
+        self_kl = probe.self_sum / max(probe.count, 1)
+        if not abs(self_kl) <= SELF_KL_LIMIT:
+            raise RuntimeError(
+                f"calibration: KL of the unchanged model against itself is {self_kl:.2e}, not 0: the engine is not "
+                f"deterministic, so influences would be noise. Use engine.eager=true."
+            )
+        return {
+            "kl": [total / max(probe.count, 1) for total in probe.sums_C],
+            "self_kl": self_kl,
+            "positions": probe.count,
+            "ratio_range": list(probe.ratio_range),
+        }
+
+
+def _apply_candidate(layers: list[HookedLayer], candidate: Candidate | None, range_factor: float) -> None:
+    """Put every layer back to neutral, then change the one layer the candidate names."""
+    for layer in layers:
+        if not layer.neutral:
+            neutral = RouterTable.neutral(1, layer.num_experts, layer.top_k, device=layer.tokens_P.device)
+            layer.write(neutral.layer(0), slots=layer.top_k, neutral=True)
+    if candidate is None:
+        return
+    kind, index, value = candidate
+    layer = layers[index]
+    table = RouterTable.neutral(1, layer.num_experts, layer.top_k, device=layer.tokens_P.device).layer(0)
+    if kind == "remove":
+        table.logit_bias_PE[0, value] = float("-inf")
+    elif kind == "insert":
+        table.key_PE[0, value] = True
+        table.insert_replaces_P[0] = True
+        table.insert_window_P[0] = round(range_factor * layer.top_k)
+    elif kind == "limit":
+        table.keep_P[0] = value
+    else:
+        raise ValueError(f"unknown candidate {kind!r}")
+    layer.write(table, slots=layer.top_k, neutral=False)
+
+
+def _top_three_share(weights_TK: Tensor) -> Tensor:
+    """R = (w1 + w2 + w3) / (w1 + ... + wK) per token: what Ban reads."""
+    top = weights_TK.sort(-1, descending=True).values
+    return top[:, :3].sum(-1) / top.sum(-1)
+
+
+def _digest(layers: list[HookedLayer]) -> str:
+    digest = hashlib.sha256()
+    for layer in layers:
+        for field in dataclasses.fields(layer.table):
+            digest.update(getattr(layer.table, field.name).cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _reference_difference(layer: HookedLayer) -> str | None:
+    generator = torch.Generator().manual_seed(0)
+    logits_TE = torch.randn(SELF_TEST_TOKENS, layer.num_experts, generator=generator).to(layer.tokens_P.device)
+    hidden = torch.zeros(SELF_TEST_TOKENS, 1, device=logits_TE.device)
+    stock_weights, stock_ids = layer.stock_routing(hidden, logits_TE, None, None)
+    order = stock_weights.float().argsort(-1, descending=True)
+    weights, ids, _ = layer.edited_routing(hidden, logits_TE, None, None)
+    weights, ids = weights[:, : layer.top_k], ids[:, : layer.top_k]
+    if not torch.equal(stock_ids.gather(-1, order).long(), ids.long()):
+        return "the reference selects other experts than the stock router"
+    difference = float((stock_weights.float().gather(-1, order) - weights).abs().max())
+    return f"weights differ from the stock router by {difference:.1e}" if difference > WEIGHT_TOLERANCE else None
