@@ -17,6 +17,7 @@ Shapes: T tokens, E experts, K experts a token, S slots, P policy rows (one), L 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import weakref
@@ -134,7 +135,8 @@ class HookedLayer:
 
     def write(self, values: LayerTable, *, slots: int, neutral: bool) -> None:
         """Take over one layer's policy values, in place."""
-        self.table.copy_(values)
+        for field in dataclasses.fields(values):
+            getattr(self.table, field.name).copy_(getattr(values, field.name))
         self.set_shortcuts(slots=slots, neutral=neutral)
 
 

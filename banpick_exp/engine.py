@@ -1,0 +1,244 @@
+"""One loaded vLLM engine whose policy is swapped in milliseconds. Runs as a Ray actor, or in process for tests.
+
+A loaded engine is precious: nothing here ever reloads it. Every prompt carries `cache_salt` = the policy's
+fingerprint, because vLLM's prefix cache would otherwise serve KV computed under another policy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from banpick_exp.config import EngineConfig, ModelConfig, fingerprint
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput
+
+PROBE_PROMPT = [10, 11, 12, 13, 14]
+"""Token ids of the start-up probe: any ids do, only the counters are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One greedy answer. `truncated`: it hit the token cap instead of stopping by itself."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What was routed since the last reset, per MoE layer. Padding rows and dummy runs are left out."""
+
+    tokens: list[int]
+    kept: list[int]
+    usage: list[list[int]]
+
+    @property
+    def mean_kept(self) -> float:
+        """The measured budget: experts kept a token and layer."""
+        return sum(self.kept) / max(sum(self.tokens), 1)
+
+
+class EngineError(RuntimeError):
+    """The engine cannot be trusted to apply policies; it must not measure anything."""
+
+
+class Engine:
+    """start, verify, set_policy, generate, score, close."""
+
+    def __init__(self, model: ModelConfig, model_path: str, engine: EngineConfig, num_layers: int) -> None:
+        """`num_layers`: MoE layers the checkpoint has, by its config.json; `verify` holds the hook against it."""
+        self.model, self.model_path, self.settings, self.num_layers = model, model_path, engine, num_layers
+        self.policy_fingerprint = "none"
+        self._llm: LLM | None = None
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> float:
+        """Load the checkpoint. Returns seconds. The environment is set before vLLM is imported."""
+        begin = time.perf_counter()
+        os.environ.update(self._environment())
+        from vllm import LLM
+
+        settings = self.settings
+        options: dict[str, Any] = {}
+        if settings.distributed_executor_backend is not None:
+            options["distributed_executor_backend"] = settings.distributed_executor_backend
+        self._llm = LLM(
+            model=self.model_path,
+            revision=self.model.revision,
+            dtype=self.model.dtype,
+            trust_remote_code=self.model.trust_remote_code,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            enforce_eager=settings.eager,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            seed=settings.seed,
+            worker_extension_cls="banpick_exp.worker.RoutingExtension",
+            disable_log_stats=True,
+            **options,
+        )
+        return time.perf_counter() - begin
+
+    def _environment(self) -> dict[str, str]:
+        """What vLLM reads from the environment. VLLM_PLUGINS also separates its compile cache from stock vLLM's."""
+        environment = {
+            "VLLM_PLUGINS": "banpick",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+            "VLLM_USE_V2_MODEL_RUNNER": "0",
+        }
+        if self.settings.gpus == 0:
+            environment |= {
+                "VLLM_CPU_KVCACHE_SPACE": str(self.settings.kv_cache_gib),
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            }
+        if self.settings.tensor_parallel_size == 1 and self.settings.distributed_executor_backend in (None, "uni"):
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if os.path.isdir(self.model_path):
+            environment["HF_HUB_OFFLINE"] = "1"
+        return environment
+
+    def close(self) -> None:
+        """Free the engine; another may be started in the same process."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
+    @property
+    def llm(self) -> LLM:
+        if self._llm is None:
+            raise EngineError("the engine is not started: call start() first")
+        return self._llm
+
+    def _rpc(self, method: str, *arguments: Any) -> list[Any]:
+        return self.llm.collective_rpc(method, args=arguments)
+
+    # ------------------------------------------------------------ trust
+
+    def verify(self) -> dict[str, Any]:
+        """Every rank proves that all MoE layers are hooked, count, and reproduce the stock router.
+
+        Raises EngineError otherwise. Returns what rank 0 hooked.
+        """
+        descriptions = self._rpc("banpick_describe")
+        for description in descriptions:
+            hooked = len(description["layers"])
+            if hooked != self.num_layers:
+                raise EngineError(
+                    f"rank {description['rank']}: {hooked} of {self.num_layers} MoE layers are hooked: the others would "
+                    f"ignore every policy. This architecture bypasses vLLM's FusedMoE factory and cannot be measured."
+                )
+        for rank, problems in enumerate(self._rpc("banpick_self_test")):
+            if problems:
+                raise EngineError(f"rank {rank}: the router self-test failed: {'; '.join(problems)}")
+        self.set_policy("none", {})
+        self.counters(reset=True)
+        self.generate_ids([PROBE_PROMPT], max_tokens=1, salt="verify")
+        counted = self._rpc("banpick_counters", True)
+        for rank, counters in enumerate(counted):
+            if set(counters["tokens"]) != {len(PROBE_PROMPT)} or counters["kept"] != counted[0]["kept"]:
+                raise EngineError(
+                    f"rank {rank}: a probe of {len(PROBE_PROMPT)} tokens was counted as {counters['tokens']} per layer: "
+                    f"measured budgets would be wrong."
+                )
+        return descriptions[0]
+
+    # ------------------------------------------------------------ policy
+
+    def load_calibration(self, key: str, calibration: Mapping[str, Any]) -> None:
+        """Hand one domain's calibration to every rank, once; policies then name it by `key`."""
+        self._rpc("banpick_load_calibration", key, json.dumps(calibration))
+
+    def set_policy(self, name: str, params: Mapping[str, Any], calibration_key: str = "") -> float:
+        """Swap the routing policy in place, on every rank. Returns seconds. Raises EngineError when ranks disagree."""
+        begin = time.perf_counter()
+        answers = self._rpc("banpick_set_policy", name, json.dumps(dict(params)), calibration_key)
+        digests = {digest for digest, _ in answers}
+        if len(digests) != 1:
+            raise EngineError(f"ranks hold different policies after the swap: {sorted(digests)}")
+        self.policy_fingerprint = fingerprint([name, dict(params), calibration_key, digests.pop()])
+        return time.perf_counter() - begin
+
+    def counters(self, *, reset: bool) -> Counters:
+        """Rank 0's counters; `verify` has shown that the ranks count alike."""
+        return Counters(**self._rpc("banpick_counters", reset)[0])
+
+    # ------------------------------------------------------------ work
+
+    def generate(
+        self, prompts: Sequence[str], *, max_tokens: int, chat: bool = False, salt: str = "", ignore_eos: bool = False
+    ) -> list[Generation]:
+        """Greedy answers under the current policy. `salt` is added to the policy's own cache salt."""
+        return self.generate_ids(self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos)
+
+    def tokenize(self, prompts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
+        tokenizer: Any = self.llm.get_tokenizer()
+        if chat:
+            messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            return [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in messages]
+        return [tokenizer(prompt).input_ids for prompt in prompts]
+
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, salt: str = "", ignore_eos: bool = False
+    ) -> list[Generation]:
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=ignore_eos)
+        return [
+            Generation(
+                text=output.outputs[0].text,
+                token_ids=tuple(output.outputs[0].token_ids),
+                prompt_token_ids=tuple(output.prompt_token_ids or ()),
+                truncated=output.outputs[0].finish_reason == "length",
+            )
+            for output in self._run(prompts, sampling, salt)
+        ]
+
+    def score(self, sequences: Sequence[Sequence[int]], *, salt: str = "") -> list[list[float]]:
+        """Log-probability (nats) of each token given those before it, under the current policy.
+
+        Element i of a result belongs to token i + 1: the first token has no prediction.
+        """
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        results = []
+        for sequence, output in zip(sequences, self._run(sequences, sampling, salt), strict=True):
+            assert output.prompt_logprobs is not None
+            entries = zip(sequence[1:], output.prompt_logprobs[1:], strict=True)
+            results.append([entry[token].logprob for token, entry in entries if entry is not None])
+        return results
+
+    def _run(self, prompts: Sequence[Sequence[int]], sampling: Any, salt: str) -> list[RequestOutput]:
+        cache_salt = f"{self.policy_fingerprint}{salt}"
+        inputs: Any = [{"prompt_token_ids": list(ids), "cache_salt": cache_salt} for ids in prompts]
+        return self.llm.generate(inputs, sampling, use_tqdm=False)
+
+    def probe(
+        self,
+        sequences: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int],
+        candidates: Sequence[Sequence[Any]],
+        *,
+        top_vocab: int,
+        range_factor: float,
+    ) -> dict[str, Any]:
+        """Mean KL (nats) of each candidate change on these sequences, computed in the worker (see `probe.py`)."""
+        plain = [list(s) for s in sequences]
+        arguments = (plain, list(prompt_lengths), [list(c) for c in candidates], top_vocab, range_factor)
+        self._rpc("banpick_probe_start", *arguments)
+        try:
+            self.generate_ids(plain, max_tokens=1, salt="probe")
+        finally:
+            answers = self._rpc("banpick_probe_finish")
+        return answers[0]
