@@ -1,4 +1,4 @@
-"""What a checkpoint is, read from its config.json and file contents without torch: shape, identity, and whether we can hook it."""
+"""What a checkpoint is, read from its files without torch: its shape, its identity, and whether we can hook it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ CONTROL_RECIPE = 1
 """Part of a control model's identity: raise it when the way the control is built changes."""
 
 BYPASSING_ARCHITECTURES = ("MiniCPM", "Moondream3", "DeepseekV4")
-"""Prefixes of architectures whose vLLM model files build their experts without the runner we hook (read in vLLM 0.32)."""
+"""Prefixes of architectures whose vLLM model files build experts without the runner we hook (read in vLLM 0.32)."""
 
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
-TOP_K_KEYS = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
+TOP_K_KEYS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+    "top_k_experts",
+)
 
 WHOLE_FILE_LIMIT = 64 * 2**20
 """Bytes: smaller checkpoints are hashed whole, larger ones by size and both ends of each file."""
@@ -70,7 +78,9 @@ def _embedded(model: ModelConfig) -> Checkpoint:
         identity, shape, missing = folder_identity(folder), _agreed_shape(model, shape_of_folder(folder), folder), None
     else:
         identity, shape = "unbuilt", _shape_from_settings(model)
-        missing = "the embedded model is not in this installation. Type python -m banpick_exp.tiny to train it (15 minutes)"
+        missing = (
+            "the embedded model is not in this installation. Type python -m banpick_exp.tiny to train it (15 minutes)"
+        )
     if model.control is not None:
         identity = f"control:{CONTROL_RECIPE}:{model.control}:{identity}"
     return Checkpoint(location=str(folder), identity=identity, shape=shape, missing=missing)
@@ -87,9 +97,13 @@ def shape_of_folder(folder: Path) -> MoeShape:
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): the checkpoint is damaged. Copy or download it again.") from None
+        raise UserError(
+            f"{path} cannot be read ({error}): the checkpoint is damaged. Copy or download it again."
+        ) from None
     if not isinstance(whole, dict):
-        raise UserError(f"{path} holds a {type(whole).__name__}, not an object: the checkpoint is damaged. Copy it again.")
+        raise UserError(
+            f"{path} holds a {type(whole).__name__}, not an object: the checkpoint is damaged. Copy it again."
+        )
     architectures = [str(name) for name in whole.get("architectures") or []]
     for name in architectures:
         if name.startswith(BYPASSING_ARCHITECTURES):
@@ -136,7 +150,9 @@ def moe_layer_count(config: dict[str, Any]) -> int:
     if "moe_layer_interval" in config:
         start, end = int(config.get("moe_layer_start_index", 0)), int(config.get("moe_layer_end_index", total - 1))
         last = total - 1 if end < 0 else end
-        layers = {layer for layer in layers if start <= layer <= last and (layer + 1) % int(config["moe_layer_interval"]) == 0}
+        layers = {
+            layer for layer in layers if start <= layer <= last and (layer + 1) % int(config["moe_layer_interval"]) == 0
+        }
     return len(layers)
 
 
@@ -178,8 +194,8 @@ def _agreed_shape(model: ModelConfig, found: MoeShape, folder: Path) -> MoeShape
         stated, real = getattr(model, key), getattr(found, key)
         if stated is not None and stated != real:
             raise UserError(
-                f"model.{key}={stated}, but {folder / 'config.json'} says {real}: policies would be laid out for another"
-                f" model. Type model.{key}=null to take it from config.json, or model=local model.path={folder}."
+                f"model.{key}={stated}, but {folder / 'config.json'} says {real}: policies would be laid out for"
+                f" another model. Type model.{key}=null to take it from config.json, or model=local model.path=FOLDER."
             )
     return found
 
@@ -188,8 +204,8 @@ def _shape_from_settings(model: ModelConfig) -> MoeShape:
     if model.num_layers is None or model.num_experts is None or model.top_k is None:
         unknown = [key for key in ("num_layers", "num_experts", "top_k") if getattr(model, key) is None]
         raise UserError(
-            f"model.path={model.path} is not a local folder, so its {' and '.join(unknown)} cannot be read and no policy"
-            f" can be checked. Type {' '.join(f'model.{key}=NUMBER' for key in unknown)} (num_layers counts MoE layers)."
+            f"model.path={model.path} is not a local folder, so its {' and '.join(unknown)} cannot be read and no"
+            f" policy can be checked. Type {' '.join(f'model.{key}=NUMBER' for key in unknown)}; only MoE layers count."
         )
     if model.top_k > model.num_experts:
         raise UserError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -26,12 +27,12 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """Which checkpoint. `path`: Hugging Face id or folder; null is the embedded one. Sizes may come from config.json."""
+    """Which checkpoint. `path`: Hugging Face id or folder, null is the embedded one. A folder gives its own sizes."""
 
     name: str
     path: str | None = None
     control: Literal["math", "knowledge"] | None = None
-    """Build the embedded model's positive control for this domain (a planted, demoted expert) instead of loading `path`."""
+    """Build the embedded model's positive control (an expert demoted on purpose) for this domain."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     trust_remote_code: bool = False
     revision: str | None = None
@@ -72,18 +73,29 @@ class EngineConfig(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _every_rank_has_a_gpu(self) -> EngineConfig:
+    def _can_start(self) -> EngineConfig:
         if 0 < self.gpus < self.tensor_parallel_size:
             raise ValueError(
                 f"engine.gpus={self.gpus} is fewer than engine.tensor_parallel_size={self.tensor_parallel_size}:"
                 f" {self.tensor_parallel_size - self.gpus} rank(s) would have no GPU and the engine would never start."
                 f" Type engine.gpus={self.tensor_parallel_size} or engine.tensor_parallel_size={self.gpus}"
             )
+        if self.gpus == 0 and self.distributed_executor_backend == "ray":
+            raise ValueError(
+                "engine.distributed_executor_backend=ray does not exist for CPU engines (engine.gpus=0): the engine"
+                " would never start. Type engine.distributed_executor_backend=mp, or null"
+            )
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"engine.max_num_batched_tokens={self.max_num_batched_tokens} is below"
+                f" engine.max_num_seqs={self.max_num_seqs}: a step could not hold one token of each sequence."
+                f" Type engine.max_num_batched_tokens={self.max_num_seqs} or more"
+            )
         return self
 
 
 class TaskConfig(Section):
-    """What is asked and how an answer is read. `data_files`: a path with {domain} and {split}; null is the embedded data."""
+    """What is asked and how an answer is read. `data_files`: a path with {domain} and {split}; null: embedded."""
 
     name: str
     data_files: str | None = None
@@ -103,12 +115,12 @@ class TaskConfig(Section):
     @model_validator(mode="after")
     def _answer_pattern_has_one_group(self) -> TaskConfig:
         if self.answer_pattern is not None:
-            import re
-
             try:
                 groups = re.compile(self.answer_pattern).groups
             except re.error as error:
-                raise ValueError(f"task.answer_pattern={self.answer_pattern!r} is no regular expression: {error}") from None
+                raise ValueError(
+                    f"task.answer_pattern={self.answer_pattern!r} is no regular expression: {error}"
+                ) from None
             if groups != 1:
                 raise ValueError(
                     f"task.answer_pattern={self.answer_pattern!r} has {groups} groups, so it does not say which part is"
@@ -153,7 +165,7 @@ class TrackingConfig(Section):
 
 
 class SweepConfig(Section):
-    """A search space: each list of overrides is a product of its `choice()` and `range()`; K is the checkpoint's top_k."""
+    """A search space: a list of overrides is the product of its `choice()` and `range()`; K is the model's top_k."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     params: tuple[str, ...] = ()
@@ -177,10 +189,10 @@ class RunConfig(Section):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def suggestion(word: str, choices: Iterable[str]) -> str:
-    """`Did you mean policy=pick? ` for a near miss, else the empty string; `word` and `choices` as the user types them."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]}? " if near else ""
+def suggestion(word: str, choices: Iterable[str], prefix: str = "") -> str:
+    """`Did you mean policy=pick? ` for a near miss, else the empty string; `prefix` is what stands before the word."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f"Did you mean {prefix}{near[0]}? " if near else ""
 
 
 def validated(section: type[SectionT], values: Mapping[str, Any], prefix: str = "") -> SectionT:
@@ -188,32 +200,59 @@ def validated(section: type[SectionT], values: Mapping[str, Any], prefix: str = 
 
     `prefix` is the name of the section as typed on the command line ("engine"), empty for the root.
     """
+    start = f"{prefix}." if prefix else ""
+    if unset := [start + key for key, value in values.items() if value == "???"]:
+        verb = "has" if len(unset) == 1 else "have"
+        raise UserError(f"{' and '.join(unset)} {verb} no default: type {' '.join(f'{key}=VALUE' for key in unset)}.")
     try:
         return section.model_validate(dict(values))
     except ValidationError as error:
-        messages = [_explain(section, dict(details), prefix) for details in error.errors()]
+        messages = [_explain(section, dict(details), start) for details in error.errors()]
         raise UserError("\n".join(messages)) from None
 
 
-def _explain(section: type[Section], details: dict[str, Any], prefix: str) -> str:
+EXPECTATIONS = {
+    "int_parsing": "is not a whole number",
+    "int_type": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "float_parsing": "is not a number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
+    "bool_parsing": "is neither true nor false",
+    "bool_type": "is neither true nor false",
+    "string_type": "is not a text (put quotes around it)",
+    "tuple_type": "is not a list",
+    "too_short": "is empty",
+    "literal_error": "is none of {expected}",
+    "greater_than_equal": "is below {ge}",
+    "greater_than": "is not above {gt}",
+    "less_than_equal": "is above {le}",
+    "string_pattern_mismatch": "is not made of letters, digits, '_', '-' and '.' alone",
+}
+"""pydantic's error types in our words."""
+
+
+def _explain(section: type[Section], details: dict[str, Any], start: str) -> str:
     path = [str(part) for part in details["loc"]]
-    key = ".".join([prefix, *path] if prefix else path)
-    kind, value = details["type"], details["input"]
+    key, kind, value = start + ".".join(path), details["type"], details["input"]
     if kind == "extra_forbidden":
         names = sorted(section.model_fields)
-        typed = [f"{prefix}.{name}" if prefix else name for name in names]
         return (
             f"{key} is no setting: it would be ignored, so nothing was started."
-            f" {suggestion(key, typed)}The keys of {prefix or 'the root'}: {', '.join(names)}."
+            f" {suggestion(path[0], names, start)}The keys of {start[:-1] or 'the root'}: {', '.join(names)}."
         )
-    if kind == "missing" or value == "???":
-        return f"{key} has no value and no default. Type {key}=VALUE."
+    if kind == "missing":
+        return f"{key} has no default: type {key}=VALUE."
     if kind == "value_error":
-        return str(details["ctx"]["error"]) + "."
-    rule = details["msg"][:1].lower() + details["msg"][1:]
+        return f"{details['ctx']['error']}."
+    problem = EXPECTATIONS.get(kind, details["msg"]).format(**details.get("ctx", {}))
     field = section.model_fields.get(path[0]) if path else None
-    default = "" if field is None or field.is_required() else f" The default: {key}={_as_typed(field.default)}."
-    return f"{key}={_as_typed(value)} cannot be used: {rule}. Nothing was started.{default}"
+    remedy = (
+        "" if field is None or field.is_required() else f" The default: {start}{path[0]}={_as_typed(field.default)}."
+    )
+    return (
+        f"{key}={_as_typed(value)} {problem}: the engine or the grading could not use it. Nothing was started.{remedy}"
+    )
 
 
 def _as_typed(value: object) -> str:

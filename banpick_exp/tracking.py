@@ -61,6 +61,8 @@ class Tracker:
         self._run_dir = Path(run_dir)
         self._group = group or "/".join(self._run_dir.parts[-2:])
         try:
+            if self.mode == "online":
+                _require_key()
             self._summary = self._open("summary", "summary", config)
         except Exception as error:  # whatever it is, W&B said no before anything expensive started
             remedy = "run `wandb login` first, or type tracking.mode=offline or tracking=none"
@@ -191,10 +193,19 @@ def point_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def without_secrets(value: Any) -> Any:
-    """A copy of nested dicts and lists without the entries whose name says they hold a key; other leaves as they are."""
+    """A copy of nested dicts and lists without the entries whose name says they hold a key; leaves as they are."""
     if isinstance(value, Mapping):
         return {str(key): without_secrets(item) for key, item in value.items() if not SECRET.search(str(key))}
     return [without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _require_key() -> None:
+    """RuntimeError when W&B knows no key: its `init` would ask for one and wait, whenever there is a terminal."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    if not wandb.login(prompt=False):
+        raise RuntimeError("it has no API key")
 
 
 @contextmanager

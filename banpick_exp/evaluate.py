@@ -1,0 +1,205 @@
+"""One point: accuracy on every problem, speed against stock, the measured budget, and whether the policy engaged.
+
+Accuracy is greedy on all problems, paired with stock by problem. Speed is measured in runs of its own: stock and
+policy alternate on the same prompts, every answer has the same forced length, so the ratio compares equal work.
+Budgets and usage are read from the engine's counters after the accuracy run of each domain.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from banpick_exp.analysis import paired_bootstrap, wilson
+from banpick_exp.config import TaskConfig
+from banpick_exp.engine import Counters, Engine
+from banpick_exp.policy import MoeShape, Rule, build_policy
+from banpick_exp.records import OVERALL
+from banpick_exp.tasks import Problem, extract_answer
+
+BUDGET_TOLERANCE = 1e-6
+"""Measured budgets are ratios of exact counts."""
+
+Problems = Mapping[str, Sequence[Problem]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DomainPolicy:
+    """A rule as the engine takes it for one domain: key experts and Ban's thresholds differ between domains."""
+
+    rule: Rule
+    calibration_key: str
+    calibration: Mapping[str, Any] | None
+
+    @property
+    def params(self) -> dict[str, object]:
+        return {knob: value for knob, value in self.rule.canonical().items() if knob != "name"}
+
+    def activate(self, engine: Engine) -> float:
+        return engine.set_policy(self.rule.name, self.params, self.calibration_key)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRun:
+    """Graded answers of one domain and what was routed meanwhile."""
+
+    outcomes: list[dict[str, Any]]
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of the alternating runs of one domain, repeat by repeat, and the tokens each run generated."""
+
+    stock_seconds: list[float]
+    policy_seconds: list[float]
+    tokens: int
+
+
+def answer_problems(
+    engine: Engine, policies: Mapping[str, DomainPolicy], task: TaskConfig, problems: Problems
+) -> tuple[dict[str, DomainRun], float]:
+    """Every problem of every domain, greedy, under that domain's policy; and the slowest swap in seconds."""
+    runs, swap = {}, 0.0
+    for domain, items in problems.items():
+        swap = max(swap, policies[domain].activate(engine))
+        engine.counters(reset=True)
+        answers = engine.generate([p.prompt for p in items], max_tokens=task.max_tokens, chat=task.chat_template)
+        outcomes = []
+        for problem, answer in zip(items, answers, strict=True):
+            given = extract_answer(answer.text, task)
+            outcomes.append(
+                {
+                    "problem_id": problem.problem_id,
+                    "domain": domain,
+                    "task": problem.task,
+                    "correct": given == problem.answer,
+                    "truncated": answer.truncated,
+                    "tokens": len(answer.token_ids),
+                    "answer": given,
+                }
+            )
+        runs[domain] = DomainRun(outcomes, engine.counters(reset=True))
+    return runs, swap
+
+
+def time_against_stock(
+    engine: Engine, policies: Mapping[str, DomainPolicy], task: TaskConfig, problems: Problems
+) -> dict[str, Timing]:
+    """Alternating timed runs on the same prompts: stock first, then policy first, and so on.
+
+    Each run has its own cache salt, so no run finds another's prefixes.
+    """
+    share = max(1, task.throughput_prompts // len(problems))
+    timings = {}
+    for domain, items in problems.items():
+        prompts = engine.tokenize([p.prompt for p in items[:share]], chat=task.chat_template)
+        seconds: dict[str, list[float]] = {"stock": [], "policy": []}
+        for repeat in range(task.throughput_repeats):
+            for side in ("stock", "policy") if repeat % 2 == 0 else ("policy", "stock"):
+                if side == "stock":
+                    engine.set_policy("none", {})
+                else:
+                    policies[domain].activate(engine)
+                begin = time.perf_counter()
+                engine.generate_ids(prompts, max_tokens=task.max_tokens, salt=f"{side}{repeat}", ignore_eos=True)
+                seconds[side].append(time.perf_counter() - begin)
+        timings[domain] = Timing(seconds["stock"], seconds["policy"], len(prompts) * task.max_tokens)
+    return timings
+
+
+def domain_metrics(runs: Sequence[DomainRun], stock: Sequence[DomainRun], timings: Sequence[Timing]) -> dict[str, Any]:
+    """The metrics of one domain, or of several taken together.
+
+    `accuracy_ci95` is Wilson's interval; `delta` is the paired difference to stock with a bootstrap interval over
+    problems; `speedup` is the median of the paired time ratios and `speedup_spread` their lowest and highest.
+    """
+    outcomes = [o for run in runs for o in run.outcomes]
+    stock_outcomes = [o for run in stock for o in run.outcomes]
+    if [o["problem_id"] for o in outcomes] != [o["problem_id"] for o in stock_outcomes]:
+        raise ValueError("stock answered other problems than the policy: the comparison would not be paired")
+    correct = np.array([o["correct"] for o in outcomes], dtype=np.int8)
+    difference = correct - np.array([o["correct"] for o in stock_outcomes], dtype=np.int8)
+    delta, low, high = paired_bootstrap(difference)
+    tokens_L = np.sum([run.counters.tokens for run in runs], axis=0)
+    kept_L = np.sum([run.counters.kept for run in runs], axis=0)
+    stock_seconds = np.sum([t.stock_seconds for t in timings], axis=0)
+    policy_seconds = np.sum([t.policy_seconds for t in timings], axis=0)
+    ratios = stock_seconds / policy_seconds
+    generated = sum(t.tokens for t in timings) * len(ratios)
+    return {
+        "accuracy": float(correct.mean()),
+        "accuracy_ci95": list(wilson(int(correct.sum()), len(correct))),
+        "delta": delta,
+        "delta_ci95": [low, high],
+        "n_problems": len(correct),
+        "tokens_per_second": float(generated / policy_seconds.sum()),
+        "speedup": float(statistics.median(ratios)),
+        "speedup_spread": [float(ratios.min()), float(ratios.max())],
+        "mean_kept": float(kept_L.sum() / tokens_L.sum()),
+        "mean_kept_by_layer": [float(x) for x in kept_L / tokens_L],
+        "truncated_fraction": float(np.mean([o["truncated"] for o in outcomes])),
+    }
+
+
+def all_metrics(
+    runs: Mapping[str, DomainRun], stock: Mapping[str, DomainRun], timings: Mapping[str, Timing]
+) -> dict[str, Any]:
+    """`{"overall": M, "domains": {domain: M}}`, as the records hold it."""
+    domains = {d: domain_metrics([runs[d]], [stock[d]], [timings[d]]) for d in runs}
+    overall = domain_metrics(list(runs.values()), list(stock.values()), list(timings.values()))
+    return {OVERALL: overall, "domains": domains}
+
+
+def check_engagement(
+    policies: Mapping[str, DomainPolicy],
+    runs: Mapping[str, DomainRun],
+    stock: Mapping[str, DomainRun],
+    shape: MoeShape,
+) -> tuple[dict[str, Any], str | None]:
+    """Evidence that the policy took effect, and the reason it did not (None when it did).
+
+    The measured budget must lie within what the rule implies, in every domain. A rule that spends a range must not
+    sit at its end everywhere (native K: it did not engage; the floor: its threshold is off). A Pick rule must raise
+    the share of its key experts over stock's: its budget alone would not show that it was ever applied.
+    """
+    evidence: dict[str, Any] = {"implied": {}, "measured": {}}
+    reasons = []
+    key_share = {"policy": 0.0, "stock": 0.0}
+    keys_known = False
+    for domain, run in runs.items():
+        chosen = policies[domain]
+        policy = build_policy(
+            chosen.rule.name,
+            chosen.params,
+            num_layers=shape.num_layers,
+            num_experts=shape.num_experts,
+            top_k=shape.top_k,
+            calibration=chosen.calibration,
+        )
+        low, high = policy.budget
+        measured = run.counters.mean_kept
+        evidence["implied"][domain], evidence["measured"][domain] = [low, high], measured
+        if not low - BUDGET_TOLERANCE <= measured <= high + BUDGET_TOLERANCE:
+            reasons.append(f"{domain}: measured {measured:.3f} experts a token, the policy implies {low:g} to {high:g}")
+        elif chosen.rule.name == "ban" and high > low and measured in (low, high):
+            where = "native K: it did not engage" if measured == high else "its floor everywhere: the threshold is off"
+            reasons.append(f"{domain}: measured {measured:g} experts a token, {where}")
+        keys_LE = (policy.table.key_PLE[0] | (policy.table.logit_bias_PLE[0] > 0)).numpy()
+        if keys_LE.any():
+            keys_known = True
+            key_share["policy"] += float(np.array(run.counters.usage)[keys_LE].sum() / sum(run.counters.tokens))
+            key_share["stock"] += float(np.array(stock[domain].counters.usage)[keys_LE].sum() / sum(stock[domain].counters.tokens))
+    if keys_known:
+        evidence["key_expert_share"] = key_share
+        if not key_share["policy"] > key_share["stock"]:
+            reasons.append(
+                f"key experts take {key_share['policy']:.4f} of the selections, no more than stock's "
+                f"{key_share['stock']:.4f}: the insertion never took effect"
+            )
+    return evidence, "the policy did not engage: " + "; ".join(reasons) if reasons else None

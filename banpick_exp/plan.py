@@ -1,0 +1,224 @@
+"""From what was typed to an ordered list of unique points: every mistake that can be known without an engine ends here.
+
+Imports no torch, vllm, ray, wandb, transformers or datasets. `plan_sweep` reads conf/, the checkpoint and the data,
+and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from banpick_exp.axes import Assignment, Block, edited_blocks, key_of, merged, parse_axis
+from banpick_exp.command import Command, parse_command
+from banpick_exp.compose import Composer
+from banpick_exp.config import ClusterConfig, TrackingConfig
+from banpick_exp.errors import UserError
+from banpick_exp.estimate import Estimate, estimate
+from banpick_exp.points import Point, PointMaker
+from banpick_exp.run_folder import (
+    MANIFEST_VERSION,
+    check_manifest,
+    check_tracking,
+    check_writable,
+    find_run_dir,
+    new_run_dir,
+)
+
+POLICY_ORDER = ("none", "fixed_k")
+"""These come first, so that every later point can be held against them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepPlan:
+    """Everything the runner needs. `points`: the largest engine first; for each engine none, fixed_k, then the rest."""
+
+    sweep_name: str
+    run_dir: Path
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+    cluster: ClusterConfig
+    tracking: TrackingConfig
+    estimate: Estimate
+    resume: bool
+    dry_run: bool
+    command: str
+
+    def by_engine(self) -> dict[str, tuple[Point, ...]]:
+        """Points by engine_fingerprint, in the order to load the engines."""
+        groups: dict[str, list[Point]] = {}
+        for point in self.points:
+            groups.setdefault(point.engine_fingerprint, []).append(point)
+        return {name: tuple(points) for name, points in groups.items()}
+
+    def calibrations(self) -> dict[str, Point]:
+        """One point for each calibration that is needed, by calibration_fingerprint."""
+        needed: dict[str, Point] = {}
+        for point in self.points:
+            if point.calibration_fingerprint is not None:
+                needed.setdefault(point.calibration_fingerprint, point)
+        return needed
+
+    def manifest(self) -> dict[str, Any]:
+        """What `run.json` says; a resumed run must agree in sweep, models and tasks."""
+        return {
+            "schema_version": MANIFEST_VERSION,
+            "sweep": self.sweep_name,
+            "models": {point.checkpoint.identity: point.model.name for point in self.points},
+            "tasks": {point.data_identity: point.task.name for point in self.points},
+            "command": self.command,
+        }
+
+
+def plan_sweep(arguments: Sequence[str], *, now: datetime | None = None) -> SweepPlan:
+    """Plans the sweep that `arguments` (as typed after `python -m banpick_exp`) describe.
+
+    Raises UserError for anything in them that cannot work. Example: `plan_sweep(["+sweep=pick_strength"])`.
+    """
+    command = parse_command(arguments)
+    composer = Composer(command.sweep)
+    run = composer.run_config(command.run_values)
+    points, notes = _points(command, PointMaker(composer), [run.sweep.params, *run.sweep.blocks], run.sweep.reference)
+    missing = sorted({text for point in points for text in (point.checkpoint.missing, point.data_missing) if text})
+    if missing and not run.dry_run:
+        raise UserError("Nothing can be started: " + "; ".join(missing) + ".")
+    if run.resume is None:
+        run_dir = new_run_dir(run.output_dir, run.sweep.name, now or datetime.now())
+    else:
+        run_dir = find_run_dir(run.resume, run.output_dir, run.sweep.name)
+    plan = SweepPlan(
+        sweep_name=run.sweep.name,
+        run_dir=run_dir,
+        points=points,
+        notes=(*notes, *missing),
+        cluster=run.cluster,
+        tracking=run.tracking,
+        estimate=estimate(points, run.cluster.engines),
+        resume=run.resume is not None,
+        dry_run=run.dry_run,
+        command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
+    )
+    if plan.resume:
+        check_manifest(run_dir, plan.manifest())
+    check_writable(run_dir)
+    check_tracking(run.tracking, os.environ)
+    return plan
+
+
+def _points(
+    command: Command, maker: PointMaker, shipped: Sequence[Block], reference: Sequence[Block]
+) -> tuple[tuple[Point, ...], list[str]]:
+    """Unique points in the order to run, and what to tell the user about them."""
+    blocks = _search_space(command, shipped)
+    spaces = [(block, maker.assignments(block)) for block in blocks]
+    for block, assignments in spaces:
+        if not assignments:
+            raise UserError(_why_empty(block))
+    # Stock and the ladder under every setting that the search space visits: a result is held against its own engine.
+    settings = sorted({tuple(text for text in block if not _is_policy(text)) for block in blocks})
+    references = dict.fromkeys(merged(each, setting) for each in [("policy=none",), *reference] for setting in settings)
+    every = [assignment for _, assignments in spaces for assignment in assignments]
+    maker.varied = tuple(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every))
+    found: dict[str, Point] = {}
+    for block in references:
+        for point in map(maker.point, maker.assignments(block)):
+            found.setdefault(point.fingerprint, point)
+    known, dropped = set(found), []
+    for block, assignments in spaces:
+        points = [maker.point(assignment) for assignment in assignments]
+        _refuse_idle_knobs(block, points)
+        for point in points:
+            if point.fingerprint in found and point.fingerprint not in known:
+                dropped.append(point.label)
+            found.setdefault(point.fingerprint, point)
+    notes = []
+    if dropped:
+        shown = ", ".join(dict.fromkeys(dropped[:3])) + (", ..." if len(set(dropped)) > 3 else "")
+        notes.append(f"{len(dropped)} duplicate point(s) dropped, because another point is the same: {shown}")
+    if any(point.task.data_files is None and point.model.path is not None for point in found.values()):
+        notes.append("the embedded tasks suit the embedded model; for your own type task=jsonl task.data_files=PATH")
+    return _ordered(found.values()), notes
+
+
+def _search_space(command: Command, shipped: Sequence[Block]) -> list[Block]:
+    """The blocks of the sweep after the command line's edits, each with the typed settings in it."""
+    if command.sweep is None:
+        blocks = _typed_space(command)
+    else:
+        named = next((text for text in command.policy if key_of(text) == "policy"), None)
+        if named is not None:
+            raise UserError(
+                f"{named} and +sweep={command.sweep} both choose the policies: one of them would be ignored. Leave"
+                f" +sweep out to run {named} alone, or type the whole space: sweep.params='[\"{named}\", ...]'."
+            )
+        blocks = edited_blocks([block for block in shipped if block], [*(command.params or []), *command.policy])
+    return [merged(block, command.settings) for block in blocks]
+
+
+def _typed_space(command: Command) -> list[Block]:
+    """Without +sweep: one block, the policy and knobs that were typed."""
+    block = merged(tuple(command.policy), command.params or [])
+    if any(key_of(text) == "policy" for text in block):
+        return [block]
+    if block and _is_policy(block[0]):
+        raise UserError(
+            f"{block[0]} belongs to no policy: nothing would change. Type policy=pick (or another) beside it."
+        )
+    raise UserError(
+        "Neither a sweep nor a policy is named, so there is nothing to run."
+        " Type +sweep=pick_strength, or e.g. policy=fixed_k 'policy.k=choice(4,6)'."
+    )
+
+
+def _why_empty(block: Block) -> str:
+    for text in block:
+        if "range(" in text:
+            return (
+                f"{text} is empty, so this is a sweep with zero points: there is nothing to run. The end of a range is"
+                f" not part of it: range(1,4) is 1, 2, 3. Type e.g. '{key_of(text)}=choice(1,2)'."
+            )
+    return f"{' '.join(block)} is a sweep with zero points: there is nothing to run. Name an axis with choice()."
+
+
+def _refuse_idle_knobs(block: Block, points: Sequence[Point]) -> None:
+    """UserError for a knob that no point of its block listens to: the user would read an effect into noise."""
+    for text in block:
+        knob = key_of(text).removeprefix("policy.")
+        if not key_of(text).startswith("policy.") or any(knob in point.rule.canonical() for point in points):
+            continue
+        if all(value in (None, False) for value in parse_axis(text, points[0].checkpoint.shape).values):
+            continue
+        others = "; ".join(dict.fromkeys(point.rule.label() for point in points[:3]))
+        remedy = (
+            "Add policy.mode=boost, or leave it out."
+            if knob == "boost"
+            else "Leave it out, or choose a mode that uses it."
+        )
+        raise UserError(f"{text} changes nothing here ({others}): no point would differ by it. {remedy}")
+
+
+def _varies(key: str, assignments: Sequence[Assignment]) -> bool:
+    return not _is_policy(key) and len({repr(assignment.get(key)) for assignment in assignments}) > 1
+
+
+def _is_policy(text: str) -> bool:
+    return key_of(text).split(".")[0] == "policy"
+
+
+def _ordered(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Largest engine first (placed last, it scatters over nodes), engines kept together, references before the rest."""
+    points = list(points)
+    first_seen = {name: index for index, name in enumerate(dict.fromkeys(point.engine_fingerprint for point in points))}
+
+    def rank(point: Point) -> tuple[int, int, int, int]:
+        name = point.rule.name
+        order = POLICY_ORDER.index(name) if name in POLICY_ORDER else len(POLICY_ORDER)
+        engine = point.engine
+        return -engine.gpus, -engine.tensor_parallel_size, first_seen[point.engine_fingerprint], order
+
+    return tuple(sorted(points, key=rank))

@@ -1,0 +1,170 @@
+"""One point of a sweep and its identity: equal fingerprints are the same experiment, and one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from banpick_exp.axes import Assignment, Block, expand
+from banpick_exp.checkpoint import Checkpoint
+from banpick_exp.compose import Composer, Setting
+from banpick_exp.config import CalibrationConfig, EngineConfig, ModelConfig, TaskConfig, fingerprint
+from banpick_exp.errors import UserError
+from banpick_exp.policy.base import Rule
+from banpick_exp.policy.build import ROUTING_VERSION
+from banpick_exp.task_files import CALIBRATION_SPLIT, TaskFiles, inspect_task
+
+FINGERPRINT_SCHEMA = 1
+"""Part of every fingerprint: raise it when results would differ although no setting does."""
+
+NO_RESULT = frozenset({"start_timeout_seconds"})
+"""Engine settings that change no result. All others stay in: batching moves scores, and speed is a result too."""
+
+TASK_LABELS = frozenset({"name", "data_files"})
+"""Task settings replaced by the content of the files they name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One cell of the sweep: a checked rule, the engine it runs on and what it is asked."""
+
+    rule: Rule
+    label: str
+    model: ModelConfig
+    engine: EngineConfig
+    task: TaskConfig
+    calibration: CalibrationConfig
+    seed: int
+    checkpoint: Checkpoint
+    data_files: dict[str, str]
+    """One file a domain: what the task's split reads."""
+    data_identity: str
+    data_missing: str | None
+    problems: dict[str, int | None]
+    """Per domain, at most task.max_problems; None where the data cannot be counted."""
+    calibration_files: dict[str, str]
+    """One file a domain, empty for a policy that needs no calibration."""
+    fingerprint: str
+    engine_fingerprint: str
+    """Equal for points that can share a loaded engine."""
+    calibration_fingerprint: str | None
+    """Equal for points that share a calibration; None for a policy that needs none."""
+
+
+class PointMaker:
+    """Turns assignments into points; files are read and hashed once for equal settings."""
+
+    def __init__(self, composer: Composer) -> None:
+        self._composer = composer
+        self._files: dict[tuple[TaskConfig, str], TaskFiles] = {}
+        self.varied: tuple[str, ...] = ()
+        """Keys besides the policy's that differ between points, to be shown in labels."""
+
+    def assignments(self, block: Block) -> list[Assignment]:
+        return expand(block, lambda assignment: self._composer.setting(assignment).checkpoint.shape)
+
+    def point(self, assignment: Assignment) -> Point:
+        setting = self._composer.setting(assignment)
+        rule = self._composer.policy(assignment, setting.checkpoint.shape)
+        _check_lengths(setting)
+        files = self._read(setting, setting.task.split)
+        engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
+        calibration: dict[str, Any] | None = None
+        calibration_key: str | None = None
+        calibration_files: dict[str, str] = {}
+        if rule.needs_calibration():
+            _check_calibration(setting)
+            source = self._read(setting, CALIBRATION_SPLIT)
+            calibration_files = source.paths
+            calibration = {
+                "data": source.identity,
+                "chat_template": setting.task.chat_template,
+                **setting.calibration.model_dump(),
+            }
+            calibration_key = fingerprint({"engine": engine, "seed": setting.seed, **calibration})
+        limit = setting.task.max_problems
+        problems = {
+            d: count if limit is None or count is None else min(count, limit) for d, count in files.problems.items()
+        }
+        shown = [f"{key}={assignment[key]}" for key in self.varied if key in assignment]
+        return Point(
+            rule=rule,
+            label=" ".join([rule.label(), *shown]),
+            model=setting.model,
+            engine=setting.engine,
+            task=setting.task,
+            calibration=setting.calibration,
+            seed=setting.seed,
+            checkpoint=setting.checkpoint,
+            data_files=files.paths,
+            data_identity=files.identity,
+            data_missing=files.missing,
+            problems=problems,
+            calibration_files=calibration_files,
+            fingerprint=point_fingerprint(
+                policy=rule.canonical(),
+                engine=engine,
+                task=setting.task,
+                data_identity=files.identity,
+                calibration=calibration,
+                seed=setting.seed,
+            ),
+            engine_fingerprint=engine,
+            calibration_fingerprint=calibration_key,
+        )
+
+    def _read(self, setting: Setting, split: str) -> TaskFiles:
+        key = (setting.task, split)
+        if key not in self._files:
+            self._files[key] = inspect_task(setting.task, split)
+        return self._files[key]
+
+
+def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
+    """Identity of a loaded engine: the checkpoint's content, how it is read, and engine settings but the timeout."""
+    settings = engine.model_dump(exclude=set(NO_RESULT))
+    how = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+    return fingerprint(
+        {"schema": FINGERPRINT_SCHEMA, "checkpoint": checkpoint_identity, "model": how, "engine": settings}
+    )
+
+
+def point_fingerprint(
+    *,
+    policy: dict[str, object],
+    engine: str,
+    task: TaskConfig,
+    data_identity: str,
+    calibration: dict[str, Any] | None,
+    seed: int,
+) -> str:
+    """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one."""
+    return fingerprint(
+        {
+            "schema": FINGERPRINT_SCHEMA,
+            "routing": ROUTING_VERSION,
+            "policy": policy,
+            "engine": engine,
+            "task": task.model_dump(mode="json", exclude=set(TASK_LABELS)) | {"data": data_identity},
+            "calibration": calibration,
+            "seed": seed,
+        }
+    )
+
+
+def _check_lengths(setting: Setting) -> None:
+    asked, room = setting.task.max_tokens, setting.engine.max_model_len
+    if asked >= room:
+        raise UserError(
+            f"task.max_tokens={asked} leaves no room for the prompt in engine.max_model_len={room}: every problem would"
+            f" be refused. Type engine.max_model_len={asked * 2} or more, or a smaller task.max_tokens."
+        )
+
+
+def _check_calibration(setting: Setting) -> None:
+    k_min, top_k = setting.calibration.k_min, setting.checkpoint.shape.top_k
+    if k_min > top_k:
+        raise UserError(
+            f"calibration.k_min={k_min} exceeds top_k={top_k} of {setting.model.name}: layer sensitivity would compare"
+            f" nothing. Type calibration.k_min=1..{top_k}."
+        )

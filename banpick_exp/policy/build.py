@@ -1,0 +1,115 @@
+"""A policy that can route: a checked rule with its table filled for one checkpoint."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from banpick_exp.errors import UserError
+from banpick_exp.policy.base import Calibration, MoeShape, Rule
+from banpick_exp.policy.parse import parse_policy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from banpick_kernels.table import RouterTable
+
+ROUTING_VERSION = 1
+"""Raised when a rule starts to route differently under the same knobs: old fingerprints must not match then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """A rule, the checkpoint it was built for, and the table a router reads."""
+
+    rule: Rule
+    shape: MoeShape
+    table: "RouterTable"
+    """On the CPU, one row. A running router takes it over with `RouterTable.copy_`."""
+    max_kept: int
+    """The most experts a token can keep in any layer."""
+    budget: tuple[float, float]
+    """The implied lowest and highest mean_kept."""
+    fingerprint: str
+    """16 hex digits of everything that decides the routing: rule, shape, and the part of the calibration it reads."""
+
+    @property
+    def slots(self) -> int:
+        """S, the columns `route` returns: max(K, max_kept)."""
+        return max(self.shape.top_k, self.max_kept)
+
+    def route(
+        self, router_logits: "Tensor", layer: int, renormalize: bool = True, scoring: str = "softmax"
+    ) -> tuple["Tensor", "Tensor", "Tensor"]:
+        """Route tokens of one layer with the readable reference router.
+
+        Args:
+            router_logits: [T,E], any float type; NaN counts as -inf. T may be 0.
+            layer: 0 is the first MoE layer.
+            renormalize: weights of the kept experts sum to 1; otherwise they are their raw scores.
+            scoring: softmax or sigmoid.
+
+        Returns:
+            weights float32, ids int32 and kept bool, each [T,S]: kept slots first and in descending score, equal scores
+            by lower id; weight 0 where not kept. An expert at -inf has score 0, so it may fill a slot, with weight 0; a
+            row of only -inf takes the lowest ids with weights of 0 and has no routed output.
+
+        Raises UserError for a wrong shape, layer or scoring.
+        """
+        from banpick_kernels import reference
+
+        if router_logits.ndim != 2 or router_logits.shape[1] != self.shape.num_experts:
+            raise UserError(
+                f"router_logits has shape {tuple(router_logits.shape)}: this policy routes over "
+                f"{self.shape.num_experts} experts. Use [tokens, {self.shape.num_experts}]."
+            )
+        if not 0 <= layer < self.shape.num_layers:
+            raise UserError(f"layer={layer} is no MoE layer of this model. Use 0..{self.shape.num_layers - 1}.")
+        if scoring not in ("softmax", "sigmoid"):
+            raise UserError(f"scoring={scoring!r} is unknown: logits cannot become weights. Use softmax or sigmoid.")
+        values = self.table.layer(layer).to(router_logits.device)
+        return reference.route(router_logits, values, self.shape.top_k, self.slots, renormalize, scoring)
+
+
+def build_policy(
+    name: str,
+    params: Mapping[str, Any] | None,
+    *,
+    num_layers: int,
+    num_experts: int,
+    top_k: int,
+    calibration: Calibration | None = None,
+) -> Policy:
+    """Parse, check and fill in one step; imports torch. Raises UserError for any bad knob or missing calibration.
+
+    >>> import torch
+    >>> policy = build_policy("fixed_k", {"k": 1}, num_layers=1, num_experts=3, top_k=2)
+    >>> policy.route(torch.tensor([[0.0, 2.0, 1.0]]), layer=0)
+    (tensor([[1., 0.]]), tensor([[1, 1]], dtype=torch.int32), tensor([[ True, False]]))
+    """
+    from banpick_kernels.table import RouterTable
+
+    shape = MoeShape(num_layers=num_layers, num_experts=num_experts, top_k=top_k)
+    rule = parse_policy(name, params, shape)
+    table = RouterTable.neutral(num_layers, num_experts, top_k)
+    rule.fill(table, shape, calibration)
+    return Policy(
+        rule=rule,
+        shape=shape,
+        table=table,
+        max_kept=rule.max_kept(shape, calibration),
+        budget=rule.budget(shape, calibration),
+        fingerprint=fingerprint(rule, shape, calibration),
+    )
+
+
+def fingerprint(rule: Rule, shape: MoeShape, calibration: Calibration | None = None) -> str:
+    """16 hex digits (SHA-256) over rule, shape, calibration values the rule reads and `ROUTING_VERSION`; no torch."""
+    identity = {
+        "routing_version": ROUTING_VERSION,
+        "rule": rule.canonical(),
+        "shape": [shape.num_layers, shape.num_experts, shape.top_k],
+        "calibration": rule.calibration_used(shape, calibration),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

@@ -1,0 +1,151 @@
+"""Bad input: one readable UserError that names the value, the consequence and the remedy, never a pydantic message."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from banpick_exp.errors import UserError
+from banpick_exp.policy import POLICIES, MoeShape, Rule, fingerprint, parse_policy
+
+SHAPE = MoeShape(num_layers=4, num_experts=32, top_k=8)
+BAN = {"lambda": 0.8, "k_min": 3}
+NAMED = {"experts": {0: [3]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("bann", {}, "policy=bann is unknown: there is no such routing rule. Did you mean ban? "
+                     "Use one of none, fixed_k, pick, ban, ban_pick."),
+        ("zzz", {}, "policy=zzz is unknown: there is no such routing rule. Use one of none"),
+        (None, {}, "policy=None is unknown"),
+        ("none", {"k": 4}, "policy.none.k is unknown: policy=none has no knobs"),
+        ("fixed_k", [4], "policy.fixed_k=[4] is no mapping"),
+        ("fixed_k", {}, "policy.fixed_k.k is missing: policy=fixed_k cannot work without it. Use for example k=4."),
+        ("fixed_k", {"k": None}, "policy.fixed_k.k is missing"),
+        ("fixed_k", {"k": 9}, "policy.fixed_k.k=9 exceeds top_k=8 of this checkpoint: nothing would be pruned. Use 1"),
+        ("fixed_k", {"k": 0}, "policy.fixed_k.k=0 is below 1: a token would keep no expert. Use 1..8."),
+        ("fixed_k", {"k": 2.5}, "policy.fixed_k.k=2.5 is not a whole number"),
+        ("fixed_k", {"k": True}, "policy.fixed_k.k=True is not a whole number"),
+        ("fixed_k", {"k": "4"}, "policy.fixed_k.k='4' is not a whole number"),
+        ("pick", {"boots": 1, **NAMED}, "policy.pick.boots is unknown: it would have no effect. Did you mean boost?"),
+        ("pick", {"boost": "big", **NAMED}, "policy.pick.boost='big' is not a number"),
+        ("pick", {"boost": True, **NAMED}, "policy.pick.boost=True is not a number"),
+        ("pick", {"boost": float("nan"), **NAMED}, "policy.pick.boost=nan is not finite: every weight would become"),
+        ("pick", {"boost": 10**400, **NAMED}, "is not finite"),
+        ("pick", {"boost": 21, **NAMED}, "policy.pick.boost=21 is outside [-20, 20]"),
+        ("pick", NAMED, "policy.pick.boost is missing: mode=boost adds it"),
+        ("pick", {"mode": "range_ad", **NAMED},
+         "policy.pick.mode='range_ad' is unknown. Did you mean range_add? "
+         "Use one of boost, force_add, force_replace, range_replace, range_add."),
+        ("pick", {"mode": 3, **NAMED}, "policy.pick.mode=3 is unknown. Use one of boost"),
+        ("pick", {"boost": 1}, "policy.pick has no key experts: nothing would change. Use key_experts=4"),
+        ("pick", {"boost": 1, "key_experts": 0},
+         "policy.pick.key_experts=0 is below 1: nothing would change. Use 1..128."),
+        ("pick", {"boost": 1, "key_experts": 129},
+         "policy.pick.key_experts=129 exceeds the 128 experts over all layers of this checkpoint: "
+         "there are not so many to pick. Use 1..128."),
+        ("pick", {"boost": 1, "key_experts": 33, "per_layer": True}, "exceeds the 32 experts a layer"),
+        ("pick", {"boost": 1, "key_experts": 3, "per_layer": 1}, "policy.pick.per_layer=1 is neither true nor false"),
+        ("pick", {"mode": "range_add", "range_factor": 4.5, **NAMED}, "policy.pick.range_factor=4.5 is outside [1, 4]"),
+        ("pick", {"mode": "range_add", "range_factor": 0.5, **NAMED}, "policy.pick.range_factor=0.5 is outside [1, 4]"),
+        ("pick", {"boost": 1, "experts": {4: [0]}},
+         "names layer 4, but this checkpoint has 4 MoE layers: nothing would change there. Use layers 0..3."),
+        ("pick", {"boost": 1, "experts": {"0": [32]}},
+         "names expert 32 of layer 0, but a layer of this checkpoint has 32 experts: it does not exist. Use ids 0"),
+        ("pick", {"boost": 1, "experts": {0: [3, 3]}}, "names expert 3 of layer 0 twice"),
+        ("pick", {"boost": 1, "experts": {0: [3], "0": [4]}}, "names layer 0 twice"),
+        ("pick", {"boost": 1, "experts": {-1: [3]}}, "has the layer -1, below 0"),
+        ("pick", {"boost": 1, "experts": {0: [-3]}}, "has the expert id -3, below 0"),
+        ("pick", {"boost": 1, "experts": {"first": [3]}}, "has the layer 'first', which is not a whole number"),
+        ("pick", {"boost": 1, "experts": {0: [True]}}, "has the expert id True, which is not a whole number"),
+        ("pick", {"boost": 1, "experts": {0: 3}}, "gives layer 0 the value 3, which is no list"),
+        ("pick", {"boost": 1, "experts": {0: "3"}}, "gives layer 0 the value '3', which is no list"),
+        ("pick", {"boost": 1, "experts": [[0, 3]]}, "is no mapping of layers to expert ids. Write for example {0: ["),
+        ("pick", {"boost": 1, "experts": {0: []}}, "names no expert: nothing would change"),
+        ("ban", {"k_min": 3}, "policy.ban.lambda is missing"),
+        ("ban", {"lamda": 1, "k_min": 3},
+         "policy.ban.lamda is unknown: it would have no effect. Did you mean lambda? Use one of lambda, k_min."),
+        ("ban", {"lambda": 0, "k_min": 3}, "policy.ban.lambda=0 is outside (0, 2]"),
+        ("ban", {"lambda": 2.01, "k_min": 3}, "policy.ban.lambda=2.01 is outside (0, 2]"),
+        ("ban", {"lambda": False, "k_min": 3}, "policy.ban.lambda=False is not a number"),
+        ("ban", {"lambda": 1, "k_min": 9},
+         "policy.ban.k_min=9 exceeds top_k=8 of this checkpoint: nothing would be pruned. Use 1..8."),
+        ("ban", {"lambda": 1, "k_min": 0}, "policy.ban.k_min=0 is below 1"),
+        ("ban_pick", {**BAN, "k_min": 9, **NAMED}, "policy.ban_pick.k_min=9 exceeds top_k=8"),
+        ("ban_pick", {**BAN, "mode": "boost", **NAMED}, "policy.ban_pick.boost is missing"),
+        ("ban_pick", BAN, "policy.ban_pick has no key experts"),
+    ],
+)  # fmt: skip
+def test_the_message(name: Any, params: Any, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        parse_policy(name, params, SHAPE)
+    assert message in str(raised.value)
+    assert "pydantic" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "calibration", "message"),
+    [
+        ("pick", {"boost": 1, "key_experts": 2}, None,
+         "policy=pick cannot start: it needs a calibration. Run `python -m banpick_exp.calibrate` for this model "
+         "first. Or name the key experts yourself: experts={0: [3]}."),
+        ("ban", BAN, None, "policy=ban cannot start: it needs a calibration. Run `python -m banpick_exp.calibrate`"),
+        ("ban", BAN, {"r_min": 0.5, "r_max": 0.9}, "the calibration has no layer_sensitivity. Run `python -m"),
+        ("ban", BAN, {"r_min": 0.5, "r_max": 0.9, "layer_sensitivity": [1.0]},
+         "of another model: layer_sensitivity has 1 values, this model has 4 MoE layers"),
+        ("ban", BAN, {"r_min": 0.9, "r_max": 0.5, "layer_sensitivity": [1.0] * 4}, "Ban needs finite values and r_"),
+        ("ban", BAN, {"r_min": 0.1, "r_max": 0.5, "layer_sensitivity": [float("nan")] * 4}, "Ban needs finite values"),
+        ("pick", {"boost": 1, "key_experts": 2}, {"influence": [[4, 0, 1.0]]},
+         "of another model: influence names expert 0 of layer 4"),
+        ("pick", {"boost": 1, "key_experts": 2}, {"influence": [[0, 32, 1.0]]}, "influence names expert 32 of layer 0"),
+        ("pick", {"boost": 1, "key_experts": 2}, {"influence": [[0, 0, 1.0]]},
+         "policy.pick.key_experts=2, but the calibration ranks only 1 experts"),
+        ("pick", {"boost": 1, "key_experts": 1, "per_layer": True}, {"influence": [[0, 0, 1.0]]},
+         "ranks only 0 experts in one layer"),
+    ],
+)  # fmt: skip
+def test_the_calibration(name: str, params: dict, calibration: dict | None, message: str) -> None:
+    rule = parse_policy(name, params, SHAPE)
+    assert rule.needs_calibration()
+    with pytest.raises(UserError) as raised:
+        fingerprint(rule, SHAPE, calibration)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(("layers", "experts", "top_k"), [(0, 4, 2), (1, 4, 0), (1, 4, 5)])
+def test_a_shape_that_is_no_router(layers: int, experts: int, top_k: int) -> None:
+    with pytest.raises(UserError, match="describe no router"):
+        MoeShape(num_layers=layers, num_experts=experts, top_k=top_k)
+
+
+def test_null_knobs_are_absent_even_where_the_policy_has_none() -> None:
+    assert parse_policy("none", {"k": None, "lambda": None}, SHAPE).canonical() == {"name": "none"}
+    assert parse_policy("none", None).canonical() == {"name": "none"}
+
+
+KNOBS = ["k", "mode", "boost", "range_factor", "key_experts", "per_layer", "experts", "lambda", "k_min", "lambda_", "x"]
+JUNK = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-3, 40), st.floats(), st.text(max_size=4), st.sampled_from(["boost"])
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(st.one_of(st.text(max_size=2), st.integers(-1, 5)), inner, max_size=2),
+    ),
+    max_leaves=4,
+)
+
+
+@given(name=st.sampled_from(list(POLICIES)), params=st.dictionaries(st.sampled_from(KNOBS), JUNK, max_size=5))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_whatever_is_typed_gives_a_rule_or_a_user_error(name: str, params: dict[str, Any]) -> None:
+    try:
+        rule = parse_policy(name, params, SHAPE)
+    except UserError as error:
+        assert str(error).startswith("policy.")
+    else:
+        assert isinstance(rule, Rule) and rule.label().startswith(name)
+        assert rule.budget(SHAPE)[0] <= rule.budget(SHAPE)[1] <= SHAPE.num_experts

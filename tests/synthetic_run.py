@@ -1,0 +1,126 @@
+"""Runs that never ran: records and outcomes drawn from a seed, with the effects a test asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from banpick_exp.analysis import paired_bootstrap, wilson
+from banpick_exp.records import SCHEMA_VERSION, write_point
+
+DOMAINS = ("math", "code", "knowledge")
+TOP_K, LAYERS = 8, 4
+
+
+class SyntheticRun:
+    """Draws points whose answers agree with stock except where a policy's `shift` flips them.
+
+    A problem's difficulty is shared by all points, so outcomes are correlated as those of real policies are.
+    """
+
+    def __init__(self, seed: int = 0, problems: int = 800, accuracy: float = 0.7) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.domains = np.repeat(DOMAINS, problems)
+        self.stock = self.rng.random(len(self.domains)) < accuracy
+        self.points: list[tuple[dict[str, Any], list[dict[str, Any]] | None]] = []
+
+    def add(
+        self,
+        policy: str,
+        knobs: dict[str, Any] | None = None,
+        *,
+        kept: float = TOP_K,
+        churn: float = 0.0,
+        shift: dict[str, float] | None = None,
+        speedup: float = 1.0,
+        status: str = "done",
+        reason: str | None = None,
+        model: str = "tiny",
+    ) -> dict[str, Any]:
+        """One point: `churn` of the problems are answered anew, `shift[domain]` more (or fewer) get right."""
+        knobs = knobs or {}
+        label = " ".join([policy, *(f"{key}={value}" for key, value in knobs.items())])
+        fingerprint = hashlib.sha256(f"{model} {label}".encode()).hexdigest()[:16]
+        correct = self._answers(churn, shift or {})
+        truncated = self.rng.random(len(correct)) < 0.01
+        blocks = {"overall": np.ones(len(correct), bool), **{name: self.domains == name for name in DOMAINS}}
+        spread = np.sort(speedup * (1 + self.rng.normal(0, 0.012, 5)))
+        all_metrics = {
+            name: self._metrics(correct[rows], self.stock[rows], truncated[rows], kept, spread, stock=policy == "none")
+            for name, rows in blocks.items()
+        }
+        overall = all_metrics.pop("overall")
+        record = {
+            "schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "status": status, "reason": reason,
+            "label": label, "policy": {"name": policy, **knobs}, "model": {"name": model, "path": None},
+            "engine": {"max_num_seqs": 64}, "task": {"name": "tiny", "split": "test"}, "versions": {"vllm": "0.32.0"},
+            "calibration": None,
+            "metrics": None if status == "failed" else {"overall": overall, "domains": all_metrics},
+            "engagement": {}, "timing": {"generate_seconds": 1.5, "swap_seconds": 0.01},
+            "command": f"python -m banpick_exp policy={policy} "
+                       + " ".join(f"policy.{key}={value}" for key, value in knobs.items()),
+            "finished_at": "2026-11-22T00:00:00+00:00",
+        }  # fmt: skip
+        outcomes = None
+        if status != "failed":
+            outcomes = [
+                {"problem_id": f"p{i:05d}", "domain": str(self.domains[i]), "task": "tiny", "correct": bool(correct[i]),
+                 "truncated": bool(truncated[i]), "tokens": 12 + i % 7, "answer": str(i)}
+                for i in range(len(correct))
+            ]  # fmt: skip
+        self.points.append((record, outcomes))
+        return record
+
+    def write(self, run_dir: Path) -> Path:
+        """Write every point under `<run_dir>/points`; returns the run folder."""
+        for record, outcomes in self.points:
+            write_point(run_dir / "points", record, outcomes)
+        return run_dir
+
+    def _answers(self, churn: float, shift: dict[str, float]) -> np.ndarray:
+        correct = self.stock.copy()
+        again = self.rng.random(len(correct)) < churn
+        correct[again] = self.rng.random(int(again.sum())) < self.stock.mean()  # as good as stock: a true null
+        for domain, amount in shift.items():
+            here = np.flatnonzero((self.domains == domain) & (correct == (amount < 0)))
+            chosen = self.rng.choice(here, int(abs(amount) * (self.domains == domain).sum()), replace=False)
+            correct[chosen] = amount > 0
+        return correct
+
+    @staticmethod
+    def _metrics(
+        correct: np.ndarray, stock_correct: np.ndarray, truncated: np.ndarray, kept: float, spread: np.ndarray,
+        *, stock: bool,
+    ) -> dict[str, Any]:  # fmt: skip
+        delta, low, high = paired_bootstrap(correct.astype(int) - stock_correct.astype(int), resamples=None)
+        return {
+            "accuracy": float(correct.mean()), "accuracy_ci95": list(wilson(int(correct.sum()), len(correct))),
+            "delta": None if stock else delta, "delta_ci95": None if stock else [low, high],
+            "n_problems": len(correct), "tokens_per_second": 2000.0 * float(spread[2]), "speedup": float(spread[2]),
+            "speedup_spread": [float(spread[0]), float(spread[-1])], "mean_kept": kept,
+            "mean_kept_by_layer": [kept] * LAYERS, "truncated_fraction": float(truncated.mean()),
+        }  # fmt: skip
+
+
+def ladder(run: SyntheticRun, ks: tuple[int, ...] = (7, 6, 5, 4, 3, 2)) -> SyntheticRun:
+    """Add stock and a fixed_k ladder that loses more the fewer experts it keeps."""
+    run.add("none")
+    for k in ks:
+        loss = 0.004 * (TOP_K - k) ** 2
+        run.add(
+            "fixed_k", {"k": k}, kept=k, churn=0.04, shift=dict.fromkeys(DOMAINS, -loss), speedup=1 + 0.05 * (8 - k)
+        )
+    return run
+
+
+def pick_strength(run: SyntheticRun, gain: float = 0.0) -> SyntheticRun:
+    """Add a boost x key-expert grid; the strong boosts hurt, `gain` helps math in the mild ones."""
+    for boost in (0.5, 1, 2, 4):
+        for experts in (1, 2, 4, 8):
+            harm = 0.004 * boost * experts / 2 if boost * experts > 4 else 0.0
+            shift = {"math": gain - harm, "code": -harm, "knowledge": -harm}
+            run.add("pick", {"boost": boost, "key_experts": experts}, churn=0.03, shift=shift, speedup=0.99)
+    return run
