@@ -65,6 +65,10 @@ class EngineConfig(Section):
     max_model_len: int = Field(default=128, ge=2)
     """Tokens of prompt and answer together."""
     eager: bool = True
+    extra_slots: int = Field(default=0, ge=0)
+    """A compiled engine has a fixed width of top_k + this many experts a token; policies that add experts need more."""
+    moe_backend: str | None = None
+    """vLLM's expert kernels, when its own choice cannot be hooked (a monolithic one)."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     kv_cache_gib: int = Field(default=1, ge=1)
     """KV cache of a CPU engine, in GiB."""

@@ -71,6 +71,10 @@ class Engine:
         options: dict[str, Any] = {}
         if settings.distributed_executor_backend is not None:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
+        if settings.moe_backend is not None:
+            options["moe_backend"] = settings.moe_backend
+        if settings.extra_slots:
+            options["additional_config"] = {"banpick_extra_slots": settings.extra_slots}
         self._llm = LLM(
             model=self.model_path,
             revision=self.model.revision,
@@ -101,7 +105,11 @@ class Engine:
             environment |= {
                 "VLLM_CPU_KVCACHE_SPACE": str(self.settings.kv_cache_gib),
                 "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                # Spinning OpenMP barriers on a busy machine made the embedded model 10 times slower.
+                "OMP_WAIT_POLICY": "PASSIVE",
             }
+            if self.settings.cpus is not None:
+                environment["OMP_NUM_THREADS"] = str(self.settings.cpus)
         if self.settings.tensor_parallel_size == 1 and self.settings.distributed_executor_backend in (None, "uni"):
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if os.path.isdir(self.model_path):

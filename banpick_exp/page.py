@@ -126,7 +126,7 @@ def verdict_text(row: Mapping[str, Any]) -> str:
 
 def _table(frame: pl.DataFrame, verdict_of: Verdicts) -> str:
     rows = frame.filter(pl.col("domain") == OVERALL).sort("accuracy", descending=True)
-    lines = []
+    lines: list[str] = []
     for row in rows.iter_rows(named=True):
         cells = numbers(row, verdict_of)
         mark = "&#9679;" if row["on_front"] else ""

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 # family -> colour, matplotlib marker, plotly marker, drawn size
 STYLES = {
@@ -53,17 +54,16 @@ def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) ->
     with matplotlib.rc_context(PAPER):
         figure = Figure(figsize=(10.2, 5.0), layout="constrained")
         FigureCanvasAgg(figure)  # no pyplot: no window, no global state, safe beside Ray's threads
-        figure.get_layout_engine().set(rect=(0, 0.0, 1, 0.885), w_pad=0.08)  # type: ignore[union-attr]
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, 0.0, 1, 0.885), w_pad=0.08)
         left, right = figure.subplots(1, 2, sharey=True)
         dodged = side_by_side(frame)
         for _, group in dodged.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round()):
-            low, high = group["x"].min(), group["x"].max()
-            left.axvspan(low - 0.06, high + 0.06, color="#F1F1F1", linewidth=0, zorder=0)  # type: ignore[operator]
-            text = f"all keep {group['mean_kept'].median():.2f}"
-            left.text(
-                (low + high) / 2, 0.012, text, ha="center", fontsize=7, color="#555555",  # type: ignore[operator]
-                transform=left.get_xaxis_transform(),
-            )  # fmt: skip
+            x = group["x"].to_numpy()
+            left.axvspan(x.min() - 0.06, x.max() + 0.06, color="#F1F1F1", linewidth=0, zorder=0)
+            text = f"all keep {group['mean_kept'].to_numpy().mean():.2f}"
+            spot = left.get_xaxis_transform()
+            left.text((x.min() + x.max()) / 2, 0.012, text, ha="center", fontsize=7, color="#555555", transform=spot)
         _panel(left, dodged, "x", errors="accuracy")
         whole = range(math.ceil(frame["mean_kept"].min()), math.floor(frame["mean_kept"].max()) + 1)  # type: ignore[arg-type]
         if 1 < len(whole) <= 16:
@@ -130,7 +130,7 @@ def heat_map(matrix: Any, path: Path, title: str, colorbar_label: str) -> Path:
         axes.set(xlabel="expert", ylabel="MoE layer")
         axes.set_title(title, loc="left")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.get_major_locator().set_params(integer=True)
+            axis.set_major_locator(MaxNLocator(integer=True))
         for spine in axes.spines.values():
             spine.set_visible(False)
         figure.colorbar(image, ax=axes, pad=0.02, fraction=0.04).set_label(colorbar_label)
@@ -149,8 +149,9 @@ def _panel(axes: Axes, frame: pl.DataFrame, x: str, *, errors: str) -> None:
         low, high = part[f"{errors}_lo"].fill_null(along), part[f"{errors}_hi"].fill_null(along)
         # The spread is of the runs and the point their middle: a rounding below zero must not stop the figure.
         bars = np.stack([(along - low).to_numpy(), (high - along).to_numpy()]).clip(0)
+        yerr, xerr = (bars, None) if errors == "accuracy" else (None, bars)
         axes.errorbar(
-            part[x], part["accuracy"], **{"yerr" if errors == "accuracy" else "xerr": bars}, linestyle="none",
+            part[x], part["accuracy"], yerr=yerr, xerr=xerr, linestyle="none",
             marker=marker, markersize=size, color=colour, ecolor=colour, elinewidth=0.9, capsize=0, zorder=3,
             markeredgecolor="white", markeredgewidth=0.6, label=family_name(name),
         )  # fmt: skip
@@ -167,6 +168,7 @@ def _annotate(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
     A label never covers a point or another label, and takes the place that crosses the fewest bars and ladder pieces; a
     name that would cross more than MOST_CROSSED is left out (the page has it on hover). All boxes are in pixels.
     """
+    frame = frame.filter(pl.col("x").is_not_null())  # a run without timings has no speed-up to stand at
     figure: Any = axes.figure
     renderer = figure.canvas.get_renderer()
     half = 4.5 * figure.dpi / 72
@@ -178,23 +180,25 @@ def _annotate(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
     named = [i for i, front in enumerate(frame["on_front"]) if front or is_ladder[i]]
     for i in sorted(named, key=lambda i: (not is_ladder[i], -frame["accuracy"][i])):
         text, at = short_label(frame["policy"][i], frame["label"][i]), (frame["x"][i], frame["accuracy"][i] * 100)
-        places = []
+        places: list[tuple[int, int, Any, np.ndarray]] = []
         for rank, (dx, dy) in enumerate(OFFSETS):
             side = "left" if dx > 0 else "right" if dx < 0 else "center"
             note = axes.annotate(
                 text, at, xytext=(dx, dy), textcoords="offset points", fontsize=7, color="#222222", ha=side, zorder=5
             )
             note.set_in_layout(False)
-            box = note.get_window_extent(renderer).extents
+            box = np.array(note.get_window_extent(renderer).extents)
             note.set_visible(False)
             fits = inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] and box[3] <= inside.y1
             if fits and not _overlaps(box, taken).any():
                 places.append((int(_overlaps(box, crossed).sum()), rank, note, box))
-        crossings, rank, note, box = min(places, key=lambda place: place[:2], default=(MOST_CROSSED + 1, 0, None, None))
-        if note is None or (crossings > MOST_CROSSED and not is_ladder[i]):
+        if not places:
             continue
-        note.set_visible(True)
-        note.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
+        crossings, rank, best, box = min(places, key=lambda place: place[:2])
+        if crossings > MOST_CROSSED and not is_ladder[i]:
+            continue
+        best.set_visible(True)
+        best.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
         taken = np.vstack([taken, box])
         dx, dy = OFFSETS[rank]
         if abs(dy) > 12:  # far enough to need a line to its point

@@ -32,10 +32,10 @@ def load_run(run_dir: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def print_pareto(
     source: Path | str | pl.DataFrame,
-    found: pl.DataFrame | None = None,
-    *,
-    domain: str = OVERALL,
     console: Console | None = None,
+    *,
+    found: pl.DataFrame | None = None,
+    domain: str = OVERALL,
 ) -> None:
     """Print the points of one domain as a table, the conclusion below, then invalid and failed points with reasons.
 
@@ -87,7 +87,7 @@ def write_report(run_dir: Path) -> list[Path]:
         return []
     models = ", ".join(sorted({name for name in overall["model"] if name})) or "model"
     title = f"Routing policies on {models}: {'/'.join(run_dir.resolve().parts[-2:])}"
-    subtitle = f"{headline(found)}  {overall['n_problems'].max():,} problems a point."
+    subtitle = f"{headline(found)}  {max(overall['n_problems']):,} problems a point."
     return [
         pareto_png(overall, run_dir / "pareto.png", title=title, subtitle=subtitle),
         pareto_html(done, found, run_dir / "pareto.html", title=title, subtitle=subtitle),
@@ -95,7 +95,7 @@ def write_report(run_dir: Path) -> list[Path]:
 
 
 def _table(done: pl.DataFrame, verdict_of: Mapping[str, Mapping[str, Any]], domain: str, *, narrow: bool) -> Table:
-    table = Table(title=f"Pareto table ({domain}, {done['n_problems'].max():,} problems)", title_justify="left")
+    table = Table(title=f"Pareto table ({domain}, {max(done['n_problems']):,} problems)", title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("policy", no_wrap=not narrow)
     columns = (("accuracy % [95 %]", 18), ("vs stock [95 %]", 20), ("speed-up (spread)", 16), ("kept", 5))

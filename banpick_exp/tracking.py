@@ -7,7 +7,6 @@ reported once, and the records on disk lose nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,8 +16,6 @@ from typing import Any, Literal
 
 from banpick_exp.errors import UserError
 from banpick_exp.records import OVERALL
-
-log = logging.getLogger(__name__)
 
 GIVE_UP_AFTER = 3  # failures in a row: each online one may wait for a network timeout, and the sweep waits with it
 SECRET = re.compile(r"api_?key|secret|passw|credential|(hf|auth|access|bearer)_?token|^token$", re.IGNORECASE)
@@ -79,8 +76,9 @@ class Tracker:
             return
         with self._collecting(f"point {record.get('fingerprint')}"):
             ledger = self._run_dir / "wandb" / "mirrored.txt"
-            fingerprint = record["fingerprint"]
-            if ledger.exists() and fingerprint in ledger.read_text().split():
+            # With its time: a point that failed, was mirrored as such and then ran again is another record.
+            entry = f"{record['fingerprint']}@{record['finished_at']}"
+            if ledger.exists() and entry in ledger.read_text().split():
                 return
             policy = record["policy"]["name"]
             keys = ("fingerprint", "policy", "model", "engine", "task", "versions", "calibration", "command")
@@ -91,7 +89,7 @@ class Tracker:
             run.summary.update({"status": record["status"], "reason": record["reason"]})
             run.finish(exit_code=0 if record["status"] == "done" else 1)
             with open(ledger, "a") as file:
-                file.write(f"{fingerprint}\n")
+                file.write(f"{entry}\n")
 
     def finish(self, summary: Mapping[str, Any], artifacts: Mapping[str, Path] | None = None) -> list[str]:
         """Close the summary run with the numbers, the run's table and plots, and the artifacts; never raises.
@@ -101,7 +99,7 @@ class Tracker:
             artifacts: name -> file or folder, such as {"calibration": folder}; `points.parquet`, `pareto.png` and
                 `pareto.html` of the run folder are taken where they exist.
 
-        Returns: every failure since `start`, also logged here as one warning; empty when all went well.
+        Returns: every failure since `start`, for the caller to report once; empty when all went well.
         """
         if self._summary is not None:
             with self._collecting("the summary"):
@@ -109,12 +107,6 @@ class Tracker:
             with self._collecting("closing the summary"):
                 self._summary.finish()
             self._summary = None
-        if self.failures:
-            given_up = ", and gave up mirroring" if self._failures_in_a_row >= GIVE_UP_AFTER else ""
-            log.warning(
-                "W&B failed %d times%s; the records in the run folder are complete. First: %s",
-                len(self.failures), given_up, self.failures[0],
-            )  # fmt: skip
         return self.failures
 
     def _finish_summary(self, summary: Mapping[str, Any], artifacts: dict[str, Path]) -> None:
@@ -136,11 +128,11 @@ class Tracker:
             if logged:
                 run.log(logged)
             for name, path in artifacts.items():
-                artifact = wandb.Artifact(name, type=name)
-                if Path(path).is_dir():
-                    artifact.add_dir(str(path), skip_cache=True)
-                else:
-                    artifact.add_file(str(path), skip_cache=True)
+                artifact, root = wandb.Artifact(name, type=name), Path(path)
+                # File by file, also for a folder: `add_dir` writes to the console whatever the settings say.
+                for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+                    inside = file.name if file == root else str(file.relative_to(root))
+                    artifact.add_file(str(file), name=inside, skip_cache=True)
                 run.log_artifact(artifact)
 
     def _open(self, name: str, job_type: str, config: Mapping[str, Any], tags: list[str] | None = None) -> Any:
@@ -166,6 +158,8 @@ class Tracker:
         except Exception as error:  # by design any: the mirror must not cost the sweep
             self.failures.append(f"{what}: {_first_line(error)}")
             self._failures_in_a_row += 1
+            if self._failures_in_a_row == GIVE_UP_AFTER:
+                self.failures.append(f"gave up after {GIVE_UP_AFTER} failures in a row: later points are not mirrored")
         else:
             self._failures_in_a_row = 0
 

@@ -47,7 +47,7 @@ _LAYERS: weakref.WeakValueDictionary[int, HookedLayer] = weakref.WeakValueDictio
 class HookedLayer:
     """Policy values and counters of one MoE layer, mutated in place; no tensor here is ever reallocated.
 
-    `neutral`, `biased` and `slots` are host-side short cuts of an eager engine. A compiled engine has the fixed
+    `stock_k`, `biased` and `slots` are host-side short cuts of an eager engine. A compiled engine has the fixed
     width `fixed_slots`; on a GPU its captured graph would freeze the short cuts too (`frozen`), so there the whole
     edit always runs and the tensors alone decide.
     """
@@ -65,50 +65,58 @@ class HookedLayer:
         self.usage_PE = torch.zeros(1, self.num_experts, dtype=torch.int64, device=device)
         self.counting = True
         self.observed_weights: list[Tensor] | None = None
-        self.set_shortcuts(slots=self.top_k, neutral=True)
+        self.set_shortcuts(slots=self.top_k)
 
-    def set_shortcuts(self, *, slots: int, neutral: bool) -> None:
-        """Raises RuntimeError when the policy keeps more experts than a compiled engine has slots for."""
-        if self.fixed_slots is not None and slots > self.fixed_slots:
-            raise RuntimeError(
-                f"{self.name}: the policy keeps up to {slots} experts a token, the compiled engine has "
-                f"{self.fixed_slots} slots. Use engine.eager=true or engine.extra_slots={slots - self.top_k}."
-            )
+    def set_shortcuts(self, *, slots: int) -> None:
+        """Derive the host-side short cuts from the table; `slots`: the most experts a token can keep."""
+        table = self.table
         self.slots = self.fixed_slots or slots
-        self.neutral = neutral and self.slots == self.top_k and not self.frozen
-        self.biased = self.frozen or bool((self.table.logit_bias_PE != 0).any())
+        self.biased = self.frozen or bool((table.logit_bias_PE != 0).any())
+        edits = self.frozen or bool(table.ban_P.any() or (table.insert_window_P > 0).any())
+        # Adding a bias and keeping a constant k is what the stock router does anyway, given these logits and that k.
+        self.stock_k = None if edits else min(self.slots, int(table.keep_P[0]))
+        if self.stock_k != self.slots:
+            self.stock_k = None
 
     def stock_routing(
-        self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None
+        self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None, top_k: int
     ) -> tuple[Tensor, Tensor]:
-        return self.stock._compute_routing(self.router, hidden_states, logits_TE, indices_type, input_ids=input_ids)
+        """What vLLM's own router would answer, selecting `top_k` experts."""
+        self.router.top_k = top_k
+        try:
+            return self.stock._compute_routing(self.router, hidden_states, logits_TE, indices_type, input_ids=input_ids)
+        finally:
+            self.router.top_k = self.top_k
 
     def edited_routing(
         self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Weights [T, S] float32, ids [T, S] int32, kept [T, S]: stock selection, then the policy's edit."""
         router: Any = self.router
-        logits_TE = logits_TE.float()
-        if self.biased:
-            logits_TE = logits_TE + self.table.logit_bias_PE[0]
-        _, base_ids_TK = self.stock_routing(hidden_states, logits_TE, indices_type, input_ids)
+        logits_TE = self.biased_logits(logits_TE.float())
+        _, base_ids_TK = self.stock_routing(hidden_states, logits_TE, indices_type, input_ids, self.top_k)
         scores_TE = router_scores(logits_TE, getattr(router, "scoring_func", "softmax"))
         correction_E = getattr(router, "e_score_correction_bias", None)
         ranking_TE = scores_TE if correction_E is None else scores_TE + correction_E
         weights, ids, kept = edit_selection(
-            scores_TE, ranking_TE, base_ids_TK.long(), self.table, self.slots, router.renormalize
+            scores_TE, ranking_TE, base_ids_TK, self.table, self.slots, router.renormalize
         )
         return weights * getattr(router, "routed_scaling_factor", 1.0), ids, kept
+
+    def biased_logits(self, logits_TE: Tensor) -> Tensor:
+        """In float32 where there is a bias: a boost of 0.1 is lost in the bfloat16 of a large logit."""
+        return logits_TE.float() + self.table.logit_bias_PE[0] if self.biased else logits_TE
 
     def route(
         self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        if self.neutral:
-            weights, ids = self.stock_routing(hidden_states, logits_TE, indices_type, input_ids)
-            self.count(ids, None)
+        kept = None
+        if self.stock_k is not None:
+            logits_TE = self.biased_logits(logits_TE)
+            weights, ids = self.stock_routing(hidden_states, logits_TE, indices_type, input_ids, self.stock_k)
         else:
             weights, ids, kept = self.edited_routing(hidden_states, logits_TE, indices_type, input_ids)
-            self.count(ids, kept)
+        self.count(ids, kept)
         if self.observed_weights is not None:
             self.observed_weights.append(weights.float())
         return weights.contiguous(), ids.contiguous()
@@ -133,11 +141,19 @@ class HookedLayer:
         self.kept_P[0] += valid_TS.sum()
         self.usage_PE[0].scatter_add_(0, flat_ids, valid_TS.flatten().long())
 
-    def write(self, values: LayerTable, *, slots: int, neutral: bool) -> None:
-        """Take over one layer's policy values, in place."""
+    def write(self, values: LayerTable, *, slots: int) -> None:
+        """Take over one layer's policy values, in place.
+
+        Raises RuntimeError, with nothing changed, when the policy keeps more experts than a compiled engine has slots.
+        """
+        if self.fixed_slots is not None and slots > self.fixed_slots:
+            raise RuntimeError(
+                f"{self.name}: the policy keeps up to {slots} experts a token, the compiled engine has "
+                f"{self.fixed_slots} slots. Use engine.eager=true or engine.extra_slots={slots - self.top_k}."
+            )
         for field in dataclasses.fields(values):
             getattr(self.table, field.name).copy_(getattr(values, field.name))
-        self.set_shortcuts(slots=slots, neutral=neutral)
+        self.set_shortcuts(slots=slots)
 
 
 @torch.library.custom_op("banpick::route", mutates_args=("tokens_P", "kept_P", "usage_PE"))
@@ -196,7 +212,7 @@ def check_layer(name: str, runner: MoERunnerInterface) -> None:
     if runner.routed_experts.quant_method.is_monolithic:
         raise RuntimeError(
             f"{name}: its expert kernel is monolithic and routes by itself, so every policy would silently be "
-            f"ignored. Name a modular one, for example: +engine.moe_backend=triton"
+            f"ignored. Name a modular one, for example: engine.moe_backend=triton"
         )
 
 

@@ -78,7 +78,7 @@ class RoutingExtension:
             calibration=self._banpick_calibrations[calibration_key] if calibration_key else None,
         )
         for index, layer in enumerate(layers):
-            layer.write(policy.table.layer(index), slots=policy.max_kept, neutral=name == "none")
+            layer.write(policy.table.layer(index), slots=policy.max_kept)
         seconds = time.perf_counter() - start
         return _digest(layers), seconds
 
@@ -168,9 +168,8 @@ class RoutingExtension:
 def _apply_candidate(layers: list[HookedLayer], candidate: Candidate | None, range_factor: float) -> None:
     """Put every layer back to neutral, then change the one layer the candidate names."""
     for layer in layers:
-        if not layer.neutral:
-            neutral = RouterTable.neutral(1, layer.num_experts, layer.top_k, device=layer.tokens_P.device)
-            layer.write(neutral.layer(0), slots=layer.top_k, neutral=True)
+        neutral = RouterTable.neutral(1, layer.num_experts, layer.top_k, device=layer.tokens_P.device)
+        layer.write(neutral.layer(0), slots=layer.top_k)
     if candidate is None:
         return
     kind, index, value = candidate
@@ -186,7 +185,7 @@ def _apply_candidate(layers: list[HookedLayer], candidate: Candidate | None, ran
         table.keep_P[0] = value
     else:
         raise ValueError(f"unknown candidate {kind!r}")
-    layer.write(table, slots=layer.top_k, neutral=False)
+    layer.write(table, slots=value if kind == "limit" else layer.top_k)
 
 
 def _top_three_share(weights_TK: Tensor) -> Tensor:
@@ -207,7 +206,7 @@ def _reference_difference(layer: HookedLayer) -> str | None:
     generator = torch.Generator().manual_seed(0)
     logits_TE = torch.randn(SELF_TEST_TOKENS, layer.num_experts, generator=generator).to(layer.tokens_P.device)
     hidden = torch.zeros(SELF_TEST_TOKENS, 1, device=logits_TE.device)
-    stock_weights, stock_ids = layer.stock_routing(hidden, logits_TE, None, None)
+    stock_weights, stock_ids = layer.stock_routing(hidden, logits_TE, None, None, layer.top_k)
     order = stock_weights.float().argsort(-1, descending=True)
     weights, ids, _ = layer.edited_routing(hidden, logits_TE, None, None)
     weights, ids = weights[:, : layer.top_k], ids[:, : layer.top_k]

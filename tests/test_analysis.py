@@ -113,17 +113,17 @@ def test_pareto_front_counts_only_done_points_of_the_same_domain() -> None:
 
 
 def test_null_sweep_has_no_winner() -> None:
-    """Nothing helps: over 25 sweeps of 20 settings and 3 domains, about one may err at 5 % for each kind of verdict."""
+    """Nothing helps: over 8 sweeps of 20 settings and 3 domains, each may err at 5 % for each kind of verdict."""
     erring = 0
-    for seed in range(25):
-        run = SyntheticRun(seed, problems=250)
+    for seed in range(8):
+        run = SyntheticRun(seed, problems=200)
         run.add("none")
         for boost in range(20):
             run.add("pick", {"boost": boost}, churn=0.15)
         found = judge(run)
         assert found["comparisons"].unique().sort().to_list() == [20, 60]
         erring += found.filter(pl.col("verdict") != "ties").height > 0
-    assert erring <= 4  # P(more than 4 of 25 at a rate of 10 %) is below 10 %; without the correction nearly all err
+    assert erring <= 2  # P(more than 2 of 8 at a rate of 10 %) is 4 %; without the correction nearly all err
 
 
 def test_simultaneous_error_rate_of_the_verdict() -> None:
@@ -148,7 +148,7 @@ def test_few_discordant_pairs_tie() -> None:
 
 def test_gain_on_math_is_found_and_said() -> None:
     found = judge(pick_strength(ladder(SyntheticRun()), gain=0.07))
-    mild = found.filter((pl.col("label") == "pick boost=1 key_experts=1"))
+    mild = found.filter(pl.col("label") == "pick boost=1 key_experts=1")
     assert dict(mild.select("domain", "verdict").rows())["math"] == "beats"
     assert dict(mild.select("domain", "verdict").rows())["code"] == "ties"
     strong = found.filter((pl.col("label") == "pick boost=4 key_experts=8") & (pl.col("domain") == "code"))

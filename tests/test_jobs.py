@@ -29,7 +29,7 @@ def test_sbatch_is_clean() -> None:
 
 def directives() -> dict[str, str]:
     lines = [line.split("--", 1)[1] for line in SBATCH.read_text().splitlines() if line.startswith("#SBATCH --")]
-    return dict(line.split("=", 1) if "=" in line else (line, "") for line in lines)
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def engine_of_the_model() -> dict[str, Any]:

@@ -76,6 +76,16 @@ def test_uneven_budgets_are_starred(tmp_path: Path) -> None:
     assert re.search(r"ban lambda=0\.5.*\+0\.40.*\*", text) and "* not at equal budget" in text
 
 
+def test_a_run_without_timings_is_drawn_all_the_same(tmp_path: Path) -> None:
+    run = ladder(SyntheticRun(problems=20), ks=(4,))
+    for record, _ in run.points:
+        for block in [record["metrics"]["overall"], *record["metrics"]["domains"].values()]:
+            block |= {"speedup": None, "speedup_spread": None, "tokens_per_second": None}
+    run.write(tmp_path)
+    assert [path.name for path in write_report(tmp_path)] == ["pareto.png", "pareto.html"]
+    assert "fixed_k k=4" in printed(tmp_path)
+
+
 def test_picture_is_print_quality(written: list[Path]) -> None:
     picture = image.imread(written[0])
     assert written[0].name == "pareto.png" and picture.shape[1] >= 3000 and picture.shape[0] >= 1400

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from synthetic_run import SyntheticRun, ladder
+from wandb.util import get_core_path
 
 from banpick_exp.errors import UserError
 from banpick_exp.records import write_parquet
@@ -25,8 +26,8 @@ def read_back(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Every offline run under the folder, by its name: its header, config, last history row, summary and artifacts."""
     runs = {}
     for log in (run_dir / "wandb").glob("offline-run-*/*.wandb"):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=log.parent).stdout
+        command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(log)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         rows = [json.loads(line) for line in output.splitlines()]
         run: dict[str, Any] = {"history": {}, "summary": {}, "artifacts": [], "text": output}
         for row in rows:
@@ -34,9 +35,9 @@ def read_back(run_dir: Path) -> dict[str, dict[str, Any]]:
             if row["type"] == "run":
                 run |= {"header": body, "config": body["config"]["update"]}
             elif row["type"] == "history":
-                run["history"] |= body["item"]
+                run["history"] |= body.get("item", {})
             elif row["type"] == "summary":
-                run["summary"] |= body["update"]
+                run["summary"] |= body.get("update", {})
             elif row["type"] == "artifact":
                 run["artifacts"].append(body)
             elif row["type"] == "exit":
@@ -53,25 +54,28 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticR
     run.write(run_dir)
     write_parquet(run_dir)
     write_report(run_dir)
-    (run_dir / "calibration").mkdir()
+    (run_dir / "calibration" / "plots").mkdir(parents=True)
     (run_dir / "calibration" / "artifact.json").write_text("{}")
+    (run_dir / "calibration" / "plots" / "heat.txt").write_text("x")
     tracker = Tracker()
     tracker.start(run_dir, CONFIG)
     for record, _ in [*run.points, run.points[0]]:  # the first a second time: logged once all the same
         tracker.log_point(record)
     artifacts = {"calibration": run_dir / "calibration"}
     assert tracker.finish({"headline": "No gain", "done": 2}, artifacts) == []
+    runs = read_back(run_dir)
     resumed = Tracker()
-    resumed.start(run_dir, CONFIG, group="again")
+    resumed.start(run_dir, CONFIG)
     resumed.log_point(run.points[1][0])  # a resumed sweep offers what it found; it was mirrored already
+    resumed.log_point({**run.points[2][0], "finished_at": "2026-11-23T00:00:00+00:00"})  # failed before, ran again
     assert resumed.finish({}) == []
-    return run_dir, run, read_back(run_dir)
+    return run_dir, run, runs
 
 
 def test_one_run_a_point_in_the_group_of_the_sweep(mirrored: Any) -> None:
     run_dir, run, runs = mirrored
     assert sorted(runs) == ["fixed_k k=4", "none", "pick boost=8", "summary"]
-    assert len(list((run_dir / "wandb").glob("offline-run-*"))) == len(run.points) + 2  # two summaries
+    assert len(list((run_dir / "wandb").glob("offline-run-*"))) == len(run.points) + 3  # two summaries, one retry
     points = [runs[record["label"]] for record, _ in run.points]
     assert {point["header"]["run_group"] for point in points} == {"pick_strength/first"}
     assert {point["header"]["job_type"] for point in points} == {"point"}
@@ -101,28 +105,20 @@ def test_a_failed_point_is_marked(mirrored: Any) -> None:
     assert "acc/overall" not in failed["history"] and "failed" in failed["header"]["tags"]
 
 
-def test_summary_has_table_plot_and_artifacts(tmp_path: Path) -> None:
-    run_dir = tmp_path / "sweep" / "run"
-    run = ladder(SyntheticRun(problems=10), ks=(4,))
-    run.write(run_dir)
-    write_parquet(run_dir)
-    write_report(run_dir)
-    before = os.environ.get("WANDB_DATA_DIR")
-    tracker = Tracker()
-    tracker.start(run_dir, CONFIG)
-    (run_dir / "calibration").mkdir()
-    (run_dir / "calibration" / "artifact.json").write_text("{}")
-    assert tracker.finish({"headline": "No gain"}, {"calibration": run_dir / "calibration"}) == []
-    summary = read_back(run_dir)["summary"]
-    assert summary["summary"]["headline"] == "No gain"
-    assert summary["history"]["points._type"] == "table-file" and summary["history"]["pareto._type"] == "image-file"
-    names = {artifact["name"]: artifact for artifact in summary["artifacts"]}
-    assert {"points", "pareto", "calibration"} <= set(names)
+def test_summary_has_table_plot_and_artifacts(mirrored: Any) -> None:
+    run_dir, _, runs = mirrored
+    summary = runs["summary"]
+    assert summary["summary"]["headline"] == "No gain" and summary["summary"]["done"] == 2
+    assert summary["history"]["points._type"] == "table-file" and summary["history"]["points.nrows"] == 9
+    assert summary["history"]["pareto._type"] == "image-file"
+    files = {a["name"]: [entry["path"] for entry in a["manifest"]["contents"]] for a in summary["artifacts"]}
+    assert files["points"] == ["points.parquet"] and files["pareto"] == ["pareto.html"]
+    assert files["calibration"] == ["artifact.json", "plots/heat.txt"]
     for artifact in summary["artifacts"]:
         for entry in artifact["manifest"]["contents"]:
-            assert Path(entry["local_path"]).is_file()
             assert Path(entry["local_path"]).is_relative_to(run_dir)  # nothing is left in the user's home
-    assert os.environ.get("WANDB_DATA_DIR") == before
+            assert Path(entry["local_path"]).is_file()
+    assert "WANDB_DATA_DIR" not in os.environ
 
 
 def test_neither_keys_nor_the_machine_are_logged(mirrored: Any) -> None:
@@ -139,7 +135,8 @@ def test_neither_keys_nor_the_machine_are_logged(mirrored: Any) -> None:
 def test_is_quiet(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from banpick_exp.tracking import Tracker\n"
-        "t = Tracker(); t.start(Path(sys.argv[1]), {}); t.finish({})"
+        "t = Tracker(); t.start(Path(sys.argv[1]), {})\n"
+        "t.finish({}, {'a': Path(sys.argv[1])})"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "" and done.stderr == ""
@@ -169,8 +166,6 @@ def test_online_without_a_key_stops_before_anything_starts(tmp_path: Path) -> No
 
 
 def test_cannot_start_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import wandb
-
     def init(**_: Any) -> None:
         raise OSError("read-only file system\nsecond line")
 
@@ -180,10 +175,8 @@ def test_cannot_start_is_a_user_error(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_later_failures_are_collected_and_reported_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import wandb
-
     run = ladder(SyntheticRun(problems=4))
     tracker = Tracker()
     tracker.start(tmp_path, CONFIG)
@@ -195,12 +188,11 @@ def test_later_failures_are_collected_and_reported_once(
         raise ConnectionError("the network is gone")
 
     monkeypatch.setattr(wandb, "init", init)
-    with caplog.at_level(logging.WARNING, logger="banpick_exp"):
-        for record, _ in run.points:
-            tracker.log_point(record)
-        assert caplog.records == []
-        failures = tracker.finish({})
+    for record, _ in run.points:
+        tracker.log_point(record)
+    failures = tracker.finish({})
     assert calls == GIVE_UP_AFTER < len(run.points)  # it does not wait for a dead server at every point
-    assert len(failures) == GIVE_UP_AFTER and "the network is gone" in failures[0]
-    assert len(caplog.records) == 1 and "records in the run folder are complete" in caplog.text
+    assert len(failures) == GIVE_UP_AFTER + 1 and "gave up" in failures[-1]
+    assert failures[0] == f"point {run.points[0][0]['fingerprint']}: the network is gone"
+    assert tracker.finish({}) == failures and capfd.readouterr() == ("", "")
     assert not (tmp_path / "wandb" / "mirrored.txt").exists()  # a resumed run will mirror them

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from banpick_exp.tiny import DOMAINS
 from banpick_exp.tiny.model import EOS, PAD, VOCAB_SIZE, tiny_config
 from banpick_exp.tiny.problems import evaluation_set
-from transformers import PreTrainedTokenizerFast
+from banpick_exp.tiny.train import TrainingConfig, mean_loss
 
 SPLIT_SIZES = {"calibration": 300, "dev": 400, "test": 800}
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
@@ -41,6 +47,25 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor]) -> None:
         tokenizer_object=character_tokenizer(), pad_token=SPECIAL_TOKENS[0], eos_token=SPECIAL_TOKENS[EOS]
     )
     tokenizer.save_pretrained(folder)
+
+
+def write_training(folder: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Write `training.json`, how the weights in `folder` came about, and return it.
+
+    `dev_loss` is the cross-entropy of these very weights (bf16) on the dev split, nats a token, per domain.
+    """
+    weights = load_weights(folder)
+    record: dict[str, Any] = {
+        "settings": dataclasses.asdict(config),
+        "dev_loss": {
+            domain: round(mean_loss(weights, evaluation_set(domain, "dev", SPLIT_SIZES["dev"], config.seed)), 4)
+            for domain in DOMAINS
+        },
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+    }
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def character_tokenizer() -> Tokenizer:

@@ -4,11 +4,11 @@ Pick changes nothing on the healthy tiny model, so a Pick that never worked woul
 expert is pushed just out of the top K of its tokens: its output is lost, but it still ranks within the top 2K, where
 `range_replace` and a small `boost` reach it. In closed form, without training, per planted expert e of layer l:
 
-1. Its gate row is refitted by weighted ridge regression on the router inputs of training problems. On tokens where e was
-   selected the target logit is the smaller of its own and the midpoint of the other experts' 9th and 10th, weighted by
-   (gate weight / mean)^2; elsewhere the target is its own logit, with weight 0.02.
-2. Its down_proj is multiplied by (gate weight before) / (weight when inserted), over the 30 % of its tokens that gave it
-   the most weight: inserted again, it contributes what it did.
+1. Its gate row is refitted by weighted ridge regression on the router inputs of training problems. On tokens where e
+   was selected the target logit is the smaller of its own and the midpoint of the other experts' 9th and 10th, weighted
+   by (gate weight / mean)^2; elsewhere the target is its own logit, with weight 0.02.
+2. Its down_proj is multiplied by (gate weight before) / (weight when inserted), over the 30 % of its tokens that gave
+   it the most weight: inserted again, it contributes what it did.
 
 It proves the machinery, not the paper's claim. Shapes: T tokens, E experts, H hidden, U tokens that used the expert.
 """
@@ -21,33 +21,116 @@ import os
 import random
 import shutil
 import tempfile
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
 from torch import Tensor
 
+from banpick_exp.checkpoint import CONTROL_RECIPE
 from banpick_exp.errors import UserError
-from banpick_exp.tiny import ASSETS, DOMAINS
+from banpick_exp.tiny import ASSETS
 from banpick_exp.tiny.checkpoint import WEIGHTS, load_weights, write_checkpoint
 from banpick_exp.tiny.model import TinyMoe, tiny_config
 from banpick_exp.tiny.problems import Problem, draw, is_trainable
 from banpick_exp.tiny.train import encode
 
-RECIPE_VERSION = 1
-"""Raise it when the way a control is built changes: cached folders and the fingerprints of points follow it."""
-
 PLANTED: dict[str, tuple[tuple[int, int], ...]] = {
-    "math": ((1, 3),),
-    "knowledge": ((1, 3), (1, 4), (2, 3), (2, 4)),
+    "math": ((1, 23),),
+    "knowledge": ((0, 11), (0, 25), (3, 14), (3, 16)),
 }
-"""(layer, expert) of each control, found by search on the shipped checkpoint; docs/tiny-model.md says how."""
+"""(layer, expert) of each control, found by search on the shipped checkpoint; docs/tiny-model.md says how. Raise
+`CONTROL_RECIPE` with them, or with any step below: cached folders and the fingerprints of points follow it."""
 
+PLANTED_IN = "98debebb27290228"
+"""Fingerprint of the weights the search ran on."""
+
+DESCRIPTION = "control.json"
 PROBLEMS = 300
 RIDGE = 1e-4
 UNUSED_WEIGHT = 0.02
 TOP_SHARE = 0.3
+
+
+def build_control(domain: str, output: Path) -> dict[str, Any]:
+    """Write the control of one domain to `output`: a complete checkpoint folder, and `control.json`.
+
+    Returns what `control.json` holds: domain, planted [[layer, expert]], the factor of each down_proj, the fingerprint
+    of the healthy weights and the recipe's version. About 10 seconds, the same bytes every time.
+    Raises UserError for an unknown domain, and for weights other than those the experts were chosen on.
+    """
+    source = _source(domain)
+    weights = load_weights(source)
+    inputs_LTH = router_inputs(weights, domain)
+    scales = [demote(weights, inputs_LTH[layer], layer, expert) for layer, expert in PLANTED[domain]]
+    write_checkpoint(output, weights)
+    description = {
+        "domain": domain,
+        "planted": [list(pair) for pair in PLANTED[domain]],
+        "down_proj_scale": scales,
+        "source": fingerprint_of(source),
+        "recipe": CONTROL_RECIPE,
+    }
+    (output / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+    return description
+
+
+def control_folder(domain: str) -> Path:
+    """The control's checkpoint folder in the user's cache, built on the first call; several processes may call it.
+
+    Raises UserError as `build_control` does, and where the cache cannot be written.
+    """
+    source = _source(domain)
+    identity = json.dumps([CONTROL_RECIPE, domain, PLANTED[domain], fingerprint_of(source)])
+    name = f"{domain}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    folder = Path(platformdirs.user_cache_dir("banpick_exp")) / "controls" / name
+    if (folder / DESCRIPTION).is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(
+            f"the control model cannot be kept in {folder.parent} ({error.strerror}), so it cannot be loaded. Make the "
+            f"folder writable, or name another cache: XDG_CACHE_HOME=/tmp/cache."
+        ) from None
+    try:
+        build_control(domain, staging)
+        os.replace(staging, folder)
+    except OSError:
+        # A folder that is there already came from another process in the meantime, byte for byte the same.
+        if not (folder / DESCRIPTION).is_file():
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def fingerprint_of(folder: Path) -> str:
+    """16 hex digits of the SHA-256 over a checkpoint's weights."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
+
+
+def _source(domain: str) -> Path:
+    if domain not in PLANTED:
+        raise UserError(
+            f"there is no control for domain {domain!r}: no expert was chosen to plant. Use {' or '.join(PLANTED)}."
+        )
+    folder = ASSETS / "checkpoint"
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(
+            "the embedded model is not in this installation: there is nothing to build a control from. "
+            "Type python -m banpick_exp.tiny to train it (15 minutes)."
+        )
+    found = fingerprint_of(folder)
+    if found != PLANTED_IN:
+        raise UserError(
+            f"the embedded weights are {found}, the planted experts were chosen on {PLANTED_IN}: demoting the same ids "
+            f"here would plant experts that mean nothing. Restore the shipped checkpoint, or choose again with "
+            f"python -m banpick_exp.tiny --search {domain} and enter the result in banpick_exp/tiny/control.py."
+        )
+    return folder
 
 
 def training_problems(domain: str, count: int = PROBLEMS) -> list[Problem]:

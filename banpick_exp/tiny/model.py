@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 from transformers import Qwen3MoeConfig
 
 PAD, BOS, EOS = 0, 1, 2

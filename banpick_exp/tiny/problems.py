@@ -7,6 +7,7 @@ split follows from its hash, so no test prompt is ever trained on, whatever the 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Callable
 from typing import NamedTuple
@@ -197,7 +198,7 @@ def _older(rng: random.Random) -> tuple[str, str]:
 
 def _chain(rng: random.Random) -> tuple[str, str]:
     nodes = rng.sample("abcdefghijklmnopqrstuvwxyz", 5)
-    edges = list(zip(nodes, nodes[1:], strict=False))
+    edges = list(itertools.pairwise(nodes))
     rng.shuffle(edges)
     hops = rng.randint(2, 3)
     start = rng.randint(0, len(nodes) - 1 - hops)
