@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ Assignment = dict[str, Any]
 """One value for each key of a block."""
 
 _SYMBOL = re.compile(r"(?<![\w.])[KEL](?![\w.])")
+_CALL = re.compile(r"\w+\(")
 _PARSER = OverridesParser.create()
 
 
@@ -62,7 +64,7 @@ def is_symbolic(text: str) -> bool:
 def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
     """Parses one override; K, E and L become numbers when `shape` is given.
 
-    Raises UserError for text outside Hydra's grammar, deletions, `interval()` and `glob()`.
+    Raises UserError for text outside Hydra's grammar (with the quotes to type), deletions, `interval()` and `glob()`.
     Example: `parse_axis("policy.k=range(1,4)")` has the values (1, 2, 3).
     """
     resolved = text
@@ -75,21 +77,78 @@ def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
             f"{text} lists no values, so this is a sweep with zero points: there is nothing to run."
             f" Type e.g. '{key_of(text)}=choice(1,2)'."
         )
-    try:
-        override = _PARSER.parse_override(resolved)
-    except HydraException as error:
-        reason = (str(error).strip().splitlines() or ["not in Hydra's grammar"])[0]
-        raise UserError(
-            f"{text} cannot be read ({reason}): nothing was started. A setting is KEY=VALUE; an axis is"
-            f" KEY=choice(a,b) or KEY=range(start,stop,step). In a shell, quote it: '{key_of(text)}=choice(1,2)'."
-        ) from None
+    override = _parsed(resolved, text)
     if override.type not in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD) or override.package:
         raise UserError(
             f"{text} is a form of override that has no meaning here: nothing was started."
             f" Type {override.key_or_group}=VALUE."
         )
-    values, swept = _values(override, text)
+    try:
+        values, swept = _values(override, text)
+    except (HydraException, ValueError, TypeError, ArithmeticError) as error:  # Hydra checks a range only here
+        if isinstance(error, UserError):
+            raise
+        raise _unreadable(text, error) from None
     return Axis(override.key_or_group, values, swept)
+
+
+def _parsed(resolved: str, text: str) -> Override:
+    try:
+        return _PARSER.parse_override(resolved)
+    # ANTLR and Hydra's functions raise whatever they like (SyntaxError, ValueError, bare Exception); all of them mean
+    # that this text is not in the grammar, and a user can do nothing with their tracebacks.
+    except Exception as error:
+        raise _unreadable(text, error) from None
+
+
+def _unreadable(text: str, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or ["not in Hydra's grammar"])[0]
+    return UserError(f"{text} cannot be read ({reason}): nothing was started. {_text_to_type(text)}")
+
+
+def _text_to_type(text: str) -> str:
+    """How to write what was probably meant. Hydra reads the value, so a text needs quotes of its own in the shell's."""
+    key, _, value = text.partition("=")
+    name, value = key_of(text), value.strip()
+    listed = name in ("sweep.params", "sweep.blocks", "sweep.reference")
+    if _CALL.match(value):
+        return f"An axis is {name}=choice(a,b) or {name}=range(start,stop,step). Type e.g. '{name}=choice(1,2)'."
+    if listed or value.startswith(("[", "{")):
+        entries = ", ".join(f'"{entry}"' for entry in _entries(value))
+        guess, phrase = f"{key}=[{entries}]", "Each entry of a list needs quotes of its own"
+        if value.startswith("{") or name in ("sweep.blocks", "sweep.reference"):
+            guess = ""
+    else:
+        quote = "'" if '"' in value else '"'
+        guess, phrase = f"{key}={quote}{value}{quote}", "A text with other signs than letters, digits and /.-_ needs quotes"
+    try:
+        _PARSER.parse_override(guess)
+    except Exception:  # as above; then there is no guess to offer
+        return f"A setting is KEY=VALUE; every bracket and quote must close. Type e.g. {_example(name)}."
+    return f"{phrase}, inside those of the shell. Type {shlex.quote(guess)}."
+
+
+def _entries(value: str) -> list[str]:
+    """The parts between the commas that stand outside of brackets: of `[a=choice(1,2),b=3]`, two."""
+    inner = value.removeprefix("[").removesuffix("]")
+    parts, depth = [""], 0
+    for letter in inner:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip().strip("'\"") for part in parts]
+
+
+def _example(name: str) -> str:
+    examples = {
+        "sweep.params": """sweep.params='["policy.boost=choice(0.5,1)","policy.key_experts=4"]'""",
+        "sweep.blocks": """sweep.blocks='[["policy=ban","policy.lambda=choice(0.5,1)"]]'""",
+        "sweep.reference": """sweep.reference='[["policy=fixed_k","policy.k=range(1,K)"]]'""",
+        "policy.experts": "'policy.experts={0: [3, 7]}'",
+    }
+    return examples.get(name, f"{name}=VALUE, or '{name}=choice(a,b)'")
 
 
 def _values(override: Override, text: str) -> tuple[tuple[Any, ...], bool]:
@@ -100,7 +159,12 @@ def _values(override: Override, text: str) -> tuple[tuple[Any, ...], bool]:
         return (value,), False
     if isinstance(value, IntervalSweep) or not override.is_discrete_sweep():
         raise UserError(f"{text} has no end of values to try. List them: {override.key_or_group}=choice(1,2).")
-    elements = override.sweep_iterator(transformer=Transformer.identity)
+    elements = list(override.sweep_iterator(transformer=Transformer.identity))
+    if any(isinstance(element, Sweep) for element in elements):
+        raise UserError(
+            f"{text} has an axis inside an axis: nobody can say which values are meant."
+            f" List them once: '{override.key_or_group}=choice(1,2)'."
+        )
     return tuple(element.text if isinstance(element, QuotedString) else element for element in elements), True
 
 

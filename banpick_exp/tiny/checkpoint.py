@@ -43,6 +43,7 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor]) -> None:
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     # Sorted, so that equal weights give an equal file.
     save_file({name: weights[name].contiguous() for name in sorted(weights)}, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes 0600; others who share the installation read it too
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=character_tokenizer(), pad_token=SPECIAL_TOKENS[0], eos_token=SPECIAL_TOKENS[EOS]
     )

@@ -37,7 +37,7 @@ from banpick_exp.tiny.problems import Problem, draw, is_trainable
 from banpick_exp.tiny.train import encode
 
 PLANTED: dict[str, tuple[tuple[int, int], ...]] = {
-    "math": ((1, 23),),
+    "math": ((0, 2),),
     "knowledge": ((0, 11), (0, 25), (3, 14), (3, 16)),
 }
 """(layer, expert) of each control, found by search on the shipped checkpoint; docs/tiny-model.md says how. Raise
@@ -127,8 +127,8 @@ def _source(domain: str) -> Path:
     if found != PLANTED_IN:
         raise UserError(
             f"the embedded weights are {found}, the planted experts were chosen on {PLANTED_IN}: demoting the same ids "
-            f"here would plant experts that mean nothing. Restore the shipped checkpoint, or choose again with "
-            f"python -m banpick_exp.tiny --search {domain} and enter the result in banpick_exp/tiny/control.py."
+            f"here would demote experts that mean nothing. Restore the shipped checkpoint, or choose experts for this "
+            f"one (docs/tiny-model.md says how) and enter them as PLANTED and PLANTED_IN in banpick_exp/tiny/control.py."
         )
     return folder
 
@@ -152,8 +152,8 @@ def router_inputs(weights: dict[str, Tensor], domain: str) -> list[Tensor]:
     model = TinyMoe(tiny_config()).double()
     model.load_state_dict(weights)
     inputs: list[Tensor] = []
-    for layer in model.model.layers:
-        layer.mlp.gate.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    for block in model.model.moe_blocks():
+        block.gate.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
     with torch.no_grad():
         model(encode(training_problems(domain))[0])
     return inputs

@@ -138,6 +138,10 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    def moe_blocks(self) -> list[SparseMoe]:
+        """One a layer, in order."""
+        return [module for module in self.modules() if isinstance(module, SparseMoe)]
+
 
 class TinyMoe(nn.Module):
     """Token ids [B, S] (0 = padding, on the right) to logits [T, V] of the unpadded positions, row by row."""
@@ -159,4 +163,4 @@ class TinyMoe(nn.Module):
         return x_TH @ self.model.embed_tokens.weight.T, unpadded
 
     def balance_loss(self) -> Tensor:
-        return torch.stack([layer.mlp.balance_loss for layer in self.model.layers]).sum()
+        return torch.stack([block.balance_loss for block in self.model.moe_blocks()]).sum()

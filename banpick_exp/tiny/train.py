@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _optimizers(model: TinyMoe, config: TrainingConfig) -> list[torch.optim.Opti
     ]
 
 
-def _all_reduce_gradients(parameters: list[Tensor]) -> None:
+def _all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
     flat = torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in parameters])
     dist.all_reduce(flat)
     offset = 0
