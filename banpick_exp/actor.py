@@ -10,12 +10,14 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from banpick_exp import __version__, calibration
+from banpick_exp.artifact import artifact_folder
 from banpick_exp.engine import Counters, Engine
 from banpick_exp.evaluate import (
     DomainPolicy,
@@ -28,7 +30,7 @@ from banpick_exp.evaluate import (
 from banpick_exp.influence import calibrate
 from banpick_exp.points import Point
 from banpick_exp.policy import parse_policy
-from banpick_exp.records import CorruptRecord, read_outcomes, read_point, write_point
+from banpick_exp.records import SCHEMA_VERSION, CorruptRecord, read_outcomes, read_point, write_point
 from banpick_exp.tasks import Problem, load_problems
 
 PROGRESS = "progress.json"
@@ -68,14 +70,16 @@ class EngineActor:
         Progress goes to `on_progress`, or to a file of the run folder that the driver reads.
         """
         assert point.calibration_fingerprint is not None
-        folder = self._calibration_dir / point.calibration_fingerprint
+        folder = artifact_folder(point.calibration, self._calibration_dir, point.calibration_fingerprint)
         if calibration.load(folder, point.calibration_fingerprint) is not None:
             return 0.0
         begin = time.perf_counter()
-        domains = calibrate(self._engine, point.checkpoint.shape, point.task, point.calibration, on_progress or self._report_progress)
+        domains = calibrate(
+            self._engine, point.checkpoint.shape, point.task, point.calibration, on_progress or self._report_progress
+        )
         header = {
             "model": {"name": point.model.name, "identity": point.checkpoint.identity},
-            "settings": point.calibration.model_dump(),
+            "settings": point.calibration.model_dump(exclude={"path"}),
             "data_files": point.calibration_files,
             "versions": versions(),
             "seconds": time.perf_counter() - begin,
@@ -95,15 +99,17 @@ class EngineActor:
         score = point.calibration.score
         key = f"{fingerprint}/{score}"
         if key not in self._calibrations:
-            domains = calibration.load(self._calibration_dir / fingerprint, fingerprint)
+            folder = artifact_folder(point.calibration, self._calibration_dir, fingerprint)
+            domains = calibration.load(folder, fingerprint)
             if domains is None:
-                raise FileNotFoundError(f"calibration {fingerprint} is not in {self._calibration_dir}")
-            self._calibrations[key] = {d: calibration.policy_view(domains[d], score) for d in point.task.domains}
+                raise FileNotFoundError(f"calibration {fingerprint} is not in {folder}")
+            self._calibrations[key] = {d: calibration.policy_view(found, score) for d, found in domains.items()}
             for domain, view in self._calibrations[key].items():
                 self._engine.load_calibration(f"{key}/{domain}", view)
         views = self._calibrations[key]
         return {
-            d: DomainPolicy(rule=point.rule, calibration_key=f"{key}/{d}", calibration=views[d]) for d in point.task.domains
+            d: DomainPolicy(rule=point.rule, calibration_key=f"{key}/{d}", calibration=views[d])
+            for d in point.task.domains
         }
 
     # ------------------------------------------------------------ points
@@ -186,6 +192,8 @@ def describe(point: Point, command: str) -> dict[str, Any]:
     """The part of a record that says what the point was, whether it ran or failed."""
     shape = point.checkpoint.shape
     return {
+        "schema_version": SCHEMA_VERSION,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": point.label,
         "policy": point.rule.canonical(),
         "model": {

@@ -85,9 +85,9 @@ def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
         )
     try:
         values, swept = _values(override, text)
+    except UserError:
+        raise
     except (HydraException, ValueError, TypeError, ArithmeticError) as error:  # Hydra checks a range only here
-        if isinstance(error, UserError):
-            raise
         raise _unreadable(text, error) from None
     return Axis(override.key_or_group, values, swept)
 
@@ -102,7 +102,7 @@ def _parsed(resolved: str, text: str) -> Override:
 
 
 def _unreadable(text: str, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or ["not in Hydra's grammar"])[0]
+    reason = (str(error).strip().splitlines() or ["not in Hydra's grammar"])[0].split(" expecting {")[0]
     return UserError(f"{text} cannot be read ({reason}): nothing was started. {_text_to_type(text)}")
 
 
@@ -116,11 +116,13 @@ def _text_to_type(text: str) -> str:
     if listed or value.startswith(("[", "{")):
         entries = ", ".join(f'"{entry}"' for entry in _entries(value))
         guess, phrase = f"{key}=[{entries}]", "Each entry of a list needs quotes of its own"
-        if value.startswith("{") or name in ("sweep.blocks", "sweep.reference"):
+        if value.startswith("{") or name in ("sweep.blocks", "sweep.reference") or not entries.strip('"'):
             guess = ""
     else:
+        for mark in "'\"":  # one that was never closed
+            value = value.strip(mark) if value.count(mark) == 1 else value
         quote = "'" if '"' in value else '"'
-        guess, phrase = f"{key}={quote}{value}{quote}", "A text with other signs than letters, digits and /.-_ needs quotes"
+        guess, phrase = f"{key}={quote}{value}{quote}", "A text with brackets, commas or the like needs quotes"
     try:
         _PARSER.parse_override(guess)
     except Exception:  # as above; then there is no guess to offer
@@ -165,7 +167,16 @@ def _values(override: Override, text: str) -> tuple[tuple[Any, ...], bool]:
             f"{text} has an axis inside an axis: nobody can say which values are meant."
             f" List them once: '{override.key_or_group}=choice(1,2)'."
         )
-    return tuple(element.text if isinstance(element, QuotedString) else element for element in elements), True
+    return tuple(map(_plain, elements)), True
+
+
+def _plain(value: Any) -> Any:
+    """Without the marks that Hydra keeps on quoted texts, also inside lists: `choice(["math"],["code"])`."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return {_plain(key): _plain(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def expand(block: Block, shape_of: Callable[[Assignment], MoeShape]) -> list[Assignment]:

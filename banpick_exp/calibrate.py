@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from banpick_exp.artifact import artifact_folder
 from banpick_exp.calibration import SCORES, DomainCalibration, load, policy_view
 from banpick_exp.errors import UserError
 
@@ -42,7 +43,7 @@ def _run(arguments: list[str]) -> int:
 
     plan = plan_sweep([*arguments, *PLANNED_POLICY])
     (fingerprint, point), *_ = plan.calibrations().items()
-    folder = plan.run_dir.parent.parent / "calibrations" / fingerprint
+    folder = artifact_folder(point.calibration, plan.run_dir.parent.parent / "calibrations", fingerprint)
     console = Console()
     shape = point.checkpoint.shape
     candidates = 2 * shape.num_layers * shape.num_experts + shape.num_layers
@@ -67,7 +68,14 @@ def _run(arguments: list[str]) -> int:
 
 
 def _measure(point: object, folder: Path, console: Console) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from banpick_exp.actor import EngineActor
     from banpick_exp.points import Point

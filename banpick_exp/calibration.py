@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from banpick_exp.artifact import METADATA, SCHEMA_VERSION, TENSORS, read_artifact
 from banpick_exp.errors import UserError
 
-SCHEMA_VERSION = 1
-TENSORS, METADATA = "calibration.safetensors", "calibration.json"
 SCORES = ("removal_kl", "removal_kl_per_use", "insertion_kl")
 
 DomainCalibration = dict[str, np.ndarray]
@@ -57,18 +56,17 @@ def save(folder: Path, fingerprint: str, domains: dict[str, DomainCalibration], 
 
 def load(folder: Path, fingerprint: str) -> dict[str, DomainCalibration] | None:
     """The artifact, or None where there is none. Raises UserError for another model's, data's or version's."""
-    path = folder / METADATA
-    if not path.is_file():
+    if not (folder / METADATA).is_file():
         return None
-    header = json.loads(path.read_text())
-    if header.get("fingerprint") != fingerprint or header.get("schema_version") != SCHEMA_VERSION:
+    header = read_artifact(folder)
+    if header.fingerprint != fingerprint:
         raise UserError(
-            f"{folder} is the calibration {header.get('fingerprint')} of model {header.get('model', {}).get('name')}, not "
-            f"{fingerprint} of this one: its key experts would be meaningless here. Remove the folder, or drop "
-            f"calibration.path so that the right one is made."
+            f"{folder} is the calibration {header.fingerprint} of model {header.model_name}, not {fingerprint} of this "
+            f"one: its key experts would be meaningless here. Remove the folder, or drop calibration.path, so that the "
+            f"right one is made."
         )
     tensors = load_file(folder / TENSORS)
     return {
         domain: {name.split(".", 1)[1]: v for name, v in tensors.items() if name.split(".", 1)[0] == domain}
-        for domain in header["domains"]
+        for domain in header.domains
     }

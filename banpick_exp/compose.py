@@ -111,7 +111,7 @@ class Composer:
             model=model,
             engine=validated(EngineConfig, tree["engine"], "engine"),
             task=_anchored(validated(TaskConfig, tree["task"], "task")),
-            calibration=validated(CalibrationConfig, tree["calibration"], "calibration"),
+            calibration=_anchored_calibration(validated(CalibrationConfig, tree["calibration"], "calibration")),
             seed=seed,
             checkpoint=self._checkpoints[model],
         )
@@ -170,6 +170,12 @@ def _anchored(task: TaskConfig) -> TaskConfig:
     if task.data_files is None:
         return task
     return task.model_copy(update={"data_files": str(Path(task.data_files).expanduser().absolute())})
+
+
+def _anchored_calibration(settings: CalibrationConfig) -> CalibrationConfig:
+    if settings.path is None:
+        return settings
+    return settings.model_copy(update={"path": str(Path(settings.path).expanduser().absolute())})
 
 
 def check_choice(group: str, name: object) -> str:

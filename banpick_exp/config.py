@@ -141,6 +141,8 @@ class TaskConfig(Section):
 class CalibrationConfig(Section):
     """How key experts and layer sensitivity are measured, before the first point that needs them."""
 
+    path: str | None = None
+    """A folder with an artifact made before, to use instead of making one; null makes or finds its own."""
     score: Score = "insertion_kl"
     samples: int = Field(default=64, ge=1)
     """Per domain."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -24,7 +25,11 @@ class Display:
     def __init__(self, console: Console, *, total: int, progress_file: Path) -> None:
         self._console, self._progress_file = console, progress_file
         self._bar = Progress(
-            TextColumn("points"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[eta]}")
+            TextColumn("points"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}"),
         )
         self._task: TaskID = self._bar.add_task("points", total=total, eta="ETA -")
         self._recent: list[dict[str, Any]] = []
@@ -38,12 +43,14 @@ class Display:
             self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.__exit__(kind, error, trace)
 
     def note(self, text: str) -> None:
-        self._console.print(f"  {text}", highlight=False)
+        self._console.print(f"  {text}", highlight=False, markup=False)  # errors hold brackets
 
     def update(self, *, running: Running) -> None:
         self._running = running
@@ -57,7 +64,9 @@ class Display:
         eta = self._eta_seconds()
         self._bar.update(self._task, completed=self._done, eta=f"ETA {eta:.0f} s")
         if self._live is None:
-            self._console.print(f"  [{self._done}/{self._total}] {_line(record)}  (ETA {eta:.0f} s)", highlight=False, markup=False)
+            self._console.print(
+                f"  [{self._done}/{self._total}] {_line(record)}  (ETA {eta:.0f} s)", highlight=False, markup=False
+            )
         self._refresh()
 
     def _eta_seconds(self) -> float:
@@ -71,8 +80,10 @@ class Display:
         for column in ("point", "status", "accuracy", "difference", "speed-up", "kept"):
             table.add_column(column, justify="left" if column in ("point", "status") else "right")
         for record in self._recent[-RECENT:]:
-            table.add_row(*_cells(record))
-        lines = [f"[dim]{kind}[/] {label}  {time.perf_counter() - start:.0f} s" for _, kind, label, start in self._running]
+            table.add_row(*map(escape, _cells(record)))
+        lines = [
+            f"[dim]{kind}[/] {label}  {time.perf_counter() - start:.0f} s" for _, kind, label, start in self._running
+        ]
         if any(kind == "calibrate" for _, kind, _, _ in self._running):
             lines.append(self._calibration_line())
         self._live.update(Group(table, *lines, self._bar))

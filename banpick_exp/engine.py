@@ -68,6 +68,11 @@ class Engine:
         from vllm import LLM
 
         settings = self.settings
+        if settings.gpus == 0 and settings.cpus is not None:
+            import torch
+
+            # Where torch was imported before the environment was set, only this still reaches OpenMP.
+            torch.set_num_threads(settings.cpus)
         options: dict[str, Any] = {}
         if settings.distributed_executor_backend is not None:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
@@ -138,13 +143,16 @@ class Engine:
 
         Raises EngineError otherwise. Returns what rank 0 hooked.
         """
-        descriptions = self._rpc("banpick_describe")
+        try:
+            descriptions = self._rpc("banpick_describe")
+        except RuntimeError as error:
+            raise EngineError(f"a rank cannot be trusted to apply policies: {error}") from error
         for description in descriptions:
             hooked = len(description["layers"])
             if hooked != self.num_layers:
                 raise EngineError(
-                    f"rank {description['rank']}: {hooked} of {self.num_layers} MoE layers are hooked: the others would "
-                    f"ignore every policy. This architecture bypasses vLLM's FusedMoE factory and cannot be measured."
+                    f"rank {description['rank']}: {hooked} of {self.num_layers} MoE layers are hooked: the others "
+                    f"would ignore every policy. This architecture bypasses vLLM's FusedMoE factory: it cannot be measured."
                 )
         for rank, problems in enumerate(self._rpc("banpick_self_test")):
             if problems:
@@ -156,8 +164,8 @@ class Engine:
         for rank, counters in enumerate(counted):
             if set(counters["tokens"]) != {len(PROBE_PROMPT)} or counters["kept"] != counted[0]["kept"]:
                 raise EngineError(
-                    f"rank {rank}: a probe of {len(PROBE_PROMPT)} tokens was counted as {counters['tokens']} per layer: "
-                    f"measured budgets would be wrong."
+                    f"rank {rank}: a probe of {len(PROBE_PROMPT)} tokens was counted as {counters['tokens']} per "
+                    f"layer: measured budgets would be wrong."
                 )
         return descriptions[0]
 
@@ -187,7 +195,9 @@ class Engine:
         self, prompts: Sequence[str], *, max_tokens: int, chat: bool = False, salt: str = "", ignore_eos: bool = False
     ) -> list[Generation]:
         """Greedy answers under the current policy. `salt` is added to the policy's own cache salt."""
-        return self.generate_ids(self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos)
+        return self.generate_ids(
+            self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos
+        )
 
     def tokenize(self, prompts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
         tokenizer: Any = self.llm.get_tokenizer()
@@ -241,12 +251,18 @@ class Engine:
         top_vocab: int,
         range_factor: float,
     ) -> dict[str, Any]:
-        """Mean KL (nats) of each candidate change on these sequences, computed in the worker (see `probe.py`)."""
+        """Mean KL (nats) of each candidate change on these sequences, computed in the worker (see `probe.py`).
+
+        Always against stock routing; the policy set before is set again afterwards.
+        """
+        from vllm import SamplingParams
+
         plain = [list(s) for s in sequences]
         arguments = (plain, list(prompt_lengths), [list(c) for c in candidates], top_vocab, range_factor)
         self._rpc("banpick_probe_start", *arguments)
         try:
-            self.generate_ids(plain, max_tokens=1, salt="probe")
+            # A sequence must arrive whole, however often it or its beginning was seen before.
+            self._run(plain, SamplingParams(temperature=0.0, max_tokens=1, skip_reading_prefix_cache=True), "probe")
         finally:
             answers = self._rpc("banpick_probe_finish")
         return answers[0]

@@ -60,7 +60,7 @@ def estimate(points: Sequence[Point], engines: int) -> Estimate:
         generated = sum(point_tokens(point) for point in shared)
         points_seconds += ASSUMED_LENGTH * generated / speed.generate / slots
         tokens += generated
-        needed = {point.calibration_fingerprint: point for point in shared if point.calibration_fingerprint is not None}
+        needed = {point.calibration_fingerprint: point for point in shared if point.calibration_files}
         calibration_seconds += sum(calibration_tokens(point) / speed.prefill for point in needed.values())
     return Estimate(
         engine_loads=loads,

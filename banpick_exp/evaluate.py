@@ -193,8 +193,8 @@ def check_engagement(
         keys_LE = (policy.table.key_PLE[0] | (policy.table.logit_bias_PLE[0] > 0)).numpy()
         if keys_LE.any():
             keys_known = True
-            key_share["policy"] += float(np.array(run.counters.usage)[keys_LE].sum() / sum(run.counters.tokens))
-            key_share["stock"] += float(np.array(stock[domain].counters.usage)[keys_LE].sum() / sum(stock[domain].counters.tokens))
+            for side, counters in (("policy", run.counters), ("stock", stock[domain].counters)):
+                key_share[side] += float(np.array(counters.usage)[keys_LE].sum() / sum(counters.tokens))
     if keys_known:
         evidence["key_expert_share"] = key_share
         if not key_share["policy"] > key_share["stock"]:

@@ -112,7 +112,9 @@ def _blocks(sequences: Sequence[Sequence[int]], engine: EngineConfig) -> list[li
     blocks: list[list[int]] = [[]]
     size = 0
     for index, sequence in enumerate(sequences):
-        if blocks[-1] and (size + len(sequence) > engine.max_num_batched_tokens or len(blocks[-1]) == engine.max_num_seqs):
+        if blocks[-1] and (
+            size + len(sequence) > engine.max_num_batched_tokens or len(blocks[-1]) == engine.max_num_seqs
+        ):
             blocks.append([])
             size = 0
         blocks[-1].append(index)

@@ -15,6 +15,10 @@ from banpick_exp.config import ClusterConfig, EngineConfig
 NAMESPACE = "banpick"
 
 
+class DoesNotFit(RuntimeError):
+    """The cluster is too small for the engines that were asked for. The message says what to type."""
+
+
 @dataclass(slots=True)
 class Slot:
     """One place for an engine, and the actor in it."""
@@ -91,17 +95,24 @@ def engine_cpus(engine: EngineConfig, cluster: ClusterConfig) -> int:
 
 
 def reserve(names: list[str], engine: EngineConfig, cluster: ClusterConfig, timeout_seconds: float) -> list[Slot]:
-    """One slot a name. Raises RuntimeError when the cluster cannot hold them, with what it has and what was asked."""
+    """One slot a name. Raises DoesNotFit when the cluster cannot hold them, with what it has and what was asked.
+
+    A standing cluster is given `timeout_seconds` for nodes to join; one on this machine does not grow.
+    """
     cpus = engine_cpus(engine, cluster)
     wanted, strategy = bundles(engine, cpus)
+    have = {kind: ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")}
+    asked = {kind: len(names) * sum(bundle.get(kind, 0) for bundle in wanted) for kind in have}
+    refusal = DoesNotFit(
+        f"{len(names)} engine(s) of {wanted} ({strategy}) do not fit the cluster, which has {have}: no point could "
+        f"start. Use fewer with cluster.engines=1, or smaller ones with engine.gpus or engine.cpus."
+    )
+    if cluster.address is None and any(asked[kind] > have[kind] for kind in have):
+        raise refusal
     slots = [Slot(name, placement_group(wanted, strategy=strategy, name=name), cpus, engine.gpus) for name in names]
     _, waiting = ray.wait([s.group.ready() for s in slots], num_returns=len(slots), timeout=timeout_seconds)
     if waiting:
         for slot in slots:
             remove_placement_group(slot.group)
-        have = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
-        raise RuntimeError(
-            f"{len(slots)} engine(s) of {wanted} ({strategy}) do not fit the cluster, which has {have}: no point could "
-            f"start. Use fewer with cluster.engines=1, or smaller ones with engine.gpus or engine.cpus."
-        )
+        raise refusal
     return slots

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from banpick_exp.artifact import Artifact, check_artifact
 from banpick_exp.axes import Assignment, Block, expand
 from banpick_exp.checkpoint import Checkpoint
 from banpick_exp.compose import Composer, Setting
@@ -43,12 +44,14 @@ class Point:
     problems: dict[str, int | None]
     """Per domain, at most task.max_problems; None where the data cannot be counted."""
     calibration_files: dict[str, str]
-    """One file a domain, empty for a policy that needs no calibration."""
+    """One file a domain, empty where no calibration is made."""
     fingerprint: str
     engine_fingerprint: str
     """Equal for points that can share a loaded engine."""
     calibration_fingerprint: str | None
-    """Equal for points that share a calibration; None for a policy that needs none."""
+    """Equal for points that share a calibration; None for a policy that needs none. The artifact's own when typed."""
+    settings: Assignment
+    """Every key but the policy's that the command or the sweep gave this point: what to type to have it again."""
 
 
 class PointMaker:
@@ -57,6 +60,7 @@ class PointMaker:
     def __init__(self, composer: Composer) -> None:
         self._composer = composer
         self._files: dict[tuple[TaskConfig, str], TaskFiles] = {}
+        self._artifacts: dict[tuple[CalibrationConfig, str, tuple[str, ...]], Artifact] = {}
         self.varied: tuple[str, ...] = ()
         """Keys besides the policy's that differ between points, to be shown in labels."""
 
@@ -72,14 +76,18 @@ class PointMaker:
         calibration: dict[str, Any] | None = None
         calibration_key: str | None = None
         calibration_files: dict[str, str] = {}
-        if rule.needs_calibration():
+        if rule.needs_calibration() and setting.calibration.path is not None:
+            artifact = self._checked_artifact(setting)
+            calibration = {"artifact": artifact.fingerprint, "score": setting.calibration.score}
+            calibration_key = artifact.fingerprint
+        elif rule.needs_calibration():
             _check_calibration(setting)
             source = self._read(setting, CALIBRATION_SPLIT)
             calibration_files = source.paths
             calibration = {
                 "data": source.identity,
                 "chat_template": setting.task.chat_template,
-                **setting.calibration.model_dump(),
+                **setting.calibration.model_dump(exclude={"path"}),
             }
             calibration_key = fingerprint({"engine": engine, "seed": setting.seed, **calibration})
         limit = setting.task.max_problems
@@ -111,7 +119,20 @@ class PointMaker:
             ),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration_key,
+            settings={key: value for key, value in assignment.items() if key.split(".")[0] != "policy"},
         )
+
+    def _checked_artifact(self, setting: Setting) -> Artifact:
+        key = (setting.calibration, setting.checkpoint.identity, setting.task.domains)
+        if key not in self._artifacts:
+            self._artifacts[key] = check_artifact(
+                setting.calibration,
+                model=setting.model.name,
+                identity=setting.checkpoint.identity,
+                shape=setting.checkpoint.shape,
+                domains=setting.task.domains,
+            )
+        return self._artifacts[key]
 
     def _read(self, setting: Setting, split: str) -> TaskFiles:
         key = (setting.task, split)

@@ -33,6 +33,7 @@ Settings
   dry_run=true            print the points, the engines they share and an estimate, and start nothing
   seed=0                  of sampling and bootstrap
   calibration.score=...   what ranks key experts: insertion_kl, removal_kl, removal_kl_per_use
+  calibration.path=FOLDER an artifact made before, instead of making one (python -m banpick_exp.calibrate makes one)
   model.path=FOLDER       a checkpoint of your own; its config.json gives the sizes
   GROUP.KEY=VALUE         any key of the YAML files in conf/, e.g. engine.max_num_seqs=64 task.max_problems=200
   cluster.engines=2       engines loaded side by side
@@ -110,8 +111,12 @@ def print_plan(plan: SweepPlan, console: Console) -> None:
     console.print()
     needed = plan.calibrations()
     if needed:
-        console.print(f"Calibration: {_count(len(needed), 'run')} unless an artifact exists; Pick follows", end=" ")
-        console.print(", ".join(sorted({point.calibration.score for point in needed.values()})) + ".")
+        given = sorted({point.calibration.path for point in needed.values() if point.calibration.path is not None})
+        made = sum(point.calibration.path is None for point in needed.values())
+        parts = [f"{_count(made, 'run')} unless an artifact exists"] if made else []
+        scores = sorted({point.calibration.score for point in plan.points if point.calibration_fingerprint})
+        sources = "; ".join([*parts, *(f"read from {path}" for path in given)])
+        console.print(Text(f"Calibration: {sources}; Pick follows {', '.join(scores)}.", overflow="fold"))
     else:
         console.print("Calibration: none of these policies needs one.")
     console.print(Text(estimate_line(plan)))

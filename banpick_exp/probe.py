@@ -13,6 +13,7 @@ Shapes: T tokens of the step, N scored positions, V vocabulary, C candidates.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class Probe:
         top_vocab: int,
     ) -> None:
         self._compute_logits, self._apply, self._observe = compute_logits, apply, observe
+        self.expected = len(sequences)
         self._prompt_length = {tuple(s): n for s, n in zip(sequences, prompt_lengths, strict=True)}
         self._candidates, self._top_vocab = list(candidates), top_vocab
         self.sums_C = [0.0] * len(self._candidates)
@@ -71,7 +73,7 @@ class Probe:
         ids, positions = ids_T.tolist(), positions_T.tolist()
         starts = [t for t, position in enumerate(positions) if position == 0] + [len(ids)]
         rows: list[int] = []
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in itertools.pairwise(starts):
             prompt_length = self._prompt_length.get(tuple(ids[start:stop]))
             if prompt_length is None:
                 continue

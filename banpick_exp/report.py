@@ -77,10 +77,14 @@ def print_pareto(
         console.print(f"[{colour}]{row['status']}[/{colour}] {escape(row['label'])}: {escape(reason)}")
 
 
-def write_report(run_dir: Path) -> list[Path]:
-    """Write `pareto.png` and `pareto.html` into a run folder; returns their paths, none when no point is done."""
+def write_report(run_dir: Path, frame: pl.DataFrame | None = None, found: pl.DataFrame | None = None) -> list[Path]:
+    """Write `pareto.png` and `pareto.html` into a run folder; returns their paths, none when no point is done.
+
+    `frame` and `found`: what `load_run` gave, where a caller has it already.
+    """
     run_dir = Path(run_dir)
-    frame, found = load_run(run_dir)
+    if frame is None or found is None:
+        frame, found = load_run(run_dir)
     done = frame.filter(pl.col("status") == "done")
     overall = done.filter(pl.col("domain") == OVERALL)
     if overall.height == 0:

@@ -6,25 +6,23 @@ from typing import Any
 
 from rich.console import Console
 
-from banpick_exp.analysis import headline, verdicts
+from banpick_exp.analysis import headline
+from banpick_exp.artifact import artifact_folder
 from banpick_exp.plan import SweepPlan
-from banpick_exp.records import load_points, read_outcomes, write_parquet
-from banpick_exp.report import print_pareto, write_report
+from banpick_exp.records import load_points, write_parquet
+from banpick_exp.report import load_run, print_pareto, write_report
 from banpick_exp.tracking import Tracker
 
 
 def finish(plan: SweepPlan, tracker: Tracker, console: Console, numbers: dict[str, Any]) -> int:
     """Report what is on disk (the truth), not what is in memory. Returns the exit code."""
-    points_dir = plan.run_dir / "points"
-    records, _ = load_points(points_dir)
+    records, _ = load_points(plan.run_dir / "points")
     write_parquet(plan.run_dir)
-    files = write_report(plan.run_dir)
+    frame, found = load_run(plan.run_dir)
+    files = write_report(plan.run_dir, frame, found)
     console.print()
-    print_pareto(plan.run_dir, console)
+    print_pareto(frame, console, found=found)
     counts = {status: sum(r["status"] == status for r in records) for status in ("done", "invalid", "failed")}
-    outcomes = {r["fingerprint"]: read_outcomes(points_dir, r["fingerprint"]) for r in records if r["status"] == "done"}
-    verdict = headline(verdicts(records, outcomes))
-    console.print(f"\n[bold]{verdict}[/]")
     overhead = [r["timing"]["overhead_seconds"] for r in records if r["timing"]]
     swaps = [r["timing"]["swap_seconds"] for r in records if r["timing"]]
     console.print(
@@ -36,10 +34,12 @@ def finish(plan: SweepPlan, tracker: Tracker, console: Console, numbers: dict[st
     )
     for file in files:
         console.print(f"  {file}", highlight=False, soft_wrap=True)
-    calibrations = sorted({r["calibration"] for r in records if r["calibration"]})
-    folder = plan.run_dir.parent.parent / "calibrations"
-    artifacts = {f"calibration-{name}": folder / name for name in calibrations if (folder / name).is_dir()}
-    failures = tracker.finish({"headline": verdict, **numbers, **counts}, artifacts)
+    shared = plan.run_dir.parent.parent / "calibrations"
+    folders = {n: artifact_folder(p.calibration, shared, n) for n, p in plan.calibrations().items()}
+    artifacts = {f"calibration-{name}": folder for name, folder in folders.items() if folder.is_dir()}
+    failures = tracker.finish({"headline": headline(found), **numbers, **counts}, artifacts)
     if failures:
-        console.print(f"W&B failed {len(failures)} time(s), the records are complete. First: {failures[0]}", markup=False)
+        console.print(
+            f"W&B failed {len(failures)} time(s), the records are complete. First: {failures[0]}", markup=False
+        )
     return 1 if counts["invalid"] or counts["failed"] else 0

@@ -71,7 +71,7 @@ def _check_template(template: str, task: TaskConfig) -> None:
     except ValueError as error:
         raise UserError(
             f"task.data_files={template} is no path template ({error}): no file can be found with it."
-            " Type e.g. task.data_files='data/{domain}_{split}.jsonl'."
+            " Type e.g. task.data_files='\"data/{domain}_{split}.jsonl\"'."
         ) from None
     if extra := sorted(fields - {"domain", "split"}):
         raise UserError(
@@ -81,12 +81,12 @@ def _check_template(template: str, task: TaskConfig) -> None:
     if "split" not in fields:
         raise UserError(
             f"task.data_files={template} has no {{split}}: calibration would learn from the test problems."
-            " Type e.g. task.data_files='data/{domain}_{split}.jsonl'."
+            " Type e.g. task.data_files='\"data/{domain}_{split}.jsonl\"'."
         )
     if "domain" not in fields and len(task.domains) > 1:
         raise UserError(
             f"task.data_files={template} has no {{domain}}, but there are {len(task.domains)} domains: all would ask"
-            " the same problems. Type e.g. task.data_files='data/{domain}_{split}.jsonl', or name one domain."
+            " the same problems. Type e.g. task.data_files='\"data/{domain}_{split}.jsonl\"', or name one domain."
         )
 
 

@@ -48,7 +48,7 @@ def _load_domain(task: TaskConfig, domain: str, split: str, limit: int | None) -
     if not path.is_file():
         raise UserError(
             f"task.data_files: {path} does not exist, so domain {domain} has no {split} problems. "
-            f"Name existing files, for example task.data_files='data/{{domain}}_{{split}}.jsonl'."
+            f"Name existing files, for example task.data_files='\"data/{{domain}}_{{split}}.jsonl\"'."
         )
     disable_progress_bars()
     rows: Dataset = load_dataset("json", data_files=str(path), split="train")

@@ -24,8 +24,6 @@ import weakref
 from typing import Any
 
 import torch
-from banpick_kernels.reference import edit_selection, router_scores
-from banpick_kernels.table import LayerTable, RouterTable
 from torch import Tensor
 from vllm.config import get_current_vllm_config
 from vllm.forward_context import get_forward_context, is_forward_context_available
@@ -33,6 +31,9 @@ from vllm.model_executor.custom_op import PluggableLayer, op_registry_oot
 from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
+
+from banpick_kernels.reference import edit_selection, router_scores
+from banpick_kernels.table import LayerTable, RouterTable
 
 SUPPORTED_ROUTERS = frozenset({"CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter"})
 SUPPORTED_SCORING = frozenset({"softmax", "sigmoid"})
@@ -75,11 +76,18 @@ class HookedLayer:
         edits = self.frozen or bool(table.ban_P.any() or (table.insert_window_P > 0).any())
         # Adding a bias and keeping a constant k is what the stock router does anyway, given these logits and that k.
         self.stock_k = None if edits else min(self.slots, int(table.keep_P[0]))
-        if self.stock_k != self.slots:
+        # A router with a correction bias keeps its first k by biased score, a policy by weight: not the same experts.
+        fewer_by_bias = getattr(self.router, "e_score_correction_bias", None) is not None and self.stock_k != self.top_k
+        if self.stock_k != self.slots or fewer_by_bias:
             self.stock_k = None
 
     def stock_routing(
-        self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None, top_k: int
+        self,
+        hidden_states: Tensor,
+        logits_TE: Tensor,
+        indices_type: torch.dtype | None,
+        input_ids: Tensor | None,
+        top_k: int,
     ) -> tuple[Tensor, Tensor]:
         """What vLLM's own router would answer, selecting `top_k` experts."""
         self.router.top_k = top_k
@@ -158,7 +166,13 @@ class HookedLayer:
 
 @torch.library.custom_op("banpick::route", mutates_args=("tokens_P", "kept_P", "usage_PE"))
 def _route_op(
-    hidden_states: Tensor, logits_TE: Tensor, handle: int, slots: int, tokens_P: Tensor, kept_P: Tensor, usage_PE: Tensor
+    hidden_states: Tensor,
+    logits_TE: Tensor,
+    handle: int,
+    slots: int,
+    tokens_P: Tensor,
+    kept_P: Tensor,
+    usage_PE: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Opaque to Dynamo: vLLM drops all guards, so Python state read inside a traced graph would be frozen."""
     weights, ids = _LAYERS[handle].route(hidden_states, logits_TE, torch.int32, None)
@@ -167,7 +181,13 @@ def _route_op(
 
 @_route_op.register_fake
 def _(
-    hidden_states: Tensor, logits_TE: Tensor, handle: int, slots: int, tokens_P: Tensor, kept_P: Tensor, usage_PE: Tensor
+    hidden_states: Tensor,
+    logits_TE: Tensor,
+    handle: int,
+    slots: int,
+    tokens_P: Tensor,
+    kept_P: Tensor,
+    usage_PE: Tensor,
 ) -> tuple[Tensor, Tensor]:
     shape = (logits_TE.shape[0], slots)
     return logits_TE.new_empty(shape, dtype=torch.float32), logits_TE.new_empty(shape, dtype=torch.int32)
@@ -243,7 +263,7 @@ def install() -> None:
     for module, name in OTHER_RUNNERS:
         base = getattr(importlib.import_module(module), name)
 
-        def __init__(self: Any, *args: Any, _base: type = base, **kwargs: Any) -> None:
+        def __init__(self: Any, *args: Any, _base: Any = base, **kwargs: Any) -> None:
             _base.__init__(self, *args, **kwargs)
             _attach(self)
 
@@ -262,9 +282,14 @@ def find_layers(model: torch.nn.Module) -> list[HookedLayer]:
             check_layer(module.layer_name, module)
             layer = getattr(module.router, "_banpick_layer", None)
             if layer is None:
+                remedy = (
+                    "This runner class needs its own entry in vllm_plugin.OTHER_RUNNERS."
+                    if "MoERunner" in op_registry_oot
+                    else "vLLM did not load the plugin: start this process with VLLM_PLUGINS=banpick."
+                )
                 raise RuntimeError(
                     f"{module.layer_name}: a {type(module).__name__} that the plugin did not hook: its experts would "
-                    f"ignore every policy. This runner class needs its own entry in vllm_plugin.OTHER_RUNNERS."
+                    f"ignore every policy. {remedy}"
                 )
             layers.append(layer)
     return layers

@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from typing import Any
 
 import torch
-from banpick_kernels.table import RouterTable
 from torch import Tensor
 
 from banpick_exp.policy import build_policy
 from banpick_exp.probe import SELF_KL_LIMIT, Candidate, Probe
 from banpick_exp.vllm_plugin import HookedLayer, find_layers
+from banpick_kernels.table import LayerTable, RouterTable
 
 SELF_TEST_TOKENS = 64
 WEIGHT_TOLERANCE = 1e-4
@@ -111,6 +112,8 @@ class RoutingExtension:
         model = self.model_runner.model
         observed = layers[0]
         assert observed.observed_weights is None, "a probe is armed already"
+        self._banpick_before_probe = [(_copy(layer.table), layer.slots) for layer in layers]
+        _apply_candidate(layers, None, range_factor)
         for layer in layers:
             layer.counting = False
 
@@ -135,7 +138,7 @@ class RoutingExtension:
         self._banpick_probe_handle = model.register_forward_hook(self._banpick_probe, with_kwargs=True)
 
     def banpick_probe_finish(self) -> dict[str, Any]:
-        """Disarm. Mean KL per candidate (nats), its self-check, R's range over tokens and layers.
+        """Disarm, put the policy back. Mean KL per candidate (nats), its self-check, R's range over tokens and layers.
 
         Raises RuntimeError when a sequence did not arrive whole in one step, or when the unchanged model differs
         from itself: every score would be noise.
@@ -143,12 +146,12 @@ class RoutingExtension:
         probe = self._banpick_probe
         self._banpick_probe_handle.remove()
         layers = self._banpick_layers()
-        _apply_candidate(layers, None, 1.0)
-        for layer in layers:
+        for layer, (values, slots) in zip(layers, self._banpick_before_probe, strict=True):
+            layer.write(values, slots=slots)
             layer.counting, layer.observed_weights = True, None
-        if probe.seen != len(probe._prompt_length):
+        if probe.seen != probe.expected:
             raise RuntimeError(
-                f"calibration saw {probe.seen} of {len(probe._prompt_length)} sequences whole: the others were split "
+                f"calibration saw {probe.seen} of {probe.expected} sequences whole: the others were split "
                 f"over steps and would be scored wrongly. Raise engine.max_num_batched_tokens."
             )
         self_kl = probe.self_sum / max(probe.count, 1)
@@ -180,12 +183,16 @@ def _apply_candidate(layers: list[HookedLayer], candidate: Candidate | None, ran
     elif kind == "insert":
         table.key_PE[0, value] = True
         table.insert_replaces_P[0] = True
-        table.insert_window_P[0] = round(range_factor * layer.top_k)
+        table.insert_window_P[0] = min(layer.num_experts, math.floor(range_factor * layer.top_k + 1e-9))  # as in Pick
     elif kind == "limit":
         table.keep_P[0] = value
     else:
         raise ValueError(f"unknown candidate {kind!r}")
     layer.write(table, slots=value if kind == "limit" else layer.top_k)
+
+
+def _copy(table: LayerTable) -> LayerTable:
+    return LayerTable(**{field.name: getattr(table, field.name).clone() for field in dataclasses.fields(table)})
 
 
 def _top_three_share(weights_TK: Tensor) -> Tensor:

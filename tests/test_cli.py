@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,22 @@ BAD_INPUT: list[tuple[list[str], list[str]]] = [
     ([SWEEP, "engine=cuda", "engine.tensor_parallel_size=2"], ["engine.gpus=1", "engine.gpus=2"]),
     ([SWEEP, "task=jsonl"], ["task.data_files and task.domains have no default"]),
     ([SWEEP, "policy.boost=choice(1"], ["cannot be read", "choice(1,2)"]),
+    ([SWEEP, "policy.boost=range(1,4,0)"], ["cannot be read", "choice(1,2)"]),
+    ([SWEEP, "policy.boost=choice(1,2),choice(3,4)"], ["an axis inside an axis", "'policy.boost=choice(1,2)'"]),
+    ([SWEEP, "sweep.params=[policy=ban]"], ["cannot be read", """Type 'sweep.params=["policy=ban"]'."""]),
+    (
+        [SWEEP, "sweep.params=[policy.boost=choice(1,2),policy.mode=boost]"],
+        ["""Type 'sweep.params=["policy.boost=choice(1,2)", "policy.mode=boost"]'."""],
+    ),
+    ([SWEEP, "sweep.params=policy.boost=1"], ["""Type 'sweep.params=["policy.boost=1"]'."""]),
+    (["sweep.blocks=[[policy=ban]]"], ["""sweep.blocks='[["policy=ban","""]),
+    (
+        [SWEEP, "task.data_files=data/{domain}_{split}.jsonl"],
+        ["""Type 'task.data_files="data/{domain}_{split}.jsonl"'."""],
+    ),
+    ([SWEEP, "task.answer_pattern=is (.+)"], ["""Type 'task.answer_pattern="is (.+)"'."""]),
+    ([SWEEP, "policy.experts={0:[1"], ["every bracket and quote must close", "'policy.experts={0: [3, 7]}'"]),
+    ([SWEEP, "calibration.path={empty}"], ["there is no file", "calibration.json", "leave calibration.path out"]),
 ]
 
 
@@ -161,6 +178,18 @@ def test_bad_input_ends_with_one_readable_message(
         assert word in captured.err
     assert not {"ray", "torch", "vllm"} & (set(sys.modules) - loaded)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_the_text_to_type_is_read_as_meant() -> None:
+    """Every remedy above for a text outside the grammar, through a shell and back."""
+    from banpick_exp.axes import parse_axis
+    from banpick_exp.errors import UserError
+
+    for text in ("task.data_files=data/{domain}.jsonl", "task.answer_pattern=\\boxed{(.+)}", 'output_dir=a"b"{c'):
+        with pytest.raises(UserError) as caught:
+            parse_axis(text)
+        (typed,) = shlex.split(str(caught.value).partition(" Type ")[2].removesuffix("."))
+        assert parse_axis(typed).values == (text.partition("=")[2],)
 
 
 def test_a_wandb_key_is_found_and_never_printed(

@@ -29,6 +29,9 @@ class FixedK(Rule):
     def knobs(self) -> dict[str, object]:
         return {"k": self.k}
 
+    def max_kept(self, shape: MoeShape, calibration: Calibration | None = None) -> int:
+        return self.k
+
     def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
         return float(self.k), float(self.k)
 

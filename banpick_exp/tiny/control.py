@@ -128,7 +128,7 @@ def _source(domain: str) -> Path:
         raise UserError(
             f"the embedded weights are {found}, the planted experts were chosen on {PLANTED_IN}: demoting the same ids "
             f"here would demote experts that mean nothing. Restore the shipped checkpoint, or choose experts for this "
-            f"one (docs/tiny-model.md says how) and enter them as PLANTED and PLANTED_IN in banpick_exp/tiny/control.py."
+            f"one (docs/tiny-model.md says how): PLANTED and PLANTED_IN in banpick_exp/tiny/control.py."
         )
     return folder
 

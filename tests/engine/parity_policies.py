@@ -1,0 +1,30 @@
+"""The policies that vLLM and an independent Transformers forward must agree on, and the calibration Ban reads there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXPERTS = {"1": [3, 17], "3": [5]}
+
+CALIBRATION: dict[str, Any] = {
+    "influence": [[1, 3, 0.4], [2, 9, 0.2], [1, 11, 0.1], [0, 30, 0.05]],
+    "layer_sensitivity": [0.0, 0.35, 1.0, 0.6],
+    "r_min": 0.45,
+    "r_max": 0.95,
+}
+
+POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("none", {}),
+    "fixed_k 1": ("fixed_k", {"k": 1}),
+    "fixed_k 3": ("fixed_k", {"k": 3}),
+    "boost": ("pick", {"mode": "boost", "boost": 1.5, "experts": EXPERTS}),
+    "force_add": ("pick", {"mode": "force_add", "experts": EXPERTS}),
+    "force_replace": ("pick", {"mode": "force_replace", "experts": EXPERTS}),
+    "range_replace": ("pick", {"mode": "range_replace", "experts": EXPERTS}),
+    "range_add": ("pick", {"mode": "range_add", "range_factor": 1.5, "experts": EXPERTS}),
+    "ban": ("ban", {"lambda": 0.9, "k_min": 3}),
+    "ban_pick": ("ban_pick", {"lambda": 0.7, "k_min": 2, "key_experts": 3}),
+}
+
+BLOCKS_OF_PROBE = [["remove", 1, 3], ["remove", 0, 12], ["insert", 1, 3], ["insert", 3, 20], ["limit", 2, 3]]
+RANGE_FACTOR = 2.0

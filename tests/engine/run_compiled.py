@@ -1,0 +1,85 @@
+"""A compiled engine beside an eager one, in float32: three swaps, exact counters, and the width it cannot exceed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, short_prompts
+
+from banpick_exp.config import EngineConfig, ModelConfig
+from banpick_exp.engine import Engine
+
+SWAPS: list[tuple[str, dict[str, Any]]] = [
+    ("none", {}),
+    ("pick", {"mode": "range_replace", "experts": {1: [3, 5], 2: [7]}}),
+    ("fixed_k", {"k": 3}),
+    ("pick", {"mode": "boost", "boost": 1.5, "experts": {1: [3]}}),
+    ("none", {}),
+]
+
+
+def start(*, eager: bool, extra_slots: int = 0) -> Engine:
+    settings = EngineConfig(cpus=1, eager=eager, extra_slots=extra_slots, max_num_batched_tokens=2048)
+    engine = Engine(ModelConfig(name="tiny", dtype="float32"), CHECKPOINT, settings, NUM_LAYERS)
+    engine.start()
+    engine.verify()
+    return engine
+
+
+def under(engine: Engine, policy: tuple[str, dict[str, Any]], turn: int, sequences: list[list[int]]) -> dict[str, Any]:
+    engine.set_policy(*policy)
+    engine.counters(reset=True)
+    scores = engine.score(sequences, salt=f"turn {turn}")
+    counters = engine.counters(reset=True)
+    return {"scores": scores, "tokens": counters.tokens, "kept": counters.kept, "usage": counters.usage}
+
+
+def main(result: Path) -> None:
+    engine = start(eager=True)
+    engine.set_policy("none", {})
+    generations = engine.generate(short_prompts(30), max_tokens=MAX_TOKENS)
+    sequences = [[*g.prompt_token_ids, *g.token_ids] for g in generations]
+    eager = [under(engine, policy, turn, sequences) for turn, policy in enumerate(SWAPS)]
+    wide_eager = under(engine, POLICY_A, 9, sequences)
+    engine.close()
+
+    engine = start(eager=False)
+    compiled = [under(engine, policy, turn, sequences) for turn, policy in enumerate(SWAPS)]
+    engine.set_policy("fixed_k", {"k": 3})
+    fingerprint, refusal = engine.policy_fingerprint, ""
+    try:
+        engine.set_policy(*POLICY_A)
+    except RuntimeError as error:
+        refusal = str(error)
+    after = {"fingerprint": [fingerprint, engine.policy_fingerprint]}
+    engine.counters(reset=True)
+    after["scores"] = engine.score(sequences, salt="after the refusal")
+    after["kept"] = engine.counters(reset=True).kept
+    engine.close()
+
+    engine = start(eager=False, extra_slots=2)
+    wide = under(engine, POLICY_A, 9, sequences)
+    wide_none = under(engine, ("none", {}), 10, sequences)
+    engine.close()
+    result.write_text(
+        json.dumps(
+            {
+                "labels": [" ".join(map(str, policy)) for policy in SWAPS],
+                "tokens": sum(map(len, sequences)),
+                "eager": eager,
+                "compiled": compiled,
+                "refusal": refusal,
+                "after": after,
+                "wide_eager": wide_eager,
+                "wide": wide,
+                "wide_none": wide_none,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

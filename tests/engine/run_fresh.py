@@ -1,0 +1,93 @@
+"""Engines of their own: fresh under a policy, with long prompts and the prefix cache, and in float32."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from parity_policies import BLOCKS_OF_PROBE, CALIBRATION, POLICIES, RANGE_FACTOR
+from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, POLICY_B, long_prompts, short_prompts
+
+from banpick_exp.config import EngineConfig, ModelConfig
+from banpick_exp.engine import Engine
+
+Tokens = list[list[int]]
+
+
+def start(dtype: Any, max_model_len: int) -> Engine:
+    model = ModelConfig(name="tiny", dtype=dtype)
+    engine = Engine(model, CHECKPOINT, EngineConfig(cpus=1, max_model_len=max_model_len), NUM_LAYERS)
+    engine.start()
+    return engine
+
+
+def answers(engine: Engine, prompts: list[str]) -> Tokens:
+    return [list(answer.token_ids) for answer in engine.generate(prompts, max_tokens=MAX_TOKENS)]
+
+
+def swaps() -> dict[str, Any]:
+    """A, B, A on one engine, then B first on another; `leak`: what one common cache salt would have done."""
+    short, long = short_prompts(60), long_prompts(24)
+    found: dict[str, Any] = {}
+    engine = start("bfloat16", 256)
+    found["counters_after_start"] = vars_of(engine.counters(reset=False))
+    engine.set_policy(*POLICY_A)
+    found["a_short"], found["a_long"] = answers(engine, short), answers(engine, long)
+    engine.set_policy(*POLICY_B)
+    found["b_long_after_a"] = answers(engine, long)
+    engine.set_policy(*POLICY_A)
+    engine.counters(reset=True)
+    found["a_long_again"] = answers(engine, long)
+    found["a_tokens_again"] = engine.counters(reset=True).tokens
+    engine.policy_fingerprint = "one salt for all"
+    answers(engine, long)
+    engine.set_policy(*POLICY_B)
+    engine.policy_fingerprint = "one salt for all"
+    found["leak"] = answers(engine, long)
+    engine.set_policy("none", {})
+    whole = [engine.tokenize([text])[0] for text in long]
+    same_start = [whole[0], whole[0][:160] + whole[1][:5]]
+    found["probe_again"] = [
+        engine.probe(s, [len(x) - 8 for x in s], [["remove", 1, 3]], top_vocab=1000, range_factor=2.0)["kl"]
+        for s in (whole[:6], whole[:6], same_start, whole[:2])
+    ]
+    engine.close()
+    engine = start("bfloat16", 256)
+    engine.set_policy(*POLICY_B)
+    found["b_long"] = answers(engine, long)
+    engine.close()
+    return found
+
+
+def vars_of(counters: Any) -> dict[str, Any]:
+    return {"tokens": counters.tokens, "kept": counters.kept, "usage": counters.usage}
+
+
+def precise() -> dict[str, Any]:
+    """float32: log-probabilities of 30 answered problems under each policy, and the probe's KL."""
+    engine = start("float32", 128)
+    engine.verify()
+    engine.load_calibration("hand made", CALIBRATION)
+    generations = engine.generate(short_prompts(30), max_tokens=MAX_TOKENS)
+    sequences = [[*g.prompt_token_ids, *g.token_ids] for g in generations]
+    lengths = [len(g.prompt_token_ids) for g in generations]
+    scores, kept = {}, {}
+    for label, (name, params) in POLICIES.items():
+        engine.set_policy(name, params, "hand made" if name.startswith("ban") else "")
+        engine.counters(reset=True)
+        scores[label] = engine.score(sequences)
+        kept[label] = engine.counters(reset=True).mean_kept
+    engine.set_policy("none", {})
+    probe = engine.probe(sequences, lengths, BLOCKS_OF_PROBE, top_vocab=20, range_factor=RANGE_FACTOR)
+    engine.close()
+    return {"sequences": sequences, "prompt_lengths": lengths, "scores": scores, "kept": kept, "probe": probe}
+
+
+def main(result: Path) -> None:
+    result.write_text(json.dumps({"swaps": swaps(), "precise": precise()}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
