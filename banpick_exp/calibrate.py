@@ -96,19 +96,18 @@ def _measure(point: object, folder: Path, console: Console) -> None:
 
 def _table(domain: str, found: DomainCalibration, score: str) -> Table:
     """Ranks of one domain: by usage, and by every score."""
-    table = Table(title=f"{domain}: most used and most influential experts (LlEe: layer, expert)")
+    table = Table(title=f"{domain}: most used and most influential experts (L0E2: layer 0, expert 2; KL in nats)")
     table.add_column("rank", justify="right")
-    names = ["usage", *SCORES]
-    for name in names:
-        table.add_column(f"{name} (followed)" if name == score else name)
-    columns = []
     share_LE = found["usage"] / np.maximum(found["tokens"], 1)[:, None]
-    for name in names:
+    columns = []
+    for name in ("usage", *SCORES):
+        table.add_column(
+            f"[bold]{name} (followed)[/]" if name == score else "share of tokens" if name == "usage" else name
+        )
         values_LE = share_LE if name == "usage" else found[name]
         order = np.argsort(-values_LE.ravel(), kind="stable")[:TOP]
         experts = values_LE.shape[1]
-        unit = "of tokens" if name == "usage" else "nats"
-        columns.append([f"L{i // experts}E{i % experts} {values_LE.ravel()[i]:.4f} {unit}" for i in order])
+        columns.append([f"L{i // experts}E{i % experts} {values_LE.ravel()[i]:.4f}" for i in order])
     for rank, row in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(rank), *row)
     view = policy_view(found, score)

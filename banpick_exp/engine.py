@@ -152,7 +152,7 @@ class Engine:
             if hooked != self.num_layers:
                 raise EngineError(
                     f"rank {description['rank']}: {hooked} of {self.num_layers} MoE layers are hooked: the others "
-                    f"would ignore every policy. This architecture bypasses vLLM's FusedMoE factory: it cannot be measured."
+                    f"would ignore every policy. This architecture bypasses vLLM's factory: it cannot be measured."
                 )
         for rank, problems in enumerate(self._rpc("banpick_self_test")):
             if problems:

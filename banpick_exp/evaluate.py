@@ -166,12 +166,13 @@ def check_engagement(
 
     The measured budget must lie within what the rule implies, in every domain. A rule that spends a range must not
     sit at its end everywhere (native K: it did not engage; the floor: its threshold is off). A Pick rule must raise
-    the share of its key experts over stock's: its budget alone would not show that it was ever applied.
+    the share of its key experts over stock's (a negative boost: lower it): its budget alone would not show that it was
+    ever applied.
     """
     evidence: dict[str, Any] = {"implied": {}, "measured": {}}
     reasons = []
     key_share = {"policy": 0.0, "stock": 0.0}
-    keys_known = False
+    keys_known = weakens = False
     for domain, run in runs.items():
         chosen = policies[domain]
         policy = build_policy(
@@ -190,16 +191,20 @@ def check_engagement(
         elif chosen.rule.name == "ban" and high > low and measured in (low, high):
             where = "native K: it did not engage" if measured == high else "its floor everywhere: the threshold is off"
             reasons.append(f"{domain}: measured {measured:g} experts a token, {where}")
-        keys_LE = (policy.table.key_PLE[0] | (policy.table.logit_bias_PLE[0] > 0)).numpy()
-        if keys_LE.any():
+        bias_LE = policy.table.logit_bias_PLE[0]
+        keys_LE, weakens = (policy.table.key_PLE[0] | (bias_LE != 0)).numpy(), bool((bias_LE < 0).any())
+        if chosen.rule.name in ("pick", "ban_pick") and not keys_LE.any():
+            reasons.append(f"{domain}: no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
+        elif keys_LE.any():
             keys_known = True
             for side, counters in (("policy", run.counters), ("stock", stock[domain].counters)):
                 key_share[side] += float(np.array(counters.usage)[keys_LE].sum() / sum(counters.tokens))
     if keys_known:
         evidence["key_expert_share"] = key_share
-        if not key_share["policy"] > key_share["stock"]:
+        gained = key_share["policy"] - key_share["stock"]
+        if not (-gained if weakens else gained) > 0:
             reasons.append(
-                f"key experts take {key_share['policy']:.4f} of the selections, no more than stock's "
-                f"{key_share['stock']:.4f}: the insertion never took effect"
+                f"key experts take {key_share['policy']:.4f} of the selections, no {'less' if weakens else 'more'} "
+                f"than stock's {key_share['stock']:.4f}: it never took effect"
             )
     return evidence, "the policy did not engage: " + "; ".join(reasons) if reasons else None

@@ -24,7 +24,7 @@ def pareto_html(frame: pl.DataFrame, verdicts: pl.DataFrame, path: Path, *, titl
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    titles = ("Accuracy at the measured budget", "Accuracy and speed")
+    titles = ("Accuracy at the measured budget (equal ones side by side)", "Accuracy and speed")
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05)
     domains = frame["domain"].unique(maintain_order=True).to_list()
     verdict_of = {(row["fingerprint"], row["domain"]): row for row in verdicts.iter_rows(named=True)}

@@ -76,9 +76,7 @@ def test_points_follow_its_content_not_its_place(tmp_path: Path, plan: Any) -> N
     assert other.fingerprint != first.fingerprint and other.calibration_fingerprint == FINGERPRINT
 
 
-def test_a_relative_folder_is_made_absolute(
-    tmp_path: Path, plan: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_relative_folder_is_made_absolute(tmp_path: Path, plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     point = plan("policy=pick", "calibration.path=mine").points[1]

@@ -208,7 +208,8 @@ def test_an_engine_fingerprint_leaves_out_the_timeout_alone() -> None:
     base = engine_fingerprint("x", model, ENGINE)
     for field, value in EngineConfig(
         tensor_parallel_size=2, gpus=2, cpus=2, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64,
-        eager=False, extra_slots=2, moe_backend="triton", gpu_memory_utilization=0.5, kv_cache_gib=2, distributed_executor_backend="mp",
+        eager=False, extra_slots=2, moe_backend="triton",
+        gpu_memory_utilization=0.5, kv_cache_gib=2, distributed_executor_backend="mp",
         start_timeout_seconds=5, seed=1,
     ):  # fmt: skip
         other = engine_fingerprint("x", model, ENGINE.model_copy(update={field: value}))

@@ -5,6 +5,7 @@ Shares no code with the package. Slow and obvious on purpose: every loop below i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -120,7 +121,7 @@ class OracleGate(nn.Module):
         self.narrowest_gap_T = []
         for t, logits in enumerate(logits_TE.double().tolist()):
             ranked = sorted(logits, reverse=True)[: 2 * self.top_k + 2]
-            self.narrowest_gap_T.append(min(a - b for a, b in zip(ranked, ranked[1:], strict=False)))
+            self.narrowest_gap_T.append(min(a - b for a, b in itertools.pairwise(ranked)))
             kept = self.rule(self.layer, logits)
             total = sum(kept.values())
             for expert, weight in kept.items():

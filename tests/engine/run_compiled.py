@@ -37,8 +37,29 @@ def under(engine: Engine, policy: tuple[str, dict[str, Any]], turn: int, sequenc
     return {"scores": scores, "tokens": counters.tokens, "kept": counters.kept, "usage": counters.usage}
 
 
+def mode(engine: Engine) -> int:
+    """vLLM's compilation mode; 0 is none."""
+    return int(engine.llm.llm_engine.vllm_config.compilation_config.mode)
+
+
+def count_lookups() -> list[int]:
+    """Handles that the opaque routing op looks up from now on: only compiled code goes through it."""
+    from banpick_exp import vllm_plugin
+
+    lookups: list[int] = []
+
+    class Counted(dict[int, Any]):
+        def __getitem__(self, handle: int) -> Any:
+            lookups.append(handle)
+            return super().__getitem__(handle)
+
+    vllm_plugin._LAYERS = Counted(vllm_plugin._LAYERS)  # type: ignore[assignment]
+    return lookups
+
+
 def main(result: Path) -> None:
     engine = start(eager=True)
+    eager_mode = mode(engine)
     engine.set_policy("none", {})
     generations = engine.generate(short_prompts(30), max_tokens=MAX_TOKENS)
     sequences = [[*g.prompt_token_ids, *g.token_ids] for g in generations]
@@ -47,14 +68,16 @@ def main(result: Path) -> None:
     engine.close()
 
     engine = start(eager=False)
+    compiled_mode, lookups = mode(engine), count_lookups()
     compiled = [under(engine, policy, turn, sequences) for turn, policy in enumerate(SWAPS)]
+    custom_op_calls = len(lookups)
     engine.set_policy("fixed_k", {"k": 3})
     fingerprint, refusal = engine.policy_fingerprint, ""
     try:
         engine.set_policy(*POLICY_A)
     except RuntimeError as error:
         refusal = str(error)
-    after = {"fingerprint": [fingerprint, engine.policy_fingerprint]}
+    after: dict[str, Any] = {"fingerprint": [fingerprint, engine.policy_fingerprint]}
     engine.counters(reset=True)
     after["scores"] = engine.score(sequences, salt="after the refusal")
     after["kept"] = engine.counters(reset=True).kept
@@ -67,7 +90,9 @@ def main(result: Path) -> None:
     result.write_text(
         json.dumps(
             {
-                "labels": [" ".join(map(str, policy)) for policy in SWAPS],
+                "eager_mode": eager_mode,
+                "mode": compiled_mode,
+                "custom_op_calls": custom_op_calls,
                 "tokens": sum(map(len, sequences)),
                 "eager": eager,
                 "compiled": compiled,

@@ -107,6 +107,8 @@ def measure(folder: Path, top_k: int, sequences: Sequence[Sequence[int]]) -> dic
         max_num_batched_tokens=1024,
         # vLLM's own CPU rotary kernel errs for the three-dimensional query of MLA.
         compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
+        # The attention that vLLM prefers for MLA on CPUs with AMX takes bfloat16 only.
+        attention_backend="CPU_MLA" if "deepseek" in folder.name else None,
         worker_extension_cls="banpick_exp.worker.RoutingExtension",
         disable_log_stats=True,
     )

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.engine
 
+OWN_PROCESS = "run_fresh.py"
+
 
 def run(engine: Engine, name: str, params: dict[str, Any], salt: str) -> tuple[list[Generation], Counters]:
     engine.set_policy(name, params)
@@ -76,8 +78,8 @@ def test_reset_empties_the_counters(tiny_engine: Engine) -> None:
     assert sum(map(sum, after.usage)) == 0
 
 
-def test_nothing_is_counted_while_an_engine_starts() -> None:
-    counters = findings("run_fresh.py")["swaps"]["counters_after_start"]
+def test_nothing_is_counted_while_an_engine_starts(request: pytest.FixtureRequest) -> None:
+    counters = findings(OWN_PROCESS, request)["swaps"]["counters_after_start"]
     assert counters["tokens"] == counters["kept"] == [0] * NUM_LAYERS
     assert sum(map(sum, counters["usage"])) == 0
 

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.engine
 
+OWN_PROCESS = "run_stock.py"
+
 
 @pytest.fixture(scope="module")
-def stock() -> dict[str, Any]:
-    return findings("run_stock.py")
+def stock(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return findings(OWN_PROCESS, request)
 
 
 def test_none_equals_stock_vllm(tiny_engine: Engine, stock: dict[str, Any]) -> None:

@@ -13,13 +13,15 @@ from prompts import CHECKPOINT, TOP_K
 
 pytestmark = pytest.mark.engine
 
+OWN_PROCESS = "run_fresh.py"
+
 TOLERANCE = 1e-4
 """Nats; measured: a few 1e-6."""
 
 
 @pytest.fixture(scope="module")
-def precise() -> dict[str, Any]:
-    found: dict[str, Any] = findings("run_fresh.py")["precise"]
+def precise(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = findings(OWN_PROCESS, request)["precise"]
     return found
 
 
@@ -70,9 +72,7 @@ def test_probe_equals_an_independent_kl(
 ) -> None:
     rule = probe_rule(BLOCKS_OF_PROBE[index], TOP_K, RANGE_FACTOR)
     values = []
-    for sequence, prompt_length, before in zip(
-        precise["sequences"], precise["prompt_lengths"], unchanged, strict=True
-    ):
+    for sequence, prompt_length, before in zip(precise["sequences"], precise["prompt_lengths"], unchanged, strict=True):
         after, _ = oracle.logits(sequence, rule)
         values.append(kl(before[prompt_length - 1 :], after[prompt_length - 1 :], top_vocab=20))
     expected = torch.cat(values)

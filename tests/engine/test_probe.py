@@ -13,15 +13,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.engine
 
+OWN_PROCESS = "run_fresh.py"
+
 CANDIDATES = [["remove", 1, e] for e in range(NUM_EXPERTS)] + [["insert", 1, 3], ["limit", 1, 3], ["limit", 1, 8]]
 
 
 def answered(engine: Engine, salt: str = "") -> tuple[list[list[int]], list[int]]:
     generations = engine.generate(short_prompts(40), max_tokens=MAX_TOKENS, salt=salt)
-    return [[*g.prompt_token_ids, *g.token_ids[:-1]] for g in generations], [len(g.prompt_token_ids) for g in generations]
+    sequences = [[*g.prompt_token_ids, *g.token_ids[:-1]] for g in generations]
+    return sequences, [len(g.prompt_token_ids) for g in generations]
 
 
-def probe(engine: Engine, sequences: list[list[int]], lengths: list[int], candidates: list[list[Any]]) -> dict[str, Any]:
+Sequences = list[list[int]]
+
+
+def probe(engine: Engine, sequences: Sequences, lengths: list[int], candidates: list[list[Any]]) -> dict[str, Any]:
     return engine.probe(sequences, lengths, candidates, top_vocab=1000, range_factor=2.0)
 
 
@@ -70,8 +76,8 @@ def test_a_sequence_split_over_steps_is_refused(tiny_engine: Engine) -> None:
     assert tiny_engine.counters(reset=True).tokens[0] > 0
 
 
-def test_long_sequences_can_be_probed_again_and_may_share_a_beginning() -> None:
+def test_long_sequences_can_be_probed_again_and_may_share_a_beginning(request: pytest.FixtureRequest) -> None:
     """Over one KV block long, so the prefix cache would hold back what the probe has to see."""
-    first, again, shared, fewer = findings("run_fresh.py")["swaps"]["probe_again"]
+    first, again, shared, fewer = findings(OWN_PROCESS, request)["swaps"]["probe_again"]
     assert first == again
     assert shared[0] > 0 and fewer[0] > 0

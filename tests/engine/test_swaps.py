@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.engine
 
+OWN_PROCESS = "run_fresh.py"
+
 SWAP_SECONDS = 0.05
 
 
 @pytest.fixture(scope="module")
-def fresh() -> dict[str, Any]:
-    found: dict[str, Any] = findings("run_fresh.py")["swaps"]
+def fresh(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = findings(OWN_PROCESS, request)["swaps"]
     return found
 
 
-def test_the_second_time_under_a_equals_the_first_and_a_fresh_engine(tiny_engine: Engine, fresh: dict[str, Any]) -> None:
+def test_a_again_equals_the_first_time_and_a_fresh_engine(tiny_engine: Engine, fresh: dict[str, Any]) -> None:
     answers = {}
     for turn, policy in enumerate((POLICY_A, POLICY_B, POLICY_A)):
         tiny_engine.set_policy(*policy)
