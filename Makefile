@@ -11,6 +11,8 @@ UV ?= uv
 SWEEP ?= pick_strength
 ARGS ?=
 export PYTHON TORCH_INDEX UV
+# Set on some machines; without its bytecode vLLM takes 15 s of compiling at every single start.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 LINT = $(BIN)/ruff check . || status=$$?; $(BIN)/ruff format --check . || status=$$?; $(BIN)/mypy || status=$$?

@@ -61,12 +61,21 @@ class EngineGroup:
                 self._collect(slot, job, reference)
                 if slot.actor is not None and slot not in [s for s, _ in self.running.values()]:
                     self._dispatch(slot)
+            self._stop_overdue_starts()
         # Only left when every slot is gone.
         for job in self.jobs:
             if job.kind == "point":
                 self._finished(
                     self.sweep.fail_point(job.point, "no engine could be kept running; see the points above")
                 )
+
+    def _stop_overdue_starts(self) -> None:
+        """An engine that hangs while loading would hold its GPUs for ever."""
+        for reference, (slot, job) in list(self.running.items()):
+            limit = job.point.engine.start_timeout_seconds
+            if job.kind == "start" and time.perf_counter() - job.started > limit:
+                del self.running[reference]
+                self._engine_lost(slot, job, GetTimeoutError(f"not loaded after engine.start_timeout_seconds={limit}"))
 
     def _start(self, slot: placement.Slot, point: Point) -> None:
         self.starts[slot.name] = self.starts.get(slot.name, 0) + 1
