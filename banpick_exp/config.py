@@ -114,6 +114,9 @@ class TaskConfig(Section):
     """A regular expression with one group that finds the answer; it wins over the separator."""
     chat_template: bool = False
     throughput_prompts: int = Field(default=192, ge=1)
+    """Prompts of a timed run, over all domains."""
+    throughput_tokens: int | None = Field(default=None, ge=1)
+    """Tokens generated for each of them, all the same number; null is max_tokens."""
     throughput_repeats: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")

@@ -80,8 +80,9 @@ def speed_of(point: Point) -> Speed:
 def point_tokens(point: Point) -> int:
     """The most tokens a point can generate: all problems once, then stock and policy in turns for throughput."""
     problems = sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
-    timed = 2 * point.task.throughput_prompts * point.task.throughput_repeats
-    return (problems + timed) * point.task.max_tokens
+    task = point.task
+    timed = 2 * task.throughput_prompts * task.throughput_repeats * (task.throughput_tokens or task.max_tokens)
+    return problems * task.max_tokens + timed
 
 
 def calibration_tokens(point: Point) -> int:

@@ -96,6 +96,7 @@ def time_against_stock(
     Each run has its own cache salt, so no run finds another's prefixes.
     """
     share = max(1, task.throughput_prompts // len(problems))
+    length = task.throughput_tokens or task.max_tokens
     timings = {}
     for domain, items in problems.items():
         prompts = engine.tokenize([p.prompt for p in items[:share]], chat=task.chat_template)
@@ -107,9 +108,9 @@ def time_against_stock(
                 else:
                     policies[domain].activate(engine)
                 begin = time.perf_counter()
-                engine.generate_ids(prompts, max_tokens=task.max_tokens, salt=f"{side}{repeat}", ignore_eos=True)
+                engine.generate_ids(prompts, max_tokens=length, salt=f"{side}{repeat}", ignore_eos=True)
                 seconds[side].append(time.perf_counter() - begin)
-        timings[domain] = Timing(seconds["stock"], seconds["policy"], len(prompts) * task.max_tokens)
+        timings[domain] = Timing(seconds["stock"], seconds["policy"], len(prompts) * length)
     return timings
 
 
