@@ -199,7 +199,7 @@ def check_engagement(
         elif keys_LE.any():
             keys_known = True
             for side, counters in (("policy", run.counters), ("stock", stock[domain].counters)):
-                key_share[side] += float(np.array(counters.usage)[keys_LE].sum() / sum(counters.tokens))
+                key_share[side] += float(np.array(counters.usage)[keys_LE].sum() / sum(counters.kept))
     if keys_known:
         evidence["key_expert_share"] = key_share
         gained = key_share["policy"] - key_share["stock"]

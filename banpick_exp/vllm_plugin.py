@@ -32,7 +32,7 @@ from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
 
-from banpick_kernels.reference import edit_selection, router_scores
+from banpick_kernels.reference import edit_selection, router_scores, within_groups
 from banpick_kernels.table import LayerTable, RouterTable
 
 SUPPORTED_ROUTERS = frozenset({"CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter"})
@@ -106,9 +106,11 @@ class HookedLayer:
         scores_TE = router_scores(logits_TE, getattr(router, "scoring_func", "softmax"))
         correction_E = getattr(router, "e_score_correction_bias", None)
         ranking_TE = scores_TE if correction_E is None else scores_TE + correction_E
-        weights, ids, kept = edit_selection(
-            scores_TE, ranking_TE, base_ids_TK, self.table, self.slots, router.renormalize
-        )
+        groups = getattr(router, "num_expert_group", None) or 1
+        if getattr(router, "use_grouped_topk", True) and 1 < groups < self.num_experts:
+            ranking_TE = within_groups(ranking_TE, groups, router.topk_group, corrected=correction_E is not None)
+        edit = (base_ids_TK, self.table, self.slots, router.renormalize)
+        weights, ids, kept = edit_selection(scores_TE, ranking_TE, *edit)
         return weights * getattr(router, "routed_scaling_factor", 1.0), ids, kept
 
     def biased_logits(self, logits_TE: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ so. Nothing here branches on a value, only on shapes: the same code runs eagerly
 
 Shape suffixes: T tokens, E experts, K experts the checkpoint selects, S slots returned (S >= K), P policy rows,
 R ranks: the E experts of a token again, highest score first. In rank order every rule is a mask or a running count.
-A 1 is an axis that broadcasts.
+G groups of M experts each. A 1 is an axis that broadcasts.
 """
 
 import torch
@@ -46,6 +46,23 @@ def best_first(values_TE: Tensor) -> Tensor:
 def select_top_k(scores_TE: Tensor, top_k: int) -> Tensor:
     """The base selection, int64 [T,K]: what a plain top-k router would choose, in the order of `best_first`."""
     return best_first(scores_TE)[:, :top_k]
+
+
+def within_groups(ranking_TE: Tensor, num_groups: int, top_groups: int, corrected: bool) -> Tensor:
+    """Grouped top-k (DeepSeek-V2, V3): the ranking [T,E] with the experts of unselected groups at -inf.
+
+    The experts stand in `num_groups` equal groups, of which each token sees its `top_groups` best: by their largest
+    value, or with a correction bias (`corrected`) by the sum of their two largest (vLLM grouped_topk, V3 report 2.1.2).
+
+    >>> within_groups(torch.tensor([[0.5, 0.1, 0.4, 0.3]]), 2, 1, corrected=False)
+    tensor([[0.5000, 0.1000,   -inf,   -inf]])
+    >>> within_groups(torch.tensor([[0.5, 0.1, 0.4, 0.3]]), 2, 1, corrected=True)
+    tensor([[  -inf,   -inf, 0.4000, 0.3000]])
+    """
+    value_TGM = ranking_TE.unflatten(-1, (num_groups, -1))
+    group_TG = value_TGM.topk(2, dim=-1).values.sum(dim=-1) if corrected else value_TGM.amax(dim=-1)
+    seen_TG = torch.zeros_like(group_TG, dtype=torch.bool).scatter_(1, group_TG.topk(top_groups, dim=-1).indices, True)
+    return value_TGM.where(seen_TG[..., None], -torch.inf).flatten(-2)
 
 
 def ban_count(score_TR: Tensor, base_TR: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
