@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from banpick_kernels.reference import router_scores, select_top_k, within_groups
 
 
