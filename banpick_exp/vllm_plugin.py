@@ -136,7 +136,7 @@ class HookedLayer:
         if not self.counting or not is_forward_context_available():
             return
         context = get_forward_context()
-        if context.attn_metadata is None:
+        if context.attn_metadata is None and not self.frozen:  # a graph is captured in a dummy run, and must count
             return
         valid_TS = torch.ones_like(ids_TS, dtype=torch.bool) if kept_TS is None else kept_TS
         padding_T = context.is_padding
