@@ -28,9 +28,9 @@ class Problem:
 
 
 def data_file(task: TaskConfig, domain: str, split: str) -> Path:
-    """Where the problems of one domain and split lie."""
+    """Where the problems of one domain and split lie: the file that the plan has hashed."""
     template = task.data_files or str(SHIPPED_DATA / "{domain}_{split}.jsonl")
-    return Path(template.format(domain=domain, split=split))
+    return Path(template.format(domain=domain, split=split)).expanduser()
 
 
 def load_problems(task: TaskConfig, split: str, limit: int | None = None) -> dict[str, list[Problem]]:
