@@ -64,7 +64,8 @@ class EngineConfig(Section):
     max_num_batched_tokens: int = Field(default=8192, ge=1)
     max_model_len: int = Field(default=128, ge=2)
     """Tokens of prompt and answer together."""
-    eager: bool = True
+    compile: bool = False
+    """torch.compile, and on a GPU captured graphs: faster once started. Policies are swapped all the same."""
     extra_slots: int = Field(default=0, ge=0)
     """A compiled engine has a fixed width of top_k + this many experts a token; policies that add experts need more."""
     moe_backend: str | None = None

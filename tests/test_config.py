@@ -153,7 +153,7 @@ def test_fingerprint_golden_values() -> None:
         ("policy.key_experts=choice(1,K,E)", (1, 4, 16)),
         ("policy.experts={0: [1, 2]}", ({0: [1, 2]},)),
         ("model.path='a,b'", ("a,b",)),
-        ("engine.eager=true,false", (True, False)),
+        ("engine.compile=true,false", (True, False)),
         ("task.split=choice('test',dev)", ("test", "dev")),
     ],
 )

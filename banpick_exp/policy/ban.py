@@ -51,13 +51,13 @@ class Ban(Rule):
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         found = ban_statistics(calibration, shape, self.name)
-        table.ban_PL[0] = True
-        table.ban_k_min_PL[0] = self.k_min
-        table.ban_lambda_PL[0] = self.lambda_
-        table.ratio_min_PL[0] = found.r_min
-        table.ratio_max_PL[0] = found.r_max
+        table.ban[0] = True
+        table.ban_k_min[0] = self.k_min
+        table.ban_lambda[0] = self.lambda_
+        table.ratio_min[0] = found.r_min
+        table.ratio_max[0] = found.r_max
         for layer, sensitivity in enumerate(found.layer_sensitivity):
-            table.sensitivity_PL[0, layer] = sensitivity
+            table.sensitivity[0, layer] = sensitivity
 
 
 class BanPick(Ban, Pick):

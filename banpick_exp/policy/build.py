@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from banpick_kernels.table import RouterTable
 
-ROUTING_VERSION = 1
-"""Raised when a rule starts to route differently under the same knobs: old fingerprints must not match then."""
+ROUTING_VERSION = 2
+"""Raised when a rule starts to route differently under the same knobs: old fingerprints must not match then.
+2: experts are ordered by logit, no longer by score, which differs where float32 scores tie."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,7 @@ class FixedK(Rule):
         return float(self.k), float(self.k)
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
-        table.keep_PL[0] = self.k
+        table.keep[0] = self.k
 
 
 def check_count(name: str, knob: str, value: int, shape: MoeShape) -> None:

@@ -145,10 +145,10 @@ class Pick(Rule):
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         if self.mode in RANGED:
             # 61 / 7 * 7 is 60.999...: the small addend keeps a whole window whole.
-            table.insert_window_PL[0] = min(shape.num_experts, math.floor(self.range_factor * shape.top_k + 1e-9))
+            table.insert_window[0] = min(shape.num_experts, math.floor(self.range_factor * shape.top_k + 1e-9))
         elif self.mode != "boost":
-            table.insert_window_PL[0] = shape.num_experts
-        table.insert_replaces_PL[0] = self.mode in REPLACING
+            table.insert_window[0] = shape.num_experts
+        table.insert_replaces[0] = self.mode in REPLACING
         for layer, experts in self.selected(shape, calibration).items():
             for expert in experts:
                 if self.mode == "boost":

@@ -1,11 +1,16 @@
 """The router in readable torch: the definition that every kernel must match, expert id for expert id.
 
-Source of the rules: Ban&Pick, arXiv 2509.06346 v3. Where the paper is silent the rule is ours, and its docstring says
-so. Nothing here branches on a value, only on shapes: the same code runs eagerly, compiled and in a captured graph.
+Source of the rules: Ban&Pick, arXiv 2509.06346 v3; where another paper is meant the docstring names it, where all are
+silent the rule is ours and its docstring says so. Nothing here branches on a value, only on shapes: the same code runs
+eagerly, compiled and in a captured graph.
 
-Shape suffixes: T tokens, E experts, K experts the checkpoint selects, S slots returned (S >= K), P policy rows,
-R ranks: the E experts of a token again, highest score first. In rank order every rule is a mask or a running count.
-G groups of M experts each. A 1 is an axis that broadcasts.
+The order of experts, everywhere: by router logit, policy bias included, highest first; equal logits by lower id. Both
+scorings only ever grow with the logit, so this is the order of the scores as well, except that it does not depend on how
+an exponential rounds: two logits that differ stay in order even where their float32 scores are equal.
+
+Shape suffixes: T tokens, E experts, K experts the checkpoint selects, S slots returned, P policy rows, R ranks: the E
+experts of a token again, best first. In rank order every rule is a mask or a running count. G groups of M experts each.
+A 1 is an axis that broadcasts.
 """
 
 import torch
@@ -14,6 +19,15 @@ from torch import Tensor
 from banpick_kernels.table import LayerTable
 
 TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+
+
+def biased_logits(logits_TE: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
+    """Router logits of any float type plus the policy's bias (Pick's `boost`), float32 [T,E]: what is ordered and scored.
+
+    NaN counts as -inf, +inf as the largest float.
+    """
+    biased_TE = logits_TE.float() + _of_row(layer.logit_bias_PE, row_T)
+    return torch.nan_to_num(biased_TE, nan=-torch.inf, posinf=LARGEST, neginf=-torch.inf)
 
 
 def router_scores(logits_TE: Tensor, scoring: str = "softmax") -> Tensor:
@@ -43,9 +57,9 @@ def best_first(values_TE: Tensor) -> Tensor:
     return values_TE.argsort(dim=-1, descending=True, stable=True)
 
 
-def select_top_k(scores_TE: Tensor, top_k: int) -> Tensor:
+def select_top_k(ranking_TE: Tensor, top_k: int) -> Tensor:
     """The base selection, int64 [T,K]: what a plain top-k router would choose, in the order of `best_first`."""
-    return best_first(scores_TE)[:, :top_k]
+    return best_first(ranking_TE)[:, :top_k]
 
 
 def within_groups(ranking_TE: Tensor, num_groups: int, top_groups: int, corrected: bool) -> Tensor:
@@ -65,10 +79,10 @@ def within_groups(ranking_TE: Tensor, num_groups: int, top_groups: int, correcte
     return value_TGM.where(seen_TG[..., None], -torch.inf).flatten(-2)
 
 
-def ban_count(score_TR: Tensor, base_TR: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
+def ban_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
     """Ban: how many experts of the base selection each token keeps, float32 [T,1] (2509.06346, section 3).
 
-    w_1 >= w_2 >= ... are the token's base scores (only their ratio enters, so normalising them changes nothing):
+    w_1 >= ... >= w_K are the scores of the token's base selection (only their ratio enters):
         R  = (w_1 + w_2 + w_3) / (w_1 + ... + w_K)
         Tn = clamp((R_max - R) / (R_max - R_min), 0, 1)                        # 0 where R_max = R_min (ours)
         k  = round(k_min + (K - k_min) * lambda * 0.5 * (sensitivity + Tn))    # half to even, clamped to [k_min, K]
@@ -78,20 +92,62 @@ def ban_count(score_TR: Tensor, base_TR: Tensor, layer: LayerTable, row_T: Tenso
 
     >>> from banpick_kernels.table import RouterTable
     >>> table = RouterTable.neutral(1, 4, 4)
-    >>> for values, value in [(table.ban_k_min_PL, 2), (table.sensitivity_PL, 0.5), (table.ratio_min_PL, 0.8),
-    ...                       (table.ratio_max_PL, 1.0)]:
+    >>> for values, value in [(table.ban_k_min, 2), (table.sensitivity, 0.5), (table.ratio_min, 0.8),
+    ...                       (table.ratio_max, 1.0)]:
     ...     _ = values.fill_(value)
-    >>> ban_count(torch.tensor([[0.4, 0.3, 0.2, 0.1]]), torch.ones(1, 4, dtype=torch.bool), table.layer(0))
+    >>> ban_count(torch.tensor([[0.4, 0.3, 0.2, 0.1]]), table.layer(0))
     tensor([[3.]])
     """
-    k_min_T1, top_k_T1 = _of_row(layer.ban_k_min_P, row_T).float(), _of_row(layer.keep_P, row_T).float()
-    ratio_max_T1, span_T1 = _of_row(layer.ratio_max_P, row_T), _of_row(layer.ratio_max_P - layer.ratio_min_P, row_T)
-    weight_TR = score_TR.where(base_TR, 0)
-    top3_T1 = weight_TR.where(base_TR.cumsum(dim=-1) <= 3, 0).sum(dim=-1, keepdim=True)
-    ratio_T1 = top3_T1 / weight_TR.sum(dim=-1, keepdim=True).clamp_min(TINY)
+    k_min_T1, keep_T1 = _of_row(layer.ban_k_min, row_T), _of_row(layer.keep, row_T)
+    ratio_max_T1, span_T1 = _of_row(layer.ratio_max, row_T), _of_row(layer.ratio_max - layer.ratio_min, row_T)
+    ratio_T1 = weight_TK[:, :3].sum(dim=-1, keepdim=True) / weight_TK.sum(dim=-1, keepdim=True).clamp_min(TINY)
     flatness_T1 = ((ratio_max_T1 - ratio_T1) / span_T1.where(span_T1 > 0, torch.inf)).clamp(0, 1)
-    keep_more_T1 = _of_row(layer.ban_lambda_P, row_T) * 0.5 * (_of_row(layer.sensitivity_P, row_T) + flatness_T1)
-    return (k_min_T1 + (top_k_T1 - k_min_T1) * keep_more_T1).round().clamp(min=k_min_T1, max=top_k_T1)
+    keep_more_T1 = _of_row(layer.ban_lambda, row_T) * 0.5 * (_of_row(layer.sensitivity, row_T) + flatness_T1)
+    return (k_min_T1 + (keep_T1 - k_min_T1) * keep_more_T1).round().clamp(min=k_min_T1, max=keep_T1)
+
+
+def threshold_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
+    """The threshold rules: how many of the base selection are left by the strictest of them, float32 [T,1].
+
+    w_1 >= ... >= w_K are the base scores divided by their sum (only `min_weight` and `tail_square` depend on that: ours).
+        naee     (2402.14800)  ranks with w_i >= min_ratio * w_1
+        top_p    (2403.07652)  the shortest prefix with w_1 + ... + w_k >= mass
+        modes    (2511.15690)  ranks with w_i >= min_weight
+        adapmoe  (2408.10284)  ranks whose tail w_i^2 + ... + w_K^2 is at least tail_square
+    Each leaves a prefix, because the weights descend; `floor` experts stay in any case. Neutral values leave all K.
+
+    Weights 0.5, 0.25, 0.125, 0.125: naee with 0.5 leaves 2, top_p with 0.8 leaves 3.
+
+    >>> from banpick_kernels.table import RouterTable
+    >>> weights, table = torch.tensor([[0.5, 0.25, 0.125, 0.125]]), RouterTable.neutral(1, 4, 4)
+    >>> _ = table.min_ratio.fill_(0.5)
+    >>> threshold_count(weights, table.layer(0))
+    tensor([[2.]])
+    >>> _ = table.min_ratio.fill_(0), table.mass.fill_(0.8)
+    >>> threshold_count(weights, table.layer(0))
+    tensor([[3.]])
+    """
+    weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True).clamp_min(TINY)
+    before_TK = weight_TK.cumsum(dim=-1) - weight_TK
+    tail_TK = weight_TK.square().flip(-1).cumsum(dim=-1).flip(-1)
+    left_TK = (
+        (weight_TK >= _of_row(layer.min_ratio, row_T) * weight_TK[:, :1])
+        & (before_TK < _of_row(layer.mass, row_T))
+        & (weight_TK >= _of_row(layer.min_weight, row_T))
+        & (tail_TK >= _of_row(layer.tail_square, row_T))
+    )
+    return left_TK.sum(dim=-1, keepdim=True).float().clamp_min(_of_row(layer.floor, row_T))
+
+
+def keep_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
+    """The keep rule: how many experts of the base selection each token keeps before insertion, float32 [T,1].
+
+    `keep` of them (fixed_k; stock where it is K), Ban's count where `ban` is set, and never more than the thresholds
+    leave. All sums below run over the K base scores alone.
+    """
+    keep_T1 = _of_row(layer.keep, row_T)
+    banned_T1 = torch.where(_of_row(layer.ban, row_T) > 0, ban_count(weight_TK, layer, row_T), keep_T1)
+    return banned_T1.minimum(threshold_count(weight_TK, layer, row_T))
 
 
 def insert_keys(kept_TR: Tensor, key_TR: Tensor, in_window_TR: Tensor, replaces_T1: Tensor) -> Tensor:
@@ -119,69 +175,83 @@ def insert_keys(kept_TR: Tensor, key_TR: Tensor, in_window_TR: Tensor, replaces_
 
 
 def edit_selection(
+    logits_TE: Tensor,
     scores_TE: Tensor,
-    ranking_TE: Tensor,
     base_ids_TK: Tensor,
     layer: LayerTable,
     slots: int,
     renormalize: bool,
+    *,
+    ranking_TE: Tensor | None = None,
     row_T: Tensor | None = None,
+    inserts: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Apply the policy to a selection that a router has made: keep rule first, then insertion, then the weights.
 
     Args:
-        scores_TE: float32, finite, >= 0: what the router weights by.
-        ranking_TE: what the router ranks by: the scores themselves (pass the same tensor, it saves a sort), or scores
-            + correction bias; -inf for a masked group. Only the insertion window reads it: "first k", "lowest weight"
-            and "highest score" always mean the scores.
+        logits_TE: of `biased_logits`: what "first k", "lowest weight" and "highest score" mean.
+        scores_TE: float32, finite, >= 0: what the router weights by, `router_scores(logits_TE)`.
         base_ids_TK: the router's own top-k, any order, int32 or int64. -1 (vLLM's padding rows) is read as expert 0.
         layer: the policy of this layer.
         slots: S, at least the most experts the policy can keep (further ones would be cut off) and at most E.
         renormalize: weights of the kept sum to 1 (where all are 0 they stay 0); otherwise they are the raw scores.
+        ranking_TE: what the router ranks by where that is not the logit: scores + correction bias, -inf for a masked
+            group. Only the insertion window reads it.
         row_T: int32 or int64, the policy row of each token; None is row 0 for all.
+        inserts: False where the policy is known to insert nothing: the same result without sorting all experts.
 
     Returns:
-        weights float32, ids int32, kept bool, each [T,S]: kept slots first, descending score, equal scores by lower id.
-        An unkept slot repeats the token's first id with weight 0, which every expert kernel computes exactly.
+        weights float32, ids int32, kept bool, each [T,S]: kept slots first, best first. An unkept slot repeats the
+        token's first id with weight 0, which every expert kernel computes exactly.
 
     A token ranks its experts 3, 1, 0, 2 and its base is {3, 1}. One is kept, then key expert 0 comes in:
 
     >>> from banpick_kernels.table import RouterTable
     >>> table = RouterTable.neutral(1, 4, top_k=2)
-    >>> _ = table.keep_PL.fill_(1), table.insert_window_PL.fill_(4)
+    >>> _ = table.keep.fill_(1), table.insert_window.fill_(4)
     >>> table.key_PLE[0, 0, 0] = True
     >>> scores = torch.tensor([[0.125, 0.25, 0.0, 0.625]])
-    >>> edit_selection(scores, scores, torch.tensor([[1, 3]]), table.layer(0), slots=3, renormalize=False)
+    >>> edit_selection(scores.log(), scores, torch.tensor([[1, 3]]), table.layer(0), slots=3, renormalize=False)
     (tensor([[0.6250, 0.1250, 0.0000]]), tensor([[3, 0, 3]], dtype=torch.int32), tensor([[ True,  True, False]]))
     """
-    order_TR = best_first(scores_TE)
-    score_TR = scores_TE.gather(1, order_TR)
-    base_TE = torch.zeros_like(scores_TE, dtype=torch.bool).scatter_(1, base_ids_TK.long().clamp_min(0), True)
-    base_TR = base_TE.gather(1, order_TR)
-
-    keep_T1 = _of_row(layer.keep_P, row_T)
-    keep_T1 = torch.where(_of_row(layer.ban_P, row_T), ban_count(score_TR, base_TR, layer, row_T), keep_T1)
-    kept_TR = base_TR & (base_TR.cumsum(dim=-1) <= keep_T1)
-
-    if ranking_TE is scores_TE:
-        rank_TR = torch.arange(scores_TE.shape[1], device=scores_TE.device)
+    ids_TK = base_ids_TK.long().clamp_min(0).sort(dim=-1).values
+    ids_TK = ids_TK.gather(1, best_first(logits_TE.gather(1, ids_TK)))
+    keep_T1 = keep_count(scores_TE.gather(1, ids_TK), layer, row_T)
+    kept_TK = torch.arange(ids_TK.shape[1], device=ids_TK.device) < keep_T1
+    if inserts:
+        ids_TS, kept_TS = _inserted(logits_TE, ids_TK, kept_TK, layer, slots, ranking_TE, row_T)
     else:
-        rank_TR = best_first(ranking_TE).argsort(dim=-1).gather(1, order_TR)
-    key_TR = _of_row(layer.key_PE, row_T).expand_as(base_TE).gather(1, order_TR)
-    in_window_TR = rank_TR < _of_row(layer.insert_window_P, row_T)
-    kept_TR = insert_keys(kept_TR, key_TR, in_window_TR, _of_row(layer.insert_replaces_P, row_T))
-
-    slot_TS = kept_TR.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :slots]
-    kept_TS, ids_TS = kept_TR.gather(1, slot_TS), order_TR.gather(1, slot_TS)
-    weights_TS = score_TR.gather(1, slot_TS).where(kept_TS, 0)
+        spare = max(0, slots - ids_TK.shape[1])
+        ids_TS = torch.nn.functional.pad(ids_TK, (0, spare))[:, :slots]
+        kept_TS = torch.nn.functional.pad(kept_TK, (0, spare))[:, :slots]
+    weights_TS = scores_TE.gather(1, ids_TS).where(kept_TS, 0)
     if renormalize:
         weights_TS = weights_TS / weights_TS.sum(dim=-1, keepdim=True).clamp_min(TINY)
     return weights_TS, ids_TS.where(kept_TS, ids_TS[:, :1]).int(), kept_TS
 
 
-def biased_logits(logits_TE: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
-    """Router logits float32 [T,E] plus the policy's bias (Pick's `boost`): what is scored, ranked and weighted."""
-    return logits_TE.float() + _of_row(layer.logit_bias_PE, row_T)
+def _inserted(
+    logits_TE: Tensor,
+    ids_TK: Tensor,
+    kept_TK: Tensor,
+    layer: LayerTable,
+    slots: int,
+    ranking_TE: Tensor | None,
+    row_T: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The selection after `insert_keys`: ids int64 [T,S], kept first and best first, and kept bool [T,S]."""
+    order_TR = best_first(logits_TE)
+    kept_TE = torch.zeros_like(logits_TE, dtype=torch.bool).scatter_(1, ids_TK, kept_TK)
+    if ranking_TE is None:
+        rank_TR = torch.arange(logits_TE.shape[1], device=logits_TE.device)
+    else:
+        rank_TR = best_first(ranking_TE).argsort(dim=-1).gather(1, order_TR)
+    key_TR = _of_row(layer.key_PE, row_T).expand_as(kept_TE).gather(1, order_TR)
+    in_window_TR = rank_TR < _of_row(layer.insert_window, row_T)
+    kept_TR = kept_TE.gather(1, order_TR)
+    kept_TR = insert_keys(kept_TR, key_TR, in_window_TR, _of_row(layer.insert_replaces, row_T) > 0)
+    slot_TS = kept_TR.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :slots]
+    return order_TR.gather(1, slot_TS), kept_TR.gather(1, slot_TS)
 
 
 def route(
@@ -191,12 +261,22 @@ def route(
     slots: int,
     renormalize: bool,
     scoring: str = "softmax",
+    *,
+    correction_E: Tensor | None = None,
     row_T: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A whole router without groups or correction bias: logits in, (weights, ids, kept) of `edit_selection` out."""
-    scores_TE = router_scores(biased_logits(logits_TE, layer, row_T), scoring)
-    base_ids_TK = select_top_k(scores_TE, top_k)
-    return edit_selection(scores_TE, scores_TE, base_ids_TK, layer, slots, renormalize, row_T)
+    """A whole router without groups: logits in, (weights, ids, kept) of `edit_selection` out.
+
+    With a correction bias (DeepSeek-V3) the base selection ranks by score + bias, equal ones by lower id; the weights
+    are the scores without it.
+    """
+    logits_TE = biased_logits(logits_TE, layer, row_T)
+    scores_TE = router_scores(logits_TE, scoring)
+    ranking_TE = None if correction_E is None else scores_TE + correction_E
+    base_ids_TK = select_top_k(logits_TE if ranking_TE is None else ranking_TE, top_k)
+    return edit_selection(
+        logits_TE, scores_TE, base_ids_TK, layer, slots, renormalize, ranking_TE=ranking_TE, row_T=row_T
+    )
 
 
 def _of_row(values: Tensor, row_T: Tensor | None) -> Tensor:

@@ -1,102 +1,121 @@
-"""The numbers a router reads: one small tensor per policy value, never a Python branch.
+"""The numbers a router reads: device tensors per policy row and layer, never a Python branch.
 
 vLLM compiles the model once and drops every guard, so a Python float in the router would be frozen at trace time.
 Tensors changed in place are read anew by eager, compiled and graph-captured code alike: a policy is swapped by
-`RouterTable.copy_`.
+`RouterTable.copy_`. The scalars of one row and layer lie side by side, so that a kernel reads them in one line.
 
-Shape suffixes: P policy rows (row 0 is the default, more serve a policy per request), L MoE layers, E routed experts.
+Shape suffixes: P policy rows (row 0 is the default, more serve a policy per request), L MoE layers, E routed experts,
+C the columns of `Columns`, padded to 16.
 """
 
 import hashlib
 from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+WIDTH = 16
+"""Floats in a row of one layer: 64 bytes."""
+
+
+class Column:
+    """One scalar of a policy row. On a table it reads as a view, so `table.keep.fill_(4)` and `table.keep[0] = 4` write."""
+
+    def __init__(self, index: int, neutral: float | None) -> None:
+        """`neutral`: the value that changes nothing; None is the checkpoint's top_k."""
+        self.index, self.neutral = index, neutral
+
+    def __get__(self, table: Any, owner: type) -> Tensor:
+        return table.values[..., self.index]
+
+
+class Columns:
+    """The scalars by name: [P,L] views of a `RouterTable`, [P] views of a `LayerTable`; float32, counts and flags too."""
+
+    keep = Column(0, None)
+    """Experts kept of the base selection before insertion: the checkpoint's top_k, or fewer."""
+    ban = Column(1, 0.0)
+    """1: prune per token between ban_k_min and keep."""
+    ban_k_min = Column(2, None)
+    """Fewest experts Ban keeps."""
+    ban_lambda = Column(3, 1.0)
+    """In (0, 2], higher keeps more."""
+    sensitivity = Column(4, 0.0)
+    """`layer_sensitivity` of the calibration, 0 to 1."""
+    ratio_min = Column(5, 0.0)
+    """R_min of the calibration."""
+    ratio_max = Column(6, 0.0)
+    """R_max of the calibration."""
+    floor = Column(7, 1.0)
+    """Fewest experts that the four thresholds below leave."""
+    min_ratio = Column(8, 0.0)
+    """Keep ranks with w_i >= min_ratio * w_1 (naee's beta); 0 keeps all."""
+    mass = Column(9, 2.0)
+    """Keep the shortest prefix of at least this share of the base's weight (top_p); above 1 keeps all."""
+    min_weight = Column(10, 0.0)
+    """Keep ranks with w_i >= min_weight, w normalised over the base (modes); 0 keeps all."""
+    tail_square = Column(11, 0.0)
+    """Drop ranks from the end while the dropped w_i^2 sum to less than this, w normalised (adapmoe); 0 keeps all."""
+    insert_window = Column(12, 0.0)
+    """A key expert enters only if it ranks within this many; 0 inserts nothing, E always inserts."""
+    insert_replaces = Column(13, 0.0)
+    """1: an inserted expert evicts the lowest-weight other expert; 0: it makes the selection longer."""
+
+
+COLUMNS: dict[str, Column] = {name: column for name, column in vars(Columns).items() if isinstance(column, Column)}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LayerTable:
+class LayerTable(Columns):
     """One layer's view of a `RouterTable`: the same memory without the layer axis, so it follows every `copy_`."""
 
+    values: Tensor
+    """float32 [P,C]."""
     logit_bias_PE: Tensor
     key_PE: Tensor
-    insert_window_P: Tensor
-    insert_replaces_P: Tensor
-    keep_P: Tensor
-    ban_P: Tensor
-    ban_k_min_P: Tensor
-    ban_lambda_P: Tensor
-    sensitivity_P: Tensor
-    ratio_min_P: Tensor
-    ratio_max_P: Tensor
 
     def to(self, device: torch.device | str) -> "LayerTable":
         """The same values on `device`: a copy where the device differs, which no longer follows the table."""
         return LayerTable(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
+    def clone(self) -> "LayerTable":
+        """A copy that follows nothing."""
+        return LayerTable(**{field.name: getattr(self, field.name).clone() for field in fields(self)})
+
+    def copy_(self, other: "LayerTable") -> "LayerTable":
+        """Take over the values of `other` in place, across devices. Raises ValueError if a shape differs."""
+        return _copy(self, other)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RouterTable:
-    """Every value a policy sets, for every row and layer. Fields are fixed, their contents change in place."""
+class RouterTable(Columns):
+    """Every value a policy sets, for every row and layer. The tensors are fixed, their contents change in place."""
 
+    values: Tensor
+    """float32 [P,L,C], the scalars of `Columns`."""
     logit_bias_PLE: Tensor
     """float32, added to the router logits before scoring; 0 leaves an expert alone, -inf gives it the score 0."""
     key_PLE: Tensor
     """bool, the key experts that insertion may bring in."""
-    insert_window_PL: Tensor
-    """int32, a key expert enters only if it ranks within this many; 0 inserts nothing, E always inserts."""
-    insert_replaces_PL: Tensor
-    """bool, an inserted expert evicts the lowest-weight other expert (True) or makes the selection longer (False)."""
-    keep_PL: Tensor
-    """int32, experts kept of the base selection before insertion: the checkpoint's top_k, or fewer."""
-    ban_PL: Tensor
-    """bool, prune per token between ban_k_min and keep."""
-    ban_k_min_PL: Tensor
-    """int32, fewest experts Ban keeps."""
-    ban_lambda_PL: Tensor
-    """float32 in (0, 2], higher keeps more."""
-    sensitivity_PL: Tensor
-    """float32, `layer_sensitivity` of the calibration, 0 to 1."""
-    ratio_min_PL: Tensor
-    """float32, R_min of the calibration."""
-    ratio_max_PL: Tensor
-    """float32, R_max of the calibration."""
 
     @classmethod
     def neutral(
         cls, num_layers: int, num_experts: int, top_k: int, rows: int = 1, device: torch.device | str = "cpu"
     ) -> "RouterTable":
         """The table that changes nothing: no bias, no key expert, no pruning, `top_k` experts kept."""
-
-        def full(value: float | bool, dtype: torch.dtype, *trailing: int) -> Tensor:
-            return torch.full((rows, num_layers, *trailing), value, dtype=dtype, device=device)
-
+        values = torch.zeros(rows, num_layers, WIDTH, dtype=torch.float32, device=device)
+        for column in COLUMNS.values():
+            values[..., column.index] = top_k if column.neutral is None else column.neutral
         return cls(
-            logit_bias_PLE=full(0.0, torch.float32, num_experts),
-            key_PLE=full(False, torch.bool, num_experts),
-            insert_window_PL=full(0, torch.int32),
-            insert_replaces_PL=full(False, torch.bool),
-            keep_PL=full(top_k, torch.int32),
-            ban_PL=full(False, torch.bool),
-            ban_k_min_PL=full(top_k, torch.int32),
-            ban_lambda_PL=full(1.0, torch.float32),
-            sensitivity_PL=full(0.0, torch.float32),
-            ratio_min_PL=full(0.0, torch.float32),
-            ratio_max_PL=full(0.0, torch.float32),
+            values=values,
+            logit_bias_PLE=torch.zeros(rows, num_layers, num_experts, dtype=torch.float32, device=device),
+            key_PLE=torch.zeros(rows, num_layers, num_experts, dtype=torch.bool, device=device),
         )
 
     def copy_(self, other: "RouterTable") -> "RouterTable":
         """Take over the values of `other` in place, across devices. Raises ValueError if a shape differs."""
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if mine.shape != theirs.shape:
-                raise ValueError(
-                    f"{field.name} has shape {tuple(theirs.shape)}, this router's is {tuple(mine.shape)}: "
-                    "the policy was built for another model. Build it with this model's layers, experts and top_k."
-                )
-        for field in fields(self):
-            getattr(self, field.name).copy_(getattr(other, field.name))
-        return self
+        return _copy(self, other)
 
     def digest(self) -> str:
         """SHA-256 in hex of all names, shapes and values, the same on every device: do two ranks hold one policy?"""
@@ -108,6 +127,23 @@ class RouterTable:
         return sha.hexdigest()
 
     def layer(self, index: int) -> LayerTable:
-        """Layer `index` as views: `key_PLE[:, index]` becomes `key_PE`, `keep_PL[:, index]` becomes `keep_P`."""
-        views = {field.name.replace("_PL", "_P"): getattr(self, field.name)[:, index] for field in fields(self)}
-        return LayerTable(**views)
+        """Layer `index` as views."""
+        return LayerTable(
+            values=self.values[:, index], logit_bias_PE=self.logit_bias_PLE[:, index], key_PE=self.key_PLE[:, index]
+        )
+
+
+Table = TypeVar("Table", LayerTable, RouterTable)
+
+
+def _copy(mine: Table, theirs: Table) -> Table:
+    pairs = [(field.name, getattr(mine, field.name), getattr(theirs, field.name)) for field in fields(mine)]
+    for name, target, source in pairs:
+        if target.shape != source.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(source.shape)}, this router's is {tuple(target.shape)}: "
+                "the policy was built for another model. Build it with this model's layers, experts and top_k."
+            )
+    for _, target, source in pairs:
+        target.copy_(source)
+    return mine

@@ -21,8 +21,8 @@ SWAPS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def start(*, eager: bool, extra_slots: int = 0) -> Engine:
-    settings = EngineConfig(cpus=1, eager=eager, extra_slots=extra_slots, max_num_batched_tokens=2048)
+def start(*, compiled: bool, extra_slots: int = 0) -> Engine:
+    settings = EngineConfig(cpus=1, compile=compiled, extra_slots=extra_slots, max_num_batched_tokens=2048)
     engine = Engine(ModelConfig(name="tiny", dtype="float32"), CHECKPOINT, settings, NUM_LAYERS)
     engine.start()
     engine.verify()
@@ -44,7 +44,7 @@ def mode(engine: Engine) -> int:
 
 def count_lookups() -> list[int]:
     """Handles that the opaque routing op looks up from now on: only compiled code goes through it."""
-    from banpick_exp import vllm_plugin
+    from banpick_exp.vllm_plugin import layer
 
     lookups: list[int] = []
 
@@ -53,12 +53,12 @@ def count_lookups() -> list[int]:
             lookups.append(handle)
             return super().__getitem__(handle)
 
-    vllm_plugin._LAYERS = Counted(vllm_plugin._LAYERS)  # type: ignore[assignment]
+    layer._LAYERS = Counted(layer._LAYERS)  # type: ignore[assignment]
     return lookups
 
 
 def main(result: Path) -> None:
-    engine = start(eager=True)
+    engine = start(compiled=False)
     eager_mode = mode(engine)
     engine.set_policy("none", {})
     generations = engine.generate(short_prompts(30), max_tokens=MAX_TOKENS)
@@ -67,7 +67,7 @@ def main(result: Path) -> None:
     wide_eager = under(engine, POLICY_A, 9, sequences)
     engine.close()
 
-    engine = start(eager=False)
+    engine = start(compiled=True)
     compiled_mode, lookups = mode(engine), count_lookups()
     compiled = [under(engine, policy, turn, sequences) for turn, policy in enumerate(SWAPS)]
     custom_op_calls = len(lookups)
@@ -83,7 +83,7 @@ def main(result: Path) -> None:
     after["kept"] = engine.counters(reset=True).kept
     engine.close()
 
-    engine = start(eager=False, extra_slots=2)
+    engine = start(compiled=True, extra_slots=2)
     wide = under(engine, POLICY_A, 9, sequences)
     wide_none = under(engine, ("none", {}), 10, sequences)
     engine.close()

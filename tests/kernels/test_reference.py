@@ -11,7 +11,7 @@ from torch import Tensor
 
 from banpick_kernels import reference
 from banpick_kernels.reference import edit_selection, route, router_scores, select_top_k
-from banpick_kernels.table import LayerTable, RouterTable
+from banpick_kernels.table import COLUMNS, WIDTH, LayerTable, RouterTable
 
 NAN, INF = math.nan, math.inf
 
@@ -21,7 +21,7 @@ def filled(num_experts: int, top_k: int, keys: tuple[int, ...] = (), rows: int =
     table = RouterTable.neutral(1, num_experts, top_k, rows=rows)
     table.key_PLE[:, 0, list(keys)] = True
     for name, value in values.items():
-        getattr(table, f"{name}_PL").fill_(value)
+        getattr(table, name).fill_(value)
     return table
 
 
@@ -30,9 +30,13 @@ def edit(
 ) -> tuple[list, list]:
     """Kept ids and weights of one token under the plain base selection."""
     scores_TE = torch.tensor([scores])
-    weights, ids, kept = edit_selection(
-        scores_TE, scores_TE, select_top_k(scores_TE, top_k), table.layer(0), slots, renormalize
-    )
+    base_ids_TK = select_top_k(scores_TE, top_k)
+    weights, ids, kept = edit_selection(scores_TE.log(), scores_TE, base_ids_TK, table.layer(0), slots, renormalize)
+    if not table.key_PLE.any():
+        alone = edit_selection(
+            scores_TE.log(), scores_TE, base_ids_TK, table.layer(0), slots, renormalize, inserts=False
+        )
+        assert all(torch.equal(a, b) for a, b in zip((weights, ids, kept), alone, strict=True))
     assert ids[~kept].tolist() == [ids[0, 0].item()] * int((~kept).sum())
     assert weights[~kept].tolist() == [0.0] * int((~kept).sum())
     assert kept[0].tolist() == sorted(kept[0].tolist(), reverse=True)
@@ -129,6 +133,36 @@ class TestKeep:
         table = filled(5, 4, ban=True, ban_k_min=1, ban_lambda=2.0, ratio_min=0.7, ratio_max=1.0)
         assert edit([0.0] * 5, table, 4, 4, renormalize=True) == ([0, 1, 2, 3], [0.0] * 4)
 
+    def test_logits_decide_where_scores_are_equal(self) -> None:
+        # exp(-200) is 0 in float32: three experts score 0, but the router still ranks them.
+        logits = torch.tensor([[0.0, -300.0, -200.0, -250.0]])
+        assert route(logits, RouterTable.neutral(1, 4, 3).layer(0), 3, 3, True)[1].tolist() == [[0, 2, 3]]
+
+    @pytest.mark.parametrize(
+        ("values", "kept"),
+        [
+            ({"min_ratio": 0.5}, 2),  # 0.25 is half of 0.5: not dropped
+            ({"min_ratio": 0.51}, 1),
+            ({"min_ratio": 0.51, "floor": 3}, 3),
+            ({"mass": 0.5}, 1),
+            ({"mass": 0.51}, 2),
+            ({"mass": 1.0}, 4),
+            ({"min_weight": 0.125}, 4),
+            ({"min_weight": 0.2}, 2),
+            ({"tail_square": 1 / 64}, 4),  # the last alone has 1/64
+            ({"tail_square": 1 / 32}, 3),  # the last two have 1/32: the third stays
+            ({"tail_square": 0.05}, 2),
+            ({"tail_square": 9.0}, 1),
+            ({"min_ratio": 0.5, "mass": 0.5}, 1),  # the strictest decides
+            ({"min_ratio": 0.0, "keep": 3}, 3),
+            ({"mass": 0.9, "keep": 2}, 2),
+        ],
+    )
+    @pytest.mark.parametrize("scale", [1.0, 0.25])
+    def test_thresholds_look_at_normalised_weights(self, values: dict[str, float], kept: int, scale: float) -> None:
+        scores = [scale * w for w in (0.5, 0.25, 0.125, 0.125)]
+        assert len(edit(scores, filled(4, 4, **values), 4, 4)[0]) == kept
+
 
 class TestInsert:
     SCORES: ClassVar = [0.05, 0.30, 0.20, 0.15, 0.10, 0.20]  # ranked 1, 2, 5, 3, 4, 0; top 2 = {1, 2}
@@ -170,9 +204,11 @@ class TestInsert:
         ranking = scores + torch.tensor([[-1.0, 0.0, 0.0, 0.3]])  # ranked 3, 1, 2, 0: the router chose {3, 1}
         base = torch.tensor([[3, 1]], dtype=torch.int32)
         outside = filled(4, 2, (0,), insert_window=3).layer(0)  # best score, but last in the router's own ranking
-        assert edit_selection(scores, ranking, base, outside, 3, False)[1].tolist() == [[1, 3, 1]]
+        assert edit_selection(scores.log(), scores, base, outside, 3, False, ranking_TE=ranking)[1].tolist() == [
+            [1, 3, 1]
+        ]
         inside = filled(4, 2, (2,), insert_window=3, insert_replaces=True).layer(0)
-        weights, ids, kept = edit_selection(scores, ranking, base, inside, 3, False)
+        weights, ids, kept = edit_selection(scores.log(), scores, base, inside, 3, False, ranking_TE=ranking)
         assert ids[kept].tolist() == [1, 2]  # evicts 3: the lowest weight, although the router ranked it first
         assert weights.allclose(torch.tensor([[0.4, 0.3, 0.0]]))
 
@@ -193,9 +229,10 @@ class TestShapes:
     def test_base_ids_in_any_order_and_padding_rows(self) -> None:
         scores = torch.tensor([[0.1, 0.5, 0.4]] * 2)
         base = torch.tensor([[2, 1], [-1, -1]], dtype=torch.int32)
-        weights, ids, kept = edit_selection(scores, scores, base, RouterTable.neutral(1, 3, 2).layer(0), 2, False)
-        assert ids.tolist() == [[1, 2], [0, 0]] and kept.tolist() == [[True, True], [True, False]]
-        assert weights.allclose(torch.tensor([[0.5, 0.4], [0.1, 0.0]]))
+        neutral = RouterTable.neutral(1, 3, 2).layer(0)
+        weights, ids, kept = edit_selection(scores.log(), scores, base, neutral, 2, False)
+        assert ids.tolist() == [[1, 2], [0, 0]] and kept[0].all() and kept[1, 0]
+        assert weights[0].allclose(torch.tensor([0.5, 0.4])), "of a padding row only the ids have to be valid"
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     @pytest.mark.parametrize("tokens", [0, 1, 5])
@@ -208,9 +245,9 @@ class TestShapes:
     @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
     def test_each_token_under_its_own_policy_row(self, dtype: torch.dtype) -> None:
         table = RouterTable.neutral(1, 6, 3, rows=4)
-        table.keep_PL[1] = 1
-        table.key_PLE[2, 0, 5], table.insert_window_PL[2], table.insert_replaces_PL[2] = True, 6, True
-        table.ban_PL[3], table.ban_k_min_PL[3], table.sensitivity_PL[3], table.logit_bias_PLE[3, 0, 4] = True, 1, 0.7, 2
+        table.keep[1] = 1
+        table.key_PLE[2, 0, 5], table.insert_window[2], table.insert_replaces[2] = True, 6, True
+        table.ban[3], table.ban_k_min[3], table.sensitivity[3], table.logit_bias_PLE[3, 0, 4] = True, 1, 0.7, 2
         logits = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
         row_T = torch.arange(32, dtype=dtype) % 4
         mixed = route(logits, table.layer(0), 3, 4, True, row_T=row_T)
@@ -243,14 +280,14 @@ class TestShapes:
 class TestTable:
     def test_copy_changes_the_views_and_not_the_memory(self) -> None:
         table, other = RouterTable.neutral(2, 4, 2), RouterTable.neutral(2, 4, 2)
-        layer, address = table.layer(1), table.keep_PL.data_ptr()
-        other.keep_PL[0, 1] = 1
+        layer, address = table.layer(1), table.keep.data_ptr()
+        other.keep[0, 1] = 1
         other.key_PLE[0, 1, 3] = True
         assert table.copy_(other) is table
-        assert table.keep_PL.data_ptr() == address
-        assert layer.keep_P.tolist() == [1] and layer.key_PE.tolist() == [[False, False, False, True]]
-        other.keep_PL.fill_(2)
-        assert layer.keep_P.tolist() == [1]
+        assert table.keep.data_ptr() == address
+        assert layer.keep.tolist() == [1] and layer.key_PE.tolist() == [[False, False, False, True]]
+        other.keep.fill_(2)
+        assert layer.keep.tolist() == [1]
 
     @pytest.mark.parametrize("shape", [(3, 4, 2, 1), (2, 5, 2, 1), (2, 4, 2, 2)])
     def test_copy_refuses_another_model_and_stays_as_it_is(self, shape: tuple[int, int, int, int]) -> None:
@@ -263,15 +300,26 @@ class TestTable:
     def test_digest_follows_every_field(self) -> None:
         digests = {RouterTable.neutral(2, 4, 2).digest(), RouterTable.neutral(2, 5, 2).digest()}
         assert RouterTable.neutral(2, 4, 2).digest() in digests
-        for field in fields(RouterTable):
+        for name in (*COLUMNS, "logit_bias_PLE", "key_PLE"):
             table = RouterTable.neutral(2, 4, 2)
-            values = getattr(table, field.name)
-            values.view(-1)[-1] = not values.view(-1)[-1] if values.dtype == torch.bool else values.view(-1)[-1] + 1
+            values = getattr(table, name)
+            values[-1, -1] = ~values[-1, -1] if values.dtype == torch.bool else values[-1, -1] + 1
             digests.add(table.digest())
-        assert len(digests) == 2 + len(fields(RouterTable))
+        assert len(digests) == 2 + len(COLUMNS) + 2
 
-    def test_a_layer_has_every_field_of_the_table(self) -> None:
-        names = [field.name.replace("_PL", "_P") for field in fields(RouterTable)]
-        assert names == [field.name for field in fields(LayerTable)]
-        moved = RouterTable.neutral(2, 4, 3).layer(0).to("cpu")
-        assert moved.keep_P.tolist() == [3] and moved.logit_bias_PE.shape == (1, 4)
+    def test_every_column_has_a_place_of_its_own(self) -> None:
+        places = [column.index for column in COLUMNS.values()]
+        assert len(set(places)) == len(places) and max(places) < WIDTH
+
+    def test_a_layer_is_a_view_of_the_table(self) -> None:
+        table = RouterTable.neutral(3, 4, 3, rows=2)
+        layer = table.layer(1)
+        assert len(fields(RouterTable)) == len(fields(LayerTable))
+        for name, value in (("keep", 2.0), ("min_ratio", 0.5)):
+            getattr(layer, name)[1] = value
+            assert getattr(table, name)[1, 1] == value and (getattr(table, name) == value).sum() == 1
+        copy = layer.clone()
+        table.keep.fill_(1)
+        assert layer.keep.tolist() == [1, 1] and copy.keep.tolist() == [3, 2]
+        moved = layer.to("cpu")
+        assert moved.keep.tolist() == [1, 1] and moved.logit_bias_PE.shape == (2, 4)
