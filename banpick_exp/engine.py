@@ -86,7 +86,7 @@ class Engine:
             dtype=self.model.dtype,
             trust_remote_code=self.model.trust_remote_code,
             tensor_parallel_size=settings.tensor_parallel_size,
-            enforce_eager=settings.eager,
+            enforce_eager=not settings.compile,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=settings.max_num_batched_tokens,

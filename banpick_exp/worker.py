@@ -19,7 +19,7 @@ from torch import Tensor
 from banpick_exp.policy import build_policy
 from banpick_exp.probe import SELF_KL_LIMIT, Candidate, Probe
 from banpick_exp.vllm_plugin import HookedLayer, find_layers
-from banpick_kernels.table import LayerTable, RouterTable
+from banpick_kernels.table import RouterTable
 
 SELF_TEST_TOKENS = 64
 WEIGHT_TOLERANCE = 1e-4
@@ -88,12 +88,12 @@ class RoutingExtension:
         layers = self._banpick_layers()
         counters = {
             "tokens": torch.stack([layer.tokens_P[0] for layer in layers]).tolist(),
-            "kept": torch.stack([layer.kept_P[0] for layer in layers]).tolist(),
+            "kept": torch.stack([layer.usage_PE[0].sum() for layer in layers]).tolist(),
             "usage": torch.stack([layer.usage_PE[0] for layer in layers]).tolist(),
         }
         if reset:
             for layer in layers:
-                for counter in (layer.tokens_P, layer.kept_P, layer.usage_PE):
+                for counter in (layer.tokens_P, layer.usage_PE):
                     counter.zero_()
         return counters
 
@@ -112,7 +112,7 @@ class RoutingExtension:
         model = self.model_runner.model
         observed = layers[0]
         assert observed.observed_weights is None, "a probe is armed already"
-        self._banpick_before_probe = [(_copy(layer.table), layer.slots) for layer in layers]
+        self._banpick_before_probe = [(layer.table.clone(), layer.slots) for layer in layers]
         _apply_candidate(layers, None, range_factor)
         for layer in layers:
             layer.counting = False
@@ -158,7 +158,7 @@ class RoutingExtension:
         if not abs(self_kl) <= SELF_KL_LIMIT:
             raise RuntimeError(
                 f"calibration: KL of the unchanged model against itself is {self_kl:.2e}, not 0: the engine is not "
-                f"deterministic, so influences would be noise. Use engine.eager=true."
+                f"deterministic, so influences would be noise. Use engine.compile=false."
             )
         return {
             "kl": [total / max(probe.count, 1) for total in probe.sums_C],
@@ -182,17 +182,13 @@ def _apply_candidate(layers: list[HookedLayer], candidate: Candidate | None, ran
         table.logit_bias_PE[0, value] = float("-inf")
     elif kind == "insert":
         table.key_PE[0, value] = True
-        table.insert_replaces_P[0] = True
-        table.insert_window_P[0] = min(layer.num_experts, math.floor(range_factor * layer.top_k + 1e-9))  # as in Pick
+        table.insert_replaces[0] = True
+        table.insert_window[0] = min(layer.num_experts, math.floor(range_factor * layer.top_k + 1e-9))  # as in Pick
     elif kind == "limit":
-        table.keep_P[0] = value
+        table.keep[0] = value
     else:
         raise ValueError(f"unknown candidate {kind!r}")
     layer.write(table, slots=value if kind == "limit" else layer.top_k)
-
-
-def _copy(table: LayerTable) -> LayerTable:
-    return LayerTable(**{field.name: getattr(table, field.name).clone() for field in dataclasses.fields(table)})
 
 
 def _top_three_share(weights_TK: Tensor) -> Tensor:

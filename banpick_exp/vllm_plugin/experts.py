@@ -1,8 +1,8 @@
 """Which expert kernels compute only what is kept, by which class.
 
 A layer's `quant_method.experts_cls` is replaced by a one-base subclass before vLLM builds its kernel, so every variant
-that inherits the CPU path (AVX2, AVX-512, AMX, NEON) is covered and no function of vLLM's is replaced. Where the class is
-another (quantised experts, say), nothing is replaced: banned slots are computed with weight 0, exact but not faster.
+that inherits the CPU path (AVX2, AVX-512, AMX, NEON) is covered and no function of vLLM's is replaced. Where the class
+is another (quantised experts, say), nothing is replaced: banned slots are computed with weight 0, exact, not faster.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def keep_pairs_only(runner: MoERunner, layer: HookedLayer) -> None:
     """Let the experts of this layer skip banned slots, where its kernel is one that can."""
     method: Any = runner.routed_experts.quant_method
     stock = getattr(method, "experts_cls", None)
+    on_cpu = isinstance(stock, type) and issubclass(stock, CPUUnquantizedExperts)
     # A variant that brings its own `apply` is another kernel than the one studied.
-    if isinstance(stock, type) and issubclass(stock, CPUUnquantizedExperts):
-        if stock.apply is CPUUnquantizedExperts.apply:
-            method.experts_cls = _cpu_class(stock, layer)
+    if on_cpu and stock.apply is CPUUnquantizedExperts.apply:
+        method.experts_cls = _cpu_class(stock, layer)
 
 
 def _cpu_class(stock: type[CPUUnquantizedExperts], layer: HookedLayer) -> type[CPUUnquantizedExperts]:

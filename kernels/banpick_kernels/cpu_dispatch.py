@@ -1,15 +1,15 @@
 """Experts on CPU, kept (token, expert) pairs only.
 
-vLLM's CPU kernel (`cpu_fused_moe`) takes a rectangle of ids [T,S] and computes every slot of it; an id of -1 crashes it.
-A banned slot repeats its token's first expert with weight 0 (`edit_selection`), which is exact and saves nothing once
+vLLM's CPU kernel (`cpu_fused_moe`) takes a rectangle of ids [T,S] and computes every slot; an id of -1 crashes it. A
+banned slot repeats its token's first expert with weight 0 (`edit_selection`), which is exact and saves nothing once
 the batch is large. Here the kept slots are handed over instead, in one of three forms:
 
 - nothing is banned: the rectangle as it is (stock);
 - every token keeps the same k: the first k columns;
 - otherwise: each kept pair as a token of its own with one expert, and the weighted outputs are added per token.
 
-The last form groups the pairs by expert just as the rectangle would, so an expert's weights are still read once. It costs
-copies of [N,H] numbers: small beside the experts of any real model, not beside those of the embedded one, hence `pays`.
+The last form groups the pairs by expert just as the rectangle would, so an expert's weights are still read once. It
+costs copies of [N,H] numbers: small beside any real model's experts, not beside the embedded one's, hence `pays`.
 
 Shape suffixes: T tokens, S slots, H hidden size, N kept pairs.
 """

@@ -5,8 +5,8 @@ silent the rule is ours and its docstring says so. Nothing here branches on a va
 eagerly, compiled and in a captured graph.
 
 The order of experts, everywhere: by router logit, policy bias included, highest first; equal logits by lower id. Both
-scorings only ever grow with the logit, so this is the order of the scores as well, except that it does not depend on how
-an exponential rounds: two logits that differ stay in order even where their float32 scores are equal.
+scorings only ever grow with the logit, so this is the order of the scores as well, except that it does not depend on
+how an exponential rounds: two logits that differ stay in order even where their float32 scores are equal.
 
 Shape suffixes: T tokens, E experts, K experts the checkpoint selects, S slots returned, P policy rows, R ranks: the E
 experts of a token again, best first. In rank order every rule is a mask or a running count. G groups of M experts each.
@@ -22,7 +22,7 @@ TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 
 
 def biased_logits(logits_TE: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
-    """Router logits of any float type plus the policy's bias (Pick's `boost`), float32 [T,E]: what is ordered and scored.
+    """Router logits plus the policy's bias (Pick's `boost`), float32 [T,E]: what is ordered and scored.
 
     NaN counts as -inf, +inf as the largest float.
     """
@@ -109,7 +109,7 @@ def ban_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None)
 def threshold_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
     """The threshold rules: how many of the base selection are left by the strictest of them, float32 [T,1].
 
-    w_1 >= ... >= w_K are the base scores divided by their sum (only `min_weight` and `tail_square` depend on that: ours).
+    w_1 >= ... >= w_K are the base scores divided by their sum (`min_weight` and `tail_square` need it: ours).
         naee     (2402.14800)  ranks with w_i >= min_ratio * w_1
         top_p    (2403.07652)  the shortest prefix with w_1 + ... + w_k >= mass
         modes    (2511.15690)  ranks with w_i >= min_weight

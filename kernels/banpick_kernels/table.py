@@ -20,7 +20,7 @@ WIDTH = 16
 
 
 class Column:
-    """One scalar of a policy row. On a table it reads as a view, so `table.keep.fill_(4)` and `table.keep[0] = 4` write."""
+    """One scalar of a policy row. It reads as a view of the table, so `table.keep.fill_(4)` and `table.keep[0] = 4` write."""
 
     def __init__(self, index: int, neutral: float | None) -> None:
         """`neutral`: the value that changes nothing; None is the checkpoint's top_k."""
@@ -31,7 +31,7 @@ class Column:
 
 
 class Columns:
-    """The scalars by name: [P,L] views of a `RouterTable`, [P] views of a `LayerTable`; float32, counts and flags too."""
+    """The scalars by name: [P,L] views of a `RouterTable`, [P] of a `LayerTable`; all float32, counts and flags too."""
 
     keep = Column(0, None)
     """Experts kept of the base selection before insertion: the checkpoint's top_k, or fewer."""
