@@ -130,6 +130,7 @@ class EngineActor:
         timings = time_against_stock(self._engine, policies, point.task, problems)
         throughput_seconds = time.perf_counter() - timing
         evidence, reason = check_engagement(policies, runs, stock, point.checkpoint.shape)
+        evidence["counters"] = {d: _counters(run.counters) for d, run in runs.items()}
         if point.fingerprint == stock_fingerprint:
             evidence["stock_counters"] = {d: _counters(run.counters) for d, run in stock.items()}
         metrics = all_metrics(runs, stock, timings)
@@ -195,6 +196,7 @@ def describe(point: Point, command: str) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": point.label,
+        "seed": point.seed,
         "policy": point.rule.canonical(),
         "model": {
             **point.model.model_dump(),

@@ -53,9 +53,20 @@ class EngineError(RuntimeError):
 class Engine:
     """start, verify, set_policy, generate, score, close."""
 
-    def __init__(self, model: ModelConfig, model_path: str, engine: EngineConfig, num_layers: int) -> None:
-        """`num_layers`: MoE layers the checkpoint has, by its config.json; `verify` holds the hook against it."""
+    def __init__(
+        self,
+        model: ModelConfig,
+        model_path: str,
+        engine: EngineConfig,
+        num_layers: int,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`num_layers`: MoE layers the checkpoint has, by its config.json; `verify` holds the hook against it.
+
+        `options`: further arguments of `vllm.LLM`, over those that the settings give.
+        """
         self.model, self.model_path, self.settings, self.num_layers = model, model_path, engine, num_layers
+        self.options = dict(options or {})
         self.policy_fingerprint = "none"
         self._llm: LLM | None = None
 
@@ -73,7 +84,7 @@ class Engine:
 
             # Where torch was imported before the environment was set, only this still reaches OpenMP.
             torch.set_num_threads(settings.cpus)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"worker_extension_cls": "banpick_exp.worker.RoutingExtension"}
         if settings.distributed_executor_backend is not None:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
         if settings.moe_backend is not None:
@@ -92,9 +103,8 @@ class Engine:
             max_num_batched_tokens=settings.max_num_batched_tokens,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             seed=settings.seed,
-            worker_extension_cls="banpick_exp.worker.RoutingExtension",
             disable_log_stats=True,
-            **options,
+            **(options | self.options),
         )
         return time.perf_counter() - begin
 
@@ -138,15 +148,20 @@ class Engine:
 
     # ------------------------------------------------------------ trust
 
-    def verify(self) -> dict[str, Any]:
-        """Every rank proves that all MoE layers are hooked, count, and reproduce the stock router.
-
-        Raises EngineError otherwise. Returns what rank 0 hooked.
-        """
+    def describe(self) -> list[dict[str, Any]]:
+        """What each rank hooked. Raises EngineError where a rank holds a layer that no policy would reach."""
         try:
-            descriptions = self._rpc("banpick_describe")
+            return self._rpc("banpick_describe")
         except RuntimeError as error:
             raise EngineError(f"a rank cannot be trusted to apply policies: {error}") from error
+
+    def verify(self) -> dict[str, Any]:
+        """Every rank proves that its MoE layers are hooked, route like the reference, leave out the banned, and count.
+
+        The short form of `python -m banpick_exp.verify`. Raises EngineError otherwise. Returns what rank 0 hooked;
+        the policy is none afterwards.
+        """
+        descriptions = self.describe()
         for description in descriptions:
             hooked = len(description["layers"])
             if hooked != self.num_layers:
@@ -156,18 +171,32 @@ class Engine:
                 )
         for rank, problems in enumerate(self._rpc("banpick_self_test")):
             if problems:
-                raise EngineError(f"rank {rank}: the router self-test failed: {'; '.join(problems)}")
-        self.set_policy("none", {})
-        self.counters(reset=True)
-        self.generate_ids([PROBE_PROMPT], max_tokens=1, salt="verify")
-        counted = self._rpc("banpick_counters", True)
-        for rank, counters in enumerate(counted):
-            if set(counters["tokens"]) != {len(PROBE_PROMPT)} or counters["kept"] != counted[0]["kept"]:
-                raise EngineError(
-                    f"rank {rank}: a probe of {len(PROBE_PROMPT)} tokens was counted as {counters['tokens']} per "
-                    f"layer: measured budgets would be wrong."
-                )
+                raise EngineError(f"rank {rank}: the self-test failed: {'; '.join(problems)}")
+        problem = self.count_probe([PROBE_PROMPT], answer_tokens=1, k=min(3, *descriptions[0]["top_k"]))
+        if problem:
+            raise EngineError(f"{problem}: measured budgets would be wrong.")
         return descriptions[0]
+
+    def count_probe(self, prompts: Sequence[Sequence[int]], *, answer_tokens: int, k: int) -> str | None:
+        """Route `prompts` under fixed_k `k` and hold each rank's counters against the count by hand; None where equal.
+
+        Every prompt token is routed, and every answered one but the last. The policy is none afterwards.
+        """
+        tokens = sum(len(prompt) + answer_tokens - 1 for prompt in prompts)
+        self.set_policy("fixed_k", {"k": k})
+        self.counters(reset=True)
+        try:
+            self.generate_ids(prompts, max_tokens=answer_tokens, salt="verify", ignore_eos=True)
+            counted = self._rpc("banpick_counters", True)
+        finally:
+            self.set_policy("none", {})
+        for rank, counters in enumerate(counted):
+            found = counters["tokens"], counters["kept"], [sum(usage_E) for usage_E in counters["usage"]]
+            for values, wanted in zip(found, (tokens, tokens * k, tokens * k), strict=True):
+                if set(values) != {wanted}:
+                    what = "" if wanted == tokens else f" with {k} experts each"
+                    return f"rank {rank}: a probe of {tokens} tokens{what} was counted as {values} per layer"
+        return None
 
     # ------------------------------------------------------------ policy
 

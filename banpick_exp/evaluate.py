@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from banpick_exp.analysis import paired_bootstrap, wilson
-from banpick_exp.config import TaskConfig
+from banpick_exp.analysis import average_at_n, difference_at_n
+from banpick_exp.config import TaskConfig, fingerprint
 from banpick_exp.engine import Counters, Engine
 from banpick_exp.policy import MoeShape, Rule, build_policy
 from banpick_exp.records import OVERALL
+from banpick_exp.repetition import is_repetitive
 from banpick_exp.tasks import Problem, extract_answer
 
 BUDGET_TOLERANCE = 1e-6
@@ -82,6 +84,7 @@ def answer_problems(
                     "truncated": answer.truncated,
                     "tokens": len(answer.token_ids),
                     "answer": given,
+                    "repetitive": is_repetitive(answer.token_ids, stopped=not answer.truncated),
                 }
             )
         runs[domain] = DomainRun(outcomes, engine.counters(reset=True))
@@ -117,16 +120,17 @@ def time_against_stock(
 def domain_metrics(runs: Sequence[DomainRun], stock: Sequence[DomainRun], timings: Sequence[Timing]) -> dict[str, Any]:
     """The metrics of one domain, or of several taken together.
 
-    `accuracy_ci95` is Wilson's interval; `delta` is the paired difference to stock with a bootstrap interval over
-    problems; `speedup` is the median of the paired time ratios and `speedup_spread` their lowest and highest.
+    `accuracy` is avg@n where the outcomes have several samples a problem. `accuracy_ci95` is Wilson's interval, or over
+    problems for avg@n; `delta` is the paired difference to stock with a bootstrap interval over problems; `speedup`
+    is the median of the paired time ratios and `speedup_spread` their lowest and highest.
     """
     outcomes = [o for run in runs for o in run.outcomes]
     stock_outcomes = [o for run in stock for o in run.outcomes]
     if [o["problem_id"] for o in outcomes] != [o["problem_id"] for o in stock_outcomes]:
         raise ValueError("stock answered other problems than the policy: the comparison would not be paired")
-    correct = np.array([o["correct"] for o in outcomes], dtype=np.int8)
-    difference = correct - np.array([o["correct"] for o in stock_outcomes], dtype=np.int8)
-    delta, low, high = paired_bootstrap(difference)
+    ours, theirs = pl.DataFrame(outcomes), pl.DataFrame(stock_outcomes)
+    score = average_at_n(ours).row(0, named=True)
+    delta = difference_at_n(ours, theirs).row(0, named=True)
     tokens_L = np.sum([run.counters.tokens for run in runs], axis=0)
     kept_L = np.sum([run.counters.kept for run in runs], axis=0)
     stock_seconds = np.sum([t.stock_seconds for t in timings], axis=0)
@@ -134,11 +138,11 @@ def domain_metrics(runs: Sequence[DomainRun], stock: Sequence[DomainRun], timing
     ratios = stock_seconds / policy_seconds
     generated = sum(t.tokens for t in timings) * len(ratios)
     return {
-        "accuracy": float(correct.mean()),
-        "accuracy_ci95": list(wilson(int(correct.sum()), len(correct))),
-        "delta": delta,
-        "delta_ci95": [low, high],
-        "n_problems": len(correct),
+        "accuracy": score["accuracy"],
+        "accuracy_ci95": [score["lo"], score["hi"]],
+        "delta": delta["difference"],
+        "delta_ci95": [delta["lo"], delta["hi"]],
+        "n_problems": score["n_problems"],
         "tokens_per_second": float(generated / policy_seconds.sum()),
         "speedup": float(statistics.median(ratios)),
         "speedup_spread": [float(ratios.min()), float(ratios.max())],
@@ -168,9 +172,10 @@ def check_engagement(
     The measured budget must lie within what the rule implies, in every domain. A rule that spends a range must not
     sit at its end everywhere (native K: it did not engage; the floor: its threshold is off). A Pick rule must raise
     the share of its key experts over stock's (a negative boost: lower it): its budget alone would not show that it was
-    ever applied.
+    ever applied. `routing_table` and `routing_counts` are digests per domain of what the policy is and of what was
+    counted: with them the replay guard tells equal by definition from replayed.
     """
-    evidence: dict[str, Any] = {"implied": {}, "measured": {}}
+    evidence: dict[str, Any] = {"implied": {}, "measured": {}, "routing_table": {}, "routing_counts": {}}
     reasons = []
     key_share = {"policy": 0.0, "stock": 0.0}
     keys_known = weakens = False
@@ -187,9 +192,12 @@ def check_engagement(
         low, high = policy.budget
         measured = run.counters.mean_kept
         evidence["implied"][domain], evidence["measured"][domain] = [low, high], measured
+        evidence["routing_table"][domain] = policy.table.digest()[:16]
+        counted = run.counters
+        evidence["routing_counts"][domain] = fingerprint([counted.tokens, counted.kept, counted.usage])
         if not low - BUDGET_TOLERANCE <= measured <= high + BUDGET_TOLERANCE:
             reasons.append(f"{domain}: measured {measured:.3f} experts a token, the policy implies {low:g} to {high:g}")
-        elif chosen.rule.name == "ban" and high > low and measured in (low, high):
+        elif low < high <= shape.top_k and measured in (low, high):
             where = "native K: it did not engage" if measured == high else "its floor everywhere: the threshold is off"
             reasons.append(f"{domain}: measured {measured:g} experts a token, {where}")
         bias_LE = policy.table.logit_bias_PLE[0]
@@ -201,6 +209,7 @@ def check_engagement(
             for side, counters in (("policy", run.counters), ("stock", stock[domain].counters)):
                 key_share[side] += float(np.array(counters.usage)[keys_LE].sum() / sum(counters.kept))
     if keys_known:
+        key_share = {side: total / len(runs) for side, total in key_share.items()}  # a mean: each domain has keys
         evidence["key_expert_share"] = key_share
         gained = key_share["policy"] - key_share["stock"]
         if not (-gained if weakens else gained) > 0:

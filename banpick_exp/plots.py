@@ -1,4 +1,4 @@
-"""The figures: the Pareto front and the layer x expert heat map (page.py has the interactive page).
+"""The figures: the Pareto front and the layer x expert heat map (banpick_exp/report draws the interactive page).
 
 Frames in, files out. Every policy family has a colour of the Okabe-Ito palette and a marker of its own, so that the
 figures read in grey and with any colour vision.
@@ -21,15 +21,25 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-# family -> colour, matplotlib marker, plotly marker, drawn size
-STYLES = {
-    "none": ("#000000", "*", "star", 12.0),
-    "fixed_k": ("#595959", "s", "square", 5.5),
-    "pick": ("#0072B2", "o", "circle", 6.0),
-    "ban": ("#D55E00", "^", "triangle-up", 7.0),
-    "ban_pick": ("#CC79A7", "D", "diamond", 5.5),
+# family -> Okabe-Ito colour, matplotlib marker, drawn size; every marker once, since grey has no colours to tell apart
+STYLES: dict[str, tuple[str, Any, float]] = {
+    "none": ("#000000", "*", 12.0),
+    "fixed_k": ("#595959", "s", 5.5),
+    "pick": ("#0072B2", "o", 6.0),
+    "ban": ("#D55E00", "^", 7.0),
+    "ban_pick": ("#CC79A7", "D", 5.5),
+    "naee": ("#009E73", "v", 7.0),
+    "top_p": ("#E69F00", "P", 7.0),
+    "diep": ("#56B4E9", "X", 7.0),
+    "adapmoe": ("#D55E00", "<", 7.0),
+    "modes": ("#0072B2", ">", 7.0),
+    "expert_sample": ("#CC79A7", "p", 7.0),
+    "rice": ("#009E73", "h", 7.0),
+    "steer": ("#E69F00", "d", 7.0),
+    "mask": ("#56B4E9", "8", 6.5),
+    "logit_offset": ("#009E73", "H", 7.0),
 }
-SPARE_STYLES = (("#009E73", "v", "triangle-down", 7.0), ("#56B4E9", "P", "cross", 7.0), ("#E69F00", "X", "x", 7.0))
+SPARE_STYLES = (("#009E73", (4, 1, 0), 9.0), ("#CC79A7", (6, 1, 0), 9.0), ("#E69F00", (3, 1, 0), 9.0))  # stars
 # Where a label may stand from its point, in points, the nearest first; from the fifth pair on with a line to the point.
 OFFSETS = [(7, 4), (7, -10), (-7, 4), (-7, -10), (0, 9), (0, -15), (14, 14), (14, -20), (-14, 14), (-14, -20)]
 OFFSETS += [(24, 26), (24, -32), (-24, 26), (-24, -32), (0, 24), (0, -30), (40, 44), (40, -50), (-40, 44), (-40, -50)]
@@ -104,7 +114,7 @@ def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(x=pl.Series(x), beside=pl.Series(beside))
 
 
-def family_styles(policies: Sequence[str]) -> dict[str, tuple[str, str, str, float]]:
+def family_styles(policies: Sequence[str]) -> dict[str, tuple[str, Any, float]]:
     """A style for each policy name, the known ones always the same."""
     spare = itertools.cycle(SPARE_STYLES)
     return {name: STYLES.get(name) or next(spare) for name in sorted(set(policies), key=_family_order)}
@@ -138,12 +148,51 @@ def heat_map(matrix: Any, path: Path, title: str, colorbar_label: str) -> Path:
     return path
 
 
+def heat_grid(
+    cells: Sequence[Sequence[tuple[str, Any, str]]], path: Path, *, title: str, y_label: str = "MoE layer",
+    x_label: str = "expert", rows: Sequence[str] | None = None, shared: bool = False,
+) -> Path:  # fmt: skip
+    """A grid of heat maps, 300 dpi, each (title, matrix, unit) with its own colour bar.
+
+    Args:
+        rows: names of the matrix rows where they are no numbers.
+        shared: the maps of a line have one scale, to be compared.
+    """
+    import matplotlib
+
+    height, width = np.shape(cells[0][0][1])
+    names = 0.07 * max((len(name) for name in rows), default=0) if rows else 0.0
+    across = max(3.4, 1.2 + 0.05 * width) + names
+    with matplotlib.rc_context(PAPER | {"axes.grid": False}):
+        size = (min(16.0, len(cells[0]) * across), len(cells) * min(6.0, 1.2 + 0.16 * height) + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle("\n".join(textwrap.wrap(title, int(size[0] * 13))), x=0.01, ha="left", fontsize=10)
+        for line, axes_line in zip(cells, figure.subplots(len(cells), len(cells[0]), squeeze=False), strict=True):
+            every = np.concatenate([np.ravel(matrix) for _, matrix, _ in line])
+            limits = {"vmin": every.min(), "vmax": every.max()} if shared else {}
+            for (name, matrix, unit), axes in zip(line, axes_line, strict=True):
+                image = axes.imshow(
+                    np.asarray(matrix, float), aspect="auto", cmap="cividis", interpolation="nearest", **limits
+                )
+                axes.set_title(name, loc="left", fontsize=9)
+                axes.set(xlabel=x_label, ylabel=y_label)
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+                axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+                if rows is not None:
+                    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+                for spine in axes.spines.values():
+                    spine.set_visible(False)
+                figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=30).set_label(unit, fontsize=8)
+        figure.savefig(path, dpi=300, facecolor="white")
+    return path
+
+
 def _panel(axes: Axes, frame: pl.DataFrame, x: str, *, errors: str) -> None:
     """One panel: the fixed_k ladder as a line, then each family; `errors` names the interval to draw."""
     percent = frame.with_columns(pl.col("accuracy", "accuracy_lo", "accuracy_hi") * 100)
     ladder = percent.filter(pl.col("policy").is_in(REFERENCES)).sort("mean_kept")
     axes.plot(ladder[x], ladder["accuracy"], color="#8C8C8C", linewidth=1.3, zorder=2)
-    for name, (colour, marker, _, size) in family_styles(frame["policy"].to_list()).items():
+    for name, (colour, marker, size) in family_styles(frame["policy"].to_list()).items():
         part = percent.filter(pl.col("policy") == name)
         along = part["accuracy"] if errors == "accuracy" else part[x]
         low, high = part[f"{errors}_lo"].fill_null(along), part[f"{errors}_hi"].fill_null(along)

@@ -61,7 +61,7 @@ A run folder holds
   run.json                            the sweep, its models and data
   points/<fingerprint>.json           one record a point: accuracy, speed, measured budget, intervals
   points/<fingerprint>.outcomes.parquet   every problem and its answer
-  points.parquet, pareto.png, pareto.html   the table and the front, at the end
+  points.parquet, report.html, *.png   the table, the report and its figures, at the end
 
 Exit codes: 0 done, 1 a point failed or is invalid, 2 nothing was started because of what was typed.
 """

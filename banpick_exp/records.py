@@ -32,6 +32,9 @@ METRIC_KEYS = (
     "mean_kept", "mean_kept_by_layer", "truncated_fraction",
 )  # fmt: skip
 OUTCOME_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
+OPTIONAL_OUTCOME_COLUMNS = ("sample", "repetitive")
+"""`sample`: number of the answer where a problem has several; `repetitive`: the answer ends in a loop.
+Records made before either was known lack them."""
 
 
 class CorruptRecord(ValueError):
@@ -47,7 +50,8 @@ def write_point(points_dir: Path, record: Mapping[str, Any], outcomes: list[dict
     Args:
         points_dir: `outputs/<sweep>/<run>/points`; made if missing.
         record: all of RECORD_KEYS; `schema_version` and `finished_at` (UTC, ISO 8601) are filled in when absent.
-        outcomes: one dict a problem with OUTCOME_COLUMNS; None for a failed point.
+        outcomes: one dict a problem (and sample) with OUTCOME_COLUMNS and any of OPTIONAL_OUTCOME_COLUMNS; None for a
+            failed point.
 
     Returns: the path of the JSON.
     Raises: ValueError for a record that `read_point` would refuse; OSError (disk full, no permission) with the path
@@ -56,7 +60,7 @@ def write_point(points_dir: Path, record: Mapping[str, Any], outcomes: list[dict
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"schema_version": SCHEMA_VERSION, "finished_at": now, **record}
     fingerprint = str(record.get("fingerprint"))
-    _check(record, fingerprint, rows=None if outcomes is None else len(outcomes))
+    _check(record, fingerprint, problems=None if outcomes is None else _count_problems(_outcomes_frame(outcomes)))
     # allow_nan=False: NaN is not JSON, and a metric that is not a number is a bug upstream, not a result.
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     points_dir = Path(points_dir)
@@ -79,7 +83,8 @@ def read_point(path: Path) -> dict[str, Any]:
     """Read one record and everything that makes it trustworthy.
 
     Checked: it parses, the schema version is ours, the fingerprint is the file's name, the status is known, metrics are
-    complete for a done or invalid point and absent for a failed one, and the outcomes file has one row a problem.
+    complete for a done or invalid point and absent for a failed one, and the outcomes file has every problem once (or
+    once a sample).
 
     Raises: CorruptRecord when any of that fails; FileNotFoundError when there is no such file.
     """
@@ -92,7 +97,8 @@ def read_point(path: Path) -> dict[str, Any]:
         raise CorruptRecord(f"{path}: holds a {type(record).__name__}, not a record")
     try:
         outcomes = outcomes_path(path.parent, path.stem)
-        _check(record, path.stem, rows=_count_rows(outcomes) if record.get("status") != "failed" else None)
+        problems = _problems_in(outcomes) if record.get("status") != "failed" else None
+        _check(record, path.stem, problems=problems)
     except ValueError as error:
         raise CorruptRecord(f"{path}: {error}") from error
     return record
@@ -121,10 +127,17 @@ def outcomes_path(points_dir: Path, fingerprint: str) -> Path:
 
 
 def read_outcomes(points_dir: Path, fingerprint: str) -> pl.DataFrame:
-    """Per-problem outcomes of one point: OUTCOME_COLUMNS, one row a problem."""
+    """Per-problem outcomes of one point: OUTCOME_COLUMNS, and what it has of the optional ones; one row a problem
+    (and sample)."""
     import polars as pl
 
     return pl.read_parquet(outcomes_path(points_dir, fingerprint))
+
+
+def load_outcomes(points_dir: Path, records: Iterable[Mapping[str, Any]]) -> dict[str, pl.DataFrame]:
+    """fingerprint -> outcomes of every record that has them (done and invalid ones): what `analysis` takes."""
+    found = [record["fingerprint"] for record in records if record["status"] != "failed"]
+    return {fingerprint: read_outcomes(points_dir, fingerprint) for fingerprint in found}
 
 
 def points_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
@@ -159,9 +172,13 @@ def points_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
 def write_parquet(run_dir: Path) -> Path:
     """Write `points.parquet` of a run (see points_frame) from its records, atomically; returns its path."""
     records, _ = load_points(Path(run_dir) / "points")
+    return write_table(Path(run_dir) / "points.parquet", points_frame(records))
+
+
+def write_table(path: Path, frame: pl.DataFrame) -> Path:
+    """Write one frame of a run as Parquet, atomically; returns its path."""
     buffer = io.BytesIO()
-    points_frame(records).write_parquet(buffer)
-    path = Path(run_dir) / "points.parquet"
+    frame.write_parquet(buffer)
     _replace_file(path, buffer.getvalue())
     return path
 
@@ -179,8 +196,8 @@ def _flat_metrics(block: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _check(record: Mapping[str, Any], fingerprint: str, *, rows: int | None) -> None:
-    """ValueError unless the record holds together; `rows` counts its outcomes, None where there are none."""
+def _check(record: Mapping[str, Any], fingerprint: str, *, problems: int | None) -> None:
+    """ValueError unless the record holds together; `problems` are those of its outcomes, None where there are none."""
     missing = [key for key in RECORD_KEYS if key not in record]
     if missing:
         raise ValueError(f"the record lacks {', '.join(missing)}")
@@ -194,7 +211,7 @@ def _check(record: Mapping[str, Any], fingerprint: str, *, rows: int | None) -> 
     if not isinstance(policy, dict) or "name" not in policy:
         raise ValueError("the policy has no name")
     if status == "failed":
-        if metrics is not None or rows is not None:
+        if metrics is not None or problems is not None:
             raise ValueError("a failed point has metrics or outcomes")
         return
     if not isinstance(metrics, dict) or not isinstance(metrics.get("domains"), dict):
@@ -203,23 +220,30 @@ def _check(record: Mapping[str, Any], fingerprint: str, *, rows: int | None) -> 
         lacking = [key for key in METRIC_KEYS if not isinstance(block, dict) or key not in block]
         if lacking:
             raise ValueError(f"the metrics of {name} lack {', '.join(lacking)}")
-    if rows is None:
+    if problems is None:
         raise ValueError(f"a point with status {status} has no outcomes")
-    if rows != metrics["overall"]["n_problems"]:
-        raise ValueError(f"{rows} outcomes for n_problems={metrics['overall']['n_problems']}")
+    if problems != metrics["overall"]["n_problems"]:
+        raise ValueError(f"outcomes of {problems} problems for n_problems={metrics['overall']['n_problems']}")
 
 
-def _outcomes_parquet(outcomes: list[dict[str, Any]]) -> bytes:
+def _outcomes_frame(outcomes: list[dict[str, Any]]) -> pl.DataFrame:
     import polars as pl
 
     types = (pl.String, pl.String, pl.String, pl.Boolean, pl.Boolean, pl.Int32, pl.String)
+    schema: dict[str, Any] = dict(zip(OUTCOME_COLUMNS, types, strict=True))
+    optional = dict(zip(OPTIONAL_OUTCOME_COLUMNS, (pl.Int32, pl.Boolean), strict=True))
+    schema |= {name: kind for name, kind in optional.items() if outcomes and name in outcomes[0]}
+    return pl.DataFrame(outcomes, schema=schema)
+
+
+def _outcomes_parquet(outcomes: list[dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()  # and not a file: polars would turn a full disk into an error of its own
-    pl.DataFrame(outcomes, schema=dict(zip(OUTCOME_COLUMNS, types, strict=True))).write_parquet(buffer)
+    _outcomes_frame(outcomes).write_parquet(buffer)
     return buffer.getvalue()
 
 
-def _count_rows(path: Path) -> int | None:
-    """Rows of an outcomes file, None where there is no file; ValueError where it is not what we write."""
+def _problems_in(path: Path) -> int | None:
+    """Problems of an outcomes file, None where there is no file; ValueError where it is not what we write."""
     import polars as pl
 
     if not path.exists():
@@ -228,9 +252,19 @@ def _count_rows(path: Path) -> int | None:
         frame = pl.read_parquet(path)  # whole: a file cut in the middle can still have a readable footer elsewhere
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{path.name} is not readable as Parquet ({error})") from error
-    if tuple(frame.columns) != OUTCOME_COLUMNS:
+    known = tuple(name for name in frame.columns if name not in OPTIONAL_OUTCOME_COLUMNS)
+    if known != OUTCOME_COLUMNS:
         raise ValueError(f"{path.name} has the columns {', '.join(frame.columns)}")
-    return frame.height
+    return _count_problems(frame)
+
+
+def _count_problems(outcomes: pl.DataFrame) -> int:
+    """How many problems were answered; ValueError where one was answered twice under the same number."""
+    problem = ["domain", "problem_id"]
+    answer = [*problem, "sample"] if "sample" in outcomes.columns else problem
+    if not outcomes.select(answer).is_unique().all():
+        raise ValueError(f"outcomes repeat a problem: ({', '.join(answer)}) must be unique")
+    return outcomes.select(problem).n_unique()
 
 
 def _replace_file(path: Path, data: bytes) -> None:

@@ -6,22 +6,27 @@ from typing import Any
 
 from rich.console import Console
 
-from banpick_exp.analysis import headline
+from banpick_exp.analysis import GUARDS, guards, headline
 from banpick_exp.artifact import artifact_folder
 from banpick_exp.plan import SweepPlan
-from banpick_exp.records import load_points, write_parquet
+from banpick_exp.records import load_outcomes, load_points, write_parquet, write_table
 from banpick_exp.report import load_run, print_pareto, write_report
 from banpick_exp.tracking import Tracker
 
 
 def finish(plan: SweepPlan, tracker: Tracker, console: Console, numbers: dict[str, Any]) -> int:
-    """Report what is on disk (the truth), not what is in memory. Returns the exit code."""
+    """Report what is on disk (the truth), not what is in memory.
+
+    Returns the exit code: 1 when a point failed or is invalid, by its record or by a guard.
+    """
     records, _ = load_points(plan.run_dir / "points")
     write_parquet(plan.run_dir)
     frame, found = load_run(plan.run_dir)
+    guarded = guards(records, load_outcomes(plan.run_dir / "points", records))
+    write_table(plan.run_dir / "guards.parquet", guarded)
     files = write_report(plan.run_dir, frame, found)
     console.print()
-    print_pareto(frame, console, found=found)
+    print_pareto(frame, console, found=found, guarded=guarded)
     counts = {status: sum(r["status"] == status for r in records) for status in ("done", "invalid", "failed")}
     overhead = [r["timing"]["overhead_seconds"] for r in records if r["timing"]]
     swaps = [r["timing"]["swap_seconds"] for r in records if r["timing"]]
@@ -37,9 +42,11 @@ def finish(plan: SweepPlan, tracker: Tracker, console: Console, numbers: dict[st
     shared = plan.run_dir.parent.parent / "calibrations"
     folders = {n: artifact_folder(p.calibration, shared, n) for n, p in plan.calibrations().items()}
     artifacts = {f"calibration-{name}": folder for name, folder in folders.items() if folder.is_dir()}
-    failures = tracker.finish({"headline": headline(found), **numbers, **counts}, artifacts)
+    raised = guarded.filter(guarded["level"] != "ok")["guard"].to_list()
+    alarms = {f"guard/{name}": raised.count(name) for name in GUARDS}
+    failures = tracker.finish({"headline": headline(found), **numbers, **counts, **alarms}, artifacts)
     if failures:
         console.print(
             f"W&B failed {len(failures)} time(s), the records are complete. First: {failures[0]}", markup=False
         )
-    return 1 if counts["invalid"] or counts["failed"] else 0
+    return 1 if (guarded["level"] == "invalid").any() else 0  # failed points and replays included

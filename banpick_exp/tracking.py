@@ -17,6 +17,8 @@ from typing import Any, Literal
 from banpick_exp.errors import UserError
 from banpick_exp.records import OVERALL
 
+FIGURES = ("pareto", "usage", "influence", "kept")
+"""Images of the run folder, as banpick_exp.report names them."""
 GIVE_UP_AFTER = 3  # failures in a row: each online one may wait for a network timeout, and the sweep waits with it
 SECRET = re.compile(r"api_?key|secret|passw|credential|(hf|auth|access|bearer)_?token|^token$", re.IGNORECASE)
 
@@ -96,14 +98,22 @@ class Tracker:
 
         Args:
             summary: names and plain values, such as the headline and counts.
-            artifacts: name -> file or folder, such as {"calibration": folder}; `points.parquet`, `pareto.png` and
-                `pareto.html` of the run folder are taken where they exist.
+            artifacts: name -> file or folder, such as {"calibration": folder}; `points.parquet`, `report.html` and the
+                FIGURES of the run folder are taken where they exist.
 
         Returns: every failure since `start`, for the caller to report once; empty when all went well.
         """
         if self._summary is not None:
             with self._collecting("the summary"):
                 self._finish_summary(summary, dict(artifacts or {}))
+            if self.mode == "online":
+                with self._collecting("the W&B report"):
+                    from banpick_exp.report.wandb_report import publish
+
+                    publish(
+                        entity=self._summary.entity, project=self.project, group=self._group,
+                        headline=str(summary.get("headline", "")),
+                    )  # fmt: skip
             with self._collecting("closing the summary"):
                 self._summary.finish()
             self._summary = None
@@ -120,11 +130,18 @@ class Tracker:
             frame = pl.read_parquet(folder / "points.parquet").drop("mean_kept_by_layer")
             logged["points"] = wandb.Table(columns=frame.columns, data=[list(row) for row in frame.rows()])
             artifacts.setdefault("points", folder / "points.parquet")
-        if (folder / "pareto.png").exists():
-            logged["pareto"] = wandb.Image(str(folder / "pareto.png"))
-        if (folder / "pareto.html").exists():
-            artifacts.setdefault("pareto", folder / "pareto.html")
+        for name in FIGURES:
+            if (folder / f"{name}.png").exists():
+                logged[name] = wandb.Image(str(folder / f"{name}.png"))
+        if (folder / "report.html").exists():
+            artifacts.setdefault("report", folder / "report.html")
+        if (folder / "guards.parquet").exists():
+            guarded = pl.read_parquet(folder / "guards.parquet")
+            logged["guards"] = wandb.Table(columns=guarded.columns, data=[list(row) for row in guarded.rows()])
         with _staging_in(folder / "wandb"):
+            if "report" in artifacts:
+                # As it is: W&B would add a style sheet of its own.
+                logged["report"] = wandb.Html(str(artifacts["report"]), inject=False)
             if logged:
                 run.log(logged)
             for name, path in artifacts.items():

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ from torch import Tensor
 from banpick_exp.policy import build_policy
 from banpick_exp.probe import SELF_KL_LIMIT, Candidate, Probe
 from banpick_exp.vllm_plugin import HookedLayer, find_layers
+from banpick_exp.vllm_plugin.compile_cache import cache_keys
+from banpick_exp.vllm_plugin.selftest import FAILED, SHORT, Row, router_rows, stock_row
+from banpick_exp.vllm_plugin.selftest_experts import device_name, filler_reason, filler_rows, kernel_of, moe_runners
 from banpick_kernels.table import RouterTable
-
-SELF_TEST_TOKENS = 64
-WEIGHT_TOLERANCE = 1e-4
 
 
 class RoutingExtension:
@@ -40,25 +41,45 @@ class RoutingExtension:
     # ------------------------------------------------------------ start-up
 
     def banpick_describe(self) -> dict[str, Any]:
-        """What this rank hooked: one entry a MoE layer."""
+        """What this rank hooked: names a MoE layer each, kinds once."""
         layers = self._banpick_layers()
+        runners = moe_runners(self.model_runner.model)
+        config = self.model_runner.vllm_config.compilation_config
+        device = layers[0].tokens_P.device if layers else torch.device("cpu")
         return {
             "rank": self.rank,
             "layers": [layer.name for layer in layers],
             "router": sorted({layer.stock.__name__ for layer in layers}),
             "num_experts": sorted({layer.num_experts for layer in layers}),
             "top_k": sorted({layer.top_k for layer in layers}),
-            "device": str(layers[0].tokens_P.device) if layers else "none",
+            "experts": sorted({type(kernel_of(runner)).__name__ for runner in runners}),
+            "quant_method": sorted({type(runner.routed_experts.quant_method).__name__ for runner in runners}),
+            "filler": sorted({layer.filler for layer in layers}),
+            "filler_reason": sorted({filler_reason(r, layer) for r, layer in zip(runners, layers, strict=True)}),
+            "device": str(device) if layers else "none",
+            "device_name": device_name(device),
+            "compilation": getattr(config.mode, "name", "NONE"),
+            "graphs": getattr(config.cudagraph_mode, "name", "NONE"),
         }
 
     def banpick_self_test(self) -> list[str]:
-        """Per layer: does the reference edit, doing nothing, reproduce the stock router? Returns what differs."""
-        problems = []
-        for layer in self._banpick_layers():
-            problem = _reference_difference(layer)
-            if problem:
-                problems.append(f"{layer.name}: {problem}")
-        return problems
+        """The short form: what is wrong, nothing where all is well."""
+        return [finding for _, status, finding in self._banpick_rows(SHORT) if status == FAILED]
+
+    def banpick_full_test(self) -> list[list[str]]:
+        """Every check of a rank by itself, each [check, status, finding]."""
+        rows = self._banpick_rows(None)
+        return [list(row) for row in [*rows, stock_row(self._banpick_layers())]]
+
+    def _banpick_rows(self, labels: Sequence[str] | None) -> list[Row]:
+        layers = self._banpick_layers()
+        if not layers:
+            return []
+        return [*router_rows(layers, labels), *filler_rows(layers, moe_runners(self.model_runner.model))]
+
+    def banpick_cache_keys(self) -> dict[str, str | bool]:
+        """See `compile_cache.cache_keys`."""
+        return cache_keys(self.model_runner.vllm_config, self.model_runner.model)
 
     # ------------------------------------------------------------ policy and counters
 
@@ -203,17 +224,3 @@ def _digest(layers: list[HookedLayer]) -> str:
         for field in dataclasses.fields(layer.table):
             digest.update(getattr(layer.table, field.name).cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _reference_difference(layer: HookedLayer) -> str | None:
-    generator = torch.Generator().manual_seed(0)
-    logits_TE = torch.randn(SELF_TEST_TOKENS, layer.num_experts, generator=generator).to(layer.tokens_P.device)
-    hidden = torch.zeros(SELF_TEST_TOKENS, 1, device=logits_TE.device)
-    stock_weights, stock_ids = layer.stock_routing(hidden, logits_TE, None, None, layer.top_k)
-    order = stock_weights.float().argsort(-1, descending=True)
-    weights, ids, _ = layer.edited_routing(hidden, logits_TE, None, None)
-    weights, ids = weights[:, : layer.top_k], ids[:, : layer.top_k]
-    if not torch.equal(stock_ids.gather(-1, order).long(), ids.long()):
-        return "the reference selects other experts than the stock router"
-    difference = float((stock_weights.float().gather(-1, order) - weights).abs().max())
-    return f"weights differ from the stock router by {difference:.1e}" if difference > WEIGHT_TOLERANCE else None

@@ -39,11 +39,15 @@ class SyntheticRun:
         status: str = "done",
         reason: str | None = None,
         model: str = "tiny",
+        split: str = "test",
+        engine: dict[str, Any] | None = None,
+        engagement: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """One point: `churn` of the problems are answered anew, `shift[domain]` more (or fewer) get right."""
         knobs = knobs or {}
         label = " ".join([policy, *(f"{key}={value}" for key, value in knobs.items())])
-        fingerprint = hashlib.sha256(f"{model} {label}".encode()).hexdigest()[:16]
+        identity = f"{model} {label}" + (f" {engine}" if engine else "") + (f" {split}" if split != "test" else "")
+        fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
         correct = self._answers(churn, shift or {})
         truncated = self.rng.random(len(correct)) < 0.01
         blocks = {"overall": np.ones(len(correct), bool), **{name: self.domains == name for name in DOMAINS}}
@@ -56,10 +60,10 @@ class SyntheticRun:
         record = {
             "schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "status": status, "reason": reason,
             "label": label, "policy": {"name": policy, **knobs}, "model": {"name": model, "path": None},
-            "engine": {"max_num_seqs": 64}, "task": {"name": "tiny", "split": "test"}, "versions": {"vllm": "0.32.0"},
-            "calibration": None,
+            "engine": {"max_num_seqs": 64, **(engine or {})}, "task": {"name": "tiny", "split": split},
+            "versions": {"vllm": "0.32.0"}, "calibration": None,
             "metrics": None if status == "failed" else {"overall": overall, "domains": all_metrics},
-            "engagement": {}, "timing": {"generate_seconds": 1.5, "swap_seconds": 0.01},
+            "engagement": engagement or {}, "timing": {"generate_seconds": 1.5, "swap_seconds": 0.01},
             "command": f"python -m banpick_exp policy={policy} "
                        + " ".join(f"policy.{key}={value}" for key, value in knobs.items()),
             "finished_at": "2026-11-22T00:00:00+00:00",
@@ -68,7 +72,7 @@ class SyntheticRun:
         if status != "failed":
             outcomes = [
                 {"problem_id": f"p{i:05d}", "domain": str(self.domains[i]), "task": "tiny", "correct": bool(correct[i]),
-                 "truncated": bool(truncated[i]), "tokens": 12 + i % 7, "answer": str(i)}
+                 "truncated": bool(truncated[i]), "tokens": 12 + i % 7, "answer": str(i) if correct[i] else "?"}
                 for i in range(len(correct))
             ]  # fmt: skip
         self.points.append((record, outcomes))

@@ -14,6 +14,7 @@ from synthetic_run import DOMAINS, SyntheticRun, ladder, pick_strength
 from banpick_exp.analysis import (
     compare_pairs,
     headline,
+    holm,
     mcnemar_exact_p,
     paired_bootstrap,
     pareto_front,
@@ -239,3 +240,82 @@ def test_points_frame_is_one_row_a_point_and_domain() -> None:
     frame = points_frame([record for record, _ in run.points])
     assert frame["domain"].to_list()[:4] == ["overall", *DOMAINS] and frame.height == 7 * 4
     assert frame.filter(pl.col("policy") == "none")["delta"].null_count() == 4
+
+
+# ---------------------------------------------------------------- many at once
+
+
+def test_holm_known_values() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # the docstring's example
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == [] and holm([0.02]) == [0.02]
+    p_values = np.random.default_rng(0).random(50).tolist()
+    adjusted = holm(p_values)
+    order = np.argsort(p_values)
+    assert np.all(np.diff(np.array(adjusted)[order]) >= 0)
+    assert all(
+        a <= min(1.0, 50 * p) + 1e-12 for a, p in zip(adjusted, p_values, strict=True)
+    )  # never worse than Bonferroni
+
+
+def test_holm_finds_what_bonferroni_misses_and_the_interval_agrees() -> None:
+    """Ten clear winners pay for themselves: the next one is one of ten, no longer one of twenty."""
+    run = SyntheticRun(problems=600)
+    run.add("none")
+    for boost in range(20):
+        run.add("pick", {"boost": boost})
+    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points}
+    wrong, right = np.flatnonzero(~run.stock), np.flatnonzero(run.stock)
+    for index, (record, _) in enumerate(run.points[1:]):
+        wins, losses = (60, 5) if index < 10 else (22, 6) if index == 10 else (5, 5)
+        correct = run.stock.copy()
+        correct[wrong[:wins]], correct[right[:losses]] = True, False
+        outcomes[record["fingerprint"]] = outcomes[record["fingerprint"]].with_columns(correct=correct)
+    found = verdicts([record for record, _ in run.points], outcomes).filter(pl.col("domain") == "overall")
+    row = found.row(10, named=True)
+    assert 0.05 / 20 < row["mcnemar_p"] < 0.05 / 10 and row["p_holm"] == pytest.approx(10 * row["mcnemar_p"])
+    assert row["verdict"] == "beats" and row["lo_simultaneous"] > 0
+    assert compare_pairs(22, 6, 1800, 20)["verdict"] == "ties"  # Bonferroni alone
+    assert found["verdict"].to_list() == ["beats"] * 11 + ["ties"] * 9
+
+
+def test_every_verdict_has_both_of_its_reasons() -> None:
+    found = judge(pick_strength(ladder(SyntheticRun()), gain=0.06))
+    apart = found.filter(pl.col("verdict") != "ties")
+    assert apart.height > 5 and apart["p_holm"].max() <= 0.05  # type: ignore[operator]
+    assert ((apart["lo_simultaneous"] > 0) | (apart["hi_simultaneous"] < 0)).all()
+    assert (found["p_holm"] >= found["mcnemar_p"]).all()
+
+
+def test_against_stock_is_another_family() -> None:
+    run = ladder(SyntheticRun(problems=200))
+    run.add("ban", {"lambda": 0.3}, kept=3.0, churn=0.05)
+    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points if rows is not None}
+    records = [record for record, _ in run.points]
+    both = verdicts(records, outcomes, against=("fixed_k", "stock"))
+    assert both.filter(pl.col("against") == "fixed_k").equals(verdicts(records, outcomes))
+    stock = both.filter((pl.col("against") == "stock") & (pl.col("domain") == "overall"))
+    assert stock["label"].to_list() == [*(f"fixed_k k={k}" for k in (7, 6, 5, 4, 3, 2)), "ban lambda=0.3"]
+    assert set(stock["reference_label"]) == {"none"} and set(stock["comparisons"]) == {7}
+    ban = stock.row(6, named=True)
+    assert ban["budget_gap"] == -5.0 and ban["note"] is None, "fewer experts than stock is what it is for"
+    assert headline(both) == headline(verdicts(records, outcomes))
+    with pytest.raises(ValueError, match="names no rival"):
+        verdicts(records, outcomes, against=("none",))
+
+
+def test_ids_that_repeat_between_domains_are_not_crossed() -> None:
+    run = SyntheticRun(problems=30)
+    stock, pick = run.add("none"), run.add("pick", {"boost": 1}, churn=0.3)
+    same_ids = pl.int_range(pl.len()).mod(30).cast(pl.String)
+    outcomes = {
+        record["fingerprint"]: pl.DataFrame(rows).with_columns(problem_id=same_ids) for record, rows in run.points
+    }
+    assert verdicts([stock, pick], outcomes)["n_pairs"].to_list() == [90, 30, 30, 30]
+
+
+def test_the_order_of_the_problems_does_not_matter() -> None:
+    run = SyntheticRun(problems=50)
+    stock, pick = run.add("none"), run.add("pick", {"boost": 1}, churn=0.3)
+    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points}
+    shuffled = outcomes | {pick["fingerprint"]: outcomes[pick["fingerprint"]].sample(fraction=1, shuffle=True, seed=1)}
+    assert verdicts([stock, pick], shuffled).equals(verdicts([stock, pick], outcomes))

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 
 from banpick_exp.analysis import wilson
-from banpick_exp.engine import Counters
-from banpick_exp.evaluate import DomainPolicy, DomainRun, Timing, all_metrics, check_engagement, domain_metrics
+from banpick_exp.config import TaskConfig
+from banpick_exp.engine import Counters, Generation
+from banpick_exp.evaluate import (
+    DomainPolicy,
+    DomainRun,
+    Timing,
+    all_metrics,
+    answer_problems,
+    check_engagement,
+    domain_metrics,
+)
 from banpick_exp.policy import MoeShape, parse_policy
+from banpick_exp.tasks import Problem
 
 SHAPE = MoeShape(num_layers=2, num_experts=8, top_k=4)
 CALIBRATION = {
@@ -86,6 +96,43 @@ def test_stock_against_itself_differs_by_nothing() -> None:
     assert (found["delta"], found["delta_ci95"], found["speedup"]) == (0.0, [0.0, 0.0], 1.0)
 
 
+def test_samples_of_a_problem_are_one_unit() -> None:
+    def sampled(*counts: int) -> DomainRun:
+        rows = [
+            o | {"sample": n, "correct": n < c}
+            for o, c in zip(outcomes("0" * 4), counts, strict=True)
+            for n in range(4)
+        ]
+        return DomainRun(rows, Counters([100] * 2, [400] * 2, [[0] * 8] * 2))
+
+    found = domain_metrics([sampled(4, 4, 2, 0)], [sampled(4, 2, 0, 0)], [Timing([1.0], [1.0], 1)])
+    assert found["n_problems"] == 4 and found["accuracy"] == 10 / 16 and found["delta"] == 4 / 16
+    low, high = found["accuracy_ci95"]
+    assert high - low > 1.5 * (wilson(10, 16)[1] - wilson(10, 16)[0]), "16 answers are not 16 problems"
+
+
+def test_answers_are_looked_at_for_loops() -> None:
+    class Loaded:
+        """An engine's answers: one that loops at the token cap, one that stops, one that loops and then stops."""
+
+        def set_policy(self, *_: object) -> float:
+            return 0.0
+
+        def counters(self, *, reset: bool) -> Counters:
+            return Counters([1], [1], [[1]])
+
+        def generate(self, prompts: list[str], **_: object) -> list[Generation]:
+            ids = [((5, 6) * 12, True), ((1, 2, 3, 0), False), ((7,) * 16 + (0,), False)]
+            return [Generation("s;4", tokens, (), truncated) for tokens, truncated in ids]
+
+    problems = [Problem(str(i), "math", "add", "2+2=", "4") for i in range(3)]
+    task = TaskConfig(name="tiny", domains=("math",))
+    engine: Any = Loaded()
+    runs, _ = answer_problems(engine, policy("none"), task, {"math": problems})
+    assert [o["repetitive"] for o in runs["math"].outcomes] == [True, False, True]
+    assert [o["correct"] for o in runs["math"].outcomes] == [True] * 3
+
+
 def test_other_problems_are_no_pair() -> None:
     with pytest.raises(ValueError, match="would not be paired"):
         domain_metrics([run([1, 1], "10")], [run([1, 1], "101")], [Timing([1.0], [1.0], 1)])
@@ -140,6 +187,20 @@ def test_a_policy_that_did_not_is_named_with_the_numbers(chosen: Any, measured: 
     assert reason is not None and reason.startswith("the policy did not engage: ")
     for word in words:
         assert word in reason
+
+
+def test_the_evidence_tells_equal_policies_and_equal_routing() -> None:
+    """What the replay guard compares: the router's table, and what was counted."""
+
+    def evidence(chosen: Any, measured: DomainRun) -> tuple[str, str]:
+        found, _ = check_engagement(chosen, {"math": measured}, {"math": STOCK}, SHAPE)
+        return found["routing_table"]["math"], found["routing_counts"]["math"]
+
+    stock = evidence(policy("none"), run([400, 400], keys=50))
+    assert evidence(policy("fixed_k", k=4), run([400, 400], keys=50)) == stock
+    other = evidence(policy("fixed_k", k=3), run([300, 300], keys=50))
+    assert other[0] != stock[0] and other[1] != stock[1]
+    assert evidence(policy("none"), run([400, 400], keys=51))[1] != stock[1]
 
 
 def test_one_domain_is_enough_to_be_invalid() -> None:

@@ -15,6 +15,7 @@ from synthetic_run import DOMAINS, SyntheticRun, ladder, pick_strength
 from banpick_exp import records
 from banpick_exp.records import (
     CorruptRecord,
+    load_outcomes,
     load_points,
     outcomes_path,
     points_frame,
@@ -62,6 +63,41 @@ def test_schema_is_golden(tmp_path: Path, point: Any) -> None:
         "problem_id": pl.String, "domain": pl.String, "task": pl.String, "correct": pl.Boolean,
         "truncated": pl.Boolean, "tokens": pl.Int32, "answer": pl.String,
     }  # fmt: skip
+
+
+def test_optional_columns_are_kept_and_old_outcomes_have_none(tmp_path: Path, point: Any) -> None:
+    record, outcomes = point
+    told = [row | {"repetitive": index == 1} for index, row in enumerate(outcomes)]
+    write_point(tmp_path, record, told)
+    read = read_outcomes(tmp_path, record["fingerprint"])
+    assert read["repetitive"].to_list() == [False, True] + [False] * 13 and read.to_dicts() == told
+    write_point(tmp_path, record, outcomes)
+    assert "repetitive" not in read_outcomes(tmp_path, record["fingerprint"]).columns
+    assert load_points(tmp_path)[0] == [record]
+
+
+def test_a_sampling_task_has_several_rows_a_problem(tmp_path: Path, point: Any) -> None:
+    record, outcomes = point
+    sampled = [row | {"sample": n} for row in outcomes for n in range(3)]
+    assert read_point(write_point(tmp_path, record, sampled)) == record
+    assert read_outcomes(tmp_path, record["fingerprint"])["sample"].to_list()[:4] == [0, 1, 2, 0]
+    with pytest.raises(ValueError, match=r"repeat a problem: \(domain, problem_id, sample\)"):
+        write_point(tmp_path, record, [*sampled, sampled[0]])
+    with pytest.raises(ValueError, match=r"repeat a problem: \(domain, problem_id\)"):
+        write_point(tmp_path, record, [*outcomes, outcomes[0]])
+    with pytest.raises(ValueError, match="outcomes of 14 problems for n_problems=15"):
+        write_point(tmp_path, record, sampled[3:])
+
+
+def test_load_outcomes_of_whatever_has_them(tmp_path: Path) -> None:
+    run = SyntheticRun(problems=4)
+    run.add("none")
+    run.add("fixed_k", {"k": 4}, status="invalid", reason="measured 8")
+    run.add("pick", {"boost": 1}, status="failed", reason="no")
+    points = run.write(tmp_path) / "points"
+    found = load_outcomes(points, load_points(points)[0])
+    assert sorted(found) == sorted(record["fingerprint"] for record, _ in run.points[:2])
+    assert all(frame.height == 12 for frame in found.values())
 
 
 def test_fills_in_version_and_time(tmp_path: Path, point: Any) -> None:

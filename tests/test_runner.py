@@ -115,7 +115,7 @@ def test_a_sweep_ends_well(swept: tuple[Path, Done]) -> None:
 def test_a_sweep_leaves_its_table_and_pictures(swept: tuple[Path, Done]) -> None:
     run_dir = only_run(swept[0])
     assert (run_dir / "pareto.png").read_bytes().startswith(b"\x89PNG")
-    assert "<html" in (run_dir / "pareto.html").read_text()[:1000].lower()
+    assert "<html" in (run_dir / "report.html").read_text()[:1000].lower()
     assert pl.read_parquet(run_dir / "points.parquet").height == POINTS * 4  # overall and three domains
 
 

@@ -110,9 +110,9 @@ def test_summary_has_table_plot_and_artifacts(mirrored: Any) -> None:
     summary = runs["summary"]
     assert summary["summary"]["headline"] == "No gain" and summary["summary"]["done"] == 2
     assert summary["history"]["points._type"] == "table-file" and summary["history"]["points.nrows"] == 9
-    assert summary["history"]["pareto._type"] == "image-file"
+    assert summary["history"]["pareto._type"] == "image-file" and summary["history"]["report._type"] == "html-file"
     files = {a["name"]: [entry["path"] for entry in a["manifest"]["contents"]] for a in summary["artifacts"]}
-    assert files["points"] == ["points.parquet"] and files["pareto"] == ["pareto.html"]
+    assert files["points"] == ["points.parquet"] and files["report"] == ["report.html"]
     assert files["calibration"] == ["artifact.json", "plots/heat.txt"]
     for artifact in summary["artifacts"]:
         for entry in artifact["manifest"]["contents"]:
@@ -140,6 +140,16 @@ def test_is_quiet(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "" and done.stderr == ""
+
+
+def test_online_makes_a_report_and_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B itself stays offline here: only what is done after the runs are mirrored asks whether it is online."""
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    tracker = Tracker()
+    tracker.start(tmp_path, CONFIG)
+    tracker.mode = "online"
+    (failure,) = tracker.finish({"headline": "No gain"})
+    assert failure.startswith("the W&B report: ") and "pip install wandb-workspaces" in failure
 
 
 def test_off_does_nothing(tmp_path: Path) -> None:

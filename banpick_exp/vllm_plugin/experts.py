@@ -3,6 +3,7 @@
 A layer's `quant_method.experts_cls` is replaced by a one-base subclass before vLLM builds its kernel, so every variant
 that inherits the CPU path (AVX2, AVX-512, AMX, NEON) is covered and no function of vLLM's is replaced. Where the class
 is another (quantised experts, say), nothing is replaced: banned slots are computed with weight 0, exact, not faster.
+On a GPU the class only gets the sum that an id of -1 needs; `handover` decides, on the device, whether -1 is used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
+from banpick_exp.vllm_plugin.handover import skipping_class
 from banpick_exp.vllm_plugin.layer import HookedLayer
 from banpick_exp.vllm_plugin.ops import experts_op, run_experts
 
@@ -26,6 +28,8 @@ def keep_pairs_only(runner: MoERunner, layer: HookedLayer) -> None:
     # A variant that brings its own `apply` is another kernel than the one studied.
     if on_cpu and stock.apply is CPUUnquantizedExperts.apply:
         method.experts_cls = _cpu_class(stock, layer)
+    elif isinstance(stock, type) and (aware := skipping_class(stock)) is not None:
+        method.experts_cls = aware
 
 
 def _cpu_class(stock: type[CPUUnquantizedExperts], layer: HookedLayer) -> type[CPUUnquantizedExperts]:

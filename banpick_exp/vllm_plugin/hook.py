@@ -18,6 +18,7 @@ Shapes: T tokens, E experts, K experts a token, S slots, P policy rows (one), L 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
 
 from banpick_exp.vllm_plugin.experts import keep_pairs_only
+from banpick_exp.vllm_plugin.handover import check_parallelism, choose_filler
 from banpick_exp.vllm_plugin.layer import HookedLayer
 from banpick_exp.vllm_plugin.ops import route_op
 
@@ -84,6 +86,7 @@ def check_layer(name: str, runner: MoERunnerInterface) -> None:
 
 def _attach(runner: MoERunner) -> None:
     check_layer(runner.layer_name, runner)
+    check_parallelism(runner.layer_name, runner)
     config = get_current_vllm_config()
     fixed_slots = None
     if not config.model_config.enforce_eager:
@@ -119,7 +122,7 @@ def install() -> None:
 
 
 def find_layers(model: torch.nn.Module) -> list[HookedLayer]:
-    """The hooked MoE layers of a loaded model, in layer order.
+    """The hooked MoE layers of a loaded model, in layer order; on a GPU each tries whether its kernel may skip.
 
     Raises RuntimeError when any MoE runner in the model is not hooked, or has become unhookable since it was built
     (quantisation methods are replaced after the weights load).
@@ -140,4 +143,31 @@ def find_layers(model: torch.nn.Module) -> list[HookedLayer]:
                     f"ignore every policy. {remedy}"
                 )
             layers.append(layer)
+            if layer.tokens_P.device.type != "cpu":
+                runner: Any = module
+                with torch.inference_mode():
+                    layer.set_filler(*choose_filler(layer.name, runner, slots=layer.slots))
     return layers
+
+
+def detach(model: torch.nn.Module) -> None:
+    """Give every router and expert kernel of a loaded eager model its stock class back: vLLM as if never hooked."""
+    for part in _hooked_parts(model):
+        stock = type(part).__bases__[0]
+        if type(part).__name__.startswith(("Hooked", "Kept")):
+            part._banpick_class, part.__class__ = type(part), stock
+
+
+def attach_again(model: torch.nn.Module) -> None:
+    """Undo `detach`."""
+    for part in _hooked_parts(model):
+        if hasattr(part, "_banpick_class"):
+            part.__class__ = part._banpick_class
+
+
+def _hooked_parts(model: torch.nn.Module) -> Iterator[Any]:
+    for module in model.modules():
+        if isinstance(module, MoERunnerInterface):
+            runner: Any = module
+            yield runner.router
+            yield runner.routed_experts.quant_method.moe_kernel.fused_experts

@@ -52,6 +52,7 @@ class HookedLayer:
         self.observed_weights: list[Tensor] | None = None
         self.filler: Literal["dup", "skip"] = "dup"
         """What stands in a banned slot: the token's first id, or -1 where the expert kernel is proved to skip it."""
+        self.filler_reason = "every slot is computed; a banned one repeats the first id with weight 0"
         self.set_shortcuts(slots=self.top_k)
 
     @property
@@ -140,7 +141,7 @@ class HookedLayer:
             correction_E=getattr(router, "e_score_correction_bias", None),
             is_padding_T=None if padding_T is None else padding_T[: logits_TE.shape[0]],
             tokens_P=self.tokens_P if counts else None, usage_PE=self.usage_PE if counts else None,
-            scale=getattr(router, "routed_scaling_factor", 1.0), filler=self.filler, stock=stock,
+            scale=getattr(router, "routed_scaling_factor", 1.0), filler="table", stock=stock,
         )  # fmt: skip
 
     def biased_logits(self, logits_TE: Tensor) -> Tensor:
@@ -160,6 +161,8 @@ class HookedLayer:
         else:
             weights, ids, kept = self.edited_routing(hidden_states, logits_TE, indices_type, input_ids)
             self.count(ids, kept)
+            if self.filler == "skip":
+                ids = ids.where(kept, -1)
         if self.observed_weights is not None:
             self.observed_weights.append(weights.float())
         return weights.contiguous(), ids.contiguous()
@@ -186,6 +189,11 @@ class HookedLayer:
         # vLLM itself writes id -1 into whole padding rows.
         self.usage_PE[0].scatter_add_(0, ids_TS.clamp(min=0).flatten().long(), used_TS.flatten())
 
+    def set_filler(self, filler: Literal["dup", "skip"], reason: str) -> None:
+        """What banned slots hold from now on. In place too, for graphs that are captured already."""
+        self.filler, self.filler_reason = filler, reason
+        self.table.skips.fill_(filler == "skip")
+
     def write(self, values: LayerTable, *, slots: int) -> None:
         """Take over one layer's policy values, in place.
 
@@ -197,6 +205,7 @@ class HookedLayer:
                 f"{self.fixed_slots} slots. Use engine.compile=false or engine.extra_slots={slots - self.top_k}."
             )
         self.table.copy_(values)
+        self.table.skips.fill_(self.filler == "skip")
         self.set_shortcuts(slots=slots)
 
 

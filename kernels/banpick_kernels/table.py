@@ -20,7 +20,7 @@ WIDTH = 16
 
 
 class Column:
-    """One scalar of a policy row. It reads as a view of the table, so `table.keep.fill_(4)` and `table.keep[0] = 4` write."""
+    """One scalar of a policy row. It reads as a view of the table, so `table.keep[0] = 4` writes."""
 
     def __init__(self, index: int, neutral: float | None) -> None:
         """`neutral`: the value that changes nothing; None is the checkpoint's top_k."""
@@ -61,6 +61,8 @@ class Columns:
     """A key expert enters only if it ranks within this many; 0 inserts nothing, E always inserts."""
     insert_replaces = Column(13, 0.0)
     """1: an inserted expert evicts the lowest-weight other expert; 0: it makes the selection longer."""
+    skips = Column(14, 0.0)
+    """1: an unkept slot holds id -1, for expert kernels proved to leave it out. Set by the engine, not by a policy."""
 
 
 COLUMNS: dict[str, Column] = {name: column for name, column in vars(Columns).items() if isinstance(column, Column)}

@@ -1,4 +1,7 @@
-"""A compiled engine beside an eager one, in float32: three swaps, exact counters, and the width it cannot exceed."""
+"""A compiled engine beside an eager one, in float32: swaps, exact counters, and the width it cannot exceed.
+
+The compiled engines skip banned slots wherever there are any (`COPY_COST = 0`), the eager one never: it has small experts.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from parity_policies import CALIBRATION
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, short_prompts
 
 from banpick_exp.config import EngineConfig, ModelConfig
 from banpick_exp.engine import Engine
+from banpick_kernels import cpu_dispatch
 
 SWAPS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
     ("pick", {"mode": "range_replace", "experts": {1: [3, 5], 2: [7]}}),
     ("fixed_k", {"k": 3}),
+    ("ban", {"lambda": 0.9, "k_min": 3}),
+    ("ban_pick", {"lambda": 0.7, "k_min": 2, "mode": "range_replace", "key_experts": 3}),
     ("pick", {"mode": "boost", "boost": 1.5, "experts": {1: [3]}}),
     ("none", {}),
 ]
@@ -26,11 +33,12 @@ def start(*, compiled: bool, extra_slots: int = 0) -> Engine:
     engine = Engine(ModelConfig(name="tiny", dtype="float32"), CHECKPOINT, settings, NUM_LAYERS)
     engine.start()
     engine.verify()
+    engine.load_calibration("hand made", CALIBRATION)
     return engine
 
 
 def under(engine: Engine, policy: tuple[str, dict[str, Any]], turn: int, sequences: list[list[int]]) -> dict[str, Any]:
-    engine.set_policy(*policy)
+    engine.set_policy(*policy, "hand made" if policy[0].startswith("ban") else "")
     engine.counters(reset=True)
     scores = engine.score(sequences, salt=f"turn {turn}")
     counters = engine.counters(reset=True)
@@ -67,6 +75,7 @@ def main(result: Path) -> None:
     wide_eager = under(engine, POLICY_A, 9, sequences)
     engine.close()
 
+    cpu_dispatch.COPY_COST = 0
     engine = start(compiled=True)
     compiled_mode, lookups = mode(engine), count_lookups()
     compiled = [under(engine, policy, turn, sequences) for turn, policy in enumerate(SWAPS)]

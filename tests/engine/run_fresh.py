@@ -12,6 +12,7 @@ from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, POLICY_B, long
 
 from banpick_exp.config import EngineConfig, ModelConfig
 from banpick_exp.engine import Engine
+from banpick_kernels import cpu_dispatch
 
 Tokens = list[list[int]]
 
@@ -66,7 +67,18 @@ def vars_of(counters: Any) -> dict[str, Any]:
 
 
 def precise() -> dict[str, Any]:
-    """float32: log-probabilities of 30 answered problems under each policy, and the probe's KL."""
+    """float32: log-probabilities of 30 answered problems under each policy, and the probe's KL.
+
+    Banned slots are skipped wherever there are any, which on experts this small would not pay; `pair_runs` counts it.
+    """
+    cpu_dispatch.COPY_COST, run_pairs, pair_runs = 0, cpu_dispatch._run_pairs, {}
+    counted: list[int] = []
+
+    def counting(*arguments: Any) -> None:
+        counted.append(1)
+        run_pairs(*arguments)
+
+    cpu_dispatch._run_pairs = counting
     engine = start("float32", 128)
     engine.verify()
     engine.load_calibration("hand made", CALIBRATION)
@@ -79,10 +91,13 @@ def precise() -> dict[str, Any]:
         engine.counters(reset=True)
         scores[label] = engine.score(sequences)
         kept[label] = engine.counters(reset=True).mean_kept
+        pair_runs[label] = len(counted)
+        counted.clear()
     engine.set_policy("none", {})
     probe = engine.probe(sequences, lengths, BLOCKS_OF_PROBE, top_vocab=20, range_factor=RANGE_FACTOR)
     engine.close()
-    return {"sequences": sequences, "prompt_lengths": lengths, "scores": scores, "kept": kept, "probe": probe}
+    found = {"sequences": sequences, "prompt_lengths": lengths, "scores": scores, "kept": kept, "probe": probe}
+    return found | {"pair_runs": pair_runs}
 
 
 def main(result: Path) -> None:

@@ -59,6 +59,14 @@ def test_measured_budgets_of_the_compared_policies(precise: dict[str, Any]) -> N
     assert TOP_K < kept["range_add"] < kept["force_add"] <= TOP_K + 3 / 4
 
 
+def test_banned_slots_were_skipped_in_this_comparison(precise: dict[str, Any]) -> None:
+    runs = precise["pair_runs"]
+    for label in ("ban", "ban_pick", "force_add", "range_add"):
+        assert runs[label] > 0, label
+    for label in ("none", "boost", "fixed_k 3"):
+        assert runs[label] == 0, label
+
+
 @pytest.fixture(scope="module")
 def unchanged(precise: dict[str, Any], oracle: Oracle) -> list[Any]:
     """Next-token logits [T, V] of each sequence under stock routing."""

@@ -1,4 +1,4 @@
-"""What a run found: the printed table, the picture and the page, all read from the run folder's records."""
+"""What a run found, printed: the table of its points, the conclusion below, and what did not finish."""
 
 from __future__ import annotations
 
@@ -11,23 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from banpick_exp.analysis import BUDGET_TOLERANCE, headline, pareto_front, points_frame, verdicts
-from banpick_exp.page import pareto_html, verdict_text
-from banpick_exp.plots import heat_map, pareto_png
-from banpick_exp.records import OVERALL, load_points, read_outcomes
-
-__all__ = ["heat_map", "load_run", "print_pareto", "write_report"]
+from banpick_exp.analysis import BUDGET_TOLERANCE, guards, headline, pareto_front
+from banpick_exp.records import OVERALL, load_outcomes, load_points
+from banpick_exp.report.load import load_run
+from banpick_exp.report.words import verdict_text
 
 WIDE = 220  # columns, where the output is no terminal: a log wraps nothing
-
-
-def load_run(run_dir: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A run's points (`points_frame` with `on_front`) and its verdicts, from its records and outcomes."""
-    points_dir = Path(run_dir) / "points"
-    records, _ = load_points(points_dir)
-    done = [record for record in records if record["status"] == "done"]
-    outcomes = {record["fingerprint"]: read_outcomes(points_dir, record["fingerprint"]) for record in done}
-    return pareto_front(points_frame(records)), verdicts(records, outcomes)
+LISTED = 12  # lines of one kind; the rest is in the run's guards.parquet
 
 
 def print_pareto(
@@ -35,25 +25,29 @@ def print_pareto(
     console: Console | None = None,
     *,
     found: pl.DataFrame | None = None,
+    guarded: pl.DataFrame | None = None,
     domain: str = OVERALL,
 ) -> None:
-    """Print the points of one domain as a table, the conclusion below, then invalid and failed points with reasons.
+    """Print the points of one domain as a table, the conclusion below, then invalid and failed points with reasons, and
+    what the guards say of the others.
 
     Args:
         source: a run folder, or a frame like `points_frame`'s.
-        found: the verdicts that go with a frame; a folder brings its own.
+        found, guarded: the verdicts and guards that go with a frame; a folder brings its own.
     """
     if isinstance(source, pl.DataFrame):
         frame = pareto_front(source)
     else:
         frame, found = load_run(Path(source))
+        records, _ = load_points(Path(source) / "points")
+        guarded = guards(records, load_outcomes(Path(source) / "points", records))
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=max(WIDE, console.width))
     verdict_of: dict[str, Mapping[str, Any]] = {}
     if found is not None:
         rows = found.filter(pl.col("domain") == domain).iter_rows(named=True)
-        verdict_of = {row["fingerprint"]: row for row in rows}
+        verdict_of = {row["fingerprint"]: row for row in rows if row["against"] == "fixed_k"}
     done = frame.filter((pl.col("status") == "done") & (pl.col("domain") == domain))
     if done.height:
         console.print(_table(done, verdict_of, domain, narrow=console.width < WIDE))
@@ -75,27 +69,35 @@ def print_pareto(
         colour = "yellow" if row["status"] == "invalid" else "red"
         reason = row["reason"] or "no reason recorded"
         console.print(f"[{colour}]{row['status']}[/{colour}] {escape(row['label'])}: {escape(reason)}")
+    if guarded is not None and done.height:
+        _print_guards(
+            guarded.join(done.select("fingerprint", "policy"), on="fingerprint", maintain_order="left"), console
+        )
 
 
-def write_report(run_dir: Path, frame: pl.DataFrame | None = None, found: pl.DataFrame | None = None) -> list[Path]:
-    """Write `pareto.png` and `pareto.html` into a run folder; returns their paths, none when no point is done.
+def _print_guards(guarded: pl.DataFrame, console: Console) -> None:
+    """What the guards found on finished points: the alarms, then sub-tasks that fell but may be noise.
 
-    `frame` and `found`: what `load_run` gave, where a caller has it already.
+    That sub-tasks fall down the fixed_k ladder is what it is there to show: those lines stay out.
     """
-    run_dir = Path(run_dir)
-    if frame is None or found is None:
-        frame, found = load_run(run_dir)
-    done = frame.filter(pl.col("status") == "done")
-    overall = done.filter(pl.col("domain") == OVERALL)
-    if overall.height == 0:
-        return []
-    models = ", ".join(sorted({name for name in overall["model"] if name})) or "model"
-    title = f"Routing policies on {models}: {'/'.join(run_dir.resolve().parts[-2:])}"
-    subtitle = f"{headline(found)}  {max(overall['n_problems']):,} problems a point."
-    return [
-        pareto_png(overall, run_dir / "pareto.png", title=title, subtitle=subtitle),
-        pareto_html(done, found, run_dir / "pareto.html", title=title, subtitle=subtitle),
-    ]
+    points = guarded["fingerprint"].n_unique()
+    guarded = guarded.filter((pl.col("guard") != "subtask_drop") | (pl.col("policy") != "fixed_k"))
+    raised = guarded.filter(pl.col("level") != "ok").sort(pl.col("level") == "warning", maintain_order=True)
+    dropped = guarded.filter(
+        (pl.col("level") == "ok") & (pl.col("guard") == "subtask_drop") & ~pl.col("value").is_null()
+    )
+    for rows, style in ((raised, None), (dropped, "dim")):
+        for row in rows.head(LISTED).iter_rows(named=True):
+            colour = style or ("red" if row["level"] == "invalid" else "yellow")
+            where = "" if row["domain"] == OVERALL else f" ({row['domain']})"
+            name = f"guard {row['guard']}"
+            console.print(
+                f"[{colour}]{name}[/{colour}] {escape(row['label'] + where + ': ' + row['detail'])}", style=style
+            )
+        if rows.height > LISTED:
+            console.print(f"[dim]... and {rows.height - LISTED} more like these[/dim]")
+    if not raised.height:
+        console.print(f"[dim]No guard was raised on {points} points.[/dim]")
 
 
 def _table(done: pl.DataFrame, verdict_of: Mapping[str, Mapping[str, Any]], domain: str, *, narrow: bool) -> Table:

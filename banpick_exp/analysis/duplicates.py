@@ -1,0 +1,108 @@
+"""The replay trap: answers that equal another policy's to the last one.
+
+A cache that is keyed on too little serves one configuration's answers as another's, and every table looks fine. So
+equal answers under unequal definitions are an alarm, unless the two routes are equal anyway:
+
+- by definition: the same rule and knobs on the same checkpoint; or, as `evaluate` records it, the same table of router
+  values (fixed_k K is stock, boost 0 is stock); or `none` and `fixed_k` with the same k.
+- in effect: a rule that spends a range and was measured at one end of it in every layer (Ban at its floor routes as
+  fixed_k does there). `engaged` speaks of that already.
+
+Equal counters besides equal answers (tokens, kept experts and every expert's usage) mean that one and the same routing
+happened: then the point is `invalid`, it cannot be told from a replay. With other counters the policy did run and the
+answers merely agree: a `warning`, since the two scores are one piece of evidence, not two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from banpick_exp.analysis.pairing import Outcomes, Record, mean_kept
+from banpick_exp.config import fingerprint
+from banpick_exp.records import OVERALL
+
+MIN_PROBLEMS = 50
+"""On fewer, policies that differ a little may well answer alike."""
+ANSWERED = ("domain", "problem_id", "sample", "correct", "answer")
+
+
+def duplicate_rows(records: Iterable[Record], outcomes: Outcomes) -> Iterator[dict[str, Any]]:
+    """One `overall` row for each point whose answers are another's; `value` counts the others."""
+    groups: dict[tuple[int, int], list[Record]] = {}
+    for record in records:
+        frame = outcomes.get(record["fingerprint"])
+        if record["status"] != "failed" and frame is not None and frame.height:
+            groups.setdefault((frame.height, _digest(frame, ANSWERED)), []).append(record)
+    for (rows, _), group in groups.items():
+        for record in group if len(group) > 1 else []:
+            twins = [other for other in group if other is not record and not same_routing(record, other)]
+            if twins:
+                yield {"record": record} | _row(record, twins, rows, outcomes)
+
+
+def same_routing(one: Record, other: Record) -> bool:
+    """Whether two points are expected to answer alike: by definition, or in effect at an end of their range."""
+    if _model(one) != _model(other):
+        return False
+    ours, theirs = one["engagement"].get("routing_table"), other["engagement"].get("routing_table")
+    if one["policy"] == other["policy"]:
+        # The same rule with another calibration may name other experts: the tables know.
+        return not (ours and theirs) or ours == theirs
+    if ours and ours == theirs:
+        return True
+    k, other_k = _uniform_k(one), _uniform_k(other)
+    return k is not None and k == other_k
+
+
+def _row(record: Record, twins: list[Record], rows: int, outcomes: Outcomes) -> dict[str, Any]:
+    def lengths(point: Record) -> int:
+        return _digest(outcomes[point["fingerprint"]], (*ANSWERED, "tokens"))
+
+    row: dict[str, Any] = {"guard": "duplicated_scores", "domain": OVERALL, "value": float(len(twins)), "level": "ok"}
+    names = ", ".join(twin["label"] for twin in twins[:3]) + (f" and {len(twins) - 3} more" if len(twins) > 3 else "")
+    what = f"all {rows:,} answers equal those of {names}"
+    copies = [twin for twin in twins if lengths(twin) == lengths(record)]
+    counted = record["engagement"].get("routing_counts")
+    if not copies:
+        return row | {"detail": f"{what}, but with other lengths: they were generated anew"}
+    if rows < MIN_PROBLEMS:
+        return row | {"detail": f"{what}, which so few problems can do by chance"}
+    if counted and any(twin["engagement"].get("routing_counts") == counted for twin in copies):
+        detail = f"{what}, and so do the routing counters: it cannot be told from a replay of another policy's run"
+        return row | {"level": "invalid", "detail": detail}
+    detail = f"{what} although the policies differ: replayed, or without effect here; the scores are one, not two"
+    return row | {"level": "warning", "detail": detail}
+
+
+def _model(record: Record) -> str:
+    model: Mapping[str, Any] = record["model"]
+    return str(model.get("identity") or fingerprint({key: str(value) for key, value in model.items()}))
+
+
+def _uniform_k(record: Record) -> float | None:
+    """The k of the fixed_k that this point equals: by its name, or because it was measured at an end everywhere."""
+    name, native = record["policy"]["name"], record["model"].get("top_k")
+    if name == "fixed_k":
+        return float(record["policy"]["k"])
+    if name == "none":
+        return float(native) if native else mean_kept(record)
+    implied = record["engagement"].get("implied", {})
+    if record["engagement"].get("key_expert_share") or not implied:
+        return None
+    kept = {k for block in record["metrics"]["domains"].values() for k in block["mean_kept_by_layer"] or [None]}
+    spends_a_range = all(low < high for low, high in implied.values())
+    return float(kept.pop()) if spends_a_range and len(kept) == 1 and kept <= _ends(implied) else None
+
+
+def _ends(implied: Mapping[str, Any]) -> set[float]:
+    """The ends that all domains share."""
+    return set.intersection(*({float(low), float(high)} for low, high in implied.values()))
+
+
+def _digest(frame: pl.DataFrame, columns: tuple[str, ...]) -> int:
+    """64 bits over the rows, whatever their order."""
+    present = [name for name in columns if name in frame.columns]
+    return int(frame.select(present).hash_rows(seed=0).sum())

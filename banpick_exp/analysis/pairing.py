@@ -1,0 +1,198 @@
+"""Which points may be compared, and their answers paired problem by problem.
+
+A problem is (domain, problem_id): ids of one's own files may repeat between domains. Sampling tasks have several rows a
+problem, told apart by `sample`; they become one row with counts, because samples of a problem are not independent.
+From here on it is NumPy: a run has thousands of small blocks (policies x domains x sub-tasks), and a data frame each
+would cost more than the statistics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from banpick_exp.records import OVERALL
+
+REFERENCE_POLICIES = ("none", "fixed_k")
+PROBLEM = ("domain", "problem_id")
+SUMMED = ("correct", "truncated", "tokens", "repetitive")
+
+Record = Mapping[str, Any]
+Outcomes = Mapping[str, pl.DataFrame]
+"""fingerprint -> per-problem outcomes, as `read_outcomes` gives them."""
+Sums = dict[str, np.ndarray]
+
+
+class Layout:
+    """Which problems were answered, and which of them belong to a domain or sub-task. N problems."""
+
+    def __init__(self, problems: pl.DataFrame) -> None:
+        """`problems`: [N] domain, problem_id, task."""
+        self.problems = problems
+        self.n = problems.height
+        rows = problems.select("domain", "task").with_row_index("row").group_by("domain", "task", maintain_order=True)
+        self.subtasks: dict[tuple[str, str], np.ndarray] = {
+            (domain, task): np.asarray(index) for domain, task, index in rows.agg("row").iter_rows()
+        }
+        """(domain, task) -> its rows, in the order of the problems."""
+        self.domains: dict[str, np.ndarray] = {
+            name: np.concatenate([rows for (domain, _), rows in self.subtasks.items() if domain == name])
+            for name in dict.fromkeys(domain for domain, _ in self.subtasks)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One point's answers, a row a problem."""
+
+    layout: Layout
+    samples: int
+    """Answers to each problem."""
+    sums: Sums
+    """[N] int64, summed over the samples: those of correct, truncated, tokens, repetitive that the outcomes tell."""
+
+    def mean(self, column: str) -> float:
+        """Over all answers."""
+        return float(self.sums[column].sum()) / (self.layout.n * self.samples)
+
+
+def answers_of(outcomes: pl.DataFrame, known: Layout | None = None) -> Answers:
+    """Outcomes by problem. `known`: a layout to share where the problems are the same, for speed alone.
+
+    Raises ValueError where problems have unequal numbers of samples, or one repeats without `sample`.
+    """
+    told = [name for name in SUMMED if name in outcomes.columns and not outcomes[name].has_nulls()]
+    task = pl.col("task") if "task" in outcomes.columns else pl.col("domain").alias("task")
+    frame = outcomes.select(*PROBLEM, task, *(pl.col(name).cast(pl.Int64) for name in told))
+    samples, problems = 1, frame.select(*PROBLEM, "task")
+    if known is None or not problems.equals(known.problems):
+        known = None
+        if not frame.select(PROBLEM).is_unique().all():
+            frame, samples = _summed(frame, told, "sample" in outcomes.columns)
+    layout = known or Layout(frame.select(*PROBLEM, "task"))
+    return Answers(layout, samples, {name: frame[name].to_numpy() for name in told})
+
+
+def all_answers(records: Iterable[Record], outcomes: Outcomes) -> dict[str, Answers]:
+    """fingerprint -> answers, with one layout for all points that answered the same problems in the same order."""
+    found: dict[str, Answers] = {}
+    known = None
+    for record in records:
+        found[record["fingerprint"]] = answers = answers_of(outcomes[record["fingerprint"]], known)
+        known = answers.layout
+    return found
+
+
+def _summed(frame: pl.DataFrame, told: list[str], sampled: bool) -> tuple[pl.DataFrame, int]:
+    if not sampled:
+        raise ValueError("a problem repeats and there is no `sample` column: its answers cannot be told apart")
+    sums = [pl.col("task").first(), *(pl.col(name).sum() for name in told), pl.len().alias("samples")]
+    frame = frame.group_by(PROBLEM, maintain_order=True).agg(sums)
+    found = sorted(set(frame["samples"]))
+    if len(found) > 1:
+        raise ValueError(f"problems have {found[0]} to {found[-1]} samples: avg@n needs the same number for each")
+    return frame, found[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The answers of a policy and its reference to the n problems they share, or to a part of those."""
+
+    layout: Layout
+    """Of the whole; the parts share it."""
+    n: int
+    samples: tuple[int, int]
+    sums: tuple[Sums, Sums]
+    """Policy, reference: the same columns in both, [n] each."""
+
+    def mean(self, column: str) -> tuple[float, float]:
+        """Over all answers of the policy and of the reference."""
+        ours, theirs = (float(s[column].sum()) / (self.n * k) for s, k in zip(self.sums, self.samples, strict=True))
+        return ours, theirs
+
+    def per_answer(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """[n] means over the samples of each problem."""
+        return self.sums[0][column] / self.samples[0], self.sums[1][column] / self.samples[1]
+
+    def differences(self, column: str) -> tuple[dict[int, int], int]:
+        """({policy minus reference in units of 1/scale: problems}, scale); scale is 1 for one answer a problem."""
+        scale = math.lcm(*self.samples)
+        ours, theirs = (s[column] * (scale // k) for s, k in zip(self.sums, self.samples, strict=True))
+        difference = ours - theirs
+        lowest = int(difference.min())
+        counts = np.bincount(difference - lowest)
+        return {lowest + i: count for i, count in enumerate(counts.tolist()) if count}, scale
+
+    def domain(self, domain: str) -> Pairs:
+        """Those of one domain; `overall` is all."""
+        return self if domain == OVERALL else self._part(self.layout.domains.get(domain, np.zeros(0, dtype=np.intp)))
+
+    def by_subtask(self) -> Iterator[tuple[str, str, Pairs]]:
+        """(domain, task, its pairs), in the order of the problems."""
+        for (domain, task), rows in self.layout.subtasks.items():
+            yield domain, task, self._part(rows)
+
+    def _part(self, rows: np.ndarray) -> Pairs:
+        ours, theirs = ({name: values[rows] for name, values in sums.items()} for sums in self.sums)
+        return Pairs(self.layout, len(rows), self.samples, (ours, theirs))
+
+
+def pair(ours: Answers, theirs: Answers) -> Pairs:
+    """Joined on the problems in common, in the order of `ours`."""
+    both = [name for name in ours.sums if name in theirs.sums]
+    sums, reference = {name: ours.sums[name] for name in both}, {name: theirs.sums[name] for name in both}
+    layout, samples = ours.layout, (ours.samples, theirs.samples)
+    if layout is not theirs.layout:
+        index = layout.problems.with_row_index("row").join(
+            theirs.layout.problems.select(PROBLEM).with_row_index("other"), on=PROBLEM, maintain_order="left"
+        )
+        rows, others = index["row"].to_numpy(), index["other"].to_numpy()
+        layout = Layout(index.select(*PROBLEM, "task"))
+        sums = {name: values[rows] for name, values in sums.items()}
+        reference = {name: values[others] for name, values in reference.items()}
+    return Pairs(layout, layout.n, samples, (sums, reference))
+
+
+def setup(record: Record) -> str:
+    """What two points must share to be paired: model, engine and task, and the seed or repeat where one is recorded."""
+    shared = [record["model"], record["engine"], record["task"], record.get("seed"), record.get("repeat")]
+    return json.dumps(shared, sort_keys=True, default=str)
+
+
+def mean_kept(record: Record, domain: str = OVERALL) -> float:
+    """The measured budget of a point, in experts per token and layer."""
+    metrics = record["metrics"]
+    return float((metrics["overall"] if domain == OVERALL else metrics["domains"][domain])["mean_kept"])
+
+
+class References:
+    """The `none` and `fixed_k` points among the done ones, by set-up."""
+
+    def __init__(self, done: Iterable[Record]) -> None:
+        self._by_setup: dict[str, list[Record]] = {}
+        for record in done:
+            if record["policy"]["name"] in REFERENCE_POLICIES:
+                self._by_setup.setdefault(setup(record), []).append(record)
+
+    def nearest_fixed_k(self, record: Record) -> Record | None:
+        """The one of the same set-up at the nearest measured budget (`none` is fixed_k at K).
+
+        At equal distance the one that keeps more, then `none`.
+        """
+        own = mean_kept(record)
+
+        def rank(point: Record) -> tuple[float, float, bool]:
+            kept = mean_kept(point)
+            return round(abs(kept - own), 6), -round(kept, 6), point["policy"]["name"] != "none"
+
+        return min(self._by_setup.get(setup(record), ()), key=rank, default=None)
+
+    def stock(self, record: Record) -> Record | None:
+        """The `none` point of the same set-up."""
+        return next((p for p in self._by_setup.get(setup(record), ()) if p["policy"]["name"] == "none"), None)

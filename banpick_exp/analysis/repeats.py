@@ -1,0 +1,97 @@
+"""How much a score moves when nothing that should matter changes: batch size, seed, order."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from banpick_exp.analysis.pairing import PROBLEM, Outcomes, Record
+from banpick_exp.records import OVERALL
+
+REPEATED = ("max_num_seqs", "seed", "repeat")
+"""Settings that repeats differ in. Tensor parallelism and dtype are no repeats: they are other experiments."""
+
+_SCHEMA: dict[str, Any] = {
+    "label": pl.String, "policy": pl.String, "domain": pl.String, "repeats": pl.Int64,
+    "settings": pl.List(pl.String), "accuracy_mean": pl.Float64, "accuracy_sd": pl.Float64,
+    "accuracy_min": pl.Float64, "accuracy_max": pl.Float64, "sampling_error": pl.Float64, "unstable": pl.Float64,
+    "n_problems": pl.Int64, "fingerprints": pl.List(pl.String),
+}  # fmt: skip
+
+
+def repeat_spread(records: Iterable[Record], outcomes: Outcomes | None = None) -> pl.DataFrame:
+    """The spread of accuracy over done points that differ only in engine.max_num_seqs, a seed or `repeat`.
+
+    Args:
+        records: points of any kind; those without a repeat are left out.
+        outcomes: fingerprint -> per-problem outcomes, for `unstable`.
+
+    Returns: one row a repeated point x domain ("overall" first): label without the repeated settings, policy, domain,
+        repeats, settings (what differed, one text a repeat), accuracy_mean, accuracy_sd (n - 1), accuracy_min and
+        accuracy_max (0..1), sampling_error (standard error of one run's accuracy from its number of problems: a spread
+        well below it does not move conclusions), unstable (share of problems that not all repeats score alike; null
+        without outcomes), n_problems, fingerprints.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if record["status"] == "done":
+            groups.setdefault(_identity(record), []).append(record)
+    rows = []
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        for domain in (OVERALL, *group[0]["metrics"]["domains"]):
+            rows.append(_row(group, domain, outcomes))
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _row(group: list[Record], domain: str, outcomes: Outcomes | None) -> dict[str, Any]:
+    blocks = [r["metrics"]["overall"] if domain == OVERALL else r["metrics"]["domains"][domain] for r in group]
+    scores = [float(block["accuracy"]) for block in blocks]
+    mean, n = statistics.fmean(scores), int(blocks[0]["n_problems"])
+    return {
+        "label": _label(group[0]), "policy": group[0]["policy"]["name"], "domain": domain, "repeats": len(group),
+        "settings": _settings(group), "accuracy_mean": mean,
+        "accuracy_sd": statistics.stdev(scores), "accuracy_min": min(scores), "accuracy_max": max(scores),
+        "sampling_error": math.sqrt(mean * (1 - mean) / n), "n_problems": n,
+        "unstable": None if outcomes is None else _unstable([outcomes[r["fingerprint"]] for r in group], domain),
+        "fingerprints": [record["fingerprint"] for record in group],
+    }  # fmt: skip
+
+
+def _unstable(frames: list[pl.DataFrame], domain: str) -> float:
+    """Share of the problems of a domain whose number of right answers is not the same in all repeats."""
+    scored = pl.concat(frames).filter((pl.col("domain") == domain) | (domain == OVERALL))
+    varied = scored.group_by(PROBLEM).agg((pl.col("correct").mean().is_between(0, 1, closed="none")).alias("varies"))
+    return float(varied["varies"].sum() / varied.height)
+
+
+def _identity(record: Record) -> str:
+    def shared(section: str) -> dict[str, Any]:
+        return {key: value for key, value in record[section].items() if key not in REPEATED}
+
+    # The label tells what no section does, such as the calibration's score. The calibration itself may not be compared:
+    # its fingerprint follows the engine's settings, max_num_seqs among them.
+    same = [record["model"], shared("engine"), shared("task"), record["policy"], _label(record)]
+    return json.dumps(same, sort_keys=True, default=str)
+
+
+def _label(record: Record) -> str:
+    return " ".join(part for part in record["label"].split() if part.split("=")[0].split(".")[-1] not in REPEATED)
+
+
+def _settings(group: list[Record]) -> list[str]:
+    """What differs between the repeats, a text each."""
+    found = []
+    for record in group:
+        places = {"engine.": record["engine"], "task.": record["task"], "": record}
+        found.append({f"{at}{key}": values[key] for at, values in places.items() for key in REPEATED if key in values})
+    varied = [
+        key for key in dict.fromkeys(k for one in found for k in one) if len({str(f.get(key)) for f in found}) > 1
+    ]
+    return [" ".join(f"{key}={one[key]}" for key in varied if key in one) for one in found]

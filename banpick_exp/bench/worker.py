@@ -1,0 +1,31 @@
+"""Worker methods that only a benchmark needs: random weights in a loaded engine, and the hook taken off and on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from banpick_exp.vllm_plugin.hook import attach_again, detach
+from banpick_exp.worker import RoutingExtension
+
+ROUTER_SPREAD = 1.5
+"""Standard deviation of the router logits: about as peaked as a trained router of 128 experts."""
+
+
+class BenchExtension(RoutingExtension):
+    """Mixed into vLLM's worker in place of `RoutingExtension`."""
+
+    def banpick_randomise(self, seed: int) -> None:
+        """Fill every parameter in place: norms 1, routers so that logits spread by ROUTER_SPREAD, all others 0.02."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.model_runner.model.named_parameters():
+            if "norm" in name:
+                parameter.data.fill_(1)
+            else:
+                spread = ROUTER_SPREAD / math.sqrt(parameter.shape[-1]) if ".gate." in name else 0.02
+                parameter.data.normal_(0, spread, generator=generator)
+
+    def banpick_hook(self, on: bool) -> None:
+        """Put vLLM's own router and expert classes back (`on` false), or ours."""
+        (attach_again if on else detach)(self.model_runner.model)

@@ -1,0 +1,181 @@
+"""One scatter panel as SVG text: axes, the reference ladder as a line, points with bars, rings on the front.
+
+Points are `<use>` elements that carry `data-p`, the index of the point in the page's data; report.js does the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+WIDTH, HEIGHT = 580, 400
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 46
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """One point: where, its interval along one axis (None: none), how it looks and which entry of the data it is."""
+
+    x: float
+    y: float
+    bar: Range | None
+    shape: str
+    colour: str
+    index: int
+    on_front: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """What a panel shows. `vertical`: the bars are intervals of y, else of x."""
+
+    title: str
+    x_title: str
+    y_title: str
+    marks: Sequence[Mark]
+    ladders: Sequence[tuple[str, Sequence[tuple[float, float]]]] = ()
+    """Colour class and knots of each reference line."""
+    vertical: bool = True
+    x_ticks: Sequence[float] | None = None
+    x_line: float | None = None
+    shades: Sequence[tuple[float, float, str]] = field(default=())
+    """Ranges of x whose points stand side by side, and what to say of them."""
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Round numbers from `low` to `high`, about `count` of them. Example: ticks(0, 10, 5) = [0, 2, 4, 6, 8, 10]."""
+    raw = (high - low) / count
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def extent(values: Sequence[float], margin: float = 0.05) -> Range:
+    """The range of `values` with a margin on both sides; a single value gets room around it."""
+    low, high = min(values), max(values)
+    room = (high - low) * margin or max(abs(high) * margin, 0.5)
+    return low - room, high + room
+
+
+def draw(panel: Panel, y_range: Range, label_id: str) -> str:
+    """The panel as one `<svg>`; points outside `y_range` are clipped, as a zoomed view wants it."""
+    bars = [end for mark in panel.marks if mark.bar and not panel.vertical for end in mark.bar]
+    shaded = [end for low, high, _ in panel.shades for end in (low, high)]
+    lone = [] if panel.x_line is None else [panel.x_line]
+    x_range = extent([*(mark.x for mark in panel.marks), *bars, *shaded, *lone])
+    scale = _Scale(x_range, y_range)
+    inside = [mark for mark in panel.marks if y_range[0] <= mark.y <= y_range[1]]
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="panel" role="group" aria-labelledby="{label_id}" tabindex="-1">',
+        f'<title id="{label_id}">{escape(panel.title)}</title>',
+        *_axes(panel, scale),
+        f'<svg x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}" '
+        f'viewBox="{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}" overflow="hidden">',
+        *(f'<path class="ladder {colour}" d="{_line(knots, scale)}"/>' for colour, knots in panel.ladders),
+        *_bars(panel, scale),
+        "</svg>",
+        *(_point(mark, scale) for mark in sorted(inside, key=lambda mark: mark.on_front)),
+        *_labels(inside, scale),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    x_range: Range
+    y_range: Range
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return round(LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+
+
+def _axes(panel: Panel, scale: _Scale) -> list[str]:
+    floor, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    parts = []
+    for low, high, text in panel.shades:
+        left, wide = scale.x(low), scale.x(high) - scale.x(low)
+        parts.append(f'<rect class="shade" x="{left}" y="{TOP}" width="{wide:.1f}" height="{floor - TOP}"/>')
+        parts.append(f'<text class="note" x="{left + wide / 2:.1f}" y="{floor - 5}" text-anchor="middle">{text}</text>')
+    low, high = scale.x_range
+    for value in ticks(*scale.x_range) if panel.x_ticks is None else [t for t in panel.x_ticks if low <= t <= high]:
+        x = scale.x(value)
+        parts.append(f'<path class="grid" d="M{x} {TOP}V{floor}"/>')
+        parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{value:g}</text>')
+    for value in ticks(*scale.y_range):
+        y = scale.y(value)
+        parts.append(f'<path class="grid" d="M{LEFT} {y}H{right}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{value:g}</text>')
+    if panel.x_line is not None:
+        parts.append(f'<path class="one" d="M{scale.x(panel.x_line)} {TOP}V{floor}"/>')
+    middle = (TOP + floor) / 2
+    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{floor}H{right}"/>')
+    parts.append(f'<text class="name" x="{(LEFT + right) / 2}" y="{HEIGHT - 10}" text-anchor="middle">')
+    parts.append(f"{escape(panel.x_title)}</text>")
+    parts.append(f'<text class="name" transform="translate(13 {middle})rotate(-90)" text-anchor="middle">')
+    parts.append(f"{escape(panel.y_title)}</text>")
+    return parts
+
+
+def _line(knots: Sequence[tuple[float, float]], scale: _Scale) -> str:
+    return "M" + "L".join(f"{scale.x(x)} {scale.y(y)}" for x, y in knots) if knots else ""
+
+
+def _bars(panel: Panel, scale: _Scale) -> list[str]:
+    paths: dict[str, list[str]] = {}
+    for mark in panel.marks:
+        if mark.bar is not None:
+            low, high = mark.bar
+            if panel.vertical:
+                piece = f"M{scale.x(mark.x)} {scale.y(low)}V{scale.y(high)}"
+            else:
+                piece = f"M{scale.x(low)} {scale.y(mark.y)}H{scale.x(high)}"
+            paths.setdefault(mark.colour, []).append(piece)
+    return [f'<path class="bar {colour}" d="{"".join(pieces)}"/>' for colour, pieces in paths.items()]
+
+
+def _point(mark: Mark, scale: _Scale) -> str:
+    at = f'x="{scale.x(mark.x)}" y="{scale.y(mark.y)}"'
+    ring = f'<use href="#ring" class="front" {at}/>' if mark.on_front else ""
+    return f'{ring}<use href="#{mark.shape}" class="point {mark.colour}" {at} data-p="{mark.index}"/>'
+
+
+def _labels(marks: Sequence[Mark], scale: _Scale) -> list[str]:
+    """Names beside their marks, where they cover no mark and no other name; without room they are left out."""
+    taken = [(scale.x(m.x) - 5, scale.y(m.y) - 5, scale.x(m.x) + 5, scale.y(m.y) + 5) for m in marks]
+    parts = []
+    for mark in marks:
+        x, y, wide = scale.x(mark.x), scale.y(mark.y), 6.4 * len(mark.text)
+        for left, base in ((x + 9, y + 16), (x + 9, y - 8), (x - 9 - wide, y + 16), (x - 9 - wide, y - 8)):
+            box = (left, base - 10, left + wide, base + 2)
+            inside = box[0] > LEFT and box[2] < WIDTH and box[1] > TOP and box[3] < HEIGHT - BOTTOM
+            clear = all(box[0] > t[2] or t[0] > box[2] or box[1] > t[3] or t[1] > box[3] for t in taken)
+            if mark.text and inside and clear:
+                taken.append(box)
+                parts.append(f'<text class="tag" x="{left:.1f}" y="{base:.1f}">{escape(mark.text)}</text>')
+                break
+    return parts
+
+
+def shape_path(marker: Any, size: float) -> str:
+    """Path of a matplotlib marker around 0 0, `size` units across: page and paper show the same shapes."""
+    from matplotlib.markers import MarkerStyle
+
+    style = MarkerStyle(marker)
+    path = style.get_path().transformed(style.get_transform())
+    pieces = []
+    for vertices, code in path.iter_segments(curves=True):
+        pairs = [f"{size * x:.2f} {-size * y:.2f}" for x, y in zip(vertices[::2], vertices[1::2], strict=True)]
+        pieces.append({1: "M", 2: "L", 3: "Q", 4: "C"}.get(int(code), "") + " ".join(pairs) if code != 79 else "Z")
+    return "".join(pieces)
