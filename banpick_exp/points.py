@@ -16,8 +16,8 @@ from banpick_exp.policy.build import ROUTING_VERSION
 from banpick_exp.task_files import CALIBRATION_SPLIT, TaskFiles, inspect_task
 
 FINGERPRINT_SCHEMA = 2
-"""Part of every fingerprint: raise it when results would differ although no setting does. 2: pruned experts are skipped,
-so speeds changed; `engine.compile` took the place of `engine.eager`."""
+"""Part of every fingerprint: raise it when results would differ although no setting does. 2: pruned experts are
+skipped, so speeds changed; `engine.compile` took the place of `engine.eager`."""
 
 NO_RESULT = frozenset({"start_timeout_seconds"})
 """Engine settings that change no result. All others stay in: batching moves scores, and speed is a result too."""

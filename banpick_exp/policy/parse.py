@@ -10,12 +10,20 @@ from banpick_exp.errors import UserError
 from banpick_exp.policy.ban import Ban, BanPick
 from banpick_exp.policy.base import MoeShape, Rule
 from banpick_exp.policy.fixed_k import FixedK, Stock
+from banpick_exp.policy.logit_offset import LogitOffset
+from banpick_exp.policy.mask import Mask
+from banpick_exp.policy.modes import Modes
+from banpick_exp.policy.naee import Naee
 from banpick_exp.policy.pick import Pick
+from banpick_exp.policy.top_p import TopP
 
-POLICIES: dict[str, type[Rule]] = {rule.name: rule for rule in (Stock, FixedK, Pick, Ban, BanPick)}
+POLICIES: dict[str, type[Rule]] = {
+    rule.name: rule for rule in (Stock, FixedK, Pick, Ban, BanPick, Naee, TopP, Modes, Mask, LogitOffset)
+}
 """Every policy by name. A new rule is a module of its own and one more entry here."""
 
-EXAMPLES = {"k": "k=4", "lambda": "lambda=0.8", "k_min": "k_min=3"}
+EXAMPLES = {"k": "k=4", "lambda": "lambda=0.8", "k_min": "k_min=3", "beta": "beta=0.5", "p": "p=0.8", "tau": "tau=0.1"}
+EXAMPLES |= {"experts": "experts={0: [3, 7]}", "path": "path=/data/offset.safetensors"}
 
 
 def parse_policy(name: str, params: Mapping[str, Any] | None, shape: MoeShape | None = None) -> Rule:
@@ -53,7 +61,8 @@ def _message(rule_type: type[Rule], invalid: ValidationError) -> str:
             return f"{at} is unknown: policy={rule_type.name} has no knobs. Leave {knob} out, or choose another policy."
         return f"{at} is unknown: it would have no effect.{_did_you_mean(knob, known)} Use one of {', '.join(known)}."
     if error["type"] == "missing":
-        return f"{at} is missing: policy={rule_type.name} cannot work without it. Use for example {EXAMPLES[knob]}."
+        example = EXAMPLES.get(knob, f"{knob}=VALUE")
+        return f"{at} is missing: policy={rule_type.name} cannot work without it. Use for example {example}."
     if error["type"] == "literal_error":
         allowed = [choice.strip("' ") for choice in error["ctx"]["expected"].replace(" or ", ",").split(",")]
         return f"{at}={value!r} is unknown.{_did_you_mean(value, allowed)} Use one of {', '.join(allowed)}."

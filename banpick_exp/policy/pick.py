@@ -52,17 +52,7 @@ class Pick(Rule):
         if self.mode == "boost" and self.boost is None:
             raise UserError(f"{at}.boost is missing: mode=boost adds it to the logits of the key experts. Use boost=1.")
         if self.experts is not None:
-            for layer, experts in self.experts.items():
-                if layer >= shape.num_layers:
-                    raise UserError(
-                        f"{at}.experts names layer {layer}, but this checkpoint has {shape.num_layers} MoE layers: "
-                        f"nothing would change there. Use layers 0..{shape.num_layers - 1}."
-                    )
-                if experts[-1] >= shape.num_experts:
-                    raise UserError(
-                        f"{at}.experts names expert {experts[-1]} of layer {layer}, but a layer of this checkpoint has "
-                        f"{shape.num_experts} experts: it does not exist. Use ids 0..{shape.num_experts - 1}."
-                    )
+            check_named_experts(f"{at}.experts", self.experts, shape)
         elif self.key_experts is None:
             raise UserError(
                 f"{at} has no key experts: nothing would change. Use key_experts=4 for the 4 most influential of the "
@@ -155,3 +145,18 @@ class Pick(Rule):
                     table.logit_bias_PLE[0, layer, expert] = self.boost or 0.0
                 else:
                     table.key_PLE[0, layer, expert] = True
+
+
+def check_named_experts(at: str, named: KeyExperts, shape: MoeShape) -> None:
+    """Raise UserError, about the knob `at`, where a named layer or expert does not exist."""
+    for layer, experts in named.items():
+        if layer >= shape.num_layers:
+            raise UserError(
+                f"{at} names layer {layer}, but this checkpoint has {shape.num_layers} MoE layers: "
+                f"nothing would change there. Use layers 0..{shape.num_layers - 1}."
+            )
+        if experts[-1] >= shape.num_experts:
+            raise UserError(
+                f"{at} names expert {experts[-1]} of layer {layer}, but a layer of this checkpoint has "
+                f"{shape.num_experts} experts: it does not exist. Use ids 0..{shape.num_experts - 1}."
+            )

@@ -60,16 +60,32 @@ def most_influential(
 
 def ban_statistics(calibration: Calibration | None, shape: MoeShape, name: str) -> BanStatistics:
     """Layer sensitivity, R_min and R_max. Raises UserError where one is missing, not finite or of another model."""
-    sensitivity = tuple(float(value) for value in _value(calibration, "layer_sensitivity", name))
+    sensitivity = _sensitivity(calibration, shape, name)
     r_min, r_max = float(_value(calibration, "r_min", name)), float(_value(calibration, "r_max", name))
-    if len(sensitivity) != shape.num_layers:
-        raise _of_another_model(f"layer_sensitivity has {len(sensitivity)} values", shape)
     if not all(map(math.isfinite, (*sensitivity, r_min, r_max))) or r_min > r_max:
         raise UserError(
             f"the calibration has r_min={r_min}, r_max={r_max}, layer_sensitivity={list(sensitivity)}: Ban needs "
             f"finite values and r_min <= r_max to compare tokens. {RUN_IT} again."
         )
     return BanStatistics(layer_sensitivity=sensitivity, r_min=r_min, r_max=r_max)
+
+
+def layer_sensitivity(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
+    """Layer sensitivity alone, [L], 0 to 1. Raises UserError where it is missing, not in there or of another model."""
+    sensitivity = _sensitivity(calibration, shape, name)
+    if not all(0 <= value <= 1 for value in sensitivity):
+        raise UserError(
+            f"the calibration has layer_sensitivity={list(sensitivity)}: policy={name} needs values from 0 to 1 to "
+            f"compare layers. {RUN_IT} again."
+        )
+    return sensitivity
+
+
+def _sensitivity(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
+    sensitivity = tuple(float(value) for value in _value(calibration, "layer_sensitivity", name))
+    if len(sensitivity) != shape.num_layers:
+        raise _of_another_model(f"layer_sensitivity has {len(sensitivity)} values", shape)
+    return sensitivity
 
 
 def _value(calibration: Calibration | None, key: str, name: str) -> Any:

@@ -141,7 +141,7 @@ class HookedLayer:
             correction_E=getattr(router, "e_score_correction_bias", None),
             is_padding_T=None if padding_T is None else padding_T[: logits_TE.shape[0]],
             tokens_P=self.tokens_P if counts else None, usage_PE=self.usage_PE if counts else None,
-            scale=getattr(router, "routed_scaling_factor", 1.0), filler="table", stock=stock,
+            scale=getattr(router, "routed_scaling_factor", 1.0), stock=stock,
         )  # fmt: skip
 
     def biased_logits(self, logits_TE: Tensor) -> Tensor:

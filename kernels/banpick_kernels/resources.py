@@ -51,7 +51,6 @@ class Variant:
     padding: bool = True
     counters: bool = True
     stock: bool = False
-    skip: bool = False
 
     def constants(self) -> dict[str, Any]:
         """Every constexpr of the kernel by name."""
@@ -59,7 +58,7 @@ class Variant:
             "E": self.num_experts, "E_PAD": triton.next_power_of_2(self.num_experts), "K": self.top_k,
             "S": self.slots, "S_PAD": triton.next_power_of_2(max(self.top_k, self.slots)),
             "SIGMOID": self.sigmoid, "RENORMALIZE": True, "HAS_CORRECTION": self.correction, "HAS_ROWS": self.rows,
-            "HAS_PADDING": self.padding, "HAS_COUNTERS": self.counters, "HAS_STOCK": self.stock, "SKIP": self.skip,
+            "HAS_PADDING": self.padding, "HAS_COUNTERS": self.counters, "HAS_STOCK": self.stock,
             "BLOCK_T": self.block_tokens,
         }  # fmt: skip
 

@@ -24,7 +24,7 @@ LAMBDA, SENSITIVITY = (tl.constexpr(COLUMNS[name].index) for name in ("ban_lambd
 RATIO_MIN, RATIO_MAX = (tl.constexpr(COLUMNS[name].index) for name in ("ratio_min", "ratio_max"))
 FLOOR, MIN_RATIO, MASS = (tl.constexpr(COLUMNS[name].index) for name in ("floor", "min_ratio", "mass"))
 MIN_WEIGHT, TAIL_SQUARE = (tl.constexpr(COLUMNS[name].index) for name in ("min_weight", "tail_square"))
-WINDOW, REPLACES = (tl.constexpr(COLUMNS[name].index) for name in ("insert_window", "insert_replaces"))
+WINDOW, REPLACES, SKIPS = (tl.constexpr(COLUMNS[name].index) for name in ("insert_window", "insert_replaces", "skips"))
 
 OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 """Of every launch and compilation. Fused multiply-adds would round the rules' arithmetic unlike the reference."""
@@ -177,8 +177,7 @@ def route_kernel(
     stock_weights_ptr, stock_ids_ptr, scale, num_tokens,
     E: tl.constexpr, E_PAD: tl.constexpr, K: tl.constexpr, S: tl.constexpr, S_PAD: tl.constexpr,
     SIGMOID: tl.constexpr, RENORMALIZE: tl.constexpr, HAS_CORRECTION: tl.constexpr, HAS_ROWS: tl.constexpr,
-    HAS_PADDING: tl.constexpr, HAS_COUNTERS: tl.constexpr, HAS_STOCK: tl.constexpr, SKIP: tl.constexpr,
-    BLOCK_T: tl.constexpr,
+    HAS_PADDING: tl.constexpr, HAS_COUNTERS: tl.constexpr, HAS_STOCK: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """Route BLOCK_T tokens. Pointers whose HAS_ flag is off are never read."""
     token_T = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -254,8 +253,7 @@ def route_kernel(
         shown_TS = kept_TS
 
     filler_T1 = tl.sum(tl.where(slot_1S == 0, id_TS, 0), 1)[:, None]
-    if SKIP:
-        filler_T1 = tl.full([BLOCK_T, 1], -1, tl.int32)
+    filler_T1 = tl.where(tl.load(values_T + SKIPS)[:, None] > 0, -1, filler_T1)
     out_TS, stores_TS = token_T[:, None] * S + slot_1S, is_token_T[:, None] & (slot_1S < S)
     tl.store(weights_ptr + out_TS, weight_TS * scale, stores_TS)
     tl.store(ids_ptr + out_TS, tl.where(shown_TS, id_TS, filler_T1), stores_TS)

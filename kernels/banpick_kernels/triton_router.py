@@ -30,10 +30,11 @@ def fused_route(
     tokens_P: Tensor | None = None,
     usage_PE: Tensor | None = None,
     scale: float = 1.0,
-    filler: str = "dup",
     stock: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`reference.route` in one launch: weights float32 [T,S] and ids int32 [T,S], kept slots first, best first.
+
+    An unkept slot has weight 0 and repeats the token's first id, or holds -1 where the row's `skips` is set.
 
     Args:
         logits_TE: bfloat16, float16 or float32. NaN counts as -inf, +inf as the largest float.
@@ -44,22 +45,19 @@ def fused_route(
         tokens_P, usage_PE: int64, both or neither. Each unpadded token adds 1 to its row of `tokens_P` and, for each
             slot kept, 1 to that expert's `usage_PE`.
         scale: a factor on the weights.
-        filler: an unkept slot has weight 0 and, with `dup`, the token's first id again; with `skip`, -1.
         stock: weights and ids [T,K] of the router without a policy. Tokens whose policy row is neutral get exactly
             these (ids of -1 too, which are never counted).
 
     Raises:
         ValueError: for shapes and types that the kernel does not take.
     """
-    _check(
-        logits_TE, layer, top_k, slots, scoring, filler, correction_E, row_T, is_padding_T, tokens_P, usage_PE, stock
-    )
+    _check(logits_TE, layer, top_k, slots, scoring, correction_E, row_T, is_padding_T, tokens_P, usage_PE, stock)
     shape = (logits_TE.shape[0], slots)
     weights_TS = torch.empty(shape, dtype=torch.float32, device=logits_TE.device)
     ids_TS = torch.empty(shape, dtype=torch.int32, device=logits_TE.device)
     launch(
         weights_TS, ids_TS, logits_TE, layer, top_k, renormalize, scoring, correction_E, row_T, is_padding_T, tokens_P,
-        usage_PE, scale, filler, stock,
+        usage_PE, scale, stock,
     )  # fmt: skip
     return weights_TS, ids_TS
 
@@ -67,7 +65,7 @@ def fused_route(
 def launch(
     weights_TS: Tensor, ids_TS: Tensor, logits_TE: Tensor, layer: LayerTable, top_k: int, renormalize: bool,
     scoring: str, correction_E: Tensor | None, row_T: Tensor | None, is_padding_T: Tensor | None,
-    tokens_P: Tensor | None, usage_PE: Tensor | None, scale: float, filler: str,
+    tokens_P: Tensor | None, usage_PE: Tensor | None, scale: float,
     stock: tuple[Tensor, Tensor] | None, block_tokens: int | None = None,
 ) -> None:  # fmt: skip
     """`fused_route` into given outputs, unchecked. `block_tokens`: tokens a program; None is what suits T."""
@@ -88,13 +86,13 @@ def launch(
         E=num_experts, E_PAD=triton.next_power_of_2(num_experts), K=top_k, S=slots,
         S_PAD=triton.next_power_of_2(max(top_k, slots)), SIGMOID=scoring == "sigmoid", RENORMALIZE=renormalize,
         HAS_CORRECTION=correction_E is not None, HAS_ROWS=row_T is not None, HAS_PADDING=is_padding_T is not None,
-        HAS_COUNTERS=tokens_P is not None, HAS_STOCK=stock is not None, SKIP=filler == "skip", BLOCK_T=block_tokens,
+        HAS_COUNTERS=tokens_P is not None, HAS_STOCK=stock is not None, BLOCK_T=block_tokens,
         **options,
     )  # fmt: skip
 
 
 def _check(
-    logits_TE: Tensor, layer: LayerTable, top_k: int, slots: int, scoring: str, filler: str,
+    logits_TE: Tensor, layer: LayerTable, top_k: int, slots: int, scoring: str,
     correction_E: Tensor | None, row_T: Tensor | None, is_padding_T: Tensor | None, tokens_P: Tensor | None,
     usage_PE: Tensor | None, stock: tuple[Tensor, Tensor] | None,
 ) -> None:  # fmt: skip
@@ -112,8 +110,6 @@ def _check(
             raise ValueError(f"{name}={value}: the kernel takes 1 to {most} here. Use reference.route.")
     if scoring not in ("softmax", "sigmoid"):
         raise ValueError(f"scoring={scoring!r} is unknown: logits cannot become weights. Use softmax or sigmoid.")
-    if filler not in ("dup", "skip"):
-        raise ValueError(f"filler={filler!r} is unknown: an unkept slot cannot be written. Use dup or skip.")
     if num_tokens * max(logits_TE.stride(0), num_experts, slots) >= 2**31:
         raise ValueError(f"{num_tokens} tokens overflow the kernel's 32-bit offsets. Route them in parts.")
     if (tokens_P is None) != (usage_PE is None):

@@ -1,6 +1,6 @@
 """A compiled engine beside an eager one, in float32: swaps, exact counters, and the width it cannot exceed.
 
-The compiled engines skip banned slots wherever there are any (`COPY_COST = 0`), the eager one never: it has small experts.
+The compiled engines skip banned slots wherever there are any (`COPY_COST = 0`), the eager one never: it has small ones.
 """
 
 from __future__ import annotations

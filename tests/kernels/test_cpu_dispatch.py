@@ -33,7 +33,9 @@ class Scale:
 
     def __call__(self, output: Tensor, hidden: Tensor, weights: Tensor, ids: Tensor) -> None:
         assert weights.is_contiguous() and ids.is_contiguous() and weights.shape == ids.shape
-        assert hidden.numel() == 0 or output.data_ptr() != hidden.data_ptr(), "the kernel reads its input while it writes"
+        assert hidden.numel() == 0 or output.data_ptr() != hidden.data_ptr(), (
+            "the kernel reads its input while it writes"
+        )
         self.computed += ids.numel()
         output.copy_(hidden * (weights * (ids + 1)).sum(-1, keepdim=True))
 

@@ -65,7 +65,6 @@ def test_no_tokens_need_no_launch() -> None:
         ({"top_k": 9}, "top_k=9: the kernel takes 1 to 8"),
         ({"slots": 0}, "slots=0: the kernel takes 1 to 8"),
         ({"scoring": "tanh"}, "softmax or sigmoid"),
-        ({"filler": "zero"}, "dup or skip"),
         ({"layer": layer(9)}, r"logit_bias_PE is torch.float32 \(1, 9\)"),
         ({"row_T": torch.zeros(3, dtype=torch.int32)}, "row_T is torch.int32"),
         ({"is_padding_T": torch.zeros(4)}, "Pass torch.bool"),

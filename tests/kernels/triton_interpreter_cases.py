@@ -67,6 +67,7 @@ def inputs_of(case: Case) -> Inputs:
     table = RouterTable.neutral(3, num_experts, top_k, rows=len(case.policies))
     for row, policy in enumerate(case.policies):
         _set_policy(table, row, policy, case, rng)
+    table.skips.fill_(case.filler == "skip")
 
     def flip(share: float) -> Tensor:
         return torch.rand(num_tokens, generator=rng) < share
@@ -162,7 +163,7 @@ def compare(case: Case, block_tokens: int = 16, given: Inputs | None = None, exa
     usage_PE = torch.full((num_rows, case.num_experts), 9) if case.counters else None
     triton_router.launch(
         got_TS, got_ids_TS, given.logits_TE, given.layer, case.top_k, case.renormalize, case.scoring,
-        given.correction_E, given.row_T, given.is_padding_T, tokens_P, usage_PE, case.scale, case.filler, given.stock,
+        given.correction_E, given.row_T, given.is_padding_T, tokens_P, usage_PE, case.scale, given.stock,
         block_tokens,
     )  # fmt: skip
     want_TS, want_ids_TS, kept_TS = expected(case, given)

@@ -53,7 +53,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "weight_TS / tl.maximum(tl.sum(tl.where(slot_1S < K, score_TS, 0.0), 1), TINY)[:, None]",
     ),
     "scale forgotten": ("weight_TS * scale", "weight_TS"),
-    "skip writes a copy": ("if SKIP:", "if SKIP and E < 0:"),
+    "skip writes a copy": ("[:, None] > 0, -1, filler_T1)", "[:, None] > 1, -1, filler_T1)"),
     "padding counted": ("is_token_T, 1) == 0", "is_token_T, 1) >= 0"),
     "banned slots counted": ("kept_TS & counts_T[:, None]", "(slot_1S < S) & counts_T[:, None]"),
     "tokens counted in row 0": ("row_T * tokens_stride", "row_T * 0"),

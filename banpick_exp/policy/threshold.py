@@ -1,0 +1,37 @@
+"""What the rules that prune by a threshold on the selected weights share: a floor, and a budget below top_k."""
+
+from typing import TYPE_CHECKING
+
+from banpick_exp.policy.base import Calibration, MoeShape, Rule
+from banpick_exp.policy.fixed_k import check_count
+from banpick_exp.policy.knobs import Whole
+
+if TYPE_CHECKING:
+    from banpick_kernels.table import RouterTable
+
+
+class Threshold(Rule):
+    """Keep a prefix of the checkpoint's own selection, between k_min and top_k experts of it."""
+
+    k_min: Whole = 1
+    """Fewest experts kept, 1 to top_k, whatever the threshold says."""
+
+    def keeps_all(self) -> bool:
+        """Whether the threshold stands where it drops nothing: then the table stays neutral, and this is stock."""
+        raise NotImplementedError
+
+    def check(self, shape: MoeShape) -> None:
+        check_count(self.name, "k_min", self.k_min, shape)
+
+    def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
+        return float(shape.top_k if self.keeps_all() else self.k_min), float(shape.top_k)
+
+    def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
+        table.floor[0] = self.k_min
+
+
+def within_unit(value: float, below: str, above: str, example: str) -> float:
+    """`value`, or ValueError in the words of a knob: what happens below 0 and above 1, and what to type."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"is outside [0, 1]: {below if value < 0 else above}. Use for example {example}.")
+    return value
