@@ -142,6 +142,7 @@ def _points(
         notes.append(f"{len(dropped)} duplicate point(s) dropped, because another point is the same: {shown}")
     if any(point.task.data_files is None and point.model.path is not None for point in found.values()):
         notes.append("the embedded tasks suit the embedded model; for your own type task=jsonl task.data_files=PATH")
+    notes += _narrow_engines(found.values())
     return _ordered(found.values()), notes
 
 
@@ -208,6 +209,23 @@ def _varies(key: str, assignments: Sequence[Assignment]) -> bool:
 
 def _is_policy(text: str) -> bool:
     return key_of(text).split(".")[0] == "policy"
+
+
+def _narrow_engines(points: Iterable[Point]) -> list[str]:
+    """A note where key experts, should they all fall into one layer, exceed the width of a compiled engine."""
+    needed = {}
+    for point in points:
+        most = point.rule.max_kept(point.checkpoint.shape) - point.checkpoint.shape.top_k
+        if point.engine.compile and most > point.engine.extra_slots:
+            needed[point.label] = most
+    if not needed:
+        return []
+    label, most = max(needed.items(), key=lambda item: item[1])
+    return [
+        f"{len(needed)} point(s) add experts, and a compiled engine has room for as many as engine.extra_slots says: "
+        f"{label} fails if over that many of its key experts fall into one layer. Sure to fit: "
+        f"engine.extra_slots={most}, or engine.compile=false"
+    ]
 
 
 def _ordered(points: Iterable[Point]) -> tuple[Point, ...]:

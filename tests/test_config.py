@@ -40,6 +40,15 @@ def write_checkpoint(folder: Path, weights: bytes | None = b"weights", **changes
     return folder
 
 
+def write_offset(path: Path, layers: int = 4, experts: int = 32) -> Path:
+    """A safetensors file of router-logit offsets, all 0, by default of the tiny model's shape."""
+    size = 4 * layers * experts
+    tensor = {"dtype": "F32", "shape": [layers, experts], "data_offsets": [0, size]}
+    header = json.dumps({"logit_offset": tensor}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    return path
+
+
 def inspect(path: Path | str, **settings: Any) -> Any:
     return inspect_checkpoint(ModelConfig(name="local", path=str(path), **settings))
 
@@ -60,6 +69,10 @@ def test_every_shipped_file_is_composed_and_validated(group: str, name: str, tmp
         arguments.append("engine.max_model_len=1024")
     if (group, name) == ("policy", "fixed_k"):
         arguments.append("policy.k=2")
+    if (group, name) == ("policy", "mask"):
+        arguments.append("policy.experts={0:[3,7]}")
+    if (group, name) == ("policy", "logit_offset"):
+        arguments.append(f"policy.path={write_offset(tmp_path / 'offset.safetensors')}")
     plan = plan_sweep(arguments)
     assert plan.points[0].rule.name == "none"
     if group == "policy":

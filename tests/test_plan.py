@@ -291,3 +291,11 @@ def test_an_estimate_grows_with_the_work_and_shrinks_with_engines(plan: Any) -> 
     two = plan("+sweep=ban_pick", "cluster.engines=2")
     assert two.estimate.engine_loads == 2 and two.estimate.points_seconds < many.estimate.points_seconds
     assert plan("policy=none").estimate.calibration_seconds == 0
+
+
+def test_a_compiled_engine_too_narrow_for_added_experts_is_announced(plan: Any) -> None:
+    wide = ("engine.compile=true", "policy=pick", "policy.mode=range_add", "policy.key_experts=4")
+    (note,) = plan(*wide).notes
+    assert "engine.extra_slots=4, or engine.compile=false" in note and "pick range_add key_experts=4" in note
+    assert not plan(*wide, "engine.extra_slots=4").notes
+    assert not plan("engine.compile=true", "policy=ban", "policy.lambda=1", "policy.k_min=3").notes

@@ -101,7 +101,7 @@ def measure(stepper: Stepper, variants: Sequence[Variant], rounds: int, timed: C
             if turn >= 0:
                 seconds[variant[0]].append(took)
                 kept[variant[0]].append(stepper.engine.counters(reset=True).mean_kept)
-    rows = []
+    rows: list[Row] = []
     for label, policy, params in variants:
         ratio = ratios(seconds["stock"], seconds[label])
         rows.append(
@@ -112,9 +112,9 @@ def measure(stepper: Stepper, variants: Sequence[Variant], rounds: int, timed: C
                 "mean_kept": None if policy == "stock" else statistics.mean(kept[label]),
             }
         )  # fmt: skip
-    matched = next(r for r in rows if r["variant"] == f"ban at {FIXED_K}")
-    fixed = next(r for r in rows if r["policy"] == "fixed_k")
-    matched["over_fixed_k"] = ratios(seconds[fixed["variant"]], seconds[matched["variant"]])["ratio"]
+    matched, fixed = f"ban at {FIXED_K}", f"fixed_k {FIXED_K}"
+    row = next(row for row in rows if row["variant"] == matched)
+    row["over_fixed_k"] = ratios(seconds[fixed], seconds[matched])["ratio"]
     return rows
 
 

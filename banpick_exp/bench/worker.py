@@ -11,6 +11,8 @@ from banpick_exp.worker import RoutingExtension
 
 ROUTER_SPREAD = 1.5
 """Standard deviation of the router logits: about as peaked as a trained router of 128 experts."""
+BLOCK = (1 << 22) - 3
+"""Numbers drawn."""
 
 
 class BenchExtension(RoutingExtension):
@@ -18,13 +20,16 @@ class BenchExtension(RoutingExtension):
 
     def banpick_randomise(self, seed: int) -> None:
         """Fill every parameter in place: norms 1, routers so that logits spread by ROUTER_SPREAD, all others 0.02."""
-        generator = torch.Generator().manual_seed(seed)
+        # Drawing billions of numbers takes minutes: one block repeats, out of step with every matrix.
+        block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed))
         for name, parameter in self.model_runner.model.named_parameters():
             if "norm" in name:
                 parameter.data.fill_(1)
-            else:
-                spread = ROUTER_SPREAD / math.sqrt(parameter.shape[-1]) if ".gate." in name else 0.02
-                parameter.data.normal_(0, spread, generator=generator)
+                continue
+            spread = ROUTER_SPREAD / math.sqrt(parameter.shape[-1]) if ".gate." in name else 0.02
+            values = (block * spread).to(parameter.dtype)
+            for part in parameter.data.view(-1).split(BLOCK):
+                part.copy_(values[: part.numel()])
 
     def banpick_hook(self, on: bool) -> None:
         """Put vLLM's own router and expert classes back (`on` false), or ours."""

@@ -2,9 +2,10 @@
 
     z[t,e] += offset[l,e]                           offset: [L,E], the tensor `logit_offset` of a safetensors file
 
-The paper optimises the vectors on the prompt at test time; here they are data, made by any method beforehand. The file's
-SHA-256 is one of the knobs (found when it is absent), so the fingerprint follows the content, and a file that changes
-between planning and running is refused. The path is kept as well, absolute, because a policy must rebuild elsewhere.
+The paper optimises the vectors on the prompt at test time; here they are data, made by any method beforehand. SHA-256
+of the file is one of the knobs (found when it is absent), so the fingerprint follows the content, and a file that
+changes between planning and running is refused. The path is a knob as well, absolute, because workers open the file
+again; a moved file is therefore run anew.
 
 Logits 0, 1, 2 and the offset 3, 0, 0 give 3, 1, 2: with K = 2, experts 0 and 2.
 

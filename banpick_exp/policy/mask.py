@@ -2,10 +2,11 @@
 
     z[t,e] = -inf for every masked expert e of the layer, before scoring and top-k
 
-Source: PreMoe (arXiv 2505.17639) and C-Prune (2504.06792), which differ in how they choose the experts; the choice is
-not part of the rule. The token's K experts are the best K of those left, so the budget stays at K and nothing gets
-faster; what is measured is the loss of quality. A mapping that names no expert is refused, it would be `none` (ours).
-A router that adds a correction bias to its scores (DeepSeek-V3) may still fill a slot with a masked expert, at weight 0.
+Source: arXiv 2505.17639 and 2504.06792, which differ in how they choose the experts; the choice is not part of the
+rule. The token's K experts are the best K of those left, so the budget stays at K and nothing gets faster; what is
+measured is the loss of quality. A mapping that names no expert is refused, it would be `none` (ours). Routers that rank
+by score plus a correction bias, or see only some groups of experts (DeepSeek), may still fill a slot with a masked
+expert, at weight 0.
 
 Weights 0.5, 0.25, 0.125, 0.125 with expert 0 masked and K = 2: experts 1 and 2 stay, at 2/3 and 1/3.
 

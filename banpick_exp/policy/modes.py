@@ -2,18 +2,19 @@
 
     keep rank i while alpha_l * w_i >= tau          w_1 >= ... >= w_K, the selected weights divided by their sum
 
-alpha_l is the paper's layer importance W_l: the KL of the output when layer l alone is pruned. The paper searches one
-tau per modality; a language model has one. How W_l is scaled only shifts tau, so we take the calibration's
-`layer_sensitivity[l]` = (W_l - min W) / (max W - min W) and lift it off 0 (ours):
+alpha_l is the importance of the layer, a KL per layer in the paper, which has one tau per modality; a language model
+has one. Which KL and which scale is unsettled here (ours): W_l is the KL when layer l alone is pruned to the
+calibration's k_min. A common factor of alpha only shifts tau, so we take the calibration's `layer_sensitivity[l]` =
+(W_l - min W) / (max W - min W) and lift it off 0:
 
     alpha_l = alpha_min + (1 - alpha_min) * layer_sensitivity[l]
 
-alpha_min = min W / max W gives exactly the paper's W_l / max W. The default of 0.5 is ours and careful: the threshold
+alpha_min = min W / max W gives exactly W_l / max W. The default of 0.5 is ours and careful: the threshold
 of the least important layer is twice that of the most important. At 1 all layers share the threshold tau and no
 calibration is read; at 0 the least important layer always keeps k_min.
 
-Weights 0.5, 0.25, 0.125, 0.125, tau = 0.2, alpha_min = 0.5 and sensitivities 0 and 1: alpha is 0.5 and 1, the thresholds
-are 0.4 and 0.2, one and two experts stay.
+Weights 0.5, 0.25, 0.125, 0.125, tau = 0.2, alpha_min = 0.5 and sensitivities 0 and 1: alpha is 0.5 and 1, so the
+thresholds are 0.4 and 0.2, and one and two experts stay.
 
 >>> import torch
 >>> from banpick_exp.policy import build_policy
@@ -56,7 +57,7 @@ class Modes(Threshold):
     @field_validator("alpha_min")
     @classmethod
     def _alpha_min_in_limits(cls, alpha_min: float) -> float:
-        return within_unit(alpha_min, "importance cannot be negative", "the order of layers would turn", "alpha_min=0.5")
+        return within_unit(alpha_min, "importance is not negative", "the order of layers would turn", "alpha_min=0.5")
 
     def needs_calibration(self) -> bool:
         return self.tau > 0 and self.alpha_min < 1

@@ -1,4 +1,4 @@
-"""naee: skip experts that weigh little beside the best one (Not All Experts are Equal, arXiv 2402.14800, section 3.3).
+"""naee: skip experts that weigh little beside the best one (Not All Experts are Equal, arXiv 2402.14800).
 
     keep rank i while w_i >= beta * w_1             w_1 >= ... >= w_K, the token's selected weights
 

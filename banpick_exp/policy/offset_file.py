@@ -13,7 +13,7 @@ from typing import Any
 
 KEY = "logit_offset"
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-FLOAT32_MAX = 3.4028234e38
+FLOAT32_MAX = 3.4028235e38
 REMEDY = f'Write it with safetensors.torch.save_file({{"{KEY}": offset}}, path), offset [layers, experts].'
 
 

@@ -23,12 +23,13 @@ from banpick_exp.vllm_plugin.ops import experts_op, run_experts
 def keep_pairs_only(runner: MoERunner, layer: HookedLayer) -> None:
     """Let the experts of this layer skip banned slots, where its kernel is one that can."""
     method: Any = runner.routed_experts.quant_method
-    stock = getattr(method, "experts_cls", None)
-    on_cpu = isinstance(stock, type) and issubclass(stock, CPUUnquantizedExperts)
+    stock: Any = getattr(method, "experts_cls", None)
+    if not isinstance(stock, type):
+        return
     # A variant that brings its own `apply` is another kernel than the one studied.
-    if on_cpu and stock.apply is CPUUnquantizedExperts.apply:
+    if issubclass(stock, CPUUnquantizedExperts) and stock.apply is CPUUnquantizedExperts.apply:
         method.experts_cls = _cpu_class(stock, layer)
-    elif isinstance(stock, type) and (aware := skipping_class(stock)) is not None:
+    elif (aware := skipping_class(stock)) is not None:
         method.experts_cls = aware
 
 

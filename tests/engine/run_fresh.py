@@ -78,7 +78,7 @@ def precise() -> dict[str, Any]:
         counted.append(1)
         run_pairs(*arguments)
 
-    cpu_dispatch._run_pairs = counting
+    cpu_dispatch._run_pairs = counting  # type: ignore[assignment]
     engine = start("float32", 128)
     engine.verify()
     engine.load_calibration("hand made", CALIBRATION)

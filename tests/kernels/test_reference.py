@@ -3,7 +3,7 @@
 import doctest
 import math
 from dataclasses import fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -159,7 +159,7 @@ class TestKeep:
         ],
     )
     @pytest.mark.parametrize("scale", [1.0, 0.25])
-    def test_thresholds_look_at_normalised_weights(self, values: dict[str, float], kept: int, scale: float) -> None:
+    def test_thresholds_look_at_normalised_weights(self, values: dict[str, Any], kept: int, scale: float) -> None:
         scores = [scale * w for w in (0.5, 0.25, 0.125, 0.125)]
         assert len(edit(scores, filled(4, 4, **values), 4, 4)[0]) == kept
 

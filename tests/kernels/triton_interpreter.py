@@ -114,7 +114,7 @@ def check_mutants() -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (old, new)) in enumerate(MUTANTS.items()):
             triton_router.route_kernel = mutated(Path(folder), number, old, new).route_kernel
-            problems = (compare(case, 128, *rest)[0] for case, *rest in prepared)
+            problems = (compare(case, 128, given, exact)[0] for case, given, exact in prepared)
             caught[name] = next((problem for problem in problems if problem), "")
     triton_router.route_kernel = healthy
     return caught
@@ -127,7 +127,9 @@ def main() -> None:
         "property": check_everything(),
         "exact": {name: compare(case, 16, given, exact=True)[0] for name, case, given in exact_cases()},
         "missing": [name for name, (old, _) in MUTANTS.items() if SOURCE.count(old) < 1],
-        "mutants_on_healthy": [problem for case, *rest in mutant_cases() if (problem := compare(case, 128, *rest)[0])],
+        "mutants_on_healthy": [
+            problem for case, given, exact in mutant_cases() if (problem := compare(case, 128, given, exact)[0])
+        ],
         "mutants": check_mutants(),
     }
     print(json.dumps(findings, indent=1))

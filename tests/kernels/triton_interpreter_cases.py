@@ -179,7 +179,9 @@ def compare(case: Case, block_tokens: int = 16, given: Inputs | None = None, exa
         t = int(off_TS.any(dim=1).nonzero()[0])
         return f"weights of token {t}: {got_TS[t].tolist()}, not {want_TS[t].tolist()}", 0
     if case.counters and not skipped_T.any():
-        counts_T = torch.ones(case.num_tokens, dtype=torch.bool) if not case.padding else ~given.is_padding_T
+        assert tokens_P is not None and usage_PE is not None
+        padding_T = given.is_padding_T
+        counts_T = torch.ones(case.num_tokens, dtype=torch.bool) if padding_T is None else ~padding_T
         row_T = torch.zeros(case.num_tokens, dtype=torch.long) if given.row_T is None else given.row_T.long()
         want_tokens_P = torch.full((num_rows,), 5).index_add(0, row_T, counts_T.long())
         want_usage_PE = torch.full((num_rows, case.num_experts), 9)

@@ -41,7 +41,9 @@ def exact_cases() -> Iterator[tuple[str, Case, Inputs]]:
     yield "thresholds met exactly", case, given_by(case, torch.zeros(8, 8), rows)
 
     values = torch.tensor([0.0, float("-inf"), float("nan"), float("inf")])
-    rows = [{"insert_window": window, "insert_replaces": replaces} for window in range(9) for replaces in (0, 1)] * 4
+    rows = [
+        {"insert_window": window, "insert_replaces": float(replaces)} for window in range(9) for replaces in (0, 1)
+    ] * 4
     case = Case(num_tokens=72, num_experts=9, top_k=3, slots=6, padding=False, scoring="sigmoid")
     given = given_by(case, values.repeat_interleave(18)[:, None].expand(72, 9), rows, keys=(1, 5, 6, 7))
     yield "a window among equal logits", case, given

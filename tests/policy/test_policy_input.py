@@ -18,7 +18,7 @@ NAMED = {"experts": {0: [3]}}
     ("name", "params", "message"),
     [
         ("bann", {}, "policy=bann is unknown: there is no such routing rule. Did you mean ban? "
-                     "Use one of none, fixed_k, pick, ban, ban_pick."),
+                     "Use one of none, fixed_k, pick, ban, ban_pick, naee, top_p, modes, mask, logit_offset."),
         ("zzz", {}, "policy=zzz is unknown: there is no such routing rule. Use one of none"),
         (None, {}, "policy=None is unknown"),
         ("none", {"k": 4}, "policy.none.k is unknown: policy=none has no knobs"),
@@ -77,6 +77,26 @@ NAMED = {"experts": {0: [3]}}
         ("ban_pick", {**BAN, "k_min": 9, **NAMED}, "policy.ban_pick.k_min=9 exceeds top_k=8"),
         ("ban_pick", {**BAN, "mode": "boost", **NAMED}, "policy.ban_pick.boost is missing"),
         ("ban_pick", BAN, "policy.ban_pick has no key experts"),
+        ("naee", {}, "policy.naee.beta is missing: policy=naee cannot work without it. Use for example beta=0.5."),
+        ("naee", {"beta": 1.5}, "policy.naee.beta=1.5 is outside [0, 1]: not even the best would stay. Use for ex"),
+        ("naee", {"beta": 0.5, "k_min": 9}, "policy.naee.k_min=9 exceeds top_k=8"),
+        ("top_p", {}, "policy.top_p.p is missing: policy=top_p cannot work without it. Use for example p=0.8."),
+        ("top_p", {"p": -0.1}, "policy.top_p.p=-0.1 is outside [0, 1]: 0 keeps k_min experts already"),
+        ("top_p", {"p": 0.5, "k_min": 0}, "policy.top_p.k_min=0 is below 1"),
+        ("modes", {"alpha_min": 1}, "policy.modes.tau is missing"),
+        ("modes", {"tau": 2}, "policy.modes.tau=2 is outside [0, 1]: no weight could reach it"),
+        ("modes", {"tau": 0.1, "alpha_min": -1}, "policy.modes.alpha_min=-1 is outside [0, 1]"),
+        ("mask", {}, "policy.mask.experts is missing: policy=mask cannot work without it. Use for example experts={0"),
+        ("mask", {"experts": {}}, "policy.mask.experts={} names no expert: nothing would change"),
+        ("mask", {"experts": {4: [0]}}, "policy.mask.experts names layer 4, but this checkpoint has 4 MoE layers"),
+        ("mask", {"experts": {0: [32]}}, "policy.mask.experts names expert 32 of layer 0"),
+        ("mask", {"experts": {1: list(range(25))}},
+         "policy.mask.experts masks 25 of the 32 experts of layer 1: fewer than top_k=8 would stay, and masked ones "
+         "would fill the slots. Name at most 24 there."),
+        ("logit_offset", {}, "policy.logit_offset.path is missing"),
+        ("logit_offset", {"path": 3}, "policy.logit_offset.path=3 is no text"),
+        ("logit_offset", {"path": "/no/such/file"}, "policy.logit_offset.path='/no/such/file' does not exist"),
+        ("logit_offset", {"path": "/no/such/file", "sha256": 3}, "policy.logit_offset."),
     ],
 )  # fmt: skip
 def test_the_message(name: Any, params: Any, message: str) -> None:
@@ -105,6 +125,9 @@ def test_the_message(name: Any, params: Any, message: str) -> None:
          "policy.pick.key_experts=2, but the calibration ranks only 1 experts"),
         ("pick", {"boost": 1, "key_experts": 1, "per_layer": True}, {"influence": [[0, 0, 1.0]]},
          "ranks only 0 experts in one layer"),
+        ("modes", {"tau": 0.1}, None, "policy=modes cannot start: it needs a calibration. Run `python -m"),
+        ("modes", {"tau": 0.1}, {"layer_sensitivity": [1.0]}, "of another model: layer_sensitivity has 1 values"),
+        ("modes", {"tau": 0.1}, {"layer_sensitivity": [float("nan")] * 4}, "policy=modes needs values from 0 to 1"),
     ],
 )  # fmt: skip
 def test_the_calibration(name: str, params: dict, calibration: dict | None, message: str) -> None:
@@ -127,6 +150,7 @@ def test_null_knobs_are_absent_even_where_the_policy_has_none() -> None:
 
 
 KNOBS = ["k", "mode", "boost", "range_factor", "key_experts", "per_layer", "experts", "lambda", "k_min", "lambda_", "x"]
+KNOBS += ["beta", "p", "tau", "alpha_min", "path", "sha256"]
 JUNK = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(-3, 40), st.floats(), st.text(max_size=4), st.sampled_from(["boost"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from offsets import offset_file
 
 from banpick_exp.errors import UserError
 from banpick_exp.policy import POLICIES, MoeShape, Policy, build, build_policy, fingerprint, parse_policy
@@ -70,6 +71,13 @@ class TestBudget:
             ("pick", {"mode": "range_add", "key_experts": 3, "per_layer": True}, (4, 7), 7),
             ("pick", {"mode": "force_add", "experts": {1: list(range(16))}}, (4, 10), 16),  # at most all 16 in layer 1
             ("ban", {"lambda": 1, "k_min": 2}, (2, 4), 4),
+            ("naee", {"beta": 0.5}, (1, 4), 4),
+            ("naee", {"beta": 0, "k_min": 2}, (4, 4), 4),
+            ("top_p", {"p": 0.8, "k_min": 2}, (2, 4), 4),
+            ("top_p", {"p": 1}, (4, 4), 4),
+            ("modes", {"tau": 0.2, "k_min": 2}, (2, 4), 4),
+            ("mask", {"experts": {0: [1]}}, (4, 4), 4),
+            ("logit_offset", {"path": offset_file("twos", torch.full((2, 16), 2.0))}, (4, 4), 4),
             ("ban_pick", {"lambda": 1, "k_min": 2, "key_experts": 3}, (2, 5.5), 6),
             ("ban_pick", {"lambda": 1, "k_min": 2, "key_experts": 3, "mode": "range_replace"}, (2, 4), 4),
         ],
@@ -184,6 +192,11 @@ class TestIdentity:
          "pick force_add key_experts=2 per_layer=True"),
         ("ban", {"lambda": 0.85, "k_min": 2}, "ban lambda=0.85 k_min=2"),
         ("ban_pick", {"lambda": 1, "k_min": 2, "key_experts": 4}, "ban_pick lambda=1 k_min=2 key_experts=4"),
+        ("naee", {"beta": 0.5}, "naee beta=0.5 k_min=1"),
+        ("top_p", {"p": 0.8, "k_min": 2}, "top_p p=0.8 k_min=2"),
+        ("modes", {"tau": 0.2}, "modes tau=0.2 alpha_min=0.5 k_min=1"),
+        ("mask", {"experts": {1: [2], 0: [3, 1]}}, "mask experts=L0E1+L0E3+L1E2"),
+        ("logit_offset", {"path": offset_file("twos", torch.full((2, 16), 2.0))}, "logit_offset twos f01ace90"),
     )  # fmt: skip
 
     @pytest.mark.parametrize(("name", "params", "label"), RULES)
@@ -205,6 +218,10 @@ class TestIdentity:
             ("pick", {"mode": "range_replace", "experts": {0: [1]}}, "976af70455f7c99b"),
             ("ban", {"lambda": 0.85, "k_min": 2}, "1f82029f30eda95c"),
             ("ban_pick", {"lambda": 0.85, "k_min": 2, "key_experts": 3}, "e60ee1204bd31f22"),
+            ("naee", {"beta": 0.5}, "4b1ae37e9dd5d1a9"),
+            ("top_p", {"p": 0.8, "k_min": 2}, "4718fd29f1ec4bac"),
+            ("modes", {"tau": 0.2}, "805aa1aa4e0a8a80"),
+            ("mask", {"experts": {0: [1]}}, "63b09aa63ca6ab18"),
         ],
     )
     def test_golden_fingerprints(self, name: str, params: dict, expected: str) -> None:
