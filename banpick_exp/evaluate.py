@@ -202,12 +202,14 @@ def check_engagement(
             reasons.append(f"{domain}: measured {measured:g} experts a token, {where}")
         bias_LE = policy.table.logit_bias_PLE[0]
         keys_LE, weakens = (policy.table.key_PLE[0] | (bias_LE != 0)).numpy(), bool((bias_LE < 0).any())
+        # An offset touches every expert: what it raises is the mean offset of the selected ones.
+        pull_LE, weakens = (bias_LE.numpy(), False) if chosen.rule.name == "logit_offset" else (keys_LE, weakens)
         if chosen.rule.name in ("pick", "ban_pick") and not keys_LE.any():
             reasons.append(f"{domain}: no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
         elif keys_LE.any():
             keys_known = True
             for side, counters in (("policy", run.counters), ("stock", stock[domain].counters)):
-                key_share[side] += float(np.array(counters.usage)[keys_LE].sum() / sum(counters.kept))
+                key_share[side] += float((np.array(counters.usage) * pull_LE).sum() / sum(counters.kept))
     if keys_known:
         key_share = {side: total / len(runs) for side, total in key_share.items()}  # a mean: each domain has keys
         evidence["key_expert_share"] = key_share

@@ -27,7 +27,8 @@ def keep_pairs_only(runner: MoERunner, layer: HookedLayer) -> None:
     if not isinstance(stock, type):
         return
     # A variant that brings its own `apply` is another kernel than the one studied.
-    if issubclass(stock, CPUUnquantizedExperts) and stock.apply is CPUUnquantizedExperts.apply:
+    stock_apply = getattr(stock, "apply", None)
+    if issubclass(stock, CPUUnquantizedExperts) and stock_apply is CPUUnquantizedExperts.apply:
         method.experts_cls = _cpu_class(stock, layer)
     elif (aware := skipping_class(stock)) is not None:
         method.experts_cls = aware
