@@ -131,7 +131,7 @@ def test_a_sweep_is_mirrored_offline(swept: tuple[Path, Done]) -> None:
     assert summary["summary"]["engine_loads"] == summary["summary"]["engine_slots"] == 1
     calibrations = {record["calibration"] for record in records if record["calibration"]}
     named = {artifact["name"] for artifact in summary["artifacts"]}
-    assert {"points", "pareto", *(f"calibration-{name}" for name in calibrations)} <= named
+    assert {"points", "report", *(f"calibration-{name}" for name in calibrations)} <= named
 
 
 def test_the_recorded_command_plans_the_same_point(swept: tuple[Path, Done]) -> None:
