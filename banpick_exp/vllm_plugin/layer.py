@@ -81,6 +81,8 @@ class HookedLayer:
         neutral = RouterTable.neutral(1, self.num_experts, self.top_k).layer(0).values
         neutral[:, COLUMNS["keep"].index] = table.keep.cpu()
         rules = [COLUMNS[name].index for name in KEEP_RULES]
+        edges = [COLUMNS[name].index for name in KEEP_RULES if name != "ban"]
+        self.thresholds = self.frozen or not torch.equal(table.values[:, edges].cpu(), neutral[:, edges])
         edits = self.inserts or not torch.equal(table.values[:, rules].cpu(), neutral[:, rules])
         # Adding a bias and keeping a constant k is what the stock router does anyway, given these logits and that k.
         self.stock_k = None if edits else min(self.slots, int(table.keep[0]))
@@ -120,7 +122,9 @@ class HookedLayer:
                 ranking_TE, router.num_expert_group, router.topk_group, corrected=correction_E is not None
             )
         edit = (base_ids_TK, self.table, self.slots, router.renormalize)
-        weights, ids, kept = edit_selection(logits_TE, scores_TE, *edit, ranking_TE=ranking_TE, inserts=self.inserts)
+        weights, ids, kept = edit_selection(
+            logits_TE, scores_TE, *edit, ranking_TE=ranking_TE, inserts=self.inserts, thresholds=self.thresholds
+        )
         return weights * getattr(router, "routed_scaling_factor", 1.0), ids, kept
 
     def fused_routing(

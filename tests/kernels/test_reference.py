@@ -14,6 +14,7 @@ from banpick_kernels.reference import edit_selection, route, router_scores, sele
 from banpick_kernels.table import COLUMNS, WIDTH, LayerTable, RouterTable
 
 NAN, INF = math.nan, math.inf
+THRESHOLDS = ("min_ratio", "mass", "min_weight", "tail_square")
 
 
 def filled(num_experts: int, top_k: int, keys: tuple[int, ...] = (), rows: int = 1, **values: float) -> RouterTable:
@@ -37,6 +38,12 @@ def edit(
             scores_TE.log(), scores_TE, base_ids_TK, table.layer(0), slots, renormalize, inserts=False
         )
         assert all(torch.equal(a, b) for a, b in zip((weights, ids, kept), alone, strict=True))
+    neutral = RouterTable.neutral(1, len(scores), top_k)
+    if all(torch.equal(getattr(table, name), getattr(neutral, name)) for name in THRESHOLDS):
+        plain = edit_selection(
+            scores_TE.log(), scores_TE, base_ids_TK, table.layer(0), slots, renormalize, thresholds=False
+        )
+        assert all(torch.equal(a, b) for a, b in zip((weights, ids, kept), plain, strict=True))
     assert ids[~kept].tolist() == [ids[0, 0].item()] * int((~kept).sum())
     assert weights[~kept].tolist() == [0.0] * int((~kept).sum())
     assert kept[0].tolist() == sorted(kept[0].tolist(), reverse=True)
