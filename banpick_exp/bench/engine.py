@@ -148,7 +148,7 @@ def bench_engine(
         for batch in batches:
             with stepper.decoding(batch, (rounds + 1) * len(variants)):
                 _collect(rows, measure(stepper, variants, rounds, stepper.step), "decode", batch, threads, output)
-        _collect(rows, measure(stepper, variants, max(5, rounds // 3), prefill), "prefill", PREFILL, threads, output)
+        _collect(rows, measure(stepper, variants, max(2, rounds // 3), prefill), "prefill", PREFILL, threads, output)
         engine.close()
     columns = [("phase", ""), ("batch", "d"), ("variant", ""), ("mean_kept", ".2f"), ("milliseconds", ".1f")]
     columns += [("speedup", ".3f"), ("speedup_q1", ".3f"), ("speedup_q3", ".3f"), ("over_fixed_k", ".3f")]

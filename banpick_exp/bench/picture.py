@@ -26,6 +26,8 @@ def speedup_png(rows: Sequence[Row], path: Path) -> Path:
             axes.axhline(1.0, color="#999999", linewidth=0.8, linestyle=":", zorder=1)
             for index, label in enumerate(labels):
                 found = [row for row in rows if row["phase"] == phase and row["variant"] == label]
+                if not found:  # a run that was stopped before the prefill
+                    continue
                 colour, marker, size = STYLES[found[0]["policy"]]
                 place = [batches.index(row["batch"]) if phase == "decode" else 0 for row in found]
                 beside = [x + 0.05 * (index - (len(labels) - 1) / 2) for x in place]
