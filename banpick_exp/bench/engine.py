@@ -130,15 +130,22 @@ def variants_of(stepper: Stepper, mean_kept: float) -> list[Variant]:
     ]
 
 
+@contextmanager
+def random_stepper(layers: int, threads: int) -> Iterator[Stepper]:
+    """A started engine of random layers, closed at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"Building {layers} random layers of 1.2 GB and an engine around them.", file=sys.stderr)
+        engine = open_engine(Path(folder), layers, threads, PREFILL)
+        yield Stepper(engine)
+        engine.close()
+
+
 def bench_engine(
     batches: Sequence[int], rounds: int, mean_kept: float, threads: int, layers: int, output: Path | None
 ) -> list[Row]:
     """Decode at each batch size, then a prefill of 2,048 tokens: one row a cell and variant."""
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        print(f"Building {layers} random layers of 1.2 GB and an engine around them.", file=sys.stderr)
-        engine = open_engine(Path(folder), layers, threads, PREFILL)
-        stepper = Stepper(engine)
+    with random_stepper(layers, threads) as stepper:
         variants = variants_of(stepper, mean_kept)
 
         def prefill() -> float:
@@ -149,7 +156,6 @@ def bench_engine(
             with stepper.decoding(batch, (rounds + 1) * len(variants)):
                 _collect(rows, measure(stepper, variants, rounds, stepper.step), "decode", batch, threads, output)
         _collect(rows, measure(stepper, variants, max(2, rounds // 3), prefill), "prefill", PREFILL, threads, output)
-        engine.close()
     columns = [("phase", ""), ("batch", "d"), ("variant", ""), ("mean_kept", ".2f"), ("milliseconds", ".1f")]
     columns += [("speedup", ".3f"), ("speedup_q1", ".3f"), ("speedup_q3", ".3f"), ("over_fixed_k", ".3f")]
     print_table(f"{layers} layers of Qwen3-30B's shape, {threads} threads: speed-up over stock vLLM", rows, columns)

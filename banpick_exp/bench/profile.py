@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from banpick_exp.bench.engine import PREFILL, Stepper, variants_of
-from banpick_exp.bench.random_engine import open_engine
+from banpick_exp.bench.engine import random_stepper, variants_of
 from banpick_exp.bench.timing import Row, emit, print_table
 
 PARTS = (
@@ -28,10 +25,7 @@ def bench_profile(
     from torch.profiler import ProfilerActivity, profile
 
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        print(f"Building {layers} random layers of 1.2 GB and an engine around them.", file=sys.stderr)
-        engine = open_engine(Path(folder), layers, threads, PREFILL)
-        stepper = Stepper(engine)
+    with random_stepper(layers, threads) as stepper:
         chosen = [v for v in variants_of(stepper, mean_kept) if v[0] in ("stock", f"ban at {mean_kept:g}")]
         for batch in batches:
             with stepper.decoding(batch, 2 * len(chosen) * (rounds + 1)):
@@ -48,7 +42,6 @@ def bench_profile(
                     row |= {"milliseconds": 1e3 * wall / rounds}
                     rows.append(row | {part: seconds / wall for part, seconds in spent.items()})
                     emit(rows[-1], output)
-        engine.close()
     parts = [*(name for name, _ in PARTS), "other operators", "python and the rest"]
     columns = [("batch", "d"), ("variant", ""), ("milliseconds", ".1f"), *((part, ".1%") for part in parts)]
     print_table(f"Shares of a decode step, {layers} layers of Qwen3-30B's shape", rows, columns)

@@ -23,8 +23,8 @@ from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 from banpick_kernels.reference import biased_logits, edit_selection, router_scores, within_groups
 from banpick_kernels.table import COLUMNS, LayerTable, RouterTable
 
-KEEP_RULES = ("ban", "min_ratio", "mass", "min_weight", "tail_square")
-"""Columns that prune per token; at their neutral values the keep rule is a constant k."""
+THRESHOLDS = ("min_ratio", "mass", "min_weight", "tail_square")
+"""Columns that prune per token, as `ban` does; where all are neutral the keep rule is a constant k."""
 
 _HANDLES = itertools.count()
 _LAYERS: weakref.WeakValueDictionary[int, HookedLayer] = weakref.WeakValueDictionary()
@@ -76,14 +76,12 @@ class HookedLayer:
         """Derive the host-side short cuts from the table; `slots`: the most experts a token can keep."""
         table = self.table
         self.slots = self.fixed_slots or slots
-        self.biased = self.frozen or bool((table.logit_bias_PE != 0).any())
+        self.biased = bool((table.logit_bias_PE != 0).any())
         self.inserts = self.frozen or bool((table.insert_window > 0).any() and table.key_PE.any())
-        neutral = RouterTable.neutral(1, self.num_experts, self.top_k).layer(0).values
-        neutral[:, COLUMNS["keep"].index] = table.keep.cpu()
-        rules = [COLUMNS[name].index for name in KEEP_RULES]
-        edges = [COLUMNS[name].index for name in KEEP_RULES if name != "ban"]
-        self.thresholds = self.frozen or not torch.equal(table.values[:, edges].cpu(), neutral[:, edges])
-        edits = self.inserts or not torch.equal(table.values[:, rules].cpu(), neutral[:, rules])
+        self.thresholds = self.frozen or any(
+            bool((getattr(table, name) != COLUMNS[name].neutral).any()) for name in THRESHOLDS
+        )
+        edits = self.inserts or self.thresholds or bool((table.ban > 0).any())
         # Adding a bias and keeping a constant k is what the stock router does anyway, given these logits and that k.
         self.stock_k = None if edits else min(self.slots, int(table.keep[0]))
         # A router with a correction bias keeps its first k by biased score, a policy by weight: not the same experts.

@@ -61,11 +61,7 @@ def filler_reason(runner: Any, layer: HookedLayer) -> str:
         if _stock_cpu_class(kernel_of(runner)) is not None:
             return "kept pairs alone are computed where copying them pays; a banned slot repeats the first id, weight 0"
         return "these experts compute every slot: a banned one repeats the first id with weight 0"
-    from banpick_exp.vllm_plugin import handover
-
-    if layer.filler == "skip":
-        return handover.SKIPPING[handover.qualified_name(kernel_of(runner).stock)].what_happens
-    return handover.unsafe_parallelism(runner) or handover.unsafe_layer(runner) or "its self-test chose it at the start"
+    return layer.filler_reason.removeprefix(f"{layer.name}: ")  # what `choose_filler` found when the engine started
 
 
 def _stock_cpu_class(kernel: Any) -> Any:
