@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
-from banpick_exp.actor import versions
+from banpick_exp.actor import engine_of, versions
 from banpick_exp.engine import Engine
 from banpick_exp.points import Point
 
@@ -31,7 +31,7 @@ ANSWER_TOKENS = 3
 def check_machine(point: Point) -> Iterator[Check]:
     """Every check in the order of the report. An engine that does not start ends it, with a FAILED line."""
     yield check_versions()
-    engine = open_engine(point)
+    engine = engine_of(point)
     started = _guarded("engine start", lambda: ("engine start", OK, f"{engine.start():.1f} s"))
     yield started
     if started[1] == FAILED:
@@ -53,16 +53,6 @@ def check_versions() -> Check:
     if vllm is None or vllm.split("+")[0] != TESTED_VLLM:
         return "versions", FAILED, f"{text}. The hook was written against vLLM {TESTED_VLLM}"
     return "versions", OK, text
-
-
-def open_engine(point: Point) -> Engine:
-    """The engine of this point, not started yet."""
-    location = point.checkpoint.location
-    if point.model.control is not None:
-        from banpick_exp.tiny.control import control_folder
-
-        location = str(control_folder(point.model.control))
-    return Engine(point.model, location, point.engine, point.checkpoint.shape.num_layers)
 
 
 def check_engine(engine: Engine) -> Iterator[Check]:

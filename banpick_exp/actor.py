@@ -36,6 +36,16 @@ from banpick_exp.tasks import Problem, load_problems
 PROGRESS = "progress.json"
 
 
+def engine_of(point: Point) -> Engine:
+    """The engine that `point` runs on, not started yet; a control variant is built where it is missing."""
+    location = point.checkpoint.location
+    if point.model.control is not None:
+        from banpick_exp.tiny.control import control_folder
+
+        location = str(control_folder(point.model.control))
+    return Engine(point.model, location, point.engine, point.checkpoint.shape.num_layers)
+
+
 class EngineActor:
     """Methods run one at a time. Every public method takes and returns plain values or frozen specs."""
 
@@ -43,12 +53,7 @@ class EngineActor:
         """`point`: any point of the engine to load; its engine_fingerprint is the identity of this actor."""
         self._run_dir, self._calibration_dir = Path(run_dir), Path(calibration_dir)
         self._point = point
-        location = point.checkpoint.location
-        if point.model.control is not None:
-            from banpick_exp.tiny.control import control_folder
-
-            location = str(control_folder(point.model.control))
-        self._engine = Engine(point.model, location, point.engine, point.checkpoint.shape.num_layers)
+        self._engine = engine_of(point)
         self._stock: dict[str, dict[str, DomainRun]] = {}
         self._calibrations: dict[str, dict[str, Mapping[str, Any]]] = {}
 
