@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from banpick_exp import __version__, calibration
+from banpick_exp.answers import Counters
 from banpick_exp.artifact import artifact_folder
-from banpick_exp.engine import Counters, Engine
+from banpick_exp.engine import Engine
 from banpick_exp.evaluate import (
     DomainPolicy,
     DomainRun,

@@ -26,10 +26,10 @@ from hydra.core.override_parser.types import (
 )
 from hydra.errors import HydraException
 
-from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.policy import POLICIES
 from banpick_exp.policy.base import MoeShape
+from banpick_exp.validation import suggestion
 
 Block = tuple[str, ...]
 """Overrides as typed; it stands for the product of its axes."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from banpick_exp.axes import is_symbolic, key_of, parse_axis
 from banpick_exp.compose import GROUPS, POINT_KEYS, RUN_KEYS, check_key, choices
-from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
+from banpick_exp.validation import suggestion
 
 
 @dataclass(kw_only=True, slots=True)

@@ -25,12 +25,11 @@ from banpick_exp.config import (
     SweepConfig,
     TaskConfig,
     TrackingConfig,
-    suggestion,
-    validated,
 )
 from banpick_exp.errors import UserError
 from banpick_exp.policy import parse_policy
 from banpick_exp.policy.base import MoeShape, Rule
+from banpick_exp.validation import suggestion, validated
 
 GROUPS = ("engine", "model", "policy", "task", "cluster", "tracking", "sweep")
 POINT_KEYS = ("engine", "model", "policy", "task", "calibration", "seed")

@@ -10,9 +10,9 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from banpick_exp.answers import Counters, Generation
 from banpick_exp.config import EngineConfig, ModelConfig, fingerprint
 
 if TYPE_CHECKING:
@@ -20,30 +20,6 @@ if TYPE_CHECKING:
 
 PROBE_PROMPT = [10, 11, 12, 13, 14]
 """Token ids of the start-up probe: any ids do, only the counters are looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One greedy answer. `truncated`: it hit the token cap instead of stopping by itself."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_token_ids: tuple[int, ...]
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What was routed since the last reset, per MoE layer. Padding rows and dummy runs are left out."""
-
-    tokens: list[int]
-    kept: list[int]
-    usage: list[list[int]]
-
-    @property
-    def mean_kept(self) -> float:
-        """The measured budget: experts kept a token and layer."""
-        return sum(self.kept) / max(sum(self.tokens), 1)
 
 
 class EngineError(RuntimeError):

@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 
 from banpick_exp.analysis import average_at_n, difference_at_n
+from banpick_exp.answers import Counters
 from banpick_exp.config import TaskConfig, fingerprint
-from banpick_exp.engine import Counters, Engine
+from banpick_exp.engine import Engine
 from banpick_exp.policy import MoeShape, Rule, build_policy
 from banpick_exp.records import OVERALL
 from banpick_exp.repetition import is_repetitive

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from banpick_exp.answers import Generation
 from banpick_exp.calibration import DomainCalibration
 from banpick_exp.config import CalibrationConfig, EngineConfig, TaskConfig
-from banpick_exp.engine import Engine, Generation
+from banpick_exp.engine import Engine
 from banpick_exp.policy import MoeShape
 from banpick_exp.tasks import Problem, load_problems
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from banpick_exp.config import TrackingConfig, suggestion
+from banpick_exp.config import TrackingConfig
 from banpick_exp.errors import UserError
+from banpick_exp.validation import suggestion
 
 MANIFEST = "run.json"
 MANIFEST_VERSION = 1

@@ -8,9 +8,10 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-from banpick_exp.config import TaskConfig, suggestion
+from banpick_exp.config import TaskConfig
 from banpick_exp.errors import UserError
 from banpick_exp.tiny import ASSETS, DOMAINS, SPLITS
+from banpick_exp.validation import suggestion
 
 EMBEDDED_DATA = ASSETS / "data"
 EMBEDDED_TEMPLATE = "{domain}_{split}.jsonl"

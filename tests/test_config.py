@@ -11,13 +11,14 @@ import pytest
 from banpick_exp.axes import edited_blocks, expand, parse_axis
 from banpick_exp.checkpoint import END_BYTES, WHOLE_FILE_LIMIT, inspect_checkpoint, moe_layer_count
 from banpick_exp.compose import GROUPS, Composer, choices, conf_dir
-from banpick_exp.config import EngineConfig, ModelConfig, TaskConfig, fingerprint, validated
+from banpick_exp.config import EngineConfig, ModelConfig, TaskConfig, fingerprint
 from banpick_exp.errors import UserError
 from banpick_exp.plan import plan_sweep
 from banpick_exp.policy import POLICIES
 from banpick_exp.policy.base import MoeShape
 from banpick_exp.preview import help_page
 from banpick_exp.task_files import inspect_task
+from banpick_exp.validation import validated
 
 SHAPE = MoeShape(num_layers=2, num_experts=16, top_k=4)
 MODELS = [name for name in choices("model") if name != "local"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from banpick_exp.analysis import wilson
+from banpick_exp.answers import Counters, Generation
 from banpick_exp.config import TaskConfig
-from banpick_exp.engine import Counters, Generation
 from banpick_exp.evaluate import (
     DomainPolicy,
     DomainRun,

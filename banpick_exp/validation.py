@@ -1,0 +1,94 @@
+"""From plain values to a checked section: every mistake becomes one readable `UserError`. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from banpick_exp.errors import UserError
+
+
+class Section(BaseModel):
+    """A frozen group of settings; a key it does not list is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def suggestion(word: str, choices: Iterable[str], prefix: str = "") -> str:
+    """`Did you mean policy=pick? ` for a near miss, else the empty string; `prefix` is what stands before the word."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f"Did you mean {prefix}{near[0]}? " if near else ""
+
+
+def validated(section: type[SectionT], values: Mapping[str, Any], prefix: str = "") -> SectionT:
+    """`values` as a `section`, or one `UserError` for everything wrong in it.
+
+    `prefix` is the name of the section as typed on the command line ("engine"), empty for the root.
+    """
+    start = f"{prefix}." if prefix else ""
+    if unset := [start + key for key, value in values.items() if value == "???"]:
+        verb = "has" if len(unset) == 1 else "have"
+        raise UserError(f"{' and '.join(unset)} {verb} no default: type {' '.join(f'{key}=VALUE' for key in unset)}.")
+    try:
+        return section.model_validate(dict(values))
+    except ValidationError as error:
+        messages = [_explain(section, dict(details), start) for details in error.errors()]
+        raise UserError("\n".join(messages)) from None
+
+
+EXPECTATIONS = {
+    "int_parsing": "is not a whole number",
+    "int_type": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "float_parsing": "is not a number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
+    "bool_parsing": "is neither true nor false",
+    "bool_type": "is neither true nor false",
+    "string_type": "is not a text (put quotes around it)",
+    "tuple_type": "is not a list",
+    "too_short": "is empty",
+    "literal_error": "is none of {expected}",
+    "greater_than_equal": "is below {ge}",
+    "greater_than": "is not above {gt}",
+    "less_than_equal": "is above {le}",
+    "string_pattern_mismatch": "is not made of letters, digits, '_', '-' and '.' alone",
+}
+"""pydantic's error types in our words."""
+
+
+def _explain(section: type[Section], details: dict[str, Any], start: str) -> str:
+    path = [str(part) for part in details["loc"]]
+    key, kind, value = start + ".".join(path), details["type"], details["input"]
+    if kind == "extra_forbidden":
+        names = sorted(section.model_fields)
+        return (
+            f"{key} is no setting: it would be ignored, so nothing was started."
+            f" {suggestion(path[0], names, start)}The keys of {start[:-1] or 'the root'}: {', '.join(names)}."
+        )
+    if kind == "missing":
+        return f"{key} has no default: type {key}=VALUE."
+    if kind == "value_error":
+        return f"{details['ctx']['error']}."
+    problem = EXPECTATIONS.get(kind, details["msg"]).format(**details.get("ctx", {}))
+    field = section.model_fields.get(path[0]) if path else None
+    remedy = (
+        "" if field is None or field.is_required() else f" The default: {start}{path[0]}={_as_typed(field.default)}."
+    )
+    return (
+        f"{key}={_as_typed(value)} {problem}: the engine or the grading could not use it. Nothing was started.{remedy}"
+    )
+
+
+def _as_typed(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
