@@ -27,7 +27,6 @@ from banpick_exp.report.load import read_run
 from banpick_exp.report.matrices import maps_of
 from banpick_exp.report.page import LARGEST, SECTIONS, page_html
 from banpick_exp.report.scatter import ticks
-from banpick_exp.report.wandb_report import compose
 
 ARTIFACTS = Path(os.environ.get("TEST_ARTIFACTS", Path(__file__).resolve().parent.parent / "build" / "test-artifacts"))
 CALIBRATION = "0123456789abcdef"
@@ -276,12 +275,6 @@ def test_what_is_no_run_is_answered_with_what_to_type(
         main(["--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0 and "report.html" in text and "--policy" in text and "side by side" in text
-
-
-def test_a_wandb_report_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install wandb-workspaces"):
-        compose(entity="me", project="banpick", group="sweep/run", headline="No gain")
 
 
 @pytest.mark.skipif(chromium.find() is None, reason="no Chromium on this machine: apt-get install chromium")
