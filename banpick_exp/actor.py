@@ -19,7 +19,10 @@ from typing import Any
 from banpick_exp import __version__, calibration
 from banpick_exp.answers import Counters
 from banpick_exp.artifact import artifact_folder
+from banpick_exp.budget import policy_of
+from banpick_exp.config import SearchConfig
 from banpick_exp.engine import Engine
+from banpick_exp.equal_budget import AtBudget, Probed, answer_at_budget, solved_policies
 from banpick_exp.evaluate import (
     DomainPolicy,
     DomainRun,
@@ -32,6 +35,7 @@ from banpick_exp.influence import calibrate
 from banpick_exp.points import Point
 from banpick_exp.policy import parse_policy
 from banpick_exp.records import SCHEMA_VERSION, CorruptRecord, read_outcomes, read_point, write_point
+from banpick_exp.search.blocks import answer_block, whole
 from banpick_exp.tasks import Problem, load_problems
 
 PROGRESS = "progress.json"
@@ -53,6 +57,8 @@ class EngineActor:
     def __init__(self, point: Point, run_dir: str, calibration_dir: str) -> None:
         """`point`: any point of the engine to load; its engine_fingerprint is the identity of this actor."""
         self._run_dir, self._calibration_dir = Path(run_dir), Path(calibration_dir)
+        self._solved_dir = self._calibration_dir.parent / "solved"
+        self._probed: Probed = {}
         self._point = point
         self._engine = engine_of(point)
         self._stock: dict[str, dict[str, DomainRun]] = {}
@@ -109,7 +115,7 @@ class EngineActor:
             domains = calibration.load(folder, fingerprint)
             if domains is None:
                 raise FileNotFoundError(f"calibration {fingerprint} is not in {folder}")
-            self._calibrations[key] = {d: calibration.policy_view(found, score) for d, found in domains.items()}
+            self._calibrations[key] = calibration.policy_views(domains, score)
             for domain, view in self._calibrations[key].items():
                 self._engine.load_calibration(f"{key}/{domain}", view)
         views = self._calibrations[key]
@@ -120,27 +126,58 @@ class EngineActor:
 
     # ------------------------------------------------------------ points
 
-    def run_point(self, point: Point, stock_fingerprint: str, command: str) -> dict[str, Any]:
-        """Measure one point and write its record. `stock_fingerprint`: the `none` point it is paired with."""
+    def run_block(self, point: Point, search: SearchConfig, number: int) -> dict[str, float]:
+        """Answer one block of a race and write its file; see `search.blocks`."""
+        problems = load_problems(point.task, point.task.split, point.task.max_problems)
+        policies = self._policies(point)
+        if point.budget is not None:
+            policies = solved_policies(self._engine, point, policies, problems, self._solved_dir, self._probed)
+        return answer_block(self._engine, policies, point, problems, search, number, self._run_dir)
+
+    def run_point(
+        self, point: Point, stock_fingerprint: str, command: str, search: SearchConfig | None = None
+    ) -> dict[str, Any]:
+        """Measure one point and write its record; what a race has answered in blocks is not asked again.
+
+        `stock_fingerprint`: the `none` point it is paired with.
+        """
         begin = time.perf_counter()
         problems = load_problems(point.task, point.task.split, point.task.max_problems)
-        stock, stock_seconds = self._stock_runs(point, stock_fingerprint, problems)
+        stock, stock_seconds = self._stock_runs(point, stock_fingerprint, problems, search)
         policies = self._policies(point)
+        met: AtBudget | None = None
+
+        block_seconds = None
+
+        def answer(chosen: Mapping[str, DomainPolicy]) -> tuple[dict[str, DomainRun], float]:
+            nonlocal block_seconds
+            if raced := whole(self._run_dir, point.fingerprint, chosen, search, problems):
+                block_seconds = raced.seconds
+                return raced.runs, raced.swap_seconds
+            return answer_problems(self._engine, chosen, point.task, problems, seed=point.seed, repeat=point.repeat)
+
         answering = time.perf_counter()
         if point.fingerprint == stock_fingerprint:
             runs, swap_seconds = stock, 0.0
+        elif point.budget is None:
+            runs, swap_seconds = answer(policies)
         else:
-            runs, swap_seconds = answer_problems(self._engine, policies, point.task, problems)
-        accuracy_seconds = time.perf_counter() - answering
+            met = answer_at_budget(self._engine, point, policies, problems, self._solved_dir, answer, self._probed)
+            policies, runs, swap_seconds = met.policies, met.runs, met.swap_seconds
+        solve_seconds = met.solve_seconds if met else 0.0
+        accuracy_seconds = time.perf_counter() - answering - solve_seconds
         timing = time.perf_counter()
-        timings = time_against_stock(self._engine, policies, point.task, problems)
+        # A repeat asks how far the score moves; the speed is that of the point itself.
+        timings = {} if point.repeat else time_against_stock(self._engine, policies, point.task, problems)
         throughput_seconds = time.perf_counter() - timing
         evidence, reason = check_engagement(policies, runs, stock, point.checkpoint.shape)
         evidence["counters"] = {d: _counters(run.counters) for d, run in runs.items()}
         if point.fingerprint == stock_fingerprint:
             evidence["stock_counters"] = {d: _counters(run.counters) for d, run in stock.items()}
+        if met is not None:
+            reason = reason or met.reason
         metrics = all_metrics(runs, stock, timings)
-        generating = stock_seconds + accuracy_seconds + throughput_seconds
+        generating = stock_seconds + solve_seconds + accuracy_seconds + throughput_seconds
         record = {
             "fingerprint": point.fingerprint,
             "status": "done" if reason is None else "invalid",
@@ -150,17 +187,22 @@ class EngineActor:
             "timing": {
                 "swap_seconds": swap_seconds,
                 "stock_seconds": stock_seconds,
+                "solve_seconds": solve_seconds,
                 "accuracy_seconds": accuracy_seconds,
+                **({} if block_seconds is None else {"block_seconds": block_seconds}),
                 "throughput_seconds": throughput_seconds,
+                "timed_tokens": 2 * sum(t.tokens * len(t.stock_seconds) for t in timings.values()),
                 "overhead_seconds": time.perf_counter() - begin - generating,
             },
             **describe(point, command),
         }
+        if met is not None:
+            record |= {"policy": met.policies[point.task.domains[0]].rule.canonical(), "budget": met.account}
         write_point(self._run_dir / "points", record, [o for run in runs.values() for o in run.outcomes])
         return record
 
     def _stock_runs(
-        self, point: Point, fingerprint: str, problems: dict[str, list[Problem]]
+        self, point: Point, fingerprint: str, problems: dict[str, list[Problem]], search: SearchConfig | None
     ) -> tuple[dict[str, DomainRun], float]:
         """Stock answers to pair with: of this engine, or of the record another engine wrote; else made now."""
         if fingerprint not in self._stock:
@@ -171,7 +213,12 @@ class EngineActor:
                 begin = time.perf_counter()
                 stock = DomainPolicy(rule=parse_policy("none", {}), calibration_key="", calibration=None)
                 policies = dict.fromkeys(point.task.domains, stock)
-                runs, _ = answer_problems(self._engine, policies, point.task, problems)
+                if raced := whole(self._run_dir, fingerprint, policies, search, problems):
+                    self._stock[fingerprint] = raced.runs
+                    return raced.runs, 0.0
+                runs, _ = answer_problems(
+                    self._engine, policies, point.task, problems, seed=point.seed, repeat=point.repeat
+                )
                 self._stock[fingerprint] = runs
                 return runs, time.perf_counter() - begin
         return self._stock[fingerprint], 0.0
@@ -203,7 +250,8 @@ def describe(point: Point, command: str) -> dict[str, Any]:
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "label": point.label,
         "seed": point.seed,
-        "policy": point.rule.canonical(),
+        "repeat": point.repeat,
+        "policy": policy_of(point.rule, point.budget),
         "model": {
             **point.model.model_dump(),
             "identity": point.checkpoint.identity,

@@ -1,13 +1,22 @@
-"""What an engine gives back: the answers, and what was routed meanwhile."""
+"""What an engine is asked for and gives back: how to sample, the answers, and what was routed meanwhile."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How one answer is drawn."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One greedy answer. `truncated`: it hit the token cap instead of stopping by itself."""
+    """One answer. `truncated`: it hit the token cap instead of stopping by itself."""
 
     text: str
     token_ids: tuple[int, ...]

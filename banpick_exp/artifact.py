@@ -17,7 +17,8 @@ from banpick_exp.config import CalibrationConfig
 from banpick_exp.errors import UserError
 from banpick_exp.policy.base import MoeShape
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Also part of a calibration's fingerprint. 2: tail_square, fisher, similarity, and what markers and domains select."""
 TENSORS, METADATA = "calibration.safetensors", "calibration.json"
 USAGE = "usage"
 """The array every domain has, [layers, experts]: its shape is that of the model it was counted on."""
@@ -108,7 +109,7 @@ def check_artifact(
 
 def _check_settings(settings: CalibrationConfig, found: Artifact, folder: Path) -> None:
     """UserError for a typed setting that the artifact was not made with. A score is a choice among what it holds."""
-    for key, value in settings.model_dump(exclude={"path", "score"}).items():
+    for key, value in settings.model_dump(mode="json", exclude={"path", "score"}).items():
         made_with, default = found.settings.get(key), CalibrationConfig.model_fields[key].default
         if value not in (made_with, default):
             raise UserError(

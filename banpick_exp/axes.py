@@ -92,6 +92,21 @@ def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
     return Axis(override.key_or_group, values, swept)
 
 
+def interval_of(text: str) -> tuple[float, float] | None:
+    """(low, high) of `policy.lambda=interval(0.2,1.5)`; None for an override of another form.
+
+    Raises UserError where the interval is empty.
+    """
+    if not text.partition("=")[2].strip().startswith("interval("):
+        return None
+    value = _parsed(text, text).value()
+    if not isinstance(value, IntervalSweep) or value.start is None or value.end is None or value.start >= value.end:
+        raise UserError(
+            f"{text} holds no number: nothing could be drawn from it. Type e.g. '{key_of(text)}=interval(0,1)'."
+        )
+    return float(value.start), float(value.end)
+
+
 def _parsed(resolved: str, text: str) -> Override:
     try:
         return _PARSER.parse_override(resolved)
@@ -160,7 +175,10 @@ def _values(override: Override, text: str) -> tuple[tuple[Any, ...], bool]:
     if not isinstance(value, Sweep):
         return (value,), False
     if isinstance(value, IntervalSweep) or not override.is_discrete_sweep():
-        raise UserError(f"{text} has no end of values to try. List them: {override.key_or_group}=choice(1,2).")
+        raise UserError(
+            f"{text} has no end of values to try: only search=optuna can draw from it. Type search=optuna beside it, or"
+            f" list them: {override.key_or_group}=choice(1,2)."
+        )
     elements = list(override.sweep_iterator(transformer=Transformer.identity))
     if any(isinstance(element, Sweep) for element in elements):
         raise UserError(
@@ -242,7 +260,7 @@ def _edited(blocks: Sequence[Block], text: str) -> list[Block]:
         return [merged(block, [text]) if block in takers else block for block in blocks]
     constants = {block: _constant(block, key) for block in holders}
     distinct = {repr(value) for value in constants.values()}
-    if len(distinct) < 2 or None in constants.values() or is_symbolic(text):
+    if len(distinct) < 2 or None in constants.values() or is_symbolic(text) or interval_of(text):
         return [merged(block, [text]) if block in holders else block for block in blocks]
     wanted = list(parse_axis(text).values)
     kept = [block for block in blocks if block not in constants or constants[block] in wanted]
@@ -258,7 +276,7 @@ def _edited(blocks: Sequence[Block], text: str) -> list[Block]:
 def _constant(block: Block, key: str) -> Any:
     """The one value a block gives `key`, or None where it is an axis."""
     text = next(entry for entry in block if key_of(entry) == key)
-    if is_symbolic(text):
+    if is_symbolic(text) or interval_of(text):
         return None
     axis = parse_axis(text)
     return None if axis.swept else axis.values[0]
@@ -272,4 +290,5 @@ def _knobs(block: Block) -> set[str]:
     """Knobs of the policies a block names, as typed (`lambda`, not `lambda_`)."""
     names = [str(value) for text in block if key_of(text) == "policy" for value in parse_axis(text).values]
     rules = [POLICIES[name] for name in names if name in POLICIES]
-    return {field.alias or knob for rule in rules for knob, field in rule.model_fields.items()}
+    budget = {"budget"} if any(rule.budget_knob for rule in rules) else set()
+    return budget | {field.alias or knob for rule in rules for knob, field in rule.model_fields.items()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from banpick_exp.artifact import artifact_folder
-from banpick_exp.calibration import SCORES, DomainCalibration, load, policy_view
-from banpick_exp.errors import UserError
+from banpick_exp.calibration import SCORES, DomainCalibration, contrast, load, npmi, policy_view
+from banpick_exp.console import run
 
 TOP = 5
 PLANNED_POLICY = ["policy=pick", "policy.mode=range_replace", "policy.key_experts=1"]
@@ -27,15 +28,8 @@ PLANNED_POLICY = ["policy=pick", "policy.mode=range_replace", "policy.key_expert
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        return _run(arguments)
-    except UserError as error:
-        print(f"banpick: {error}", file=sys.stderr)
-        return 2
+    """Runs one command (`argv` without the program's name) and returns its exit code."""
+    return run(_run, str(__doc__), argv)
 
 
 def _run(arguments: list[str]) -> int:
@@ -61,7 +55,8 @@ def _run(arguments: list[str]) -> int:
     domains = load(folder, fingerprint)
     assert domains is not None
     for domain, found in domains.items():
-        console.print(_table(domain, found, point.calibration.score))
+        others = [other for name, other in domains.items() if name != domain]
+        console.print(_table(domain, found, others, point.calibration.score))
     for path in draw(domains, folder, point.calibration.score):
         console.print(f"  {path}", soft_wrap=True)
     return 0
@@ -94,8 +89,8 @@ def _measure(point: object, folder: Path, console: Console) -> None:
     console.print(f"Calibrated in {time.perf_counter() - begin:.1f} s, the engine's start included.")
 
 
-def _table(domain: str, found: DomainCalibration, score: str) -> Table:
-    """Ranks of one domain: by usage, and by every score."""
+def _table(domain: str, found: DomainCalibration, others: Sequence[DomainCalibration], score: str) -> Table:
+    """Ranks of one domain: by usage, and by every score; below them what the rival rules read."""
     table = Table(title=f"{domain}: most used and most influential experts (L0E2: layer 0, expert 2; KL in nats)")
     table.add_column("rank", justify="right")
     share_LE = found["usage"] / np.maximum(found["tokens"], 1)[:, None]
@@ -104,26 +99,49 @@ def _table(domain: str, found: DomainCalibration, score: str) -> Table:
         table.add_column(
             f"[bold]{name} (followed)[/]" if name == score else "share of tokens" if name == "usage" else name
         )
-        values_LE = share_LE if name == "usage" else found[name]
-        order = np.argsort(-values_LE.ravel(), kind="stable")[:TOP]
-        experts = values_LE.shape[1]
-        columns.append([f"L{i // experts}E{i % experts} {values_LE.ravel()[i]:.4f}" for i in order])
+        columns.append(_top(share_LE if name == "usage" else found[name], TOP, ".4f"))
     for rank, row in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(rank), *row)
     view = policy_view(found, score)
-    sensitivity = ", ".join(f"{x:.2f}" for x in view["layer_sensitivity"])
-    table.caption = f"layer sensitivity {sensitivity}; R from {view['r_min']:.3f} to {view['r_max']:.3f}"
+    sensitivity, fisher = (", ".join(f"{x:.2f}" for x in view[name]) for name in ("layer_sensitivity", "fisher"))
+    lines = [
+        f"per layer: sensitivity {sensitivity}; fisher {fisher}",
+        f"R from {view['r_min']:.3f} to {view['r_max']:.3f}; most alike: {', '.join(_most_alike(found))}",
+    ]
+    if others:
+        lines.append(f"more used here than elsewhere (share): {', '.join(_top(contrast(found, others), 3, '+.2f'))}")
+    if marker_tokens := int(found["marker_tokens"].max()):
+        lines.append(f"with the {marker_tokens} markers (nPMI): {', '.join(_top(npmi(found), 3, '+.2f'))}")
+    table.caption = "\n".join(lines)
     return table
 
 
+def _top(values_LE: np.ndarray, count: int, form: str) -> list[str]:
+    """The largest values with their experts, such as `L0E2 0.1234`."""
+    experts = values_LE.shape[1]
+    order = np.argsort(-values_LE.ravel(), kind="stable")[:count]
+    return [f"L{i // experts}E{i % experts} {values_LE.ravel()[i]:{form}}" for i in order]
+
+
+def _most_alike(found: DomainCalibration) -> list[str]:
+    """The two pairs of experts with the largest CKA."""
+    pairs_LEE = np.triu(found["similarity"], 1)
+    order = np.argsort(-pairs_LEE.ravel(), kind="stable")[:2]
+    places = [(*map(int, np.unravel_index(i, pairs_LEE.shape)),) for i in order]
+    return [f"L{layer}E{one} and E{two} {pairs_LEE[layer, one, two]:.2f}" for layer, one, two in places]
+
+
 def draw(domains: dict[str, DomainCalibration], folder: Path, score: str) -> list[Path]:
-    """One heat map a domain and quantity (usage share, `score`), layer x expert, as PNG in `folder`."""
+    """One heat map a domain and quantity (usage, `score`, contrast), layer x expert, as PNG in `folder`."""
     from banpick_exp.report import heat_map
 
     files = []
     for domain, found in domains.items():
         share_LE = found["usage"] / np.maximum(found["tokens"], 1)[:, None]
-        for name, values_LE, unit in (("usage", share_LE, "share of tokens"), (score, found[score], "KL (nats)")):
+        maps = [("usage", share_LE, "share of tokens"), (score, found[score], "KL (nats)")]
+        if others := [other for name, other in domains.items() if name != domain]:
+            maps.append(("contrast", contrast(found, others), "share of tokens, less elsewhere"))
+        for name, values_LE, unit in maps:
             path = folder / f"{domain}_{name}.png"
             heat_map(values_LE, path, f"{name} per expert, {domain}", unit)
             files.append(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from banpick_exp.axes import is_symbolic, key_of, parse_axis
+from banpick_exp.axes import interval_of, is_symbolic, key_of, parse_axis
 from banpick_exp.compose import GROUPS, POINT_KEYS, RUN_KEYS, check_key, choices
 from banpick_exp.errors import UserError
 from banpick_exp.validation import suggestion
@@ -55,7 +55,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         if command.run_values.get(key) is not None:
             command.run_values[key] = str(command.run_values[key])
     for text in [*command.policy, *command.settings]:
-        if not is_symbolic(text):
+        if not is_symbolic(text) and interval_of(text) is None:
             parse_axis(text)
     return command
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from banpick_exp.axes import Assignment
+from banpick_exp.budget import BUDGET, with_budget
 from banpick_exp.checkpoint import Checkpoint, inspect_checkpoint
 from banpick_exp.config import (
     CalibrationConfig,
@@ -22,6 +23,7 @@ from banpick_exp.config import (
     EngineConfig,
     ModelConfig,
     RunConfig,
+    SearchConfig,
     SweepConfig,
     TaskConfig,
     TrackingConfig,
@@ -31,10 +33,10 @@ from banpick_exp.policy import parse_policy
 from banpick_exp.policy.base import MoeShape, Rule
 from banpick_exp.validation import suggestion, validated
 
-GROUPS = ("engine", "model", "policy", "task", "cluster", "tracking", "sweep")
-POINT_KEYS = ("engine", "model", "policy", "task", "calibration", "seed")
+GROUPS = ("engine", "model", "policy", "task", "cluster", "tracking", "search", "sweep")
+POINT_KEYS = ("engine", "model", "policy", "task", "calibration", "seed", "repeat")
 """First words of the keys that may differ between points, and so may be axes."""
-RUN_KEYS = ("cluster", "tracking", "sweep", "output_dir", "resume", "dry_run")
+RUN_KEYS = ("cluster", "tracking", "search", "sweep", "output_dir", "resume", "dry_run", "repeats")
 """First words of the keys that hold for the whole run."""
 
 
@@ -47,6 +49,7 @@ class Setting:
     task: TaskConfig
     calibration: CalibrationConfig
     seed: int
+    repeat: int
     checkpoint: Checkpoint
 
 
@@ -83,11 +86,13 @@ class Composer:
         cluster = validated(ClusterConfig, tree["cluster"], "cluster")
         tracking = validated(TrackingConfig, tree["tracking"], "tracking")
         sweep = validated(SweepConfig, tree["sweep"], "sweep")
-        plain = {key: tree[key] for key in ("output_dir", "resume", "dry_run")}
-        return validated(RunConfig, {**plain, "cluster": cluster, "tracking": tracking, "sweep": sweep})
+        search = validated(SearchConfig, tree["search"], "search")
+        plain = {key: tree[key] for key in ("output_dir", "resume", "dry_run", "repeats")}
+        sections = {"cluster": cluster, "tracking": tracking, "sweep": sweep, "search": search}
+        return validated(RunConfig, {**plain, **sections})
 
     def setting(self, assignment: Assignment) -> Setting:
-        """Model, engine, task, calibration and seed of an assignment; read once for equal values."""
+        """Model, engine, task, calibration, seed and repeat of an assignment; read once for equal values."""
         values = {key: value for key, value in assignment.items() if not key.startswith("policy")}
         cache_key = json.dumps(values, sort_keys=True, default=str)
         if cache_key not in self._settings:
@@ -106,17 +111,24 @@ class Composer:
         seed = tree["seed"]
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise UserError(f"seed={seed} is no whole number: the run could not be repeated. Type e.g. seed=0.")
+        repeat = tree["repeat"]
+        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 0:
+            raise UserError(f"repeat={repeat} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1.")
         return Setting(
             model=model,
             engine=validated(EngineConfig, tree["engine"], "engine"),
             task=_anchored(validated(TaskConfig, tree["task"], "task")),
             calibration=_anchored_calibration(validated(CalibrationConfig, tree["calibration"], "calibration")),
             seed=seed,
+            repeat=repeat,
             checkpoint=self._checkpoints[model],
         )
 
-    def policy(self, assignment: Assignment, shape: MoeShape) -> Rule:
-        """The rule an assignment names, parsed and checked against the checkpoint's sizes."""
+    def policy(self, assignment: Assignment, shape: MoeShape) -> tuple[Rule, float | None]:
+        """The rule an assignment names, parsed and checked against the checkpoint's sizes.
+
+        And the budget that its knob is still to be solved for, None where every knob has its value.
+        """
         chosen = assignment.get("policy", "none")
         name = check_choice("policy", chosen)
         if name not in self._policies:
@@ -129,7 +141,11 @@ class Composer:
             knobs = {
                 key: value for key, value in knobs.items() if key in typed or key not in ("key_experts", "per_layer")
             }
-        return parse_policy(name, {key: value for key, value in knobs.items() if value is not None}, shape)
+        knobs = {key: value for key, value in knobs.items() if value is not None}
+        budget = knobs.pop(BUDGET, None)
+        if budget is not None:
+            return with_budget(name, typed, knobs, shape)
+        return parse_policy(name, knobs, shape), None
 
     def _resolved(self, values: Assignment) -> dict[str, Any]:
         """The whole tree for `values`, interpolations resolved; group choices compose, other keys are set on a copy."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -106,11 +107,26 @@ class TaskConfig(Section):
     answer_pattern: str | None = None
     """A regular expression with one group that finds the answer; it wins over the separator."""
     chat_template: bool = False
+    samples: int = Field(default=1, ge=1)
+    """Answers to each problem; accuracy is their mean (avg@n)."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy. Above, every answer is drawn with a seed of its own, the same for every policy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
     throughput_prompts: int = Field(default=192, ge=1)
     """Prompts of a timed run, over all domains."""
     throughput_tokens: int | None = Field(default=None, ge=1)
     """Tokens generated for each of them, all the same number; null is max_tokens."""
     throughput_repeats: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def _sampling_changes_something(self) -> TaskConfig:
+        idle = f"task.samples={self.samples}" if self.samples > 1 else f"task.top_p={self.top_p:g}"
+        if self.temperature == 0 and (self.samples > 1 or self.top_p < 1):
+            raise ValueError(
+                f"{idle} at task.temperature=0 is greedy decoding all the same: the same answer every time, so it would"
+                f" change nothing. Type task.temperature=0.6 beside it, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _answer_pattern_has_one_group(self) -> TaskConfig:
@@ -147,6 +163,15 @@ class CalibrationConfig(Section):
     k_min: int = Field(default=3, ge=1)
     range_factor: float = Field(default=2.0, ge=1)
     max_tokens: int = Field(default=24, ge=1)
+    markers: tuple[str, ...] | None = None
+    """Texts of one token each whose experts `npmi` finds; null is the task's answer separator, else <think>, </think>.
+    Others are left out; with none left, the policies that follow npmi cannot start."""
+
+    def markers_of(self, task: TaskConfig) -> tuple[str, ...]:
+        """The marker texts for a task."""
+        if self.markers is not None:
+            return self.markers
+        return ("<think>", "</think>") if task.answer_separator is None else (task.answer_separator,)
 
 
 class ClusterConfig(Section):
@@ -177,15 +202,54 @@ class SweepConfig(Section):
     """Points that every result is held against; `policy=none` is always one of them."""
 
 
+class SearchConfig(Section):
+    """How the space is spent: all of it (`grid`), in blocks with losers stopped (`racing`), or sampled (`optuna`)."""
+
+    name: Literal["grid", "racing", "optuna"] = "grid"
+    blocks: tuple[float, ...] = (0.03125, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0)
+    """Cumulative shares of the problems after which a race compares its points; the last is 1."""
+    error_rate: float = Field(default=0.05, gt=0, lt=1)
+    """Chance that a race stops any point that belongs on the front."""
+    margin: float = Field(default=0.0, ge=0, lt=1)
+    """A race also stops points that gain less than this (accuracy, 0..1) over their reference for sure; 0: none."""
+    trials: int = Field(default=24, ge=1)
+    """Points that optuna tries, beside the references."""
+    startup: int = Field(default=8, ge=1)
+    """How many of the trials are drawn at random."""
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether points are drawn while the run goes on."""
+        return self.name == "optuna"
+
+    @model_validator(mode="after")
+    def _blocks_rise_to_one(self) -> SearchConfig:
+        rising = all(low < high for low, high in pairwise((0.0, *self.blocks)))
+        if not rising or not self.blocks or self.blocks[-1] != 1:
+            raise ValueError(
+                f"search.blocks={list(self.blocks)} does not rise from above 0 to 1: survivors would not answer every"
+                " problem once. Type e.g. 'search.blocks=[0.125,0.25,0.5,1]'"
+            )
+        return self
+
+
 class RunConfig(Section):
     """Settings of the whole run, the same for every point."""
 
     output_dir: str = "outputs"
     resume: str | None = None
     dry_run: bool = False
+    repeats: int = Field(default=1, ge=1)
+    """Runs of every point, in other batches and another order (`asking.batches`), to see how far scores move."""
     cluster: ClusterConfig
     tracking: TrackingConfig
     sweep: SweepConfig
+    search: SearchConfig = SearchConfig()
+
+
+GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
+"""How a task samples unless it says otherwise; records and fingerprints made before it could say lack these keys."""
 
 
 def fingerprint(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The jobs of one engine on its slots: start, calibrate, points; and what happens when an engine dies under one."""
+"""The jobs of one engine on its slots: start, calibrate, the work of the search; and what happens when one dies."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from banpick_exp.display import Display
 from banpick_exp.plan import SweepPlan
 from banpick_exp.points import Point
 from banpick_exp.rerun import rerun_command
+from banpick_exp.search.spend import Spending, Work, setup
 
 if TYPE_CHECKING:
     from banpick_exp.runner import Sweep
@@ -30,25 +31,45 @@ FATAL_TO_ENGINE = ("EngineError", "EngineDeadError")
 
 @dataclass(slots=True)
 class Job:
-    """What one slot is doing: `start`, `calibrate` or `point`. `point` says on which engine and with which settings."""
+    """What one slot is doing: `start`, `calibrate`, or the `point` or `block` that a search asked for.
+
+    `point` says on which engine and with which settings.
+    """
 
     kind: str
     point: Point
+    work: Work | None = None
     attempts: int = 0
     started: float = field(default_factory=time.perf_counter)
 
 
 class EngineGroup:
-    """All points of one engine on its slots: first start, then calibrations, then points in plan order."""
+    """All work of one engine on its slots: first start, then calibrations, then what the search hands out, in order."""
 
-    def __init__(self, sweep: Sweep, slots: list[placement.Slot], points: list[Point], display: Display) -> None:
-        self.sweep, self.slots, self.display = sweep, slots, display
+    def __init__(
+        self, sweep: Sweep, slots: list[placement.Slot], spending: Spending, works: list[Work], display: Display
+    ) -> None:
+        """`works`: what `spending.begin()` gave; at least one."""
+        self.sweep, self.slots, self.spending, self.display = sweep, slots, spending, display
         self.stock = _stock_fingerprints(sweep.plan)
-        calibrations = {p.calibration_fingerprint: p for p in points if p.calibration_fingerprint}
-        self.jobs = deque([Job("calibrate", p) for p in calibrations.values()] + [Job("point", p) for p in points])
-        self.missing = set(calibrations)
+        self.jobs: deque[Job] = deque()
+        self.calibrations: set[str] = set()
+        """Asked for so far; `missing` are those that are not there yet."""
+        self.missing: set[str] = set()
         self.running: dict[Any, tuple[placement.Slot, Job]] = {}
         self.starts: dict[str, int] = {}
+        self.given_up = False
+        self._add(works)
+
+    def _add(self, works: list[Work]) -> None:
+        if self.given_up:
+            return
+        needed = {w.point.calibration_fingerprint: w.point for w in works if w.point.calibration_fingerprint}
+        for name in [name for name in needed if name not in self.calibrations]:
+            self.calibrations.add(name)
+            self.missing.add(name)
+            self.jobs.append(Job("calibrate", needed[name]))
+        self.jobs.extend(Job(work.kind, work.point, work) for work in works)
 
     def run(self) -> None:
         for slot in self.slots:
@@ -59,15 +80,10 @@ class EngineGroup:
             for reference in ready:
                 slot, job = self.running.pop(reference)
                 self._collect(slot, job, reference)
-                if slot.actor is not None and slot not in [s for s, _ in self.running.values()]:
-                    self._dispatch(slot)
+            for slot in list(self._idle()):
+                self._dispatch(slot)
             self._stop_overdue_starts()
-        # Only left when every slot is gone.
-        for job in self.jobs:
-            if job.kind == "point":
-                self._finished(
-                    self.sweep.fail_point(job.point, "no engine could be kept running; see the points above")
-                )
+        self._give_up("no engine could be kept running; see the points above")  # nothing is left unless it is so
 
     def _stop_overdue_starts(self) -> None:
         """An engine that hangs while loading would hold its GPUs for ever."""
@@ -85,15 +101,19 @@ class EngineGroup:
     def _dispatch(self, slot: placement.Slot) -> None:
         """Give the slot the first job that can run now; one waiting for a calibration waits for the slot making it."""
         for job in self.jobs:
-            if job.kind == "point" and job.point.calibration_fingerprint in self.missing:
+            if job.work is not None and job.point.calibration_fingerprint in self.missing:
                 continue
             self.jobs.remove(job)
             job.started = time.perf_counter()
             if job.kind == "calibrate":
                 call = slot.actor.calibrate.remote(job.point)
+            elif job.work is not None and job.kind == "block":
+                call = slot.actor.run_block.remote(job.point, self.sweep.plan.search, job.work.block)
             else:
                 command = rerun_command(self.sweep.plan, job.point)
-                call = slot.actor.run_point.remote(job.point, self.stock[_setup(job.point)], command)
+                call = slot.actor.run_point.remote(
+                    job.point, self.stock[setup(job.point)], command, self.sweep.plan.search
+                )
             self.running[call] = (slot, job)
             return
 
@@ -119,25 +139,33 @@ class EngineGroup:
             assert job.point.calibration_fingerprint is not None
             self.missing.discard(job.point.calibration_fingerprint)
             self.display.note(f"calibrated in {answer:.1f} s" if answer else "calibration found, not repeated")
-            for slot in self._idle():
-                self._dispatch(slot)
         else:
-            self._finished(answer)
+            self._finished(job, answer if job.kind == "point" else None)
 
     def _idle(self) -> Iterator[placement.Slot]:
         busy = [slot for slot, _ in self.running.values()]
         return (slot for slot in self.slots if slot.actor is not None and slot not in busy)
 
-    def _finished(self, record: dict[str, Any]) -> None:
-        self.sweep.finish_point(record)
-        self.display.point(record)
+    def _finished(self, job: Job, record: dict[str, Any] | None) -> None:
+        """The work is over; `record` where its point is."""
+        assert job.work is not None
+        if record is not None:
+            self.sweep.finish_point(record)
+        works = self.spending.finished(job.work, record)
+        self.display.expect(*self.spending.progress())
+        if record is not None:
+            self.display.point(record)
+        self._add(works)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self._finished(job, self.sweep.fail_point(job.point, reason))
 
     def _failed(self, slot: placement.Slot, job: Job, error: RayTaskError) -> None:
         """The call raised. The engine stays, unless the error says that it cannot be trusted any more."""
         cause = error.cause if isinstance(error.cause, BaseException) else error
         reason = f"{type(cause).__name__}: {_last_line(cause)}"
-        if job.kind == "point":
-            self._finished(self.sweep.fail_point(job.point, reason))
+        if job.work is not None:
+            self._fail(job, reason)
         elif job.kind == "calibrate":
             self._drop_uncalibrated(job.point, reason)
         if job.kind == "start" or type(cause).__name__ in FATAL_TO_ENGINE:
@@ -157,8 +185,8 @@ class EngineGroup:
         if job.kind != "start":
             if job.attempts < ATTEMPTS:
                 self.jobs.appendleft(job)
-            elif job.kind == "point":
-                self._finished(self.sweep.fail_point(job.point, f"its engine died {ATTEMPTS} times: {reason}"))
+            elif job.work is not None:
+                self._fail(job, f"its engine died {ATTEMPTS} times: {reason}")
             else:
                 self._drop_uncalibrated(job.point, reason)
         self._restart(slot, job.point)
@@ -172,24 +200,28 @@ class EngineGroup:
     def _drop_uncalibrated(self, point: Point, reason: str) -> None:
         for job in [j for j in self.jobs if j.point.calibration_fingerprint == point.calibration_fingerprint]:
             self.jobs.remove(job)
-            if job.kind == "point":
-                self._finished(self.sweep.fail_point(job.point, f"its calibration failed: {reason}"))
+            if job.work is not None:
+                self._fail(job, f"its calibration failed: {reason}")
 
     def _give_up_if_last(self, reason: str) -> None:
         if not self.running and not any(self._idle()):
-            while self.jobs:
-                job = self.jobs.popleft()
-                if job.kind == "point":
-                    self._finished(self.sweep.fail_point(job.point, reason))
+            self._give_up(reason)
+
+    def _give_up(self, reason: str) -> None:
+        """No engine is left: what is asked for, and what still waits for other work, fails."""
+        self.given_up = True
+        while self.jobs:
+            job = self.jobs.popleft()
+            if job.work is not None:
+                self._fail(job, reason)
+        for point in self.spending.waiting():
+            record = self.sweep.fail_point(point, reason)
+            self.sweep.finish_point(record)
+            self.display.point(record)
 
 
-def _setup(point: Point) -> tuple[str, str]:
-    """What two points must share to be paired: the engine, and the task with its data."""
-    return point.engine_fingerprint, f"{point.data_identity} {point.task.model_dump_json()}"
-
-
-def _stock_fingerprints(plan: SweepPlan) -> dict[tuple[str, str], str]:
-    return {_setup(p): p.fingerprint for p in plan.points if p.rule.name == "none"}
+def _stock_fingerprints(plan: SweepPlan) -> dict[tuple[object, ...], str]:
+    return {setup(p): p.fingerprint for p in plan.points if p.rule.name == "none"}
 
 
 def _last_line(error: BaseException) -> str:

@@ -36,6 +36,7 @@ class Display:
         self._running: Running = []
         self._first_point: float | None = None
         self._done, self._total = 0, total
+        self._work: tuple[float, float] = (0.0, float(total))
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Display:
@@ -54,9 +55,13 @@ class Display:
 
     def update(self, *, running: Running) -> None:
         self._running = running
-        if any(kind == "point" for _, kind, _, _ in running) and self._first_point is None:
+        if any(kind in ("point", "block") for _, kind, _, _ in running) and self._first_point is None:
             self._first_point = time.perf_counter()
         self._refresh()
+
+    def expect(self, done: float, total: float) -> None:
+        """What the ETA is drawn from: work done and expected, in points; a point that is not whole counts in part."""
+        self._work = done, total
 
     def point(self, record: dict[str, Any]) -> None:
         self._done += 1
@@ -71,7 +76,8 @@ class Display:
 
     def _eta_seconds(self) -> float:
         begin = self._first_point or time.perf_counter()
-        return (time.perf_counter() - begin) / max(self._done, 1) * (self._total - self._done)
+        done, total = self._work
+        return (time.perf_counter() - begin) / max(done, 0.01) * max(total - done, 0.0)
 
     def _refresh(self) -> None:
         if self._live is None:
@@ -108,13 +114,15 @@ def _cells(record: dict[str, Any]) -> list[str]:
         record["status"],
         f"{100 * overall['accuracy']:.1f}",
         f"{100 * overall['delta']:+.1f}",
-        f"{overall['speedup']:.2f}x",
+        "-" if overall["speedup"] is None else f"{overall['speedup']:.2f}x",
         f"{overall['mean_kept']:.2f}",
     ]
 
 
 def _line(record: dict[str, Any]) -> str:
     label, status, accuracy, delta, speedup, kept = _cells(record)
+    if status == "dropped":
+        return f"{label}: dropped {record['reason']}"
     if not delta:
         return f"{label}: {status}: {accuracy}"
     return f"{label}: {status}, accuracy {accuracy} ({delta} to stock), speed-up {speedup}, {kept} experts kept"

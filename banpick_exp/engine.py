@@ -10,10 +10,12 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from banpick_exp.answers import Counters, Generation
+from banpick_exp.answers import Counters, Generation, Sampling
 from banpick_exp.config import EngineConfig, ModelConfig, fingerprint
+from banpick_exp.passes import CalibrationPasses
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
@@ -26,8 +28,8 @@ class EngineError(RuntimeError):
     """The engine cannot be trusted to apply policies; it must not measure anything."""
 
 
-class Engine:
-    """start, verify, set_policy, generate, score, close."""
+class Engine(CalibrationPasses):
+    """start, verify, set_policy, generate, score, close; and the passes of a calibration."""
 
     def __init__(
         self,
@@ -212,11 +214,24 @@ class Engine:
         return [tokenizer(prompt).input_ids for prompt in prompts]
 
     def generate_ids(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, salt: str = "", ignore_eos: bool = False
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        salt: str = "",
+        ignore_eos: bool = False,
+        sampling: Sequence[Sampling] | None = None,
     ) -> list[Generation]:
+        """One answer a prompt, greedy or drawn as `sampling` (one entry a prompt) says."""
         from vllm import SamplingParams
 
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=ignore_eos)
+        limits: dict[str, Any] = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
+        drawn = (asdict(each) for each in sampling or ())
+        parameters = (
+            SamplingParams(temperature=0.0, **limits)
+            if sampling is None
+            else [SamplingParams(**each, **limits) for each in drawn]
+        )
         return [
             Generation(
                 text=output.outputs[0].text,
@@ -224,7 +239,7 @@ class Engine:
                 prompt_token_ids=tuple(output.prompt_token_ids or ()),
                 truncated=output.outputs[0].finish_reason == "length",
             )
-            for output in self._run(prompts, sampling, salt)
+            for output in self._run(prompts, parameters, salt)
         ]
 
     def score(self, sequences: Sequence[Sequence[int]], *, salt: str = "") -> list[list[float]]:
@@ -246,28 +261,3 @@ class Engine:
         cache_salt = f"{self.policy_fingerprint}{salt}"
         inputs: Any = [{"prompt_token_ids": list(ids), "cache_salt": cache_salt} for ids in prompts]
         return self.llm.generate(inputs, sampling, use_tqdm=False)
-
-    def probe(
-        self,
-        sequences: Sequence[Sequence[int]],
-        prompt_lengths: Sequence[int],
-        candidates: Sequence[Sequence[Any]],
-        *,
-        top_vocab: int,
-        range_factor: float,
-    ) -> dict[str, Any]:
-        """Mean KL (nats) of each candidate change on these sequences, computed in the worker (see `probe.py`).
-
-        Always against stock routing; the policy set before is set again afterwards.
-        """
-        from vllm import SamplingParams
-
-        plain = [list(s) for s in sequences]
-        arguments = (plain, list(prompt_lengths), [list(c) for c in candidates], top_vocab, range_factor)
-        self._rpc("banpick_probe_start", *arguments)
-        try:
-            # A sequence must arrive whole, however often it or its beginning was seen before.
-            self._run(plain, SamplingParams(temperature=0.0, max_tokens=1, skip_reading_prefix_cache=True), "probe")
-        finally:
-            answers = self._rpc("banpick_probe_finish")
-        return answers[0]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from banpick_exp.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS
 from banpick_exp.policy.base import MoeShape
+from banpick_exp.solve import MAX_PROBES
 
 if TYPE_CHECKING:
     from banpick_exp.points import Point
@@ -46,11 +48,14 @@ class Estimate:
         return self.load_seconds + self.calibration_seconds + self.points_seconds
 
 
-def estimate(points: Sequence[Point], engines: int) -> Estimate:
-    """Sums the parts over engines; `engines` is how many copies of one engine work side by side."""
+def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = ()) -> Estimate:
+    """Sums the parts over engines; `engines` is how many copies of one engine work side by side.
+
+    `sampled`: points like those that a search will draw.
+    """
     loads, load_seconds, calibration_seconds, points_seconds, tokens = 0, 0.0, 0.0, 0.0, 0
     by_engine: dict[str, list[Point]] = {}
-    for point in points:
+    for point in (*points, *sampled):
         by_engine.setdefault(point.engine_fingerprint, []).append(point)
     for shared in by_engine.values():
         speed = speed_of(shared[0])
@@ -58,7 +63,8 @@ def estimate(points: Sequence[Point], engines: int) -> Estimate:
         loads += slots
         load_seconds += speed.start_seconds
         generated = sum(point_tokens(point) for point in shared)
-        points_seconds += ASSUMED_LENGTH * generated / speed.generate / slots
+        rare = sum(most - usual for usual, most in map(solve_tokens, shared))
+        points_seconds += ASSUMED_LENGTH * (generated - rare) / speed.generate / slots
         tokens += generated
         needed = {point.calibration_fingerprint: point for point in shared if point.calibration_files}
         calibration_seconds += sum(calibration_tokens(point) / speed.prefill for point in needed.values())
@@ -78,11 +84,25 @@ def speed_of(point: Point) -> Speed:
 
 
 def point_tokens(point: Point) -> int:
-    """The most tokens a point can generate: all problems once, then stock and policy in turns for throughput."""
-    problems = sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
+    """The most tokens a point can generate: all answers, then stock and policy in turns for throughput."""
     task = point.task
     timed = 2 * task.throughput_prompts * task.throughput_repeats * (task.throughput_tokens or task.max_tokens)
-    return problems * task.max_tokens + timed
+    return answer_tokens(point) + (0 if point.repeat else timed) + solve_tokens(point)[1]
+
+
+def solve_tokens(point: Point) -> tuple[int, int]:
+    """What solving its knob takes: (as a rule, at most); the latter with all probes and a second run of everything."""
+    if point.budget is None:
+        return 0, 0
+    counted = (point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
+    probe = sum(min(SAMPLE_PROBLEMS, count) for count in counted) * point.task.max_tokens
+    return EXPECTED_PROBES * probe, 2 * MAX_PROBES * probe + answer_tokens(point)
+
+
+def answer_tokens(point: Point) -> int:
+    """The most tokens its answers can have."""
+    problems = sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
+    return problems * point.task.samples * point.task.max_tokens
 
 
 def calibration_tokens(point: Point) -> int:

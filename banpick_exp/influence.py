@@ -1,12 +1,20 @@
 """Measure a calibration on a loaded engine: usage, influence of every expert by every label-free score, sensitivity.
 
-Per domain the model answers the calibration problems greedily (usage is counted over all prefill and decode tokens),
-then the probe reruns its own answers once per candidate change and measures the KL to the unchanged model.
+Per domain the model answers the calibration problems greedily (usage is counted over all prefill and decode tokens).
+Its own answers then pass once through the unchanged model, which is watched:
+
+    observed_usage      tokens that select an expert, of `observed_tokens`; `marker_usage`, `marker_tokens`: of those
+                        that are a marker such as <think> (RICE, arXiv 2505.14681)
+    tail_square         mean over tokens of the sum of w_i^2 over the ranks below k_min, w divided by their sum
+    similarity          how alike two experts answer the same hidden states (`vllm_plugin/observation.py`)
+
+and once per candidate change, which is scored by the KL to the unchanged model:
 
     removal_kl          KL when the expert's router logit is -inf (arXiv 2509.06346, section 3)
     removal_kl_per_use  removal_kl / (expert's share of tokens); ours: removal KL grows with usage
     insertion_kl        KL when that one expert is inserted by range_replace; ours: sees the under-used experts
     layer_kl            KL when one layer alone keeps k_min experts: Ban's layer sensitivity before scaling
+    fisher              2 * layer_kl / tail_square (`fisher_information`)
 """
 
 from __future__ import annotations
@@ -18,9 +26,14 @@ import numpy as np
 from banpick_exp.answers import Generation
 from banpick_exp.calibration import DomainCalibration
 from banpick_exp.config import CalibrationConfig, EngineConfig, TaskConfig
-from banpick_exp.engine import Engine
+from banpick_exp.engine import Engine, EngineError
 from banpick_exp.policy import MoeShape
 from banpick_exp.tasks import Problem, load_problems
+
+HIDDEN_STATES = 256
+"""Tokens a layer on which its experts are compared, evenly spaced over the calibration sequences of a domain."""
+RANKS_AGREE = 1e-4
+"""Largest difference between the similarities of two ranks: they sum the same partial outputs."""
 
 
 def calibrate(
@@ -59,10 +72,11 @@ def _calibrate_domain(
     counters = engine.counters(reset=True)
     sequences, prompt_lengths = _sequences(answers)
     usage_LE = np.array(counters.usage, dtype=np.int64)
+    k_min = min(settings.k_min, shape.top_k)
+    seen = _unchanged(engine, shape, sequences, engine.token_ids(settings.markers_of(task)), k_min)
     removal_LE = np.zeros((shape.num_layers, shape.num_experts), dtype=np.float32)
     insertion_LE, layer_kl_L = removal_LE.copy(), np.zeros(shape.num_layers, dtype=np.float32)
-    k_min = min(settings.k_min, shape.top_k)
-    low, high, self_kl = np.inf, -np.inf, 0.0
+    self_kl = 0.0
     for layer in range(shape.num_layers):
         candidates = [(kind, layer, e) for kind in ("remove", "insert") for e in range(shape.num_experts)]
         candidates.append(("limit", layer, k_min))
@@ -78,7 +92,6 @@ def _calibrate_domain(
             )
             kl += np.array(answer["kl"]) * answer["positions"]
             weight += answer["positions"]
-            low, high = min(low, answer["ratio_range"][0]), max(high, answer["ratio_range"][1])
             self_kl = max(self_kl, abs(answer["self_kl"]))
         kl /= weight
         removal_LE[layer] = kl[: shape.num_experts]
@@ -87,16 +100,53 @@ def _calibrate_domain(
         on_layer(layer + 1)
     share_LE = usage_LE / np.maximum(np.array(counters.tokens)[:, None], 1)
     per_use_LE = np.divide(removal_LE, share_LE, out=np.zeros_like(removal_LE), where=share_LE > 0)
-    return {
+    return seen | {
         "usage": usage_LE,
         "tokens": np.array(counters.tokens, dtype=np.int64),
         "removal_kl": removal_LE,
         "removal_kl_per_use": per_use_LE.astype(np.float32),
         "insertion_kl": insertion_LE,
         "layer_kl": layer_kl_L,
-        "ratio_range": np.array([low, high], dtype=np.float32),
+        "fisher": fisher_information(layer_kl_L, seen["tail_square"]),
         "self_kl": np.array(self_kl, dtype=np.float32),
     }
+
+
+def _unchanged(
+    engine: Engine, shape: MoeShape, sequences: Sequence[Sequence[int]], markers: Sequence[int], k_min: int
+) -> DomainCalibration:
+    """What one pass through the unchanged model shows. Raises EngineError where ranks compare experts differently."""
+    seen = engine.observe(sequences, markers=markers, k_min=k_min, hidden_states=HIDDEN_STATES)
+    similarity_LEE = np.zeros((shape.num_layers, shape.num_experts, shape.num_experts), dtype=np.float32)
+    for layer in range(shape.num_layers):
+        similarity_LEE[layer], *others = np.array(engine.similarity(layer), dtype=np.float32)
+        for rank, other_EE in enumerate(others, start=1):
+            if (worst := np.abs(other_EE - similarity_LEE[layer]).max()) > RANKS_AGREE:
+                raise EngineError(f"rank {rank} finds experts of layer {layer} {worst:.1e} more alike than rank 0 does")
+    return {
+        "observed_usage": np.array(seen["usage"], dtype=np.int64),
+        "observed_tokens": np.full(shape.num_layers, seen["tokens"], dtype=np.int64),
+        "marker_usage": np.array(seen["marker_usage"], dtype=np.int64),
+        "marker_tokens": np.full(shape.num_layers, seen["marker_tokens"], dtype=np.int64),
+        "tail_square": np.array(seen["tail_square"], dtype=np.float32),
+        "ratio_range": np.array(seen["ratio_range"], dtype=np.float32),
+        "similarity": similarity_LEE,
+    }
+
+
+def fisher_information(layer_kl_L: np.ndarray, tail_square_L: np.ndarray) -> np.ndarray:
+    """H_l = 2 * layer_kl / tail_square, float32 [L], nats; 0 where nothing was dropped.
+
+    AdapMoE (arXiv 2408.10284) weighs a layer by the Fisher information of the loss in the layer's output. Ours, without
+    labels and gradients: for a small change d of that output the KL to the unchanged model is 1/2 d^T H d with that
+    same H, and this KL is measured when layer l alone drops its tail. The size of d is taken as the dropped weights'
+    squares, as in AdapMoE's own threshold: experts' outputs of about one length and at right angles.
+
+    >>> fisher_information(np.array([0.03, 0.0]), np.array([0.02, 0.0])).tolist()
+    [3.0, 0.0]
+    """
+    twice_L = 2 * np.maximum(layer_kl_L, 0)
+    return np.divide(twice_L, tail_square_L, out=np.zeros_like(twice_L), where=tail_square_L > 0).astype(np.float32)
 
 
 def _sequences(answers: Sequence[Generation]) -> tuple[list[list[int]], list[int]]:

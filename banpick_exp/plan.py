@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from banpick_exp.axes import Assignment, Block, edited_blocks, key_of, merged, parse_axis
+from banpick_exp.budget import BUDGET
 from banpick_exp.command import Command, parse_command
 from banpick_exp.compose import Composer
-from banpick_exp.config import ClusterConfig, TrackingConfig
+from banpick_exp.config import ClusterConfig, SearchConfig, TrackingConfig
 from banpick_exp.errors import UserError
 from banpick_exp.estimate import Estimate, estimate
 from banpick_exp.points import Point, PointMaker
+from banpick_exp.policy.base import MoeShape
 from banpick_exp.run_folder import (
     MANIFEST_VERSION,
     check_manifest,
@@ -29,6 +31,7 @@ from banpick_exp.run_folder import (
     find_run_dir,
     new_run_dir,
 )
+from banpick_exp.space import Space, check_sampled, cornered, space_of
 
 POLICY_ORDER = ("none", "fixed_k")
 """These come first, so that every later point can be held against them."""
@@ -41,9 +44,16 @@ class SweepPlan:
     sweep_name: str
     run_dir: Path
     points: tuple[Point, ...]
+    spaces: tuple[Space, ...]
+    """What search=optuna samples beside the points; empty otherwise."""
+    corners: tuple[Point, ...]
+    """The points, and those at the ends of the spaces: what is needed of engines and calibrations shows there."""
+    maker: PointMaker
+    """Makes the points that are sampled later."""
     notes: tuple[str, ...]
     cluster: ClusterConfig
     tracking: TrackingConfig
+    search: SearchConfig
     estimate: Estimate
     resume: bool
     dry_run: bool
@@ -59,7 +69,7 @@ class SweepPlan:
     def calibrations(self) -> dict[str, Point]:
         """One point for each calibration that is needed, by calibration_fingerprint."""
         needed: dict[str, Point] = {}
-        for point in self.points:
+        for point in self.corners:
             if point.calibration_fingerprint is not None:
                 needed.setdefault(point.calibration_fingerprint, point)
         return needed
@@ -71,6 +81,7 @@ class SweepPlan:
             "sweep": self.sweep_name,
             "models": {point.checkpoint.identity: point.model.name for point in self.points},
             "tasks": {point.data_identity: point.task.name for point in self.points},
+            "search": self.search.name,
             "command": self.command,
         }
 
@@ -83,8 +94,17 @@ def plan_sweep(arguments: Sequence[str], *, now: datetime | None = None) -> Swee
     command = parse_command(arguments)
     composer = Composer(command.sweep)
     run = composer.run_config(command.run_values)
-    points, notes = _points(command, PointMaker(composer), [run.sweep.params, *run.sweep.blocks], run.sweep.reference)
+    if run.repeats > 1:
+        command.settings.append(_repeat_axis(command, run.repeats))
+    maker = PointMaker(composer)
+    blocks = _search_space(command, [run.sweep.params, *run.sweep.blocks])
+    points, notes = _points(maker, [cornered(b) for b in blocks] if run.search.sampled else blocks, run.sweep.reference)
     missing = sorted({text for point in points for text in (point.checkpoint.missing, point.data_missing) if text})
+    spaces: tuple[Space, ...] = ()
+    corners = points
+    if run.search.sampled:
+        spaces, given = _spaces(blocks, points[0].checkpoint.shape)
+        points, notes = _points(maker, given, run.sweep.reference)
     if missing and not run.dry_run:
         raise UserError("Nothing can be started: " + "; ".join(missing) + ".")
     if run.resume is None:
@@ -95,10 +115,14 @@ def plan_sweep(arguments: Sequence[str], *, now: datetime | None = None) -> Swee
         sweep_name=run.sweep.name,
         run_dir=run_dir,
         points=points,
+        spaces=spaces,
+        corners=corners,
+        maker=maker,
         notes=(*notes, *missing),
         cluster=run.cluster,
         tracking=run.tracking,
-        estimate=estimate(points, run.cluster.engines),
+        search=run.search,
+        estimate=estimate(points, run.cluster.engines, corners[-1:] * run.search.trials if spaces else ()),
         resume=run.resume is not None,
         dry_run=run.dry_run,
         command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
@@ -110,11 +134,25 @@ def plan_sweep(arguments: Sequence[str], *, now: datetime | None = None) -> Swee
     return plan
 
 
+def _spaces(blocks: Sequence[Block], shape: MoeShape) -> tuple[tuple[Space, ...], list[Block]]:
+    """What is sampled, and the blocks of points beside it; one that names no policy keeps the settings."""
+    spaces = [(block, space_of(block, shape)) for block in blocks]
+    check_sampled([space for _, space in spaces])
+    given = [block for block, space in spaces if not space.dimensions]
+    settings = {tuple(text for text in block if not _is_policy(text)) for block in blocks}
+    if len(settings) > 1:
+        raise UserError(
+            "search=optuna compares points under one setting, and the blocks of this sweep differ in theirs: "
+            f"{'; '.join(' '.join(each) or 'none' for each in sorted(settings))}. Run the command once for each."
+        )
+    stock = merged(("policy=none",), settings.pop())
+    return tuple(space for _, space in spaces if space.dimensions), [*given, stock]
+
+
 def _points(
-    command: Command, maker: PointMaker, shipped: Sequence[Block], reference: Sequence[Block]
+    maker: PointMaker, blocks: Sequence[Block], reference: Sequence[Block]
 ) -> tuple[tuple[Point, ...], list[str]]:
     """Unique points in the order to run, and what to tell the user about them."""
-    blocks = _search_space(command, shipped)
     spaces = [(block, maker.assignments(block)) for block in blocks]
     for block, assignments in spaces:
         if not assignments:
@@ -146,16 +184,26 @@ def _points(
     return _ordered(found.values()), notes
 
 
+def _repeat_axis(command: Command, repeats: int) -> str:
+    """repeats=3 as the axis that it stands for."""
+    if typed := next((text for text in command.settings if key_of(text) == "repeat"), None):
+        raise UserError(
+            f"repeats={repeats} and {typed} both say which repeats to run: one of them would be ignored. Type one."
+        )
+    return f"repeat=range(0,{repeats})"
+
+
 def _search_space(command: Command, shipped: Sequence[Block]) -> list[Block]:
     """The blocks of the sweep after the command line's edits, each with the typed settings in it."""
-    if command.sweep is None:
+    if command.sweep is None and not any(shipped):
         blocks = _typed_space(command)
     else:
+        space = "sweep.blocks" if command.sweep is None else f"+sweep={command.sweep}"
         named = next((text for text in command.policy if key_of(text) == "policy"), None)
         if named is not None:
             raise UserError(
-                f"{named} and +sweep={command.sweep} both choose the policies: one of them would be ignored. Leave"
-                f" +sweep out to run {named} alone, or type the whole space: sweep.params='[\"{named}\", ...]'."
+                f"{named} and {space} both choose the policies: one of them would be ignored. Leave {space} out to run"
+                f" {named} alone, or type the whole space: sweep.params='[\"{named}\", ...]'."
             )
         blocks = edited_blocks([block for block in shipped if block], [*(command.params or []), *command.policy])
     return [merged(block, command.settings) for block in blocks]
@@ -190,7 +238,8 @@ def _refuse_idle_knobs(block: Block, points: Sequence[Point]) -> None:
     """UserError for a knob that no point of its block listens to: the user would read an effect into noise."""
     for text in block:
         knob = key_of(text).removeprefix("policy.")
-        if not key_of(text).startswith("policy.") or any(knob in point.rule.canonical() for point in points):
+        listens = knob == BUDGET or any(knob in point.rule.canonical() for point in points)
+        if not key_of(text).startswith("policy.") or listens:
             continue
         if all(value in (None, False) for value in parse_axis(text, points[0].checkpoint.shape).values):
             continue
@@ -233,10 +282,11 @@ def _ordered(points: Iterable[Point]) -> tuple[Point, ...]:
     points = list(points)
     first_seen = {name: index for index, name in enumerate(dict.fromkeys(point.engine_fingerprint for point in points))}
 
-    def rank(point: Point) -> tuple[int, int, int, int]:
+    def rank(point: Point) -> tuple[int, int, int, int, int]:
         name = point.rule.name
         order = POLICY_ORDER.index(name) if name in POLICY_ORDER else len(POLICY_ORDER)
         engine = point.engine
-        return -engine.gpus, -engine.tensor_parallel_size, first_seen[point.engine_fingerprint], order
+        # Repeats last: a run that ends early then has every point once.
+        return -engine.gpus, -engine.tensor_parallel_size, first_seen[point.engine_fingerprint], point.repeat, order
 
     return tuple(sorted(points, key=rank))

@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from banpick_exp.analysis import accuracy_name
+
 # family -> Okabe-Ito colour, matplotlib marker, drawn size; every marker once, since grey has no colours to tell apart
 STYLES: dict[str, tuple[str, Any, float]] = {
     "none": ("#000000", "*", 12.0),
@@ -79,7 +81,7 @@ def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) ->
         if 1 < len(whole) <= 16:
             left.set_xticks(whole)  # none beyond K, where points standing side by side reach
         _panel(right, frame.with_columns(x=pl.col("speedup")), "x", errors="speedup")
-        left.set(xlabel="measured budget: mean experts kept per token", ylabel="accuracy (%)")
+        left.set(xlabel="measured budget: mean experts kept per token", ylabel=f"{accuracy_name(frame)} (%)")
         left.set_title("Accuracy at the measured budget (bars: 95 % interval)", loc="left")
         right.set(xlabel="speed-up over stock (generated tokens/s)")
         right.set_title("Accuracy and speed (bars: spread of the timed runs)", loc="left")

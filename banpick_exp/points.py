@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
+from banpick_exp.artifact import SCHEMA_VERSION as CALIBRATION_VERSION
 from banpick_exp.artifact import Artifact, check_artifact
 from banpick_exp.axes import Assignment, Block, expand
+from banpick_exp.budget import label_of, policy_of
 from banpick_exp.checkpoint import Checkpoint
 from banpick_exp.compose import Composer, Setting
-from banpick_exp.config import CalibrationConfig, EngineConfig, ModelConfig, TaskConfig, fingerprint
+from banpick_exp.config import GREEDY, CalibrationConfig, EngineConfig, ModelConfig, TaskConfig, fingerprint
 from banpick_exp.errors import UserError
 from banpick_exp.policy.base import Rule
 from banpick_exp.policy.build import ROUTING_VERSION
@@ -31,12 +34,19 @@ class Point:
     """One cell of the sweep: a checked rule, the engine it runs on and what it is asked."""
 
     rule: Rule
+    """Its budget knob is open where `budget` is set: the value it has then means nothing."""
+    budget: float | None = None
+    """The mean_kept that the knob is solved for on the loaded engine."""
+    knob_fingerprint: str | None = None
+    """Equal for points that share a solved knob, the repeats of one; None where none is solved."""
     label: str
     model: ModelConfig
     engine: EngineConfig
     task: TaskConfig
     calibration: CalibrationConfig
     seed: int
+    repeat: int
+    """0, or the number of a repeat: the same problems in other batches and another order."""
     checkpoint: Checkpoint
     data_files: dict[str, str]
     """One file a domain: what the task's split reads."""
@@ -70,8 +80,9 @@ class PointMaker:
 
     def point(self, assignment: Assignment) -> Point:
         setting = self._composer.setting(assignment)
-        rule = self._composer.policy(assignment, setting.checkpoint.shape)
+        rule, budget = self._composer.policy(assignment, setting.checkpoint.shape)
         _check_lengths(setting)
+        _check_graphs(rule, setting)
         files = self._read(setting, setting.task.split)
         engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
         calibration: dict[str, Any] | None = None
@@ -86,41 +97,53 @@ class PointMaker:
             source = self._read(setting, CALIBRATION_SPLIT)
             calibration_files = source.paths
             calibration = {
+                "version": CALIBRATION_VERSION,
                 "data": source.identity,
                 "chat_template": setting.task.chat_template,
                 **setting.calibration.model_dump(exclude={"path"}),
+                "markers": setting.calibration.markers_of(setting.task),
             }
             calibration_key = fingerprint({"engine": engine, "seed": setting.seed, **calibration})
         limit = setting.task.max_problems
         problems = {
             d: count if limit is None or count is None else min(count, limit) for d, count in files.problems.items()
         }
-        shown = [f"{key}={assignment[key]}" for key in self.varied if key in assignment]
+        identity = functools.partial(
+            point_fingerprint,
+            policy=policy_of(rule, budget),
+            engine=engine,
+            task=setting.task,
+            data_identity=files.identity,
+            calibration=calibration,
+            seed=setting.seed,
+        )
+        shown = [f"{key}={assignment[key]}" for key in self.varied if key in assignment and key != "repeat"]
+        shown += [f"repeat={setting.repeat}"] if setting.repeat else []
         return Point(
             rule=rule,
-            label=" ".join([rule.label(), *shown]),
+            budget=budget,
+            knob_fingerprint=None if budget is None else identity(),
+            label=" ".join([label_of(rule, budget), *shown]),
             model=setting.model,
             engine=setting.engine,
             task=setting.task,
             calibration=setting.calibration,
             seed=setting.seed,
+            repeat=setting.repeat,
             checkpoint=setting.checkpoint,
             data_files=files.paths,
             data_identity=files.identity,
             data_missing=files.missing,
             problems=problems,
             calibration_files=calibration_files,
-            fingerprint=point_fingerprint(
-                policy=rule.canonical(),
-                engine=engine,
-                task=setting.task,
-                data_identity=files.identity,
-                calibration=calibration,
-                seed=setting.seed,
-            ),
+            fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration_key,
-            settings={key: value for key, value in assignment.items() if key.split(".")[0] != "policy"},
+            settings={
+                key: value
+                for key, value in assignment.items()
+                if key.split(".")[0] != "policy" and (key, value) != ("repeat", 0)
+            },
         )
 
     def _checked_artifact(self, setting: Setting) -> Artifact:
@@ -159,18 +182,24 @@ def point_fingerprint(
     data_identity: str,
     calibration: dict[str, Any] | None,
     seed: int,
+    repeat: int = 0,
 ) -> str:
-    """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one."""
+    """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one.
+
+    What is as it was before it could be set (repeat 0, greedy answers) is left out: results from then stay valid.
+    """
+    left_out = {*TASK_LABELS, *(key for key, value in GREEDY.items() if getattr(task, key) == value)}
     return fingerprint(
         {
             "schema": FINGERPRINT_SCHEMA,
             "routing": ROUTING_VERSION,
             "policy": policy,
             "engine": engine,
-            "task": task.model_dump(mode="json", exclude=set(TASK_LABELS)) | {"data": data_identity},
+            "task": task.model_dump(mode="json", exclude=left_out) | {"data": data_identity},
             "calibration": calibration,
             "seed": seed,
         }
+        | ({"repeat": repeat} if repeat else {})
     )
 
 
@@ -180,6 +209,14 @@ def _check_lengths(setting: Setting) -> None:
         raise UserError(
             f"task.max_tokens={asked} leaves no room for the prompt in engine.max_model_len={room}: every problem would"
             f" be refused. Type engine.max_model_len={asked * 2} or more, or a smaller task.max_tokens."
+        )
+
+
+def _check_graphs(rule: Rule, setting: Setting) -> None:
+    if rule.in_torch and setting.engine.compile and setting.engine.gpus > 0:
+        raise UserError(
+            f"policy={rule.name} routes in torch, which the captured graphs of engine.compile=true on a GPU leave out:"
+            " it would be stock routing. Type engine.compile=false."
         )
 
 

@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from banpick_exp.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS, knob_of
 from banpick_exp.compose import choices, conf_dir
-from banpick_exp.plan import SweepPlan
+from banpick_exp.estimate import answer_tokens, point_tokens
+from banpick_exp.plan import POLICY_ORDER, SweepPlan
 from banpick_exp.points import Point
+from banpick_exp.solve import MAX_PROBES
 
 WELCOME = """\
 banpick measures what a routing policy gains and costs on a mixture-of-experts checkpoint, on real vLLM engines.
@@ -37,6 +40,9 @@ Settings
   model.path=FOLDER       a checkpoint of your own; its config.json gives the sizes
   GROUP.KEY=VALUE         any key of the YAML files in conf/, e.g. engine.max_num_seqs=64 task.max_problems=200
   cluster.engines=2       engines loaded side by side
+  search=racing           stop points that can no longer reach the front; search=optuna samples 'KEY=interval(a,b)'
+  repeats=3               every point twice more in other batches and order (repeat=1: the first of them alone)
+  task.samples=4          answers a problem, drawn with task.temperature=0.6 (and task.top_p=0.95): accuracy is avg@4
   sweep.reference='[["policy=fixed_k","policy.k=range(1,K)"]]'   points beside your own; stock is always there
 
 Axes
@@ -53,9 +59,11 @@ Examples
   python -m banpick_exp +sweep=pick_strength model=tiny_control           the positive control: here Pick must help
   python -m banpick_exp +sweep=ban_threshold task.max_problems=200        fewer problems, wider intervals
   python -m banpick_exp policy=fixed_k 'policy.k=range(1,K)'              the ladder that claims are held against
+  python -m banpick_exp policy=naee 'policy.budget=choice(4,5)'           its knob solved for measured budgets
   python -m banpick_exp policy=pick 'policy.experts={{0: [3, 7]}}'          key experts by name, no calibration
   python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b tracking=none dry_run=true
   python -m banpick_exp +sweep=ban_pick resume=20260131-093000            the same command, where it stopped
+  python -m banpick_exp +sweep=ban_pick task.split=dev                    to choose from: python -m banpick_exp.choose
 
 A run folder holds
   run.json                            the sweep, its models and data
@@ -74,6 +82,7 @@ GROUP_TITLES = {
     "task": "Tasks: task=",
     "cluster": "Clusters: cluster=",
     "tracking": "Tracking: tracking=",
+    "search": "Searches: search=",
 }
 
 
@@ -114,15 +123,38 @@ def print_plan(plan: SweepPlan, console: Console) -> None:
         given = sorted({point.calibration.path for point in needed.values() if point.calibration.path is not None})
         made = sum(point.calibration.path is None for point in needed.values())
         parts = [f"{_count(made, 'run')} unless an artifact exists"] if made else []
-        scores = sorted({point.calibration.score for point in plan.points if point.calibration_fingerprint})
+        scores = sorted({point.calibration.score for point in plan.corners if point.calibration_fingerprint})
         sources = "; ".join([*parts, *(f"read from {path}" for path in given)])
         console.print(Text(f"Calibration: {sources}; Pick follows {', '.join(scores)}.", overflow="fold"))
     else:
         console.print("Calibration: none of these policies needs one.")
+    if solved := sum(point.budget is not None for point in plan.points):
+        console.print(
+            f"Budgets: {_count(solved, 'knob')} to solve on the engine, each by about {EXPECTED_PROBES} and at most"
+            f" {MAX_PROBES} probes of {SAMPLE_PROBLEMS} problems a domain; a knob that was solved before is used again."
+        )
+    if plan.search.name != "grid":
+        console.print(Text(search_line(plan), overflow="fold"))
     console.print(Text(estimate_line(plan)))
     console.print(Text(f"Results: {plan.run_dir}", overflow="fold"))
     for note in plan.notes:
         console.print(Text(f"Note: {note}", style="yellow"))
+
+
+def search_line(plan: SweepPlan) -> str:
+    """How the space is spent, and what that costs at most and at least."""
+    search = plan.search
+    if search.sampled:
+        spaces = "; ".join(space.text() for space in plan.spaces)
+        return f"Search: optuna draws {_count(search.trials, 'point')}, {search.startup} at random, from {spaces}."
+    racing = [point for point in plan.points if point.rule.name not in POLICY_ORDER]
+    least = sum(search.blocks[0] * answer_tokens(point) for point in racing)
+    least += sum(point_tokens(point) for point in plan.points if point.rule.name in POLICY_ORDER)
+    shares = ", ".join(f"{share:.4g}" for share in search.blocks)
+    return (
+        f"Search: racing, points are compared after {shares} of the problems; {_count(len(racing), 'point')} can be"
+        f" stopped. At most the {plan.estimate.max_generated_tokens:,} tokens of the whole grid, at least {least:,.0f}."
+    )
 
 
 def estimate_line(plan: SweepPlan) -> str:
@@ -159,6 +191,8 @@ def _table(points: tuple[Point, ...], finished: frozenset[str]) -> Table:
     for number, point in enumerate(points, start=1):
         low, high = point.rule.budget(point.checkpoint.shape)
         budget = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        if point.budget is not None:
+            budget = f"{point.budget:g}, {knob_of(point.rule).name} solved"
         recorded = ["yes" if point.fingerprint in finished else ""] if finished else []
         table.add_row(str(number), Text(point.label), budget, point.fingerprint, *recorded)
     return table

@@ -34,19 +34,17 @@ class Probe:
         *,
         compute_logits: Callable[[Tensor], Tensor | None],
         apply: Callable[[Candidate | None], None],
-        observe: Callable[[], Tensor],
         sequences: Sequence[Sequence[int]],
         prompt_lengths: Sequence[int],
         candidates: Sequence[Candidate],
         top_vocab: int,
     ) -> None:
-        self._compute_logits, self._apply, self._observe = compute_logits, apply, observe
+        self._compute_logits, self._apply = compute_logits, apply
         self.expected = len(sequences)
         self._prompt_length = {tuple(s): n for s, n in zip(sequences, prompt_lengths, strict=True)}
         self._candidates, self._top_vocab = list(candidates), top_vocab
         self.sums_C = [0.0] * len(self._candidates)
         self.self_sum, self.count = 0.0, 0
-        self.ratio_range: tuple[float, float] = (float("inf"), float("-inf"))
         self.seen = 0
 
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -56,12 +54,7 @@ class Probe:
         rows_N = torch.tensor(rows, device=output.device)
         original = self._compute_logits(output[rows_N])
         self._apply(None)
-        self_kl = self._kl_of_rerun(module, args, kwargs, rows_N, original)
-        ratios = self._observe()
-        if ratios.numel():
-            low, high = self.ratio_range
-            self.ratio_range = (min(low, float(ratios.min())), max(high, float(ratios.max())))
-        self.self_sum += self_kl
+        self.self_sum += self._kl_of_rerun(module, args, kwargs, rows_N, original)
         for index, candidate in enumerate(self._candidates):
             self._apply(candidate)
             self.sums_C[index] += self._kl_of_rerun(module, args, kwargs, rows_N, original)

@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     import polars as pl  # at run time inside the functions: planning imports this module and must stay light
 
 SCHEMA_VERSION = 1
-STATUSES = ("done", "invalid", "failed")
+STATUSES = ("done", "invalid", "dropped", "failed")
+"""`dropped`: stopped by a race after some of its problems; metrics and outcomes are of those, its speed is null."""
 OVERALL = "overall"
 
 RECORD_KEYS = (
     "schema_version", "fingerprint", "status", "reason", "label", "policy", "model", "engine", "task", "versions",
     "calibration", "metrics", "engagement", "timing", "command", "finished_at",
 )  # fmt: skip
+BUDGET_KEYS = ("target", "knob", "value", "measured", "probes", "sample_problems", "cached", "corrected")
+"""Of `budget`, which only the record of a point with a solved knob has; its `policy` holds the value found."""
 METRIC_KEYS = (
     "accuracy", "accuracy_ci95", "delta", "delta_ci95", "n_problems", "tokens_per_second", "speedup", "speedup_spread",
     "mean_kept", "mean_kept_by_layer", "truncated_fraction",
@@ -143,8 +146,10 @@ def load_outcomes(points_dir: Path, records: Iterable[Mapping[str, Any]]) -> dic
 def points_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     """Records as one flat frame: a row for each point and domain, the first of them `overall`.
 
-    Intervals become two columns (`accuracy_lo`, `accuracy_hi`, ...), knobs one JSON text (`knobs`). A failed point has
-    one row, `overall`, with null metrics. No records give an empty frame with the same columns.
+    Intervals become two columns (`accuracy_lo`, `accuracy_hi`, ...), knobs one JSON text (`knobs`); `samples` is the n
+    of avg@n, `repeat` above 0 marks a repeat of another point, `budget_target` is what its knob was solved for, and
+    `solved_knob` what was found (`beta=0.334`). A failed point has one row, `overall`, with null metrics. No records
+    give an empty frame with the same columns.
     """
     import polars as pl
 
@@ -155,6 +160,8 @@ def points_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
         "delta_lo": number, "delta_hi": number, "n_problems": pl.Int64, "tokens_per_second": number, "speedup": number,
         "speedup_lo": number, "speedup_hi": number, "mean_kept": number, "mean_kept_by_layer": pl.List(number),
         "truncated_fraction": number, "model": text, "calibration": text, "command": text, "finished_at": text,
+        "samples": pl.Int64, "repeat": pl.Int64, "budget_target": number,
+        "solved_knob": text,
     }  # fmt: skip
     rows = []
     for record in records:
@@ -165,6 +172,10 @@ def points_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
             row = {key: value for key, value in record.items() if key in schema}
             row |= {"policy": record["policy"]["name"], "knobs": json.dumps(knobs), "domain": domain}
             row |= {"model": str(record["model"].get("name", ""))} | _flat_metrics(block or {})
+            row |= {"samples": int(record["task"].get("samples", 1)), "repeat": int(record.get("repeat") or 0)}
+            spent = record.get("budget") or {"target": record["policy"].get("budget")}
+            row |= {"budget_target": spent["target"]}
+            row |= {"solved_knob": f"{spent['knob']}={spent['value']:g}" if "knob" in spent else None}
             rows.append(row)
     return pl.DataFrame(rows, schema=schema)
 
@@ -210,6 +221,8 @@ def _check(record: Mapping[str, Any], fingerprint: str, *, problems: int | None)
         raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
     if not isinstance(policy, dict) or "name" not in policy:
         raise ValueError("the policy has no name")
+    if missing := [key for key in BUDGET_KEYS if key not in (record.get("budget") or BUDGET_KEYS)]:
+        raise ValueError(f"its budget lacks {', '.join(missing)}")
     if status == "failed":
         if metrics is not None or problems is not None:
             raise ValueError("a failed point has metrics or outcomes")

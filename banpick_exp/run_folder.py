@@ -19,6 +19,8 @@ from banpick_exp.validation import suggestion
 
 MANIFEST = "run.json"
 MANIFEST_VERSION = 1
+BEFORE_SEARCH = {"search": "grid"}
+"""What a manifest that does not name its search means."""
 
 
 def new_run_dir(output_dir: str, sweep: str, now: datetime) -> Path:
@@ -61,8 +63,9 @@ def check_manifest(run_dir: Path, expected: Mapping[str, Any]) -> None:
             f"{path} cannot be read ({error}): nobody can say which sweep it is. Begin a new run."
         ) from None
     stored = stored if isinstance(stored, dict) else {}
-    for key, phrase in (("sweep", "of the sweep"), ("models", "of the model(s)"), ("tasks", "on the data of")):
-        found, wanted = stored.get(key), expected[key]
+    phrases = {"sweep": "of the sweep", "models": "of the model(s)", "tasks": "on the data of"}
+    for key, phrase in (phrases | {"search": "with search ="}).items():
+        found, wanted = stored.get(key, BEFORE_SEARCH.get(key)), expected.get(key, BEFORE_SEARCH.get(key))
         same = (
             set(found) == set(wanted) if isinstance(found, dict) else found == wanted
         )  # a renamed model is the same one

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -19,10 +20,15 @@ from banpick_exp.actor import describe
 from banpick_exp.dispatch import EngineGroup
 from banpick_exp.display import Display
 from banpick_exp.errors import UserError
+from banpick_exp.evaluate import all_metrics
 from banpick_exp.plan import SweepPlan
 from banpick_exp.points import Point
 from banpick_exp.records import load_points, write_point
 from banpick_exp.rerun import rerun_command
+from banpick_exp.search.blocks import Block
+from banpick_exp.search.racing import Race
+from banpick_exp.search.sampling import Sampling
+from banpick_exp.search.spend import Grid, Spending, Work
 from banpick_exp.tracking import Tracker
 
 
@@ -38,6 +44,7 @@ class Sweep:
         self.engine_loads = 0
         self.engine_slots = 0
         self.load_seconds = 0.0
+        self._display: Display | None = None
 
     def run(self) -> int:
         """Returns the exit code: 0, or 1 when a point failed or is invalid."""
@@ -46,8 +53,10 @@ class Sweep:
         self.tracker.start(self.plan.run_dir, self.plan.manifest())
         for record in self.records.values():
             self.tracker.log_point(record)
-        if pending:
-            self._run_engines(pending)
+        searches = self._searches(pending)
+        computed = sum(spending.points_left() for _, spending, _ in searches)
+        if searches:
+            self._run_engines(searches)
         elif self.plan.points:
             self.console.print("Every point of this run is finished: nothing to compute.")
         return summary.finish(self.plan, self.tracker, self.console, {
@@ -55,7 +64,7 @@ class Sweep:
             "engine_loads": self.engine_loads,
             "engine_slots": self.engine_slots,
             "engine_load_seconds": self.load_seconds,
-            "points_computed": len(pending),
+            "points_computed": computed,
         })  # fmt: skip
 
     def _pending(self) -> list[Point]:
@@ -69,28 +78,46 @@ class Sweep:
             self.console.print(f"{len(self.records)} of {len(self.plan.points)} points are finished already.")
         return pending
 
-    def _run_engines(self, pending: list[Point]) -> None:
+    def _searches(self, pending: list[Point]) -> list[tuple[Point, Spending, list[Work]]]:
+        """For each engine that has something to do: one of its points, its search, and the first work."""
+        found = []
+        for points in self.plan.by_engine().values():
+            spending = self._spending(points, pending)
+            works = spending.begin()
+            if works:
+                found.append((points[0], spending, works))
+        return found
+
+    def _spending(self, points: Sequence[Point], pending: list[Point]) -> Spending:
+        plan = self.plan
+        if plan.search.name == "racing":
+            return Race(points, self.records, plan.search, plan.run_dir, self.drop_point, self.note)
+        if plan.search.name == "optuna":
+            return Sampling(
+                points, plan.spaces, plan.maker, self.records, plan.search, plan.run_dir, plan.cluster.engines
+            )
+        return Grid([point for point in points if point in pending])
+
+    def _run_engines(self, searches: list[tuple[Point, Spending, list[Work]]]) -> None:
+        total = sum(spending.points_left() for _, spending, _ in searches)
         self.console.print(f"Starting Ray and {self.plan.cluster.engines} engine slot(s) ...")
         placement.connect(self.plan.cluster)
         try:
-            with Display(
-                self.console, total=len(pending), progress_file=self.plan.run_dir / "progress.json"
-            ) as display:
-                for engine, points in self.plan.by_engine().items():
-                    todo = [p for p in points if p in pending]
-                    if todo:
-                        self._run_engine(engine, todo, display)
+            with Display(self.console, total=total, progress_file=self.plan.run_dir / "progress.json") as display:
+                self._display = display
+                for point, spending, works in searches:
+                    self._run_engine(point, spending, works, display)
         finally:
             ray.shutdown()
 
-    def _run_engine(self, engine: str, points: list[Point], display: Display) -> None:
-        count = min(self.plan.cluster.engines, len(points))
-        names = [f"engine-{engine}-{self.plan.run_dir.name}-{i}" for i in range(count)]
-        settings = points[0].engine
+    def _run_engine(self, point: Point, spending: Spending, works: list[Work], display: Display) -> None:
+        count = min(self.plan.cluster.engines, len(works))
+        names = [f"engine-{point.engine_fingerprint}-{self.plan.run_dir.name}-{i}" for i in range(count)]
+        settings = point.engine
         slots = placement.reserve(names, settings, self.plan.cluster, settings.start_timeout_seconds)
         self.engine_slots += count
         try:
-            EngineGroup(self, slots, points, display).run()
+            EngineGroup(self, slots, spending, works, display).run()
         finally:
             for slot in slots:
                 slot.release()
@@ -98,6 +125,26 @@ class Sweep:
     def finish_point(self, record: dict[str, Any]) -> None:
         self.records[record["fingerprint"]] = record
         self.tracker.log_point(record)
+
+    def drop_point(self, point: Point, reason: str, block: Block, stock: Block) -> None:
+        """Record a point that a race has stopped: what it answered, against stock on the same problems."""
+        record = {
+            "fingerprint": point.fingerprint,
+            "status": "dropped",
+            "reason": reason,
+            "metrics": all_metrics(block.runs, stock.runs, {}),
+            "engagement": {"measured": {domain: run.counters.mean_kept for domain, run in block.runs.items()}},
+            "timing": {},
+            **describe(point, rerun_command(self.plan, point)),
+        }
+        write_point(self.points_dir, record, [outcome for run in block.runs.values() for outcome in run.outcomes])
+        self.finish_point(record)
+        if self._display is not None:
+            self._display.point(record)
+
+    def note(self, text: str) -> None:
+        if self._display is not None:
+            self._display.note(text)
 
     def fail_point(self, point: Point, reason: str) -> dict[str, Any]:
         record = {

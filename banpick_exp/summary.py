@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from banpick_exp.analysis import GUARDS, guards, headline
+from banpick_exp.analysis import GUARDS, guards, headline, repeat_spread
 from banpick_exp.artifact import artifact_folder
 from banpick_exp.plan import SweepPlan
-from banpick_exp.records import load_outcomes, load_points, write_parquet, write_table
-from banpick_exp.report import load_run, print_pareto, write_report
+from banpick_exp.records import STATUSES, load_outcomes, load_points, write_parquet, write_table
+from banpick_exp.report import load_run, print_pareto, print_repeats, repeats_summary, write_report
 from banpick_exp.tracking import Tracker
 
 
@@ -22,16 +22,22 @@ def finish(plan: SweepPlan, tracker: Tracker, console: Console, numbers: dict[st
     records, _ = load_points(plan.run_dir / "points")
     write_parquet(plan.run_dir)
     frame, found = load_run(plan.run_dir)
-    guarded = guards(records, load_outcomes(plan.run_dir / "points", records))
+    outcomes = load_outcomes(plan.run_dir / "points", records)
+    guarded, spread = guards(records, outcomes), repeat_spread(records, outcomes)
     write_table(plan.run_dir / "guards.parquet", guarded)
+    if spread.height:
+        write_table(plan.run_dir / "repeats.parquet", spread)
     files = write_report(plan.run_dir, frame, found)
     console.print()
     print_pareto(frame, console, found=found, guarded=guarded)
-    counts = {status: sum(r["status"] == status for r in records) for status in ("done", "invalid", "failed")}
+    print_repeats(spread, console)
+    counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
+    stopped = f"{counts['dropped']} dropped, " if counts["dropped"] else ""
     overhead = [r["timing"]["overhead_seconds"] for r in records if r["timing"]]
     swaps = [r["timing"]["swap_seconds"] for r in records if r["timing"]]
     console.print(
-        f"{counts['done']} done, {counts['invalid']} invalid, {counts['failed']} failed in {numbers['seconds']:.0f} s; "
+        f"{counts['done']} done, {stopped}{counts['invalid']} invalid, {counts['failed']} failed "
+        f"in {numbers['seconds']:.0f} s; "
         f"engine loads {numbers['engine_loads']} for {numbers['engine_slots']} engine slot(s), "
         f"{numbers['engine_load_seconds']:.1f} s; overhead outside generation "
         f"{sum(overhead) / max(len(overhead), 1):.2f} s a point; slowest swap {1e3 * max(swaps, default=0):.1f} ms",
@@ -44,7 +50,8 @@ def finish(plan: SweepPlan, tracker: Tracker, console: Console, numbers: dict[st
     artifacts = {f"calibration-{name}": folder for name, folder in folders.items() if folder.is_dir()}
     raised = guarded.filter(guarded["level"] != "ok")["guard"].to_list()
     alarms = {f"guard/{name}": raised.count(name) for name in GUARDS}
-    failures = tracker.finish({"headline": headline(found), **numbers, **counts, **alarms}, artifacts)
+    totals = {**numbers, **counts, **alarms, **repeats_summary(spread)}
+    failures = tracker.finish({"headline": headline(found), **totals}, artifacts)
     if failures:
         console.print(
             f"W&B failed {len(failures)} time(s), the records are complete. First: {failures[0]}", markup=False

@@ -83,10 +83,10 @@ class Tracker:
             if ledger.exists() and entry in ledger.read_text().split():
                 return
             policy = record["policy"]["name"]
-            keys = ("fingerprint", "policy", "model", "engine", "task", "versions", "calibration", "command")
-            run = self._open(
-                record["label"], "point", {key: record[key] for key in keys}, tags=[record["status"], policy]
-            )
+            keys = ["fingerprint", "policy", "model", "engine", "task", "versions", "calibration", "command", "budget"]
+            keys += ["seed", "repeat"]
+            config = {key: record[key] for key in keys if key in record}
+            run = self._open(record["label"], "point", config, tags=[record["status"], policy])
             run.log(point_metrics(record))
             run.summary.update({"status": record["status"], "reason": record["reason"]})
             run.finish(exit_code=0 if record["status"] == "done" else 1)
@@ -135,9 +135,10 @@ class Tracker:
                 logged[name] = wandb.Image(str(folder / f"{name}.png"))
         if (folder / "report.html").exists():
             artifacts.setdefault("report", folder / "report.html")
-        if (folder / "guards.parquet").exists():
-            guarded = pl.read_parquet(folder / "guards.parquet")
-            logged["guards"] = wandb.Table(columns=guarded.columns, data=[list(row) for row in guarded.rows()])
+        for name in ("guards", "repeats"):
+            if (folder / f"{name}.parquet").exists():
+                table = pl.read_parquet(folder / f"{name}.parquet")
+                logged[name] = wandb.Table(columns=table.columns, data=[list(row) for row in table.rows()])
         with _staging_in(folder / "wandb"):
             if "report" in artifacts:
                 # As it is: W&B would add a style sheet of its own.
@@ -182,7 +183,8 @@ class Tracker:
 
 
 def point_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """A record's numbers under W&B keys: acc/* (fractions), perf/* (tokens/s, ratios, seconds), route/* (experts)."""
+    """A record's numbers under W&B keys: acc/* (fractions), perf/* (tokens/s, ratios, seconds), route/* (experts), and
+    budget/* of a solved knob."""
     metrics = record["metrics"] or {}
     values: dict[str, float | None] = {f"perf/{name}": seconds for name, seconds in (record["timing"] or {}).items()}
     blocks = {OVERALL: metrics["overall"], **metrics["domains"]} if metrics else {}
@@ -200,6 +202,9 @@ def point_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     if metrics:
         kept = enumerate(metrics["overall"]["mean_kept_by_layer"] or [])
         values |= {f"route/kept_layer_{layer:02d}": mean for layer, mean in kept}
+    if budget := record.get("budget"):
+        values |= {f"budget/{key}": budget[key] for key in ("target", "measured", "value")}
+        values["budget/probes"] = len(budget["probes"])
     return {key: value for key, value in values.items() if value is not None}
 
 

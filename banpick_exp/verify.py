@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from banpick_exp.console import run
 from banpick_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,15 +41,7 @@ STATUS_WIDTH = 16
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command (`argv` without the program's name) and returns its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    try:
-        return _run(arguments)
-    except UserError as error:
-        print(f"banpick: {error}", file=sys.stderr)
-        return 2
+    return run(_run, str(__doc__), argv)
 
 
 def _run(arguments: Sequence[str]) -> int:

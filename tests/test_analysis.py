@@ -205,7 +205,7 @@ def test_a_win_by_a_larger_budget_is_no_gain() -> None:
     assert found["verdict"].unique().to_list() == ["beats"]
     assert headline(found) == (
         "No gain shown: 0 of 1 ban points tie or lose against fixed_k at equal budget; "
-        "the other 1 have no fixed_k point within 0.25 experts per token."
+        "the other 1 has no fixed_k point within 0.25 experts per token."
     )
 
 

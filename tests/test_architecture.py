@@ -24,8 +24,8 @@ SPINE = ("__main__", "runner", "engine", "vllm_plugin", "policy", "errors")
 """Arrows point from left to right along this line, never back."""
 
 PLANNING = frozenset(
-    {"artifact", "axes", "checkpoint", "command", "compose", "config", "errors", "estimate", "plan", "points"}
-    | {"policy", "preview", "records", "run_folder", "task_files", "tiny", "validation"}
+    {"artifact", "axes", "budget", "checkpoint", "command", "compose", "config", "errors", "estimate", "plan", "points"}
+    | {"policy", "preview", "records", "run_folder", "solve", "space", "task_files", "tiny", "validation"}
 )
 """What `plan` and `preview` may reach. Of tiny only the package itself, which holds the names of its files."""
 

@@ -117,7 +117,8 @@ BAD: list[tuple[str, dict[str, Any], Callable[[Path], object], list[str]]] = [
     ("no JSON", {}, lambda f: (f / METADATA).write_text("{"), ["cannot be read", "Copy the folder again"]),
     ("a list", {}, lambda f: (f / METADATA).write_text("[]"), ["cannot be read"]),
     ("no model", {}, lambda f: _edit(f, model={}), ["cannot be read", "KeyError"]),
-    ("version", {}, lambda f: _edit(f, schema_version=99), ["schema_version 99", "reads 1"]),
+    ("version", {}, lambda f: _edit(f, schema_version=99), ["schema_version 99", "reads 2"]),
+    ("made before", {}, lambda f: _edit(f, schema_version=1), ["schema_version 1,", "Leave calibration.path out"]),
     (
         "model",
         {"name": "other", "identity": "feedfeedfeedfeed"},

@@ -60,7 +60,9 @@ def inspect(path: Path | str, **settings: Any) -> Any:
 @pytest.mark.parametrize(("group", "name"), FILES, ids=["-".join(file) for file in FILES])
 def test_every_shipped_file_is_composed_and_validated(group: str, name: str, tmp_path: Path) -> None:
     arguments = [f"output_dir={tmp_path}", "dry_run=true", f"+sweep={name}" if group == "sweep" else f"{group}={name}"]
-    if group not in ("sweep", "policy"):
+    if (group, name) == ("search", "optuna"):
+        arguments += ["policy=fixed_k", "policy.k=choice(2,4)"]
+    elif group not in ("sweep", "policy"):
         arguments.append("policy=none")
     if (group, name) == ("model", "local"):
         arguments.append(f"model.path={write_checkpoint(tmp_path / 'checkpoint')}")

@@ -185,8 +185,9 @@ def test_fingerprints_are_pinned() -> None:
     assert golden({"name": "none"}) == "7563f9cd3623748f"
     assert golden({"name": "fixed_k", "k": 4}) == "24d564087cea3b84"
     pick = parse_policy("pick", {"mode": "boost", "boost": 1, "key_experts": 4}).canonical()
-    calibration = {"data": "0011223344556677", **CalibrationConfig().model_dump(exclude={"path"})}
-    assert golden(pick, calibration=calibration) == "e4d83fbfa601f53d"
+    settings = CalibrationConfig().model_dump(exclude={"path"}) | {"markers": (";",)}
+    calibration = {"version": 2, "data": "0011223344556677", **settings}
+    assert golden(pick, calibration=calibration) == "ee6d830fa2ef7d39"
 
 
 def test_a_fingerprint_changes_with_what_changes_results() -> None:

@@ -14,16 +14,17 @@ from banpick_exp.analysis.compare import (
 from banpick_exp.analysis.front import pareto_front
 from banpick_exp.analysis.guard import GUARDS, guards
 from banpick_exp.analysis.intervals import average_interval, ratio_of_means, wilson
+from banpick_exp.analysis.pairing import without_repeats
 from banpick_exp.analysis.repeats import repeat_spread
-from banpick_exp.analysis.samples import average_at_n, difference_at_n
+from banpick_exp.analysis.samples import accuracy_name, average_at_n, difference_at_n
 from banpick_exp.analysis.selection import Chosen, choose, report_on_test
 from banpick_exp.analysis.subtasks import subtasks
 from banpick_exp.analysis.verdict import BUDGET_TOLERANCE, headline, verdicts
 from banpick_exp.records import points_frame
 
 __all__ = [
-    "BUDGET_TOLERANCE", "GUARDS", "Chosen", "average_at_n", "average_interval", "choose", "compare_counts",
-    "compare_pairs", "difference_at_n", "guards", "headline", "holm", "mcnemar_exact_p", "paired_bootstrap",
-    "pareto_front", "points_frame", "ratio_of_means", "repeat_spread", "report_on_test", "sign_flip_p", "subtasks",
-    "verdicts", "wilson",
+    "BUDGET_TOLERANCE", "GUARDS", "Chosen", "accuracy_name", "average_at_n", "average_interval", "choose",
+    "compare_counts", "compare_pairs", "difference_at_n", "guards", "headline", "holm", "mcnemar_exact_p",
+    "paired_bootstrap", "pareto_front", "points_frame", "ratio_of_means", "repeat_spread", "report_on_test",
+    "sign_flip_p", "subtasks", "verdicts", "wilson", "without_repeats",
 ]  # fmt: skip

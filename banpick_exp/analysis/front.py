@@ -10,8 +10,8 @@ def pareto_front(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with a column `on_front`: no other row is at least as good in everything and better in something.
 
     Higher `accuracy` and `speedup` are better, and a lower `mean_kept` where the frame has it. Rows compete within
-    their `domain` where there is that column; rows that are not `done`, or lack a value, neither stand on the front nor
-    push others off it. Equal rows share it.
+    their `domain` where there is that column; rows that are not `done`, repeats of other points, or rows that lack a
+    value, neither stand on the front nor push others off it. Equal rows share it.
     """
     columns = [pl.col("accuracy"), pl.col("speedup")]
     if "mean_kept" in frame.columns:
@@ -20,6 +20,8 @@ def pareto_front(frame: pl.DataFrame) -> pl.DataFrame:
     usable = np.isfinite(values).all(axis=1)
     if "status" in frame.columns:
         usable &= (frame["status"] == "done").to_numpy()
+    if "repeat" in frame.columns:
+        usable &= (frame["repeat"] == frame["repeat"].min()).to_numpy()
     domains = frame["domain"].to_numpy() if "domain" in frame.columns else np.zeros(frame.height)
     front = np.zeros(frame.height, dtype=bool)
     for i in np.flatnonzero(usable):

@@ -12,11 +12,12 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
+from banpick_exp.config import GREEDY
 from banpick_exp.records import OVERALL
 
 REFERENCE_POLICIES = ("none", "fixed_k")
@@ -24,6 +25,7 @@ PROBLEM = ("domain", "problem_id")
 SUMMED = ("correct", "truncated", "tokens", "repetitive")
 
 Record = Mapping[str, Any]
+RecordT = TypeVar("RecordT", bound=Mapping[str, Any])
 Outcomes = Mapping[str, pl.DataFrame]
 """fingerprint -> per-problem outcomes, as `read_outcomes` gives them."""
 Sums = dict[str, np.ndarray]
@@ -161,8 +163,28 @@ def pair(ours: Answers, theirs: Answers) -> Pairs:
 
 def setup(record: Record) -> str:
     """What two points must share to be paired: model, engine and task, and the seed or repeat where one is recorded."""
-    shared = [record["model"], record["engine"], record["task"], record.get("seed"), record.get("repeat")]
+    shared = [record["model"], record["engine"], GREEDY | record["task"], record.get("seed"), repeat_of(record)]
     return json.dumps(shared, sort_keys=True, default=str)
+
+
+def repeat_of(record: Record) -> int:
+    """0 is the point itself, 1 its first repeat."""
+    return int(record.get("repeat") or 0)
+
+
+def without_repeats(records: Iterable[RecordT]) -> list[RecordT]:
+    """The records of the lowest repeat among them: the others say how far scores move and are no further policies."""
+    found = list(records)
+    first = min(map(repeat_of, found), default=0)
+    return [record for record in found if repeat_of(record) == first]
+
+
+def asked_policy(record: Record) -> Record:
+    """The policy as it was asked for: a solved knob gives way to the budget that it was solved for."""
+    spent, policy = record.get("budget"), record["policy"]
+    if spent is None:
+        return dict(policy)
+    return {name: value for name, value in policy.items() if name != spent["knob"]} | {"budget": spent["target"]}
 
 
 def mean_kept(record: Record, domain: str = OVERALL) -> float:

@@ -6,11 +6,13 @@ import json
 import math
 import statistics
 from collections.abc import Iterable
+from statistics import NormalDist
 from typing import Any
 
 import polars as pl
 
-from banpick_exp.analysis.pairing import PROBLEM, Outcomes, Record
+from banpick_exp.analysis.pairing import PROBLEM, Outcomes, Record, asked_policy, repeat_of
+from banpick_exp.config import GREEDY
 from banpick_exp.records import OVERALL
 
 REPEATED = ("max_num_seqs", "seed", "repeat")
@@ -45,6 +47,7 @@ def repeat_spread(records: Iterable[Record], outcomes: Outcomes | None = None) -
     for group in groups.values():
         if len(group) < 2:
             continue
+        group.sort(key=repeat_of)  # records come in the order of their file names
         for domain in (OVERALL, *group[0]["metrics"]["domains"]):
             rows.append(_row(group, domain, outcomes))
     return pl.DataFrame(rows, schema=_SCHEMA)
@@ -58,16 +61,26 @@ def _row(group: list[Record], domain: str, outcomes: Outcomes | None) -> dict[st
         "label": _label(group[0]), "policy": group[0]["policy"]["name"], "domain": domain, "repeats": len(group),
         "settings": _settings(group), "accuracy_mean": mean,
         "accuracy_sd": statistics.stdev(scores), "accuracy_min": min(scores), "accuracy_max": max(scores),
-        "sampling_error": math.sqrt(mean * (1 - mean) / n), "n_problems": n,
+        "sampling_error": _sampling_error(group[0], blocks[0], mean), "n_problems": n,
         "unstable": None if outcomes is None else _unstable([outcomes[r["fingerprint"]] for r in group], domain),
         "fingerprints": [record["fingerprint"] for record in group],
     }  # fmt: skip
 
 
+def _sampling_error(record: Record, block: Record, mean: float) -> float:
+    if record["task"].get("samples", 1) == 1:
+        return math.sqrt(mean * (1 - mean) / block["n_problems"])
+    low, high = block["accuracy_ci95"]  # of avg@n: over problems
+    return float(high - low) / 2 / NormalDist().inv_cdf(0.975)
+
+
 def _unstable(frames: list[pl.DataFrame], domain: str) -> float:
     """Share of the problems of a domain whose number of right answers is not the same in all repeats."""
-    scored = pl.concat(frames).filter((pl.col("domain") == domain) | (domain == OVERALL))
-    varied = scored.group_by(PROBLEM).agg((pl.col("correct").mean().is_between(0, 1, closed="none")).alias("varies"))
+    counts = [
+        frame.filter((pl.col("domain") == domain) | (domain == OVERALL)).group_by(PROBLEM).agg(pl.col("correct").sum())
+        for frame in frames
+    ]
+    varied = pl.concat(counts).group_by(PROBLEM).agg((pl.col("correct").n_unique() > 1).alias("varies"))
     return float(varied["varies"].sum() / varied.height)
 
 
@@ -77,7 +90,7 @@ def _identity(record: Record) -> str:
 
     # The label tells what no section does, such as the calibration's score. The calibration itself may not be compared:
     # its fingerprint follows the engine's settings, max_num_seqs among them.
-    same = [record["model"], shared("engine"), shared("task"), record["policy"], _label(record)]
+    same = [record["model"], shared("engine"), GREEDY | shared("task"), asked_policy(record), _label(record)]
     return json.dumps(same, sort_keys=True, default=str)
 
 
@@ -89,7 +102,7 @@ def _settings(group: list[Record]) -> list[str]:
     """What differs between the repeats, a text each."""
     found = []
     for record in group:
-        places = {"engine.": record["engine"], "task.": record["task"], "": record}
+        places = {"engine.": record["engine"], "task.": record["task"], "": {"repeat": 0} | dict(record)}
         found.append({f"{at}{key}": values[key] for at, values in places.items() for key in REPEATED if key in values})
     varied = [
         key for key in dict.fromkeys(k for one in found for k in one) if len({str(f.get(key)) for f in found}) > 1

@@ -16,6 +16,13 @@ from banpick_exp.analysis.pairing import answers_of, pair
 from banpick_exp.records import OVERALL
 
 
+def accuracy_name(frame: pl.DataFrame) -> str:
+    """What the accuracy of these points (`points_frame`) is: `avg@4` where all have 4 answers a problem, else so."""
+    found = set(frame["samples"]) if "samples" in frame.columns else {1}
+    n = found.pop() if len(found) == 1 else 1
+    return f"avg@{n}" if n is not None and n > 1 else "accuracy"
+
+
 def average_at_n(outcomes: pl.DataFrame, confidence: float = 1 - ERROR_RATE) -> pl.DataFrame:
     """avg@n of one point, overall and per domain.
 

@@ -14,8 +14,19 @@ from typing import Any
 
 import polars as pl
 
-from banpick_exp.analysis.pairing import PROBLEM, REFERENCE_POLICIES, Outcomes, Record, answers_of, mean_kept
+from banpick_exp.analysis.pairing import (
+    PROBLEM,
+    REFERENCE_POLICIES,
+    Outcomes,
+    Record,
+    answers_of,
+    asked_policy,
+    mean_kept,
+    repeat_of,
+    without_repeats,
+)
 from banpick_exp.analysis.verdict import BUDGET_TOLERANCE, RIVALS, verdicts
+from banpick_exp.config import GREEDY
 from banpick_exp.errors import UserError
 from banpick_exp.records import OVERALL
 
@@ -75,7 +86,7 @@ def choose(
 
     Raises: UserError for a record of another split than dev, an unknown score, and where there is nothing to choose.
     """
-    records = list(dev_records)
+    records = without_repeats(dev_records)
     _require_split(
         records, DEV, f"choose() would pick on the problems it is later reported on. Run with task.split={DEV}"
     )
@@ -127,7 +138,7 @@ def report_on_test(
     Raises: UserError for records of another split, a policy that was not chosen, a chosen one that did not finish on
         test, or a test set that is the dev set.
     """
-    records = list(test_records)
+    records = without_repeats(test_records)
     if strangers := [point for point in chosen if not isinstance(point, Chosen)]:
         raise UserError(f"report_on_test() got {strangers[0]!r}, which choose() did not make. Choose on dev first.")
     _require_split(records, TEST, f"report_on_test() would report the problems that chose. Run with task.split={TEST}")
@@ -193,9 +204,9 @@ def _require_split(records: list[Record], split: str, consequence: str) -> None:
 
 
 def _identity(record: Record) -> str:
-    task = {key: value for key, value in record["task"].items() if key not in SPLIT_SETTINGS}
-    parts = [record["model"], record["engine"], task, record["policy"], record["calibration"], record.get("seed")]
-    return json.dumps([*parts, record.get("repeat")], sort_keys=True, default=str)
+    task = GREEDY | {key: value for key, value in record["task"].items() if key not in SPLIT_SETTINGS}
+    parts = [record["model"], record["engine"], task, asked_policy(record), record["calibration"]]
+    return json.dumps([*parts, record.get("seed"), repeat_of(record)], sort_keys=True, default=str)
 
 
 def _label(record: Record) -> str:

@@ -22,6 +22,7 @@ from banpick_exp.analysis.pairing import (
     all_answers,
     mean_kept,
     pair,
+    without_repeats,
 )
 from banpick_exp.records import OVERALL
 
@@ -44,9 +45,9 @@ def verdicts(records: Iterable[Record], outcomes: Outcomes, *, against: Sequence
 
     `fixed_k`: the done `fixed_k` or `none` point (`none` is fixed_k at K) of the same model, engine and task whose
     measured overall mean_kept is nearest; at equal distance the one that keeps more, then `none`. `stock`: the done
-    `none` point, whatever the budget; the fixed_k ladder is compared with it too. Only `done` points take part. Four
-    families are adjusted each for itself, for each rival: the overall verdicts of all policies, and those of all
-    policies x domains.
+    `none` point, whatever the budget; the fixed_k ladder is compared with it too. Only `done` points take part, and of
+    repeats the first: the others are no further policies (`repeat_spread`). Four families are adjusted each for itself,
+    for each rival: the overall verdicts of all policies, and those of all policies x domains.
 
     Args:
         records: as `load_points` returns them.
@@ -64,7 +65,7 @@ def verdicts(records: Iterable[Record], outcomes: Outcomes, *, against: Sequence
     """
     if unknown := sorted(set(against) - set(RIVALS)):
         raise ValueError(f"against={unknown} names no rival. Use {' or '.join(RIVALS)}")
-    done = [record for record in records if record["status"] == "done"]
+    done = [record for record in without_repeats(records) if record["status"] == "done"]
     answers = all_answers(done, outcomes)
     references = References(done)
     rows: list[dict[str, Any]] = []
@@ -139,9 +140,10 @@ def headline(frame: pl.DataFrame) -> str:
     apart = (pl.col("domain") == OVERALL) & (pl.col("budget_gap").abs() > BUDGET_TOLERANCE)
     far = compared.filter(apart)["fingerprint"].n_unique()
     if far:
+        verb = "has" if far == 1 else "have"
         return (
             f"No gain shown: {total - far} of {total} {names} points tie or lose against fixed_k at equal budget; "
-            f"the other {far} have no fixed_k point within {BUDGET_TOLERANCE} experts per token."
+            f"the other {far} {verb} no fixed_k point within {BUDGET_TOLERANCE} experts per token."
         )
     return f"No gain: {total} of {total} {names} points tie or lose against fixed_k at equal budget."
 

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator
 
-from banpick_exp.policy.base import Calibration, MoeShape, Rule
+from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape, Rule
 from banpick_exp.policy.fixed_k import check_count
 from banpick_exp.policy.knobs import Number, Whole
-from banpick_exp.policy.pick import Mode, Pick
+from banpick_exp.policy.pick import Mode, Reinforcing
 from banpick_exp.policy.statistics import ban_statistics
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class Ban(Rule):
     """`ban`: keep between k_min and top_k experts, fewer for peaked tokens and insensitive layers."""
 
     name: ClassVar[str] = "ban"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("lambda", 1e-3, 2.0)
     lambda_: Number = Field(alias="lambda")
     """In (0, 2], higher keeps more; the paper publishes 0.26 to 0.95."""
     k_min: Whole
@@ -60,7 +61,7 @@ class Ban(Rule):
             table.sensitivity[0, layer] = sensitivity
 
 
-class BanPick(Ban, Pick):
+class BanPick(Ban, Reinforcing):
     """`ban_pick`: Ban decides how many experts stay, then Pick inserts; a key expert Ban dropped can come back.
 
     Under mode boost nothing is inserted: Ban then prunes the ranking of the boosted logits.
@@ -74,23 +75,26 @@ class BanPick(Ban, Pick):
 
     def check(self, shape: MoeShape) -> None:
         Ban.check(self, shape)
-        Pick.check(self, shape)
+        Reinforcing.check(self, shape)
 
     def knobs(self) -> dict[str, object]:
-        return {**Ban.knobs(self), **Pick.knobs(self)}
+        return {**Ban.knobs(self), **Reinforcing.knobs(self)}
 
     def label(self) -> str:
-        return Pick.label(self)
+        return Reinforcing.label(self)
 
     def max_kept(self, shape: MoeShape, calibration: Calibration | None = None) -> int:
-        return Pick.max_kept(self, shape, calibration)
+        return Reinforcing.max_kept(self, shape, calibration)
 
     def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
-        return Ban.budget(self, shape)[0], Pick.budget(self, shape, calibration)[1]
+        return Ban.budget(self, shape)[0], Reinforcing.budget(self, shape, calibration)[1]
 
     def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        return {**Ban.calibration_used(self, shape, calibration), **Pick.calibration_used(self, shape, calibration)}
+        return {
+            **Ban.calibration_used(self, shape, calibration),
+            **Reinforcing.calibration_used(self, shape, calibration),
+        }
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         Ban.fill(self, table, shape, calibration)
-        Pick.fill(self, table, shape, calibration)
+        Reinforcing.fill(self, table, shape, calibration)

@@ -3,8 +3,9 @@
 Nothing here imports torch: a sweep of policies is composed, checked and counted before anything heavy is loaded.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from banpick_exp.errors import UserError
 
 if TYPE_CHECKING:
+    from banpick_kernels.edit import LayerEdit
     from banpick_kernels.table import RouterTable
 
 Calibration = Mapping[str, Any]
@@ -37,6 +39,27 @@ class MoeShape:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetKnob:
+    """The knob that decides how many experts a rule keeps, and where `policy.budget` searches for its value.
+
+    Whether more of it keeps more or fewer is not stated: the ends are measured.
+    """
+
+    name: str
+    """As typed."""
+    low: float
+    high: float
+    """Infinity: top_k of the checkpoint."""
+    whole: bool = False
+    log: bool = False
+    """Search on its logarithm: what matters happens close to 0."""
+
+    def within(self, shape: MoeShape) -> "BudgetKnob":
+        """The same with an end that a checkpoint has."""
+        return replace(self, high=float(shape.top_k)) if math.isinf(self.high) else self
+
+
 class Rule(BaseModel):
     """One policy: a subclass per name, a field per knob. A knob that is absent is absent; none is ever -1 for "off".
 
@@ -45,6 +68,10 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
+    in_torch: ClassVar[bool] = False
+    """Whether `edits` may return hooks: the fused kernel knows none, so a compiled engine on a GPU cannot run it."""
+    budget_knob: ClassVar[BudgetKnob | None] = None
+    """None where no knob decides the budget."""
 
     def needs_calibration(self) -> bool:
         """Whether `fill` reads the calibration."""
@@ -82,6 +109,13 @@ class Rule(BaseModel):
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         """Write the rule into row 0 of a neutral table. Raises UserError where the calibration lacks what it needs."""
+
+    def edits(self, shape: MoeShape, calibration: Calibration | None) -> "Sequence[LayerEdit | None] | None":
+        """What the rule does beyond the table, one entry a layer; None where the table says it all.
+
+        Imports torch. Raises UserError where the calibration lacks what it needs.
+        """
+        return None
 
 
 def short(value: object) -> str:

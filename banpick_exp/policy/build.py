@@ -13,6 +13,7 @@ from banpick_exp.policy.parse import parse_policy
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from banpick_kernels.edit import LayerEdit
     from banpick_kernels.table import RouterTable
 
 ROUTING_VERSION = 2
@@ -28,6 +29,8 @@ class Policy:
     shape: MoeShape
     table: "RouterTable"
     """On the CPU, one row. A running router takes it over with `RouterTable.copy_`."""
+    edits: "tuple[LayerEdit | None, ...] | None"
+    """What the rule does beyond the table, per layer; None for most rules."""
     max_kept: int
     """The most experts a token can keep in any layer."""
     budget: tuple[float, float]
@@ -39,6 +42,14 @@ class Policy:
     def slots(self) -> int:
         """S, the columns `route` returns: max(K, max_kept)."""
         return max(self.shape.top_k, self.max_kept)
+
+    def digest(self) -> str:
+        """SHA-256 in hex of the table, and of the edits where there are any: equal ones route alike."""
+        table = self.table.digest()
+        if self.edits is None:
+            return table
+        edits = ["" if edit is None else edit.digest() for edit in self.edits]
+        return hashlib.sha256("\n".join([table, *edits]).encode()).hexdigest()
 
     def route(
         self, router_logits: "Tensor", layer: int, renormalize: bool = True, scoring: str = "softmax"
@@ -70,7 +81,9 @@ class Policy:
         if scoring not in ("softmax", "sigmoid"):
             raise UserError(f"scoring={scoring!r} is unknown: logits cannot become weights. Use softmax or sigmoid.")
         values = self.table.layer(layer).to(router_logits.device)
-        return reference.route(router_logits, values, self.shape.top_k, self.slots, renormalize, scoring)
+        edit = None if self.edits is None else self.edits[layer]
+        edit = None if edit is None else edit.to(router_logits.device)
+        return reference.route(router_logits, values, self.shape.top_k, self.slots, renormalize, scoring, edit=edit)
 
 
 def build_policy(
@@ -95,10 +108,12 @@ def build_policy(
     rule = parse_policy(name, params, shape)
     table = RouterTable.neutral(num_layers, num_experts, top_k)
     rule.fill(table, shape, calibration)
+    edits = rule.edits(shape, calibration)
     return Policy(
         rule=rule,
         shape=shape,
         table=table,
+        edits=None if edits is None else tuple(edits),
         max_kept=rule.max_kept(shape, calibration),
         budget=rule.budget(shape, calibration),
         fingerprint=fingerprint(rule, shape, calibration),

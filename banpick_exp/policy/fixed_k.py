@@ -1,9 +1,10 @@
 """The two references: stock routing, and one number of experts for every token (what every claim is held against)."""
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 from banpick_exp.errors import UserError
-from banpick_exp.policy.base import Calibration, MoeShape, Rule
+from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape, Rule
 from banpick_exp.policy.knobs import Whole
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class FixedK(Rule):
     """`fixed_k`: keep the k highest-weight experts of the checkpoint's own selection in every layer (2609.25809)."""
 
     name: ClassVar[str] = "fixed_k"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("k", 1, math.inf, whole=True)
     k: Whole
     """Experts kept, 1 to top_k; at top_k it is stock routing."""
 

@@ -5,8 +5,9 @@
 Source: arXiv 2505.17639 and 2504.06792, which differ in how they choose the experts; the choice is not part of the
 rule. The token's K experts are the best K of those left, so the budget stays at K and nothing gets faster; what is
 measured is the loss of quality. A mapping that names no expert is refused, it would be `none` (ours). Routers that rank
-by score plus a correction bias, or see only some groups of experts (DeepSeek), may still fill a slot with a masked
-expert, at weight 0.
+by score plus a correction bias, or see only some groups of experts (DeepSeek), choose their groups as they would have
+and then the best K of them that are not masked; where these are fewer than K, experts of other groups by lower id
+(ours). Only a compiled engine on a GPU may there still fill a slot with a masked expert, at weight 0.
 
 Weights 0.5, 0.25, 0.125, 0.125 with expert 0 masked and K = 2: experts 1 and 2 stay, at 2/3 and 1/3.
 
@@ -22,10 +23,9 @@ Weights 0.5, 0.25, 0.125, 0.125 with expert 0 masked and K = 2: experts 1 and 2 
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from banpick_exp.errors import UserError
 from banpick_exp.policy.base import Calibration, MoeShape, Rule
 from banpick_exp.policy.knobs import NamedExperts
-from banpick_exp.policy.pick import check_named_experts
+from banpick_exp.policy.named import as_knob, check_enough_stay, check_named_experts
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -41,16 +41,10 @@ class Mask(Rule):
     def check(self, shape: MoeShape) -> None:
         at = f"policy.{self.name}.experts"
         check_named_experts(at, self.experts, shape)
-        spare = shape.num_experts - shape.top_k
-        for layer, experts in self.experts.items():
-            if len(experts) > spare:
-                raise UserError(
-                    f"{at} masks {len(experts)} of the {shape.num_experts} experts of layer {layer}: fewer than "
-                    f"top_k={shape.top_k} would stay, and masked ones would fill the slots. Name at most {spare} there."
-                )
+        check_enough_stay(at, self.experts, shape)
 
     def knobs(self) -> dict[str, object]:
-        return {"experts": {str(layer): list(experts) for layer, experts in self.experts.items()}}
+        return {"experts": as_knob(self.experts)}
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         for layer, experts in self.experts.items():

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from banpick_exp.policy.base import Calibration, MoeShape
+from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape
 from banpick_exp.policy.knobs import Number
 from banpick_exp.policy.statistics import layer_sensitivity
 from banpick_exp.policy.threshold import Threshold, within_unit
@@ -44,6 +44,7 @@ class Modes(Threshold):
     """`modes`: keep experts whose weight times their layer's importance reaches tau."""
 
     name: ClassVar[str] = "modes"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("tau", 1e-3, 1.0, log=True)
     tau: Number
     """In [0, 1], higher keeps less: 0 is stock."""
     alpha_min: Number = 0.5

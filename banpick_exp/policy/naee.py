@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from banpick_exp.policy.base import Calibration, MoeShape
+from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape
 from banpick_exp.policy.knobs import Number
 from banpick_exp.policy.threshold import Threshold, within_unit
 
@@ -31,6 +31,7 @@ class Naee(Threshold):
     """`naee`: keep experts of at least beta times the weight of the token's best one."""
 
     name: ClassVar[str] = "naee"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("beta", 0.0, 1.0)
     beta: Number
     """In [0, 1], higher keeps less: 0 is stock, 1 keeps only the best and its equals."""
 

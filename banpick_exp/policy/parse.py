@@ -7,22 +7,33 @@ from typing import Any
 from pydantic import ValidationError
 
 from banpick_exp.errors import UserError
+from banpick_exp.policy.adapmoe import AdapMoe
 from banpick_exp.policy.ban import Ban, BanPick
 from banpick_exp.policy.base import MoeShape, Rule
+from banpick_exp.policy.diep import Diep
+from banpick_exp.policy.expert_sample import ExpertSample
 from banpick_exp.policy.fixed_k import FixedK, Stock
 from banpick_exp.policy.logit_offset import LogitOffset
 from banpick_exp.policy.mask import Mask
 from banpick_exp.policy.modes import Modes
 from banpick_exp.policy.naee import Naee
 from banpick_exp.policy.pick import Pick
+from banpick_exp.policy.rice import Rice
+from banpick_exp.policy.steer import Steer
 from banpick_exp.policy.top_p import TopP
 
 POLICIES: dict[str, type[Rule]] = {
-    rule.name: rule for rule in (Stock, FixedK, Pick, Ban, BanPick, Naee, TopP, Modes, Mask, LogitOffset)
+    rule.name: rule
+    for rule in (
+        *(Stock, FixedK, Pick, Ban, BanPick, Naee, TopP, Modes, AdapMoe, Diep),
+        *(Mask, LogitOffset, Steer, Rice, ExpertSample),
+    )
 }
 """Every policy by name. A new rule is a module of its own and one more entry here."""
 
 EXAMPLES = {"k": "k=4", "lambda": "lambda=0.8", "k_min": "k_min=3", "beta": "beta=0.5", "p": "p=0.8", "tau": "tau=0.1"}
+EXAMPLES |= {"threshold": "threshold=0.01"}
+EXAMPLES |= {"multiplier": "multiplier=2"}
 EXAMPLES |= {"experts": "experts={0: [3, 7]}", "path": "path=/data/offset.safetensors"}
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import field_validator
 
 from banpick_exp.errors import UserError
-from banpick_exp.policy.base import Calibration, MoeShape, Rule, short
+from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape, Rule, short
+from banpick_exp.policy.fixed_k import check_count
 from banpick_exp.policy.knobs import NamedExperts, Number, Switch, Whole
+from banpick_exp.policy.named import as_knob, check_named_experts
 from banpick_exp.policy.statistics import KeyExperts, most_influential
 
 if TYPE_CHECKING:
@@ -19,10 +21,9 @@ RANGED = ("range_replace", "range_add")
 BOOST_LIMIT = 20.0
 
 
-class Pick(Rule):
-    """`pick`: key experts get a higher logit (boost) or are inserted into the selection (the other modes)."""
+class Reinforcing(Rule):
+    """Key experts get a higher logit (boost) or are inserted into the selection (the other modes)."""
 
-    name: ClassVar[str] = "pick"
     mode: Mode = "boost"
     """boost adds to the logits; force_* inserts always, range_* within the router's top range_factor*K; *_add lets the
     selection grow, *_replace evicts the lowest-weight expert that is no key expert."""
@@ -43,6 +44,10 @@ class Pick(Rule):
         if boost is not None and abs(boost) > BOOST_LIMIT:
             raise ValueError("is outside [-20, 20]: key experts would drown all others. Use a number from -20 to 20.")
         return boost
+
+    def kept(self, shape: MoeShape) -> int:
+        """Experts of the router's own selection that a token keeps."""
+        return shape.top_k
 
     def needs_calibration(self) -> bool:
         return self.experts is None
@@ -86,7 +91,7 @@ class Pick(Rule):
         elif self.mode in RANGED:
             knobs["range_factor"] = self.range_factor
         if self.experts is not None:
-            knobs["experts"] = {str(layer): list(experts) for layer, experts in self.experts.items()}
+            knobs["experts"] = as_knob(self.experts)
         else:
             knobs["key_experts"] = self.key_experts
             if self.per_layer:
@@ -118,19 +123,20 @@ class Pick(Rule):
         else:
             chosen = self.selected(shape, calibration)
             per_layer = [len(chosen.get(layer, ())) for layer in range(shape.num_layers)]
-        return [min(float(count), float(shape.num_experts - shape.top_k)) for count in per_layer]
+        return [min(float(count), float(shape.num_experts - self.kept(shape))) for count in per_layer]
 
     def max_kept(self, shape: MoeShape, calibration: Calibration | None = None) -> int:
         if self.mode in ADDING and self.experts is None and calibration is None:
-            return min(shape.num_experts, shape.top_k + (self.key_experts or 0))  # they may all fall into one layer
-        return shape.top_k + math.ceil(max(self.added(shape, calibration)))
+            # They may all fall into one layer.
+            return min(shape.num_experts, self.kept(shape) + (self.key_experts or 0))
+        return self.kept(shape) + math.ceil(max(self.added(shape, calibration)))
 
     def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
-        return float(shape.top_k), shape.top_k + sum(self.added(shape, calibration)) / shape.num_layers
+        return float(self.kept(shape)), self.kept(shape) + sum(self.added(shape, calibration)) / shape.num_layers
 
     def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
         chosen = self.selected(shape, calibration)
-        return {"key_experts": {str(layer): list(experts) for layer, experts in chosen.items()}}
+        return {"key_experts": as_knob(chosen)}
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         if self.mode in RANGED:
@@ -147,16 +153,25 @@ class Pick(Rule):
                     table.key_PLE[0, layer, expert] = True
 
 
-def check_named_experts(at: str, named: KeyExperts, shape: MoeShape) -> None:
-    """Raise UserError, about the knob `at`, where a named layer or expert does not exist."""
-    for layer, experts in named.items():
-        if layer >= shape.num_layers:
-            raise UserError(
-                f"{at} names layer {layer}, but this checkpoint has {shape.num_layers} MoE layers: "
-                f"nothing would change there. Use layers 0..{shape.num_layers - 1}."
-            )
-        if experts[-1] >= shape.num_experts:
-            raise UserError(
-                f"{at} names expert {experts[-1]} of layer {layer}, but a layer of this checkpoint has "
-                f"{shape.num_experts} experts: it does not exist. Use ids 0..{shape.num_experts - 1}."
-            )
+class Pick(Reinforcing):
+    """`pick`: reinforce key experts in the router's selection, or in its first k."""
+
+    name: ClassVar[str] = "pick"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("k", 1, math.inf, whole=True)
+    k: Whole | None = None
+    """Experts kept of the router's own selection before any is inserted, 1 to top_k; absent keeps them all."""
+
+    def kept(self, shape: MoeShape) -> int:
+        return shape.top_k if self.k is None else self.k
+
+    def check(self, shape: MoeShape) -> None:
+        super().check(shape)
+        if self.k is not None:
+            check_count(self.name, "k", self.k, shape)
+
+    def knobs(self) -> dict[str, object]:
+        return {**super().knobs(), **({} if self.k is None else {"k": self.k})}
+
+    def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
+        super().fill(table, shape, calibration)
+        table.keep[0] = self.kept(shape)

@@ -81,6 +81,61 @@ def layer_sensitivity(calibration: Calibration | None, shape: MoeShape, name: st
     return sensitivity
 
 
+def fisher(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
+    """Importance of a layer's output H_l, [L], at least 0, in nats. Raises UserError where it is missing or odd."""
+    return tuple(_checked(_value(calibration, "fisher", name), (shape.num_layers,), (0, math.inf), "fisher", shape))
+
+
+def similarity(calibration: Calibration | None, shape: MoeShape, name: str) -> list[list[list[float]]]:
+    """Similarity of each two experts of a layer, [L][E][E], 0 to 1, 1 with itself. Raises UserError as `fisher`."""
+    sizes = (shape.num_layers, shape.num_experts, shape.num_experts)
+    return _checked(_value(calibration, "similarity", name), sizes, (0, 1), "similarity", shape)
+
+
+def npmi(calibration: Calibration | None, shape: MoeShape, name: str) -> list[list[float]]:
+    """How much an expert goes with marker tokens, [L][E], -1 (never) to 1 (only and always).
+
+    Raises UserError as `fisher`, and where no marker was seen.
+    """
+    sizes = (shape.num_layers, shape.num_experts)
+    values_LE = _checked(_value(calibration, "npmi", name), sizes, (-1, 1), "npmi", shape)
+    if all(value == -1 for values_E in values_LE for value in values_E):
+        raise UserError(
+            f"policy={name} cannot start: no marker token was seen while calibrating, so no expert goes with one. "
+            f"Type markers that are single tokens of this model and that its answers contain, e.g. "
+            f"calibration.markers=['<think>','</think>'], or name the experts yourself."
+        )
+    return values_LE
+
+
+def contrast(calibration: Calibration | None, shape: MoeShape, name: str) -> list[list[float]]:
+    """Share of this domain's tokens that select an expert less that of the other domains, [L][E], -1 to 1.
+
+    Raises UserError as `fisher`, and where there is no other domain to differ from.
+    """
+    sizes = (shape.num_layers, shape.num_experts)
+    values_LE = _checked(_value(calibration, "contrast", name), sizes, (-1, 1), "contrast", shape)
+    if not any(value for values_E in values_LE for value in values_E):
+        raise UserError(
+            f"policy={name} cannot start: its experts are those that one domain uses more than the others, and this "
+            f"calibration knows no difference between domains. Calibrate several, e.g. "
+            f"task.domains=[math,code,general], or name the experts yourself."
+        )
+    return values_LE
+
+
+def _checked(values: Any, sizes: tuple[int, ...], limits: tuple[float, float], key: str, shape: MoeShape) -> list[Any]:
+    """Nested lists of floats of these sizes, or a UserError: of another model, or outside the limits."""
+    if len(values) != sizes[0]:
+        raise _of_another_model(f"{key} has {len(values)} values where {sizes[0]} belong", shape)
+    if len(sizes) > 1:
+        return [_checked(part, sizes[1:], limits, key, shape) for part in values]
+    numbers = [float(value) for value in values]
+    if not all(limits[0] <= number <= limits[1] and math.isfinite(number) for number in numbers):
+        raise UserError(f"the calibration has {key}={numbers}, outside {limits[0]} to {limits[1]}. {RUN_IT} again.")
+    return numbers
+
+
 def _sensitivity(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
     sensitivity = tuple(float(value) for value in _value(calibration, "layer_sensitivity", name))
     if len(sensitivity) != shape.num_layers:

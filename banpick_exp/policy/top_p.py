@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
-from banpick_exp.policy.base import Calibration, MoeShape
+from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape
 from banpick_exp.policy.knobs import Number
 from banpick_exp.policy.threshold import Threshold, within_unit
 
@@ -31,6 +31,7 @@ class TopP(Threshold):
     """`top_p`: keep the shortest prefix of the selection that holds the share p of its weight."""
 
     name: ClassVar[str] = "top_p"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("p", 0.0, 1.0)
     p: Number
     """In [0, 1], higher keeps more: 0 keeps k_min everywhere, 1 is stock."""
 

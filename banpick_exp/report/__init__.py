@@ -11,9 +11,10 @@ from banpick_exp.records import OVERALL
 from banpick_exp.report.load import Run, load_run, read_run
 from banpick_exp.report.matrices import Maps, draw_maps, maps_of
 from banpick_exp.report.page import write_page
+from banpick_exp.report.repeats import print_repeats, repeats_summary
 from banpick_exp.report.table import print_pareto
 
-__all__ = ["heat_map", "load_run", "print_pareto", "write_report"]
+__all__ = ["heat_map", "load_run", "print_pareto", "print_repeats", "repeats_summary", "write_report"]
 
 PAGE = "report.html"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from banpick_exp.console import Options, run
 from banpick_exp.errors import UserError
 
 DESCRIPTION = """\
@@ -25,10 +25,11 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command (`argv` without the program's name, default the process's own) and returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m banpick_exp.report", description=DESCRIPTION, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    return run(_run, _options().format_help, argv)
+
+
+def _options() -> Options:
+    parser = Options(prog="python -m banpick_exp.report", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as a sweep printed it (holds points/)")
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
@@ -39,13 +40,13 @@ def main(argv: list[str] | None = None) -> int:
         help="the point whose expert usage is drawn beside stock's, by label or fingerprint; default: the best at "
         "equal budget",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
-    try:
-        for path in _report(arguments.runs, arguments.output, arguments.policy):
-            print(path)
-    except UserError as error:
-        print(f"banpick: {error}", file=sys.stderr)
-        return 2
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    typed = _options().parse_args(arguments)
+    for path in _report(typed.runs, typed.output, typed.policy):
+        print(path)
     return 0
 
 

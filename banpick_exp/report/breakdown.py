@@ -1,4 +1,4 @@
-"""What lies below a point's mean: domains and sub-tasks, repeats, budgets by domain and layer, guards."""
+"""What lies below a point's mean: domains and sub-tasks, budgets by domain and layer, guards."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 
 import polars as pl
 
-from banpick_exp.analysis import GUARDS, holm, repeat_spread, subtasks
+from banpick_exp.analysis import GUARDS, holm, subtasks, without_repeats
 from banpick_exp.records import OVERALL
 from banpick_exp.report.load import Run
 from banpick_exp.report.tables import MARKS, at_equal_budget, html_table
 from banpick_exp.report.words import points, span
 
 ERROR_RATE = 0.05
+AGAINST_STOCK = ("truncation", "length_drift", "subtask_drop")
+"""Guards with a row only for what is large enough to be named."""
 
 
 def domain_tables(run: Run) -> str:
     """One table a domain: accuracy, verdict at equal budget, difference to stock there and in each of its sub-tasks."""
-    found = subtasks(run.records, run.outcomes)
+    found = subtasks(without_repeats(run.records), run.outcomes)
     found = found.with_columns(p_holm=pl.Series(holm(found["p"].to_list()), dtype=pl.Float64))
     chance = round(ERROR_RATE * found.height)
     note = (
@@ -49,7 +51,7 @@ def _domain_table(run: Run, domain: str, found: pl.DataFrame) -> str:
         for task in sizes:
             line.append(f"{100 * stock[task]:.1f} %" if own else _difference(row_of.get((row["fingerprint"], task))))
         body.append(line)
-    head = ["policy", "accuracy %", "at equal budget", f"{domain} vs stock"]
+    head = ["policy", f"{run.measure} %", "at equal budget", f"{domain} vs stock"]
     head += [f"{task} (n\u00a0=\u00a0{size:,})" for task, size in sizes.items()]
     return html_table(f"{domain}: accuracy, and differences to stock by sub-task (points)", head, body)
 
@@ -59,30 +61,6 @@ def _difference(row: Mapping[str, Any] | None) -> str:
         return "-"
     mark = MARKS["beats" if row["difference"] > 0 else "loses"] if row["p_holm"] <= ERROR_RATE else ""
     return f"{mark} {points(row)}".strip()
-
-
-def repeats_table(run: Run) -> str:
-    """How much accuracy moves between points that differ only in batch size, seed or repeat; empty without any."""
-    found = repeat_spread(run.records, run.outcomes).filter(pl.col("domain") == OVERALL)
-    if found.height == 0:
-        return ""
-    rows = [
-        [escape(row["label"]), str(row["repeats"]), escape("; ".join(row["settings"])),
-         f"{100 * row['accuracy_mean']:.1f}", f"{100 * row['accuracy_sd']:.2f}",
-         f"{100 * row['accuracy_min']:.1f} to {100 * row['accuracy_max']:.1f}",
-         "-" if row["unstable"] is None else f"{100 * row['unstable']:.1f}"]
-        for row in found.iter_rows(named=True)
-    ]  # fmt: skip
-    head = [
-        "policy",
-        "repeats",
-        "differ in",
-        "accuracy % (mean)",
-        "sd, points",
-        "range",
-        "problems not all score alike, %",
-    ]
-    return html_table("Repeats: the same point when nothing that should matter changes", head, rows)
 
 
 def budget_table(run: Run) -> str:
@@ -122,23 +100,33 @@ def _share(evidence: Mapping[str, Any]) -> str:
 
 
 def guard_table(run: Run) -> str:
-    """Guards that were raised, the invalid ones first; then points without a result and why."""
-    possible_noise = (pl.col("guard") == "subtask_drop") & pl.col("value").is_not_null()
-    raised = run.guards.filter((pl.col("level") != "ok") | possible_noise).sort("level", maintain_order=True)
-    count = raised.filter(pl.col("level") != "ok").height
-    found = f"{count} were raised." if count else "None was raised."
+    """Guards that were raised, the invalid ones first; folded, what may be noise; then points without a result."""
+    raised = run.guards.filter(pl.col("level") != "ok").sort(pl.col("level") != "invalid", maintain_order=True)
+    possible = run.guards.filter(
+        (pl.col("level") == "ok") & pl.col("guard").is_in(AGAINST_STOCK) & pl.col("value").is_not_null()
+    )
+    found = f"{raised.height} were raised." if raised.height else "None was raised."
     parts = [f"<p>Looked for at every point: {', '.join(GUARDS)}. {found}</p>"]
     if raised.height:
-        rows = [
-            [escape(row["label"]), escape(row["domain"]), escape(row["guard"]),
-             f'<b class="{escape(row["level"])}">{escape(row["level"])}</b>', escape(row["detail"] or "")]
-            for row in raised.iter_rows(named=True)
-        ]  # fmt: skip
-        head = ["policy", "domain", "guard", "level", "what was seen"]
-        parts.append(html_table(f"Guards raised in {run.name}", head, rows, kind="words"))
+        parts.append(_findings(raised, f"Guards raised in {run.name}"))
+    if possible.height:
+        table = _findings(possible, f"Changes that may be noise in {run.name}")
+        parts.append(
+            f"<details><summary>{possible.height:,} changes are large enough to be named, but chance explains them"
+            f"</summary>{table}</details>"
+        )
     lost = [record for record in run.records if record["status"] != "done"]
     if lost:
         rows = [[escape(r["label"]), r["status"], escape(r["reason"] or "no reason recorded")] for r in lost]
         caption = f"Points without a result in {run.name}"
         parts.append(html_table(caption, ["policy", "status", "why"], rows, kind="words"))
     return "".join(parts)
+
+
+def _findings(rows: pl.DataFrame, caption: str) -> str:
+    cells = [
+        [escape(row["label"]), escape(row["domain"]), escape(row["guard"]),
+         f'<b class="{escape(row["level"])}">{escape(row["level"])}</b>', escape(row["detail"] or "")]
+        for row in rows.iter_rows(named=True)
+    ]  # fmt: skip
+    return html_table(caption, ["policy", "domain", "guard", "level", "what was seen"], cells, kind="words")

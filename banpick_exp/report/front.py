@@ -13,7 +13,7 @@ from banpick_exp.plots import REFERENCES, SAME_BUDGET, family_name, family_style
 from banpick_exp.records import OVERALL
 from banpick_exp.report.load import Run
 from banpick_exp.report.scatter import Mark, Panel, Range, draw, extent, shape_path
-from banpick_exp.report.words import against, points, span
+from banpick_exp.report.words import against, p_text, points, span
 
 RUN_COLOURS = 7  # .r0 to .r6 in report.css
 FIELDS = (
@@ -43,7 +43,7 @@ def front_html(runs: Sequence[Run]) -> str:
         '<p class="small">Point at a mark (or step to it with Tab and the arrow keys) for its numbers and the command '
         "that runs it again; a click (or Enter) copies the command. Ringed: on the front, no other point is at least "
         "as good in accuracy, speed-up and experts kept and better in one. Bars: on the left the spread of the timed "
-        "runs, on the right the 95 % interval of the accuracy (Wilson). Grey line: the fixed_k ladder.</p>"
+        "runs, on the right the 95 % interval of the accuracy. Grey line: the fixed_k ladder.</p>"
     )
 
 
@@ -55,7 +55,17 @@ def page_data(runs: Sequence[Run]) -> dict[str, Any]:
         texts = {row["domain"]: numbers(row, run.verdict_of.get((fingerprint, row["domain"]))) for row in rows}
         entry = {"label": rows[0]["label"], "command": rows[0]["command"] or "", "numbers": texts}
         points.append(entry | ({"run": f"{run_letter(runs, run)}: {run.name}"} if len(runs) > 1 else {}))
-    return {"fields": FIELDS, "points": points}
+    return {"fields": fields(runs), "points": points}
+
+
+def fields(runs: Sequence[Run]) -> list[str]:
+    """FIELDS as headings: `avg@4 %` where all runs sampled so."""
+    return [f"{_measure(runs)} %", *FIELDS[1:]]
+
+
+def _measure(runs: Sequence[Run]) -> str:
+    found = {run.measure for run in runs}
+    return found.pop() if len(found) == 1 else "accuracy"
 
 
 def point_index(runs: Sequence[Run]) -> dict[tuple[Any, str], int]:
@@ -77,7 +87,9 @@ def _equal_budget(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return "reference"
     note = f" ({verdict['note']})" if verdict["note"] else ""
-    return against(verdict) + ("" if verdict["difference"] is None else f" {points(verdict, simultaneous=True)}") + note
+    if verdict["difference"] is None:
+        return against(verdict) + note
+    return f"{against(verdict)} {points(verdict, simultaneous=True)}, {p_text(verdict)}{note}"
 
 
 def run_letter(runs: Sequence[Run], run: Run) -> str:
@@ -151,13 +163,13 @@ def _domain(runs: Sequence[Run], domain: str, families: dict[str, Any], colours:
                 by_speed.append(Mark(x=row["speedup"], bar=_bar(row, "speedup", 1), text=text, **common))
     speed = Panel(
         title=f"Accuracy against speed-up, {domain}", x_title="speed-up over stock (generated tokens/s)",
-        y_title="accuracy (%)", marks=by_speed, ladders=ladders["speedup"], vertical=False, x_line=1.0,
+        y_title=f"{_measure(runs)} (%)", marks=by_speed, ladders=ladders["speedup"], vertical=False, x_line=1.0,
     )  # fmt: skip
     kept = [mark.x for mark in by_budget]
     whole = range(math.ceil(min(kept)), math.floor(max(kept)) + 1)
     native = max(float(kept) for run in runs for kept in run.frame["mean_kept"].drop_nulls())
     budget = Panel(
-        title=f"Accuracy against the measured budget, {domain}", y_title="accuracy (%)", marks=by_budget,
+        title=f"Accuracy against the measured budget, {domain}", y_title=f"{_measure(runs)} (%)", marks=by_budget,
         x_title="measured budget: mean experts kept per token", ladders=ladders["x"], shades=shades,
         x_ticks=[k for k in whole if k <= native + 0.1] if 1 < len(whole) <= 20 else None,
     )  # fmt: skip

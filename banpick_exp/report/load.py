@@ -12,7 +12,17 @@ from typing import Any
 import polars as pl
 
 from banpick_exp import calibration
-from banpick_exp.analysis import BUDGET_TOLERANCE, guards, headline, pareto_front, points_frame, verdicts
+from banpick_exp.analysis import (
+    BUDGET_TOLERANCE,
+    accuracy_name,
+    guards,
+    headline,
+    pareto_front,
+    points_frame,
+    repeat_spread,
+    verdicts,
+    without_repeats,
+)
 from banpick_exp.artifact import read_artifact
 from banpick_exp.errors import UserError
 from banpick_exp.records import OVERALL, load_outcomes, load_points
@@ -29,7 +39,7 @@ class Run:
     records: list[dict[str, Any]]
     outcomes: Mapping[str, pl.DataFrame]
     frame: pl.DataFrame
-    """As `points_frame` returns it, with `on_front`."""
+    """As `points_frame` returns it, with `on_front`; done repeats left out, `repeats` speaks of them."""
     found: pl.DataFrame
     """As `verdicts` returns it, against fixed_k only."""
 
@@ -40,7 +50,18 @@ class Run:
 
     @cached_property
     def done(self) -> list[dict[str, Any]]:
-        return [record for record in self.records if record["status"] == "done"]
+        """Without repeats."""
+        return [record for record in without_repeats(self.records) if record["status"] == "done"]
+
+    @cached_property
+    def repeats(self) -> pl.DataFrame:
+        """How far scores move between repeats; see `analysis.repeat_spread`."""
+        return repeat_spread(self.records, self.outcomes)
+
+    @cached_property
+    def measure(self) -> str:
+        """`accuracy`, or `avg@4` of a sampling task."""
+        return accuracy_name(self.frame.filter(pl.col("status") == "done"))
 
     @cached_property
     def domains(self) -> list[str]:
@@ -102,9 +123,14 @@ def read_run(run_dir: Path, frame: pl.DataFrame | None = None, found: pl.DataFra
         folder=Path(run_dir),
         records=records,
         outcomes=outcomes,
-        frame=pareto_front(points_frame(records)) if frame is None else frame,
+        frame=first_of_repeats(pareto_front(points_frame(records)) if frame is None else frame),
         found=found.filter(pl.col("against") == "fixed_k"),
     )
+
+
+def first_of_repeats(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame without the done points that repeat others; repeats that went wrong stay, to be told of."""
+    return frame.filter((pl.col("repeat") == pl.col("repeat").min()) | (pl.col("status") != "done"))
 
 
 def require_run(typed: str) -> Run:

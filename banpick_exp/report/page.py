@@ -9,12 +9,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from banpick_exp.errors import UserError
-from banpick_exp.report.breakdown import budget_table, domain_tables, guard_table, repeats_table
+from banpick_exp.report.breakdown import budget_table, domain_tables, guard_table
+from banpick_exp.report.equal import equal_budget_sentence, solved, solved_table
 from banpick_exp.report.front import front_html, page_data, run_letter
 from banpick_exp.report.heat import heat_html
 from banpick_exp.report.load import Run
 from banpick_exp.report.matrices import Maps
 from banpick_exp.report.provenance import provenance_html
+from banpick_exp.report.repeats import repeats_sentence, repeats_table
 from banpick_exp.report.tables import overview_table, points_table, side_by_side_table, verdict_table
 from banpick_exp.report.words import sentences
 
@@ -52,7 +54,7 @@ def page_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
         "maps": _each(runs, lambda run: heat_html(run, map_of[run.folder])),
         "domains": _each(runs, lambda run: domain_tables(run) + repeats_table(run)),
         "budgets": "<p>Measured by counters inside the engine, over unpadded tokens and layers, never assumed. "
-        "Implied: the range the policy's knobs allow.</p>" + _each(runs, budget_table),
+        "Implied: the range the policy's knobs allow.</p>" + _each(runs, _budgets),
         "guards": _each(runs, guard_table),
         "provenance": _each(runs, provenance_html),
     }
@@ -81,8 +83,14 @@ def _verdict(runs: Sequence[Run]) -> str:
     return "".join(parts)
 
 
+def _budgets(run: Run) -> str:
+    return solved_table(run) + budget_table(run)
+
+
 def _words(run: Run) -> str:
-    facts = "".join(f"<li>{escape(line)}</li>" for line in sentences(run))
+    lines = [*sentences(run), repeats_sentence(run.repeats)]
+    lines += [equal_budget_sentence(run.found)] if solved(run.frame) else []
+    facts = "".join(f"<li>{escape(line)}</li>" for line in lines if line)
     return f'<p class="headline">{escape(run.headline)}</p><ul class="facts">{facts}</ul>{verdict_table(run)}'
 
 

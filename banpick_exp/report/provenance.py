@@ -25,6 +25,9 @@ def provenance_html(run: Run) -> str:
         for key in keys:
             values = list(dict.fromkeys(_text(record[block].get(key)) for record in run.records))
             rows.append([escape(f"{block}.{key}"), escape("; ".join(values))])
+    for key in ("seed", "repeat"):
+        values = list(dict.fromkeys(_text(record.get(key)) for record in run.records))
+        rows.append([key, escape("; ".join(values))])
     for fingerprint in sorted({str(r["calibration"]) for r in run.records if r["calibration"]}):
         found = run.calibrations.get(fingerprint)
         rows.append(

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from banpick_exp.analysis import BUDGET_TOLERANCE, guards, headline, pareto_front
+from banpick_exp.analysis import BUDGET_TOLERANCE, accuracy_name, guards, headline, pareto_front
 from banpick_exp.records import OVERALL, load_outcomes, load_points
-from banpick_exp.report.load import load_run
+from banpick_exp.report.equal import print_equal_budgets
+from banpick_exp.report.load import first_of_repeats, load_run
 from banpick_exp.report.words import verdict_text
 
 WIDE = 220  # columns, where the output is no terminal: a log wraps nothing
@@ -36,24 +37,24 @@ def print_pareto(
         found, guarded: the verdicts and guards that go with a frame; a folder brings its own.
     """
     if isinstance(source, pl.DataFrame):
-        frame = pareto_front(source)
+        frame = first_of_repeats(pareto_front(source))
     else:
         frame, found = load_run(Path(source))
         records, _ = load_points(Path(source) / "points")
         guarded = guards(records, load_outcomes(Path(source) / "points", records))
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=max(WIDE, console.width))
+    console = unwrapped(console or Console())
     verdict_of: dict[str, Mapping[str, Any]] = {}
     if found is not None:
         rows = found.filter(pl.col("domain") == domain).iter_rows(named=True)
         verdict_of = {row["fingerprint"]: row for row in rows if row["against"] == "fixed_k"}
     done = frame.filter((pl.col("status") == "done") & (pl.col("domain") == domain))
     if done.height:
-        console.print(_table(done, verdict_of, domain, narrow=console.width < WIDE))
+        alarmed = set() if guarded is None else set(guarded.filter(pl.col("level") != "ok")["fingerprint"])
+        console.print(_table(done, verdict_of, domain, alarmed, narrow=console.width < WIDE))
         console.print(
             "[dim]● on the front: no other point is at least as good in accuracy, speed-up and kept experts and better "
-            "in one. At equal budget: same problems, interval right for all policies of the sweep at once.[/dim]"
+            "in one. ⚠ a guard was raised. At equal budget: same problems, interval right for all policies of the "
+            "sweep at once.[/dim]"
         )
         if any(_far(row) for row in verdict_of.values()):
             far = f"its measured budget is more than {BUDGET_TOLERANCE} experts away from the nearest fixed_k point."
@@ -65,8 +66,9 @@ def print_pareto(
         console.print("No point finished: there is no front to show.")
     if found is not None:
         console.print(f"\n[bold]{escape(headline(found))}[/bold]")
+        print_equal_budgets(frame, found, console)
     for row in frame.filter((pl.col("status") != "done") & (pl.col("domain") == OVERALL)).iter_rows(named=True):
-        colour = "yellow" if row["status"] == "invalid" else "red"
+        colour = {"invalid": "yellow", "dropped": "dim"}.get(row["status"], "red")
         reason = row["reason"] or "no reason recorded"
         console.print(f"[{colour}]{row['status']}[/{colour}] {escape(row['label'])}: {escape(reason)}")
     if guarded is not None and done.height:
@@ -75,12 +77,19 @@ def print_pareto(
         )
 
 
+def unwrapped(console: Console) -> Console:
+    """The console itself, or where it is no terminal one that is WIDE."""
+    return console if console.is_terminal else Console(file=console.file, width=max(WIDE, console.width))
+
+
 def _print_guards(guarded: pl.DataFrame, console: Console) -> None:
     """What the guards found on finished points: the alarms, then sub-tasks that fell but may be noise.
 
     That sub-tasks fall down the fixed_k ladder is what it is there to show: those lines stay out.
     """
     points = guarded["fingerprint"].n_unique()
+    of_ladder = (pl.col("guard") == "subtask_drop") & (pl.col("policy") == "fixed_k") & (pl.col("level") != "ok")
+    left_out = guarded.filter(of_ladder).height
     guarded = guarded.filter((pl.col("guard") != "subtask_drop") | (pl.col("policy") != "fixed_k"))
     raised = guarded.filter(pl.col("level") != "ok").sort(pl.col("level") == "warning", maintain_order=True)
     dropped = guarded.filter(
@@ -97,14 +106,17 @@ def _print_guards(guarded: pl.DataFrame, console: Console) -> None:
         if rows.height > LISTED:
             console.print(f"[dim]... and {rows.height - LISTED} more like these[/dim]")
     if not raised.height:
-        console.print(f"[dim]No guard was raised on {points} points.[/dim]")
+        ladder = " but for sub-tasks that fall down the fixed_k ladder" if left_out else ""
+        console.print(f"[dim]No guard was raised on {points} points{ladder}.[/dim]")
 
 
-def _table(done: pl.DataFrame, verdict_of: Mapping[str, Mapping[str, Any]], domain: str, *, narrow: bool) -> Table:
+def _table(
+    done: pl.DataFrame, verdict_of: Mapping[str, Mapping[str, Any]], domain: str, alarmed: set[str], *, narrow: bool
+) -> Table:
     table = Table(title=f"Pareto table ({domain}, {max(done['n_problems']):,} problems)", title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("policy", no_wrap=not narrow)
-    columns = (("accuracy % [95 %]", 18), ("vs stock [95 %]", 20), ("speed-up (spread)", 16), ("kept", 5))
+    columns = ((f"{accuracy_name(done)} % [95 %]", 18), ("vs stock [95 %]", 20), ("speed-up (spread)", 16), ("kept", 5))
     for name, width in (*columns, ("truncated %", 5), ("gap", 5)):
         table.add_column(name, justify="right", min_width=width)
     table.add_column("at equal budget [points]", no_wrap=not narrow)
@@ -115,8 +127,8 @@ def _table(done: pl.DataFrame, verdict_of: Mapping[str, Mapping[str, Any]], doma
         gap = verdict["budget_gap"] if verdict else None
         colour = colours.get(verdict["verdict"] if verdict else "", "default")
         table.add_row(
-            "●" if row["on_front"] else "",
-            escape(row["label"]),
+            ("●" if row["on_front"] else "") + ("⚠" if row["fingerprint"] in alarmed else ""),
+            escape(row["label"]) + (f" [dim]{escape(row['solved_knob'])}[/dim]" if row["solved_knob"] else ""),
             escape(_span(row, "accuracy", ".1f", 100)),
             escape(_span(row, "delta", "+.1f", 100)),
             _span(row, "speedup", ".2f", brackets="({}-{})"),

@@ -11,9 +11,9 @@ import polars as pl
 from banpick_exp.analysis import BUDGET_TOLERANCE
 from banpick_exp.plots import REFERENCES
 from banpick_exp.records import OVERALL
-from banpick_exp.report.front import FIELDS, numbers, point_index, run_letter
+from banpick_exp.report.front import FIELDS, fields, numbers, point_index, run_letter
 from banpick_exp.report.load import Run
-from banpick_exp.report.words import against, points, rival, span
+from banpick_exp.report.words import against, p_text, points, rival, span
 
 MARKS = {"beats": "▲", "loses": "▼", "ties": "", "unmatched": ""}
 
@@ -44,7 +44,8 @@ def overview_table(runs: Sequence[Run]) -> str:
         accuracy = span(stock.row(0, named=True), "accuracy", ".1f", 100) if stock.height else "-"
         rows.append(
             [f"{run_letter(runs, run)}: {escape(run.name)}", escape(run.models), escape(run.tasks),
-             f"{len(run.done)} of {len(run.records)}", accuracy, escape(run.headline)]
+             f"{sum(r['status'] == 'done' for r in run.records)} of {len(run.records)}", accuracy,
+             escape(run.headline)]
         )  # fmt: skip
     return html_table(
         "The runs", ["run", "model", "task", "points done", "stock accuracy %", "verdict"], rows, kind="words"
@@ -69,7 +70,7 @@ def side_by_side_table(runs: Sequence[Run]) -> str:
     for run in runs:
         letter = run_letter(runs, run)
         head += [
-            f"{letter} accuracy %",
+            f"{letter} {run.measure} %",
             f"{letter} vs stock",
             f"{letter} speed-up",
             f"{letter} kept",
@@ -104,13 +105,14 @@ def verdict_table(run: Run) -> str:
         line = [escape(policy)]
         for budget in budgets:
             here = rows.filter((pl.col("policy") == policy) & (pl.col("reference_label") == budget)).to_dicts()
-            line.append(_verdicts(here))
+            line.append(verdict_cell(here))
         body.append(line)
     head = ["policy", *(f"at the budget of {'stock' if budget == 'none' else budget}" for budget in budgets)]
     return html_table("Verdicts at equal measured budget, all domains (points, simultaneous interval)", head, body)
 
 
-def _verdicts(rows: list[dict[str, Any]]) -> str:
+def verdict_cell(rows: list[dict[str, Any]]) -> str:
+    """`ties -0.3 [-1.2, +0.6]` of one row of `verdicts`; of several how many of each, and the best."""
     if not rows:
         return "-"
     if len(rows) == 1:
@@ -139,7 +141,7 @@ def points_table(runs: Sequence[Run], run: Run) -> str:
         body.append([label, button, *cells[:-1]])
     return html_table(
         f"Every point of {run.name}, all domains (◉ on the front, ⚠ a guard was raised)",
-        ["policy", "run again", *FIELDS[:-1]],
+        ["policy", "run again", *fields([run])[:-1]],
         body,
     )
 
@@ -155,6 +157,8 @@ def at_equal_budget(verdict: dict[str, Any] | None, *, short: bool = False) -> s
     if verdict is None:
         return "reference"
     interval = "" if verdict["difference"] is None else points(verdict, simultaneous=True)
+    if interval and not short:
+        interval += f", {p_text(verdict)}"
     note = f' <abbr title="{escape(verdict["note"])}">*</abbr>' if verdict["note"] else ""
     said = against(verdict)
     if short and verdict["verdict"] != "unmatched":

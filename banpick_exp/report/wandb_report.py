@@ -29,12 +29,12 @@ def compose(*, entity: str, project: str, group: str, headline: str, facts: Sequ
         return wr.Runset(entity=entity, project=project, name=f"{job_type} runs", filters=filters)
 
     accuracy, speed, kept = (wr.SummaryMetric(key) for key in ("acc/overall", "perf/speedup", "route/mean_kept"))
-    front = [
+    front: list[Any] = [
         wr.ScatterPlot(title="Accuracy against speed-up", x=speed, y=accuracy),
         wr.ScatterPlot(title="Accuracy against measured budget", x=kept, y=accuracy),
     ]
-    figures = [wr.MediaBrowser(title="Figures", media_keys=list(FIGURES), num_columns=1)]
-    blocks = [wr.H1("Verdict"), wr.P(headline)]
+    figures: list[Any] = [wr.MediaBrowser(title="Figures", media_keys=list(FIGURES), num_columns=1)]
+    blocks: list[Any] = [wr.H1("Verdict"), wr.P(headline)]
     if facts:
         blocks.append(wr.UnorderedList(items=list(facts)))
     blocks += [

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from banpick_exp.analysis import BUDGET_TOLERANCE
-from banpick_exp.records import OVERALL
+from banpick_exp.records import OVERALL, STATUSES
 from banpick_exp.report.load import Run
 
 JOINED = {"beats": " ", "loses": " to ", "ties": " with "}
@@ -42,6 +42,11 @@ def verdict_text(row: Mapping[str, Any]) -> str:
     return f"{row['verdict']} {row['reference_label']} [{low:+.1f}, {high:+.1f}]"
 
 
+def p_text(row: Mapping[str, Any]) -> str:
+    """`p = 0.031`: the exact McNemar p of a comparison, Holm-adjusted over all that were judged with it."""
+    return f"p\u00a0=\u00a0{row['p_holm']:.2g}"
+
+
 def rival(row: Mapping[str, Any]) -> str:
     """Who a policy was compared with: `stock`, or the label of a fixed_k point."""
     return "stock" if row["reference_label"] == "none" else str(row["reference_label"])
@@ -56,17 +61,32 @@ def against(row: Mapping[str, Any]) -> str:
 
 def sentences(run: Run) -> list[str]:
     """What a reader should know after the headline, one fact a line."""
-    lines = [_extent(run), *_tally(run), *_by_domain(run), *_speed(run), *_guards(run)]
+    lines = [_extent(run), _sampling(run), *_tally(run), *_by_domain(run), *_speed(run), *_guards(run)]
     return [line for line in lines if line]
 
 
 def _extent(run: Run) -> str:
-    counts = {status: sum(r["status"] == status for r in run.records) for status in ("done", "invalid", "failed")}
+    counts = {status: sum(r["status"] == status for r in run.records) for status in STATUSES}
     problems = max(record["metrics"]["overall"]["n_problems"] for record in run.done)
     wrong = [f"{count} {status}" for status, count in counts.items() if status != "done" and count]
     return (
         f"{counts['done']} of {len(run.records)} points are done{' (' + ', '.join(wrong) + ')' if wrong else ''}: "
         f"model {run.models}, task {run.tasks}, {problems:,} problems a point."
+    )
+
+
+def _sampling(run: Run) -> str:
+    """How answers were drawn, where they were; the greedy case needs no sentence."""
+    drawn = {(t.get("samples", 1), t.get("temperature", 0), t.get("top_p", 1)) for t in (r["task"] for r in run.done)}
+    said = [
+        f"{n} a problem at temperature {temperature:g}, top-p {top_p:g}" for n, temperature, top_p in sorted(drawn)
+        if temperature
+    ]  # fmt: skip
+    if not said:
+        return ""
+    return (
+        f"Answers were sampled: {'; '.join(said)}. Accuracy is their mean, intervals are over problems, and every"
+        " policy had the same seeds."
     )
 
 
@@ -83,8 +103,8 @@ def _tally(run: Run) -> list[str]:
     ]
     if overall.height > near.height:
         lines.append(
-            f"{overall.height - near.height} more have no fixed_k point within {BUDGET_TOLERANCE} experts per token: "
-            "what is said of them is not at equal budget."
+            f"Without a fixed_k point within {BUDGET_TOLERANCE} experts per token: {overall.height - near.height} more;"
+            " what is said of them is not at equal budget."
         )
     half = (compared["hi_simultaneous"] - compared["lo_simultaneous"]).median()
     assert isinstance(half, float)

@@ -1,9 +1,11 @@
 """One hooked MoE layer: its policy values, its counters, and how it routes.
 
-Four ways, the cheapest that is exact:
+Five ways, the cheapest that is exact:
 - nothing to edit (`none`, `fixed_k`, `boost`): vLLM's own router, asked with the changed logits or the smaller k;
 - on a GPU: the fused kernel, one launch (`banpick_kernels.triton_router`);
-- elsewhere, and for grouped routers: vLLM's selection, then the edit in torch (`banpick_kernels.reference`);
+- elsewhere up to 64 tokens: the whole router in numpy (`banpick_kernels.few_tokens`), equal and faster;
+- elsewhere, for grouped routers and for rules with hooks of their own (`banpick_kernels.edit`): vLLM's selection, then
+  the edit in torch (`banpick_kernels.reference`);
 - in a captured graph: always the kernel, which hands vLLM's own selection through where the policy is neutral.
 
 Shapes: T tokens, E experts, K experts a token, S slots, P policy rows (one).
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -20,7 +23,16 @@ from torch import Tensor
 from vllm.forward_context import get_forward_context, is_forward_context_available
 from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 
-from banpick_kernels.reference import biased_logits, edit_selection, router_scores, within_groups
+from banpick_kernels.edit import LayerEdit
+from banpick_kernels.few_tokens import FEW_TOKENS, FewTokens, count_few
+from banpick_kernels.reference import (
+    biased_logits,
+    edit_selection,
+    masked_last,
+    router_scores,
+    select_top_k,
+    within_groups,
+)
 from banpick_kernels.table import COLUMNS, LayerTable, RouterTable
 
 THRESHOLDS = ("min_ratio", "mass", "min_weight", "tail_square")
@@ -49,10 +61,16 @@ class HookedLayer:
         self.tokens_P = torch.zeros(1, dtype=torch.int64, device=device)
         self.usage_PE = torch.zeros(1, self.num_experts, dtype=torch.int64, device=device)
         self.counting = True
-        self.observed_weights: list[Tensor] | None = None
+        self.observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
+        """Told weights [T,S], ids [T,S] and hidden states [T,H] of every forward pass, while a calibration watches."""
+        self.edit: LayerEdit | None = None
+        """What the policy does beyond its table; None for most."""
         self.filler: Literal["dup", "skip"] = "dup"
         """What stands in a banned slot: the token's first id, or -1 where the expert kernel is proved to skip it."""
         self.filler_reason = "every slot is computed; a banned one repeats the first id with weight 0"
+        corrected = getattr(router, "e_score_correction_bias", None) is not None
+        plain = device.type == "cpu" and not self.grouped and not corrected
+        self.few = FewTokens(self.table) if plain else None
         self.set_shortcuts(slots=self.top_k)
 
     @property
@@ -65,7 +83,8 @@ class HookedLayer:
     @property
     def fused(self) -> bool:
         """Whether edits are made by the Triton kernel."""
-        return self.tokens_P.device.type == "cuda" and not self.grouped
+        plain = self.edit is None and (self.frozen or not self.masks)
+        return self.tokens_P.device.type == "cuda" and not self.grouped and plain
 
     @property
     def prunes(self) -> bool:
@@ -75,18 +94,23 @@ class HookedLayer:
     def set_shortcuts(self, *, slots: int) -> None:
         """Derive the host-side short cuts from the table; `slots`: the most experts a token can keep."""
         table = self.table
+        if self.few is not None:
+            self.few.read()
         self.slots = self.fixed_slots or slots
         self.biased = bool((table.logit_bias_PE != 0).any())
+        corrected = getattr(self.router, "e_score_correction_bias", None) is not None
+        # Scores of masked experts are 0, but where something is added to them or few groups are seen, that may suffice.
+        self.masks = (corrected or self.grouped) and bool((table.logit_bias_PE == -torch.inf).any())
         self.inserts = self.frozen or bool((table.insert_window > 0).any() and table.key_PE.any())
         self.thresholds = self.frozen or any(
             bool((getattr(table, name) != COLUMNS[name].neutral).any()) for name in THRESHOLDS
         )
-        edits = self.inserts or self.thresholds or bool((table.ban > 0).any())
+        prunes = self.thresholds or bool((table.ban > 0).any())
+        edits = self.inserts or prunes or self.masks or self.edit is not None
         # Adding a bias and keeping a constant k is what the stock router does anyway, given these logits and that k.
         self.stock_k = None if edits else min(self.slots, int(table.keep[0]))
         # A router with a correction bias keeps its first k by biased score, a policy by weight: not the same experts.
-        fewer_by_bias = getattr(self.router, "e_score_correction_bias", None) is not None and self.stock_k != self.top_k
-        if self.stock_k != self.slots or fewer_by_bias:
+        if self.stock_k != self.slots or (corrected and self.stock_k != self.top_k):
             self.stock_k = None
 
     def stock_routing(
@@ -109,7 +133,11 @@ class HookedLayer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Weights [T, S] float32, ids [T, S] int32, kept [T, S]: stock selection, then the policy's edit in torch."""
         router: Any = self.router
+        if self.few is not None and self.edit is None and logits_TE.shape[0] <= FEW_TOKENS:
+            return self.few_routing(logits_TE)
         logits_TE = biased_logits(logits_TE, self.table)
+        if self.edit is not None:
+            logits_TE = self.edit.logits(logits_TE)
         _, base_ids_TK = self.stock_routing(hidden_states, logits_TE, indices_type, input_ids, self.top_k)
         scores_TE = router_scores(logits_TE, getattr(router, "scoring_func", "softmax"))
         correction_E = getattr(router, "e_score_correction_bias", None)
@@ -119,11 +147,26 @@ class HookedLayer:
             ranking_TE = within_groups(
                 ranking_TE, router.num_expert_group, router.topk_group, corrected=correction_E is not None
             )
-        edit = (base_ids_TK, self.table, self.slots, router.renormalize)
+        if self.masks and ranking_TE is not None:
+            ranking_TE = masked_last(ranking_TE, logits_TE)
+            base_ids_TK = select_top_k(ranking_TE, self.top_k)
+        policy = (base_ids_TK, self.table, self.slots, router.renormalize)
         weights, ids, kept = edit_selection(
-            logits_TE, scores_TE, *edit, ranking_TE=ranking_TE, inserts=self.inserts, thresholds=self.thresholds
-        )
+            logits_TE, scores_TE, *policy, ranking_TE=ranking_TE,
+            inserts=self.inserts, thresholds=self.thresholds, edit=self.edit,
+        )  # fmt: skip
         return weights * getattr(router, "routed_scaling_factor", 1.0), ids, kept
+
+    def few_routing(self, logits_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for a few tokens on CPU, its own selection included."""
+        router: Any = self.router
+        assert self.few is not None
+        known = {"biased": self.biased, "inserts": self.inserts, "thresholds": self.thresholds}
+        scoring = getattr(router, "scoring_func", "softmax")
+        routed = self.few.route(logits_TE, self.top_k, self.slots, router.renormalize, scoring, **known)
+        weights, ids, kept = map(torch.from_numpy, routed)
+        scale = getattr(router, "routed_scaling_factor", 1.0)
+        return weights if scale == 1.0 else weights * scale, ids, kept
 
     def fused_routing(
         self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None
@@ -165,8 +208,8 @@ class HookedLayer:
             self.count(ids, kept)
             if self.filler == "skip":
                 ids = ids.where(kept, -1)
-        if self.observed_weights is not None:
-            self.observed_weights.append(weights.float())
+        if self.observer is not None:
+            self.observer(weights, ids, hidden_states)
         return weights.contiguous(), ids.contiguous()
 
     @property
@@ -180,8 +223,11 @@ class HookedLayer:
         """Add unpadded tokens and the use of experts; `kept_TS` None: every slot is kept."""
         if not self.counts:
             return
-        used_TS = torch.ones_like(ids_TS, dtype=torch.int64) if kept_TS is None else kept_TS.long()
         padding_T = get_forward_context().is_padding
+        if padding_T is None and ids_TS.device.type == "cpu" and ids_TS.shape[0] <= FEW_TOKENS:
+            count_few(self.tokens_P, self.usage_PE, ids_TS, kept_TS)
+            return
+        used_TS = torch.ones_like(ids_TS, dtype=torch.int64) if kept_TS is None else kept_TS.long()
         tokens: Tensor | int = ids_TS.shape[0]
         if padding_T is not None:
             unpadded_T = ~padding_T[: ids_TS.shape[0]]
@@ -196,18 +242,30 @@ class HookedLayer:
         self.filler, self.filler_reason = filler, reason
         self.table.skips.fill_(filler == "skip")
 
-    def write(self, values: LayerTable, *, slots: int) -> None:
-        """Take over one layer's policy values, in place.
-
-        Raises RuntimeError, with nothing changed, when the policy keeps more experts than a compiled engine has slots.
+    def check(self, *, slots: int, edit: LayerEdit | None) -> None:
+        """Raise RuntimeError when a policy keeps more experts than a compiled engine has slots, or has hooks, which a
+        captured graph could not take up.
         """
+        if edit is not None and self.frozen:
+            raise RuntimeError(
+                f"{self.name}: the policy routes in torch ({type(edit).__name__}), which the captured graphs of a "
+                f"compiled engine on a GPU would leave out: it would be stock routing. Use engine.compile=false."
+            )
         if self.fixed_slots is not None and slots > self.fixed_slots:
             raise RuntimeError(
                 f"{self.name}: the policy keeps up to {slots} experts a token, the compiled engine has "
                 f"{self.fixed_slots} slots. Use engine.compile=false or engine.extra_slots={slots - self.top_k}."
             )
+
+    def write(self, values: LayerTable, *, slots: int, edit: LayerEdit | None = None) -> None:
+        """Take over one layer's policy values, in place, and its hooks where it has any.
+
+        Raises RuntimeError as `check` does, with nothing changed.
+        """
+        self.check(slots=slots, edit=edit)
         self.table.copy_(values)
         self.table.skips.fill_(self.filler == "skip")
+        self.edit = None if edit is None else edit.to(self.tokens_P.device)
         self.set_shortcuts(slots=slots)
 
 

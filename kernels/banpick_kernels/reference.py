@@ -16,6 +16,8 @@ A 1 is an axis that broadcasts.
 import torch
 from torch import Tensor
 
+from banpick_kernels.edit import LayerEdit
+from banpick_kernels.insertion import insert_keys
 from banpick_kernels.table import LayerTable
 
 TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
@@ -57,6 +59,12 @@ def best_first(values_TE: Tensor) -> Tensor:
     return values_TE.argsort(dim=-1, descending=True, stable=True)
 
 
+def reordered(logits_TE: Tensor, ids_TK: Tensor) -> Tensor:
+    """The same ids int64 [T,K] of each token in the order of experts: highest logit first, equal ones by lower id."""
+    ids_TK = ids_TK.sort(dim=-1).values
+    return ids_TK.gather(1, best_first(logits_TE.gather(1, ids_TK)))
+
+
 def select_top_k(ranking_TE: Tensor, top_k: int) -> Tensor:
     """The base selection, int64 [T,K]: what a plain top-k router would choose, in the order of `best_first`."""
     return best_first(ranking_TE)[:, :top_k]
@@ -77,6 +85,19 @@ def within_groups(ranking_TE: Tensor, num_groups: int, top_groups: int, correcte
     group_TG = value_TGM.topk(2, dim=-1).values.sum(dim=-1) if corrected else value_TGM.amax(dim=-1)
     seen_TG = torch.zeros_like(group_TG, dtype=torch.bool).scatter_(1, group_TG.topk(top_groups, dim=-1).indices, True)
     return value_TGM.where(seen_TG[..., None], -torch.inf).flatten(-2)
+
+
+def masked_last(ranking_TE: Tensor, logits_TE: Tensor) -> Tensor:
+    """The ranking [T,E] with experts at logit -inf behind all others, those of unselected groups included (ours)."""
+    return ranking_TE.clamp_min(-LARGEST).where(logits_TE > -torch.inf, -torch.inf)
+
+
+def in_rank_order(weight_TK: Tensor) -> Tensor:
+    """The sum [T,1], added from the first rank on: a count that hangs on it must not depend on who adds."""
+    total_T1 = weight_TK[:, :1]
+    for rank in range(1, weight_TK.shape[1]):
+        total_T1 = total_T1 + weight_TK[:, rank : rank + 1]
+    return total_T1
 
 
 def ban_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None) -> Tensor:
@@ -100,7 +121,7 @@ def ban_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None)
     """
     k_min_T1, keep_T1 = _of_row(layer.ban_k_min, row_T), _of_row(layer.keep, row_T)
     ratio_max_T1, span_T1 = _of_row(layer.ratio_max, row_T), _of_row(layer.ratio_max - layer.ratio_min, row_T)
-    ratio_T1 = weight_TK[:, :3].sum(dim=-1, keepdim=True) / weight_TK.sum(dim=-1, keepdim=True).clamp_min(TINY)
+    ratio_T1 = in_rank_order(weight_TK[:, :3]) / in_rank_order(weight_TK).clamp_min(TINY)
     flatness_T1 = ((ratio_max_T1 - ratio_T1) / span_T1.where(span_T1 > 0, torch.inf)).clamp(0, 1)
     keep_more_T1 = _of_row(layer.ban_lambda, row_T) * 0.5 * (_of_row(layer.sensitivity, row_T) + flatness_T1)
     return (k_min_T1 + (keep_T1 - k_min_T1) * keep_more_T1).round().clamp(min=k_min_T1, max=keep_T1)
@@ -127,7 +148,7 @@ def threshold_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None =
     >>> threshold_count(weights, table.layer(0))
     tensor([[3.]])
     """
-    weight_TK = weight_TK / weight_TK.sum(dim=-1, keepdim=True).clamp_min(TINY)
+    weight_TK = weight_TK / in_rank_order(weight_TK).clamp_min(TINY)
     before_TK = weight_TK.cumsum(dim=-1) - weight_TK
     tail_TK = weight_TK.square().flip(-1).cumsum(dim=-1).flip(-1)
     left_TK = (
@@ -150,30 +171,6 @@ def keep_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None
     return banned_T1.minimum(threshold_count(weight_TK, layer, row_T)) if thresholds else banned_T1
 
 
-def insert_keys(kept_TR: Tensor, key_TR: Tensor, in_window_TR: Tensor, replaces_T1: Tensor) -> Tensor:
-    """Pick: the selection bool [T,R] after its key experts have come in (2509.06346, section 3; several keys: ours).
-
-    A key expert that is not selected and ranks within the window comes in, highest score first. Where it replaces, it
-    evicts the lowest-weight selected expert that is no key expert; when none is left, the remaining key experts stay
-    out.
-
-    Ranks 0 and 1 are selected, 1, 2 and 3 are key experts within the window: 2 evicts 0, 3 finds nobody left to evict.
-
-    >>> mask = lambda *values: torch.tensor([values], dtype=torch.bool)
-    >>> insert_keys(mask(1, 1, 0, 0), mask(0, 1, 1, 1), mask(1, 1, 1, 1), torch.tensor([[True]])).int()
-    tensor([[0, 1, 1, 0]], dtype=torch.int32)
-    >>> insert_keys(mask(1, 1, 0, 0), mask(0, 1, 1, 1), mask(1, 1, 1, 1), torch.tensor([[False]])).int()
-    tensor([[1, 1, 1, 1]], dtype=torch.int32)
-    """
-    wanted_TR = key_TR & in_window_TR & ~kept_TR
-    evictable_TR = kept_TR & ~key_TR
-    num_evictable_T1 = evictable_TR.sum(dim=-1, keepdim=True)
-    inserted_TR = wanted_TR & (~replaces_T1 | (wanted_TR.cumsum(dim=-1) <= num_evictable_T1))
-    num_evicted_T1 = inserted_TR.sum(dim=-1, keepdim=True).where(replaces_T1, 0)
-    evicted_TR = evictable_TR & (evictable_TR.cumsum(dim=-1) > num_evictable_T1 - num_evicted_T1)
-    return (kept_TR & ~evicted_TR) | inserted_TR
-
-
 def edit_selection(
     logits_TE: Tensor,
     scores_TE: Tensor,
@@ -186,6 +183,7 @@ def edit_selection(
     row_T: Tensor | None = None,
     inserts: bool = True,
     thresholds: bool = True,
+    edit: LayerEdit | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Apply the policy to a selection that a router has made: keep rule first, then insertion, then the weights.
 
@@ -201,6 +199,7 @@ def edit_selection(
         row_T: int32 or int64, the policy row of each token; None is row 0 for all.
         inserts: False where the policy is known to insert nothing: the same result without sorting all experts.
         thresholds: False where no threshold rule is set: the same result in fewer operations.
+        edit: what the rule does beyond the table; the logits and what follows from them are after `edit.logits`.
 
     Returns:
         weights float32, ids int32, kept bool, each [T,S]: kept slots first, best first. An unkept slot repeats the
@@ -216,9 +215,14 @@ def edit_selection(
     >>> edit_selection(scores.log(), scores, torch.tensor([[1, 3]]), table.layer(0), slots=3, renormalize=False)
     (tensor([[0.6250, 0.1250, 0.0000]]), tensor([[3, 0, 3]], dtype=torch.int32), tensor([[ True,  True, False]]))
     """
-    ids_TK = base_ids_TK.long().clamp_min(0).sort(dim=-1).values
-    ids_TK = ids_TK.gather(1, best_first(logits_TE.gather(1, ids_TK)))
-    keep_T1 = keep_count(scores_TE.gather(1, ids_TK), layer, row_T, thresholds)
+    ids_TK = reordered(logits_TE, base_ids_TK.long().clamp_min(0))
+    if edit is not None:
+        ids_TK = edit.select(logits_TE, logits_TE if ranking_TE is None else ranking_TE, ids_TK)
+    weight_TK = scores_TE.gather(1, ids_TK)
+    keep_T1 = keep_count(weight_TK, layer, row_T, thresholds)
+    if edit is not None:
+        most_T1 = edit.keep(weight_TK / in_rank_order(weight_TK).clamp_min(TINY), ids_TK)
+        keep_T1 = keep_T1.minimum(most_T1.clamp_min(_of_row(layer.floor, row_T)))
     kept_TK = torch.arange(ids_TK.shape[1], device=ids_TK.device) < keep_T1
     if inserts:
         ids_TS, kept_TS = _inserted(logits_TE, ids_TK, kept_TK, layer, slots, ranking_TE, row_T)
@@ -227,8 +231,12 @@ def edit_selection(
         ids_TS = torch.nn.functional.pad(ids_TK, (0, spare))[:, :slots]
         kept_TS = torch.nn.functional.pad(kept_TK, (0, spare))[:, :slots]
     weights_TS = scores_TE.gather(1, ids_TS).where(kept_TS, 0)
+    if edit is not None and not edit.weights_last:
+        weights_TS = edit.weights(weights_TS, ids_TS)
     if renormalize:
         weights_TS = weights_TS / weights_TS.sum(dim=-1, keepdim=True).clamp_min(TINY)
+    if edit is not None and edit.weights_last:
+        weights_TS = edit.weights(weights_TS, ids_TS)
     return weights_TS, ids_TS.where(kept_TS, ids_TS[:, :1]).int(), kept_TS
 
 
@@ -266,6 +274,7 @@ def route(
     *,
     correction_E: Tensor | None = None,
     row_T: Tensor | None = None,
+    edit: LayerEdit | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A whole router without groups: logits in, (weights, ids, kept) of `edit_selection` out.
 
@@ -273,11 +282,13 @@ def route(
     are the scores without it.
     """
     logits_TE = biased_logits(logits_TE, layer, row_T)
+    if edit is not None:
+        logits_TE = edit.logits(logits_TE)
     scores_TE = router_scores(logits_TE, scoring)
     ranking_TE = None if correction_E is None else scores_TE + correction_E
     base_ids_TK = select_top_k(logits_TE if ranking_TE is None else ranking_TE, top_k)
     return edit_selection(
-        logits_TE, scores_TE, base_ids_TK, layer, slots, renormalize, ranking_TE=ranking_TE, row_T=row_T
+        logits_TE, scores_TE, base_ids_TK, layer, slots, renormalize, ranking_TE=ranking_TE, row_T=row_T, edit=edit
     )
 
 

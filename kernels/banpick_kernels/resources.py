@@ -75,6 +75,9 @@ VARIANTS = {
     "widest, correction, stock": Variant(
         num_experts=512, top_k=16, slots=32, logits="fp32", sigmoid=True, correction=True, stock=True
     ),
+    "500 experts, softmax, correction, stock": Variant(
+        num_experts=500, top_k=16, slots=32, logits="fp32", correction=True, stock=True
+    ),
 }
 
 

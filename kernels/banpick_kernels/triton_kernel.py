@@ -32,8 +32,6 @@ OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 
 def max_registers(num_experts: int, block_tokens: int, has_correction: bool) -> int:
     """The bound given to ptxas (`maxnreg`), which it keeps without spilling: tests/kernels/test_triton_compile.py."""
-    if num_experts > 256 and has_correction:
-        return 128
     return 48 if num_experts <= 128 and not has_correction and block_tokens == 1 else 96
 
 
@@ -84,10 +82,28 @@ def _score(z, top, total, SIGMOID: tl.constexpr):
 
 
 @triton.jit
-def _best(left_TE, expert_1E, E_PAD: tl.constexpr):
+def _logits(logits_at, bias_at, reads):
+    """The cleaned float32 logits at the two pointers, policy bias included; -inf where `reads` is off."""
+    logit = tl.load(logits_at, reads, float("-inf")).to(tl.float32)
+    return _clean(logit + tl.load(bias_at, reads, 0.0))
+
+
+@triton.jit
+def _ranks(
+    z_TE, top_T, total_T, correction_ptr, expert_1E, is_expert_1E, SIGMOID: tl.constexpr, HAS_CORRECTION: tl.constexpr
+):
+    """The int32 that the base selection ranks by: of score + correction, else of the logit. NEVER behind expert E."""
+    if HAS_CORRECTION:
+        correction_1E = tl.load(correction_ptr + expert_1E, is_expert_1E, 0.0).to(tl.float32)
+        z_TE = _clean(_score(z_TE, top_T[:, None], total_T[:, None], SIGMOID) + correction_1E)
+    return tl.where(is_expert_1E, _ordered(z_TE), NEVER)
+
+
+@triton.jit
+def _best(left_TE, reverse_1E):
     """The largest value of a row, and E_PAD - 1 - the lowest id that has it: two int32 reductions (`redux`)."""
     best_T = tl.max(left_TE, 1)
-    reverse_T = tl.max(tl.where(left_TE == best_T[:, None], E_PAD - 1 - expert_1E, -1), 1)
+    reverse_T = tl.max(tl.where(left_TE == best_T[:, None], reverse_1E, -1), 1)
     return best_T, reverse_T
 
 
@@ -129,7 +145,7 @@ def _keep_count(weight_TS, slot_1S, values_T, K: tl.constexpr):
 
 @triton.jit
 def _insert(
-    key_TS, order_TE, rank_TE, key_rows_T, values_T, count, expert_1E, slot_1S,
+    key_TS, order_TE, rank_TE, key_rows_T, values_T, count, expert_1E, reverse_1E, slot_1S,
     E: tl.constexpr, E_PAD: tl.constexpr, HAS_CORRECTION: tl.constexpr,
 ):  # fmt: skip
     """`reference.insert_keys`: the keys after up to `count` key experts came in, unsorted. Empty slots stay below all.
@@ -142,13 +158,13 @@ def _insert(
     is_key_TE = tl.load(key_rows_T[:, None] + expert_1E, expert_1E < E, 0)
     wanted_TE = tl.where(is_key_TE != 0, order_TE, NEVER)
     for _ in range(count):
-        best_T, reverse_T = _best(wanted_TE, expert_1E, E_PAD)
-        is_best_TE = expert_1E == E_PAD - 1 - reverse_T[:, None]
+        best_T, reverse_T = _best(wanted_TE, reverse_1E)
+        is_best_TE = reverse_1E == reverse_T[:, None]
         wanted_TE = tl.where(is_best_TE, NEVER, wanted_TE)
         rank_T1 = best_T[:, None]
         if HAS_CORRECTION:
             rank_T1 = tl.max(tl.where(is_best_TE, rank_TE, NEVER), 1)[:, None]
-        ahead_TE = (rank_TE > rank_T1) | ((rank_TE == rank_T1) & (expert_1E < E_PAD - 1 - reverse_T[:, None]))
+        ahead_TE = (rank_TE > rank_T1) | ((rank_TE == rank_T1) & (reverse_1E > reverse_T[:, None]))
         in_window_T = tl.sum(ahead_TE.to(tl.int32), 1) < window_T
 
         key_T1 = ((best_T.to(tl.int64) << 16) | reverse_T)[:, None]
@@ -185,6 +201,7 @@ def route_kernel(
     # No vector loads: neighbouring lanes hold neighbouring experts (still one coalesced request), the layout of the
     # slots too, so that nothing is reordered through shared memory.
     expert_1E = tl.max_contiguous(tl.arange(0, E_PAD), 1)[None, :]
+    reverse_1E = E_PAD - 1 - expert_1E
     slot_1S = tl.arange(0, S_PAD)[None, :]
     row_T = tl.zeros([BLOCK_T], tl.int32)
     if HAS_ROWS:
@@ -192,34 +209,28 @@ def route_kernel(
     values_T, key_rows_T = values_ptr + row_T * values_stride, key_ptr + row_T * key_stride
 
     is_expert_1E = expert_1E < E
-    logits_at_TE = logits_ptr + token_T[:, None] * logits_stride + expert_1E
-    logit_TE = tl.load(logits_at_TE, is_token_T[:, None] & is_expert_1E, float("-inf")).to(tl.float32)
-    bias_TE = tl.load(bias_ptr + row_T[:, None] * bias_stride + expert_1E, is_expert_1E, 0.0)
+    logits_T1, bias_T1 = logits_ptr + token_T[:, None] * logits_stride, bias_ptr + row_T[:, None] * bias_stride
+    reads_TE = is_token_T[:, None] & is_expert_1E
     if HAS_STOCK:
-        any_bias_T = tl.max((bias_TE != 0).to(tl.int32), 1)
-    z_TE = _clean(logit_TE + bias_TE)
-    order_TE = tl.where(is_expert_1E, _ordered(z_TE), NEVER)
+        any_bias_T = tl.max((tl.load(bias_T1 + expert_1E, reads_TE, 0.0) != 0).to(tl.int32), 1)
+    z_TE = _logits(logits_T1 + expert_1E, bias_T1 + expert_1E, reads_TE)
 
     top_T, total_T = tl.zeros([BLOCK_T], tl.float32), tl.full([BLOCK_T], 1.0, tl.float32)
     if not SIGMOID:
-        top_T = tl.maximum(_logit(tl.max(order_TE, 1).to(tl.int64) << 16), -LARGEST)  # -inf - -inf would be NaN
+        top_T = _logit(tl.max(_ordered(z_TE), 1).to(tl.int64) << 16)
+        top_T = tl.maximum(top_T, -LARGEST)  # -inf - -inf would be NaN
         total_T = tl.maximum(tl.sum(tl.exp(z_TE - top_T[:, None]), 1), TINY)
-    rank_TE = order_TE
-    if HAS_CORRECTION:
-        correction_1E = tl.load(correction_ptr + expert_1E, is_expert_1E, 0.0).to(tl.float32)
-        corrected_TE = _score(z_TE, top_T[:, None], total_T[:, None], SIGMOID) + correction_1E
-        rank_TE = tl.where(is_expert_1E, _ordered(_clean(corrected_TE)), NEVER)
 
     key_TS = tl.full([BLOCK_T, S_PAD], NOBODY, tl.int64)
-    left_TE = rank_TE
+    left_TE = _ranks(z_TE, top_T, total_T, correction_ptr, expert_1E, is_expert_1E, SIGMOID, HAS_CORRECTION)
     for slot in range(K):
-        best_T, reverse_T = _best(left_TE, expert_1E, E_PAD)
-        is_best_TE = expert_1E == E_PAD - 1 - reverse_T[:, None]
-        left_TE = tl.where(is_best_TE, NEVER, left_TE)
-        if HAS_CORRECTION:
-            best_T = tl.max(tl.where(is_best_TE, order_TE, NEVER), 1)
+        best_T, reverse_T = _best(left_TE, reverse_1E)
+        left_TE = tl.where(reverse_1E == reverse_T[:, None], NEVER, left_TE)
         key_TS = tl.where(slot_1S == slot, ((best_T.to(tl.int64) << 16) | reverse_T)[:, None], key_TS)
-    if HAS_CORRECTION:
+    if HAS_CORRECTION:  # the keys hold ranks: read the logits again
+        id_TS, is_base_TS = _expert(key_TS, E, E_PAD), is_token_T[:, None] & (slot_1S < K)
+        order_TS = _ordered(_logits(logits_T1 + id_TS, bias_T1 + id_TS, is_base_TS)).to(tl.int64)
+        key_TS = tl.where(slot_1S < K, (order_TS << 16) | (key_TS & (E_PAD - 1)), NOBODY)
         key_TS = _sorted(key_TS, slot_1S, K)
 
     score_TS = _score(_logit(key_TS), top_T[:, None], total_T[:, None], SIGMOID)
@@ -229,8 +240,13 @@ def route_kernel(
     num_keys_T = tl.sum((tl.load(key_rows_T[:, None] + expert_1E, is_expert_1E, 0) != 0).to(tl.int32), 1)
     count = tl.max(tl.where(tl.load(values_T + WINDOW) > 0, num_keys_T, 0), 0)
     if count > 0:
+        # Read and ranked again: carried through the rounds, both would cost E / 32 registers each.
+        z_TE = _logits(logits_T1 + expert_1E, bias_T1 + expert_1E, reads_TE)
+        rank_TE = _ranks(z_TE, top_T, total_T, correction_ptr, expert_1E, is_expert_1E, SIGMOID, HAS_CORRECTION)
+        order_TE = tl.where(is_expert_1E, _ordered(z_TE), NEVER)
         key_TS = _insert(
-            key_TS, order_TE, rank_TE, key_rows_T, values_T, count, expert_1E, slot_1S, E, E_PAD, HAS_CORRECTION
+            key_TS, order_TE, rank_TE, key_rows_T, values_T, count, expert_1E, reverse_1E, slot_1S,
+            E, E_PAD, HAS_CORRECTION,
         )  # fmt: skip
         key_TS = _sorted(key_TS, slot_1S, S)
 

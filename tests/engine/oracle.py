@@ -51,6 +51,18 @@ def key_experts(name: str, params: Mapping[str, Any], calibration: Mapping[str, 
     return keys
 
 
+def steered(layer: int, logits: Sequence[float], params: Mapping[str, Any]) -> list[float]:
+    """Log-softmax scores with this layer's experts put just above the highest and just below the lowest."""
+    total = math.log(sum(math.exp(z) for z in logits))
+    scores = [z - total for z in logits]
+    high, low = max(scores) + 0.01, min(scores) - 0.01
+    for e in params["on"].get(str(layer), []):
+        scores[e] = high
+    for e in params["off"].get(str(layer), []):
+        scores[e] = low
+    return scores
+
+
 def policy_rule(name: str, params: Mapping[str, Any], calibration: Mapping[str, Any], top_k: int) -> Rule:
     """The rule of one policy for a softmax router."""
     keys = key_experts(name, params, calibration)
@@ -60,9 +72,19 @@ def policy_rule(name: str, params: Mapping[str, Any], calibration: Mapping[str, 
         mine = keys.get(layer, [])
         if mode == "boost":
             logits = [z + params["boost"] if e in mine else z for e, z in enumerate(logits)]
+        if name == "steer":
+            logits = steered(layer, logits, params)
         scores = softmax(logits)
         ranking = best(scores)
         chosen = ranking[:top_k]
+        if name == "diep":
+            similar_E = calibration["similarity"][layer][chosen[0]]
+            needs = [params["beta"] * scores[chosen[0]] * similar_E[e] ** params["alpha"] for e in chosen]
+            falls = [scores[e] < need for e, need in zip(chosen, needs, strict=True)]
+            chosen = chosen[: max(params["k_min"], [*falls, True].index(True))]
+        if name == "rice":
+            named = params["experts"].get(str(layer), [])
+            return {e: scores[e] * (params["multiplier"] if e in named else 1.0) for e in chosen}
         if name == "fixed_k":
             chosen = chosen[: params["k"]]
         if name in ("ban", "ban_pick"):

@@ -2,6 +2,8 @@
 
 A script takes the path of the JSON it writes. Each runs once per test session, however many tests read its findings,
 and two run side by side: a test file names its script in `OWN_PROCESS`, so the next one can start ahead of its turn.
+Where pytest-xdist runs two test files side by side, no script starts ahead: conftest.py gives the files of one script
+to one worker, and the other worker has work of its own.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ def start(script: str) -> Run:
 
 def findings(script: str, request: pytest.FixtureRequest) -> dict[str, Any]:
     """What `script` (a file beside this one) found. Raises AssertionError with its last output when it fails."""
-    modules = (getattr(item, "module", None) for item in request.session.items)
+    ahead = [] if "PYTEST_XDIST_WORKER" in os.environ else request.session.items
+    modules = (getattr(item, "module", None) for item in ahead)
     RUNS.want(script, {getattr(module, "OWN_PROCESS", script) for module in modules})
     return _result(script)
 

@@ -11,7 +11,11 @@ CALIBRATION: dict[str, Any] = {
     "layer_sensitivity": [0.0, 0.35, 1.0, 0.6],
     "r_min": 0.45,
     "r_max": 0.95,
+    "similarity": [[[1 / (1 + abs(a - b) / (4 + layer)) for b in range(32)] for a in range(32)] for layer in range(4)],
 }
+
+CALIBRATED = ("ban", "ban_pick", "diep")
+"""Policies that read it here."""
 
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
@@ -24,6 +28,9 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "range_add": ("pick", {"mode": "range_add", "range_factor": 1.5, "experts": EXPERTS}),
     "ban": ("ban", {"lambda": 0.9, "k_min": 3}),
     "ban_pick": ("ban_pick", {"lambda": 0.7, "k_min": 2, "key_experts": 3}),
+    "steer": ("steer", {"on": EXPERTS, "off": {"0": [12], "3": [20]}}),
+    "rice": ("rice", {"multiplier": 6.0, "experts": EXPERTS}),
+    "diep": ("diep", {"beta": 0.9, "alpha": 0.7, "k_min": 2}),
 }
 
 BLOCKS_OF_PROBE = [["remove", 1, 3], ["remove", 0, 12], ["insert", 1, 3], ["insert", 3, 20], ["limit", 2, 3]]

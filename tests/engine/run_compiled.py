@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parity_policies import CALIBRATION
+from parity_policies import CALIBRATED, CALIBRATION
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, short_prompts
 
 from banpick_exp.config import EngineConfig, ModelConfig
@@ -24,6 +24,8 @@ SWAPS: list[tuple[str, dict[str, Any]]] = [
     ("ban", {"lambda": 0.9, "k_min": 3}),
     ("ban_pick", {"lambda": 0.7, "k_min": 2, "mode": "range_replace", "key_experts": 3}),
     ("pick", {"mode": "boost", "boost": 1.5, "experts": {1: [3]}}),
+    ("steer", {"on": {"1": [3]}, "off": {"2": [7]}}),
+    ("diep", {"beta": 0.9, "alpha": 0.7, "k_min": 2}),
     ("none", {}),
 ]
 
@@ -38,7 +40,7 @@ def start(*, compiled: bool, extra_slots: int = 0) -> Engine:
 
 
 def under(engine: Engine, policy: tuple[str, dict[str, Any]], turn: int, sequences: list[list[int]]) -> dict[str, Any]:
-    engine.set_policy(*policy, "hand made" if policy[0].startswith("ban") else "")
+    engine.set_policy(*policy, "hand made" if policy[0] in CALIBRATED else "")
     engine.counters(reset=True)
     scores = engine.score(sequences, salt=f"turn {turn}")
     counters = engine.counters(reset=True)

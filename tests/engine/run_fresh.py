@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parity_policies import BLOCKS_OF_PROBE, CALIBRATION, POLICIES, RANGE_FACTOR
+from parity_policies import BLOCKS_OF_PROBE, CALIBRATED, CALIBRATION, POLICIES, RANGE_FACTOR
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, POLICY_B, long_prompts, short_prompts
 
 from banpick_exp.config import EngineConfig, ModelConfig
@@ -88,7 +88,7 @@ def precise() -> dict[str, Any]:
     scores, kept = {}, {}
     counted.clear()  # the self-test of `verify` skips too
     for label, (name, params) in POLICIES.items():
-        engine.set_policy(name, params, "hand made" if name.startswith("ban") else "")
+        engine.set_policy(name, params, "hand made" if name in CALIBRATED else "")
         engine.counters(reset=True)
         scores[label] = engine.score(sequences)
         kept[label] = engine.counters(reset=True).mean_kept

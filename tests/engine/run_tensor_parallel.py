@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from disagreeing import BROKEN
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, short_prompts
 
 from banpick_exp.config import EngineConfig, ModelConfig
-from banpick_exp.engine import Engine
+from banpick_exp.engine import Engine, EngineError
 
 SWAPS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
@@ -20,12 +21,13 @@ SWAPS: list[tuple[str, dict[str, Any]]] = [
 REPEATS = 5
 
 
-def measure(tensor_parallel_size: int) -> list[dict[str, Any]]:
+def measure(tensor_parallel_size: int) -> dict[str, Any]:
     backend: Any = "mp" if tensor_parallel_size > 1 else None
     settings = EngineConfig(
         cpus=1, tensor_parallel_size=tensor_parallel_size, distributed_executor_backend=backend, max_model_len=128
     )
-    engine = Engine(ModelConfig(name="tiny", dtype="float32"), CHECKPOINT, settings, NUM_LAYERS)
+    model = ModelConfig(name="tiny", dtype="float32")
+    engine = Engine(model, CHECKPOINT, settings, NUM_LAYERS, {"worker_extension_cls": "disagreeing.Disagreeing"})
     engine.start()
     engine.verify()
     found = []
@@ -41,8 +43,16 @@ def measure(tensor_parallel_size: int) -> list[dict[str, Any]]:
                 "counters": [counters.tokens, counters.kept, counters.usage],
             }
         )
+    engine.set_policy("none", {})
+    seen = engine.observe(engine.tokenize(short_prompts(60)), markers=[], k_min=3, hidden_states=64)
+    similarity = [engine.similarity(layer) for layer in range(NUM_LAYERS)]
+    refusal = None
+    try:
+        engine.set_policy(*BROKEN)
+    except EngineError as error:
+        refusal = str(error)
     engine.close()
-    return found
+    return {"turns": found, "refusal": refusal, "seen": seen, "similarity": similarity}
 
 
 if __name__ == "__main__":

@@ -51,19 +51,20 @@ def test_log_probabilities_match_transformers(precise: dict[str, Any], oracle: O
 
 def test_measured_budgets_of_the_compared_policies(precise: dict[str, Any]) -> None:
     kept = precise["kept"]
-    for label in ("none", "boost", "force_replace", "range_replace"):
+    for label in ("none", "boost", "force_replace", "range_replace", "steer", "rice"):
         assert kept[label] == TOP_K, label
     assert kept["fixed_k 1"] == 1 and kept["fixed_k 3"] == 3
     assert 3 < kept["ban"] < TOP_K
+    assert 2 < kept["diep"] < TOP_K
     assert 2 < kept["ban_pick"] < TOP_K
     assert TOP_K < kept["range_add"] < kept["force_add"] <= TOP_K + 3 / 4
 
 
 def test_banned_slots_were_skipped_in_this_comparison(precise: dict[str, Any]) -> None:
     runs = precise["pair_runs"]
-    for label in ("ban", "ban_pick", "force_add", "range_add"):
+    for label in ("ban", "ban_pick", "force_add", "range_add", "diep"):
         assert runs[label] > 0, label
-    for label in ("none", "boost", "fixed_k 3"):
+    for label in ("none", "boost", "fixed_k 3", "steer", "rice"):
         assert runs[label] == 0, label
 
 

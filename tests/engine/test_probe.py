@@ -41,8 +41,6 @@ def test_probe_of_the_healthy_model(tiny_engine: Engine) -> None:
     assert min(removals) >= 0 and max(removals) > 1e-3
     assert insertion >= 0 and limit > 1e-3
     assert whole == 0.0, "keeping all 8 experts changes nothing"
-    low, high = found["ratio_range"]
-    assert 3 / 8 <= low < high <= 1
 
 
 @pytest.mark.parametrize("policy", [("none", {}), POLICY_A], ids=lambda p: p[0])

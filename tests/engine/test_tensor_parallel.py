@@ -1,9 +1,10 @@
-"""Two ranks answer and count like one. `set_policy` itself refuses when the ranks' digests differ."""
+"""Two ranks answer and count like one, and ranks that hold different policies are refused."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from own_process import findings
 from run_tensor_parallel import SWAPS
@@ -20,11 +21,28 @@ def found(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("turn", range(len(SWAPS)), ids=lambda i: SWAPS[i][0])
 def test_two_ranks_answer_and_count_like_one(found: dict[str, Any], turn: int) -> None:
-    one, two = found["one"][turn], found["two"][turn]
+    one, two = found["one"]["turns"][turn], found["two"]["turns"][turn]
     assert two["texts"] == one["texts"]
     assert two["counters"] == one["counters"]
     assert two["swap_seconds"] < 0.05
 
 
+def test_two_ranks_calibrate_like_one(found: dict[str, Any]) -> None:
+    """Each rank holds a part of every expert: only the sum of their outputs can be compared."""
+    one, two = found["one"], found["two"]
+    assert two["seen"]["usage"] == one["seen"]["usage"]
+    assert two["seen"]["tail_square"] == pytest.approx(one["seen"]["tail_square"], rel=1e-4)
+    for (alone,), ranks in zip(one["similarity"], two["similarity"], strict=True):
+        assert ranks[0] == ranks[1]
+        assert np.array(ranks[0]) == pytest.approx(np.array(alone), abs=1e-4)
+        assert (np.array(alone) == 1).sum() == len(alone) and np.array(alone).min() >= 0
+
+
 def test_the_policies_differ(found: dict[str, Any]) -> None:
-    assert found["two"][1]["counters"] != found["two"][0]["counters"] != found["two"][2]["counters"]
+    first, second, third = (turn["counters"] for turn in found["two"]["turns"])
+    assert second != first != third
+
+
+def test_ranks_that_hold_different_policies_are_refused(found: dict[str, Any]) -> None:
+    assert found["one"]["refusal"] is None
+    assert "ranks hold different policies" in found["two"]["refusal"]

@@ -113,6 +113,7 @@ def _set_policy(table: RouterTable, row: int, policy: str, case: Case, rng: torc
         values |= {"sensitivity": draw(0, 1), "ratio_min": draw(0, ratio), "ratio_max": draw(ratio, 1.1)}
     if policy.startswith(("force", "range")):
         table.key_PLE[row, :, keys] = True
+        table.logit_bias_PLE[row, :, int(draw(0, num_experts))] = draw(-1, 1) if policy.startswith("range") else 0.0
         values |= {"insert_window": num_experts if policy.startswith("force") else min(num_experts, 2 * top_k)}
         values |= {"insert_replaces": float(policy.endswith("replace"))}
     for name, value in values.items():

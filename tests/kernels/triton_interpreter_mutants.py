@@ -4,8 +4,8 @@ from __future__ import annotations
 
 MUTANTS: dict[str, tuple[str, str]] = {
     "ties go to the higher id": (
-        "reverse_T = tl.max(tl.where(left_TE == best_T[:, None], E_PAD - 1 - expert_1E, -1), 1)",
-        "reverse_T = tl.min(tl.where(left_TE == best_T[:, None], E_PAD - 1 - expert_1E, E_PAD), 1)",
+        "reverse_T = tl.max(tl.where(left_TE == best_T[:, None], reverse_1E, -1), 1)",
+        "reverse_T = tl.min(tl.where(left_TE == best_T[:, None], reverse_1E, 1024), 1)",
     ),
     "NaN not cleaned": ('tl.where(x == x, tl.minimum(x, LARGEST), float("-inf"))', "tl.minimum(x, LARGEST)"),
     "infinity not cleaned": ("tl.minimum(x, LARGEST)", "x"),
@@ -18,7 +18,15 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "boost of row 0": ("row_T[:, None] * bias_stride", "0 * row_T[:, None]"),
     "policy of row 0": ("row_T * values_stride", "row_T * 0"),
     "base in the order of the ranking": ("key_TS = _sorted(key_TS, slot_1S, K)", "key_TS = key_TS + 0"),
-    "base ignores the correction": ("left_TE = rank_TE", "left_TE = order_TE"),
+    "base ignores the correction": (
+        "SIGMOID, HAS_CORRECTION)\n    for slot",
+        "SIGMOID, False)\n    for slot",
+    ),
+    "a corrected slot's logit lacks the boost": ("bias_T1 + id_TS, is_base_TS", "bias_T1 + 0 * id_TS, is_base_TS"),
+    "insertion lacks the boost": (
+        "bias_T1 + expert_1E, reads_TE)\n        rank_TE",
+        "bias_T1 + 0 * expert_1E, reads_TE)\n        rank_TE",
+    ),
     "ban reads the top two": ("slot_1S < 3", "slot_1S < 2"),
     "flatness not clamped": ("tl.minimum(tl.maximum(flatness_T, 0.0), 1.0)", "flatness_T"),
     "count not clamped": ("tl.minimum(tl.maximum(count_T, k_min_T), keep_T)", "count_T"),
@@ -36,7 +44,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "if HAS_CORRECTION:\n            rank_T1",
         "if False:\n            rank_T1",
     ),
-    "window ignores lower ids": ("expert_1E < E_PAD - 1 - reverse_T[:, None]))", "expert_1E < 0))"),
+    "window ignores lower ids": ("(reverse_1E > reverse_T[:, None]))", "(reverse_1E < 0))"),
     "a key expert is evicted": ("(key_TS > ANYBODY) & (is_key_TS == 0)", "(key_TS > ANYBODY)"),
     "an inserted expert is evicted": ("evictable_TS &= enters_TS == 0", "evictable_TS &= key_TS > ANYBODY"),
     "the best is evicted": (

@@ -18,7 +18,7 @@ NAMED = {"experts": {0: [3]}}
     ("name", "params", "message"),
     [
         ("bann", {}, "policy=bann is unknown: there is no such routing rule. Did you mean ban? "
-                     "Use one of none, fixed_k, pick, ban, ban_pick, naee, top_p, modes, mask, logit_offset."),
+                     "Use one of none, fixed_k, pick, ban, ban_pick, naee, top_p, modes, adapmoe, diep, mask, "),
         ("zzz", {}, "policy=zzz is unknown: there is no such routing rule. Use one of none"),
         (None, {}, "policy=None is unknown"),
         ("none", {"k": 4}, "policy.none.k is unknown: policy=none has no knobs"),
@@ -150,7 +150,8 @@ def test_null_knobs_are_absent_even_where_the_policy_has_none() -> None:
 
 
 KNOBS = ["k", "mode", "boost", "range_factor", "key_experts", "per_layer", "experts", "lambda", "k_min", "lambda_", "x"]
-KNOBS += ["beta", "p", "tau", "alpha_min", "path", "sha256"]
+KNOBS += ["beta", "p", "tau", "alpha_min", "path", "sha256", "on", "off", "count", "direction", "multiplier"]
+KNOBS += ["alpha", "temperature", "pool_factor", "seed", "renormalize_after", "epsilon"]
 JUNK = st.recursive(
     st.one_of(
         st.none(), st.booleans(), st.integers(-3, 40), st.floats(), st.text(max_size=4), st.sampled_from(["boost"])

@@ -3,9 +3,11 @@
 import doctest
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 import struct
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +22,7 @@ from offsets import FOLDER, offset_file
 from banpick_exp.errors import UserError
 from banpick_exp.policy import POLICIES, MoeShape, Policy, build_policy, fingerprint, parse_policy
 from banpick_exp.policy.offset_file import read_offset
+from banpick_kernels.edit import LayerEdit
 
 LAYERS, EXPERTS, TOP_K = 2, 16, 4
 SHAPE = MoeShape(num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)
@@ -266,21 +269,26 @@ class TestTheDocs:
     PAGE = RULES_PAGE.read_text(encoding="utf-8")
 
     def test_the_table_names_every_rule(self) -> None:
-        table = re.findall(r"^\| `(\w+)` \|", self.PAGE, flags=re.MULTILINE)
+        table = re.findall(r"^\| `(\w+)`(?: †)? \|", self.PAGE, flags=re.MULTILINE)
         assert set(table) >= set(POLICIES)
+
+    def entered(self, code: str, name: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """The module of the page's own code, in a file of its own, its rule entered in the table."""
+        file = tmp_path / f"{name}.py"
+        file.write_text(code)
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        monkeypatch.setitem(POLICIES, name, getattr(module, rule))
+        return module
 
     def test_the_toy_rule_is_one_file_and_one_entry(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The page's own code, in a file of its own, entered in the table, parsed, fingerprinted and routed."""
-        code, entry = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)[:2]
-        file = tmp_path / "early_layers.py"
-        file.write_text(code)
-        spec = importlib.util.spec_from_file_location("early_layers", file)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        code, entry, _ = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)
+        module = self.entered(code, "early_layers", "EarlyLayers", tmp_path, monkeypatch)
         assert re.search(r"\bEarlyLayers\b", entry)
-        monkeypatch.setitem(POLICIES, module.EarlyLayers.name, module.EarlyLayers)
-
         assert doctest.testmod(module).attempted >= 3 and doctest.testmod(module).failed == 0
         policy = built("early_layers", None, layers=1, k=2)
         assert (kept_of(policy, 0) == 2).all() and (kept_of(policy, 1) == TOP_K).all()
@@ -291,3 +299,24 @@ class TestTheDocs:
             parse_policy("early_layers", {"layers": 1})
         with pytest.raises(UserError, match=r"policy.early_layers.k=9 exceeds top_k=4"):
             parse_policy("early_layers", {"layers": 1, "k": 9}, SHAPE)
+
+    def test_so_is_the_toy_rule_beyond_the_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        code = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)[2]
+        module = self.entered(code, "sharpen", "Sharpen", tmp_path, monkeypatch)
+        assert doctest.testmod(module).attempted >= 4 and doctest.testmod(module).failed == 0
+        policy = built("sharpen", None, factor=0.5)
+        weights, ids, _ = policy.route(LOGITS, 1)
+        assert torch.equal(ids, built("none").route(LOGITS, 1)[1])
+        assert weights.allclose((LOGITS * 0.5).topk(TOP_K).values.softmax(-1), atol=1e-6)
+        assert policy.digest() != built("sharpen", None, factor=2).digest()
+
+    def test_the_entry_is_a_line_of_the_table_of_policies(self) -> None:
+        entry = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)[1]
+        source = (RULES_PAGE.parents[1] / "banpick_exp" / "policy" / "parse.py").read_text(encoding="utf-8")
+        assert entry.replace(", EarlyLayers", "") in source
+
+    def test_the_hooks_are_those_of_the_code(self) -> None:
+        section = self.PAGE.split("## A rule beyond the table")[1]
+        named = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
+        hooks = {name for name, value in vars(LayerEdit).items() if inspect.isfunction(value)}
+        assert named == {name for name in hooks if not name.startswith("_")} - {"tensors", "to", "digest"}

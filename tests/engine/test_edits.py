@@ -1,0 +1,173 @@
+"""Rules beyond the table in a real engine: taken up, counted, swapped away, and refused where a graph is frozen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from prompts import MAX_TOKENS, NUM_LAYERS, TOP_K, short_prompts
+
+if TYPE_CHECKING:
+    from banpick_exp.answers import Counters
+    from banpick_exp.engine import Engine
+
+pytestmark = pytest.mark.engine
+
+STEERED: dict[str, Any] = {"on": {"1": [3, 17]}, "off": {"2": [7]}}
+
+
+def run(engine: Engine, name: str, params: dict[str, Any], salt: str) -> tuple[list[tuple[int, ...]], Counters]:
+    engine.set_policy(name, params)
+    engine.counters(reset=True)
+    answers = engine.generate(short_prompts(30), max_tokens=MAX_TOKENS, salt=salt)
+    return [answer.token_ids for answer in answers], engine.counters(reset=True)
+
+
+def model_of(engine: Engine) -> Any:
+    core: Any = engine.llm.llm_engine.engine_core
+    return core.engine_core.model_executor.driver_worker.worker.model_runner.model
+
+
+def test_steered_experts_are_used_by_every_token_or_none_and_a_swap_takes_them_back(tiny_engine: Engine) -> None:
+    before = run(tiny_engine, "none", {}, "before steer")
+    _, steered = run(tiny_engine, "steer", STEERED, "steer")
+    assert [steered.usage[1][expert] for expert in (3, 17)] == [steered.tokens[1]] * 2
+    assert steered.usage[2][7] == 0 < before[1].usage[2][7]
+    assert steered.kept == [tokens * TOP_K for tokens in steered.tokens]
+    assert run(tiny_engine, "none", {}, "after steer") == before
+    _, three = run(tiny_engine, "steer", STEERED | {"k": 3}, "steer 3")
+    assert three.kept == [tokens * 3 for tokens in three.tokens] and three.usage[1][3] == three.tokens[1]
+
+
+def test_reinforced_experts_are_selected_as_before_and_weigh_more(tiny_engine: Engine) -> None:
+    sequences = tiny_engine.tokenize(short_prompts(20))
+    found = []
+    for name, params in (("none", {}), ("rice", {"experts": {"1": [3, 17]}, "multiplier": 4})):
+        tiny_engine.set_policy(name, params)
+        tiny_engine.counters(reset=True)
+        found.append((tiny_engine.score(sequences, salt=f"rice {name}"), tiny_engine.counters(reset=True).usage))
+    (stock, stock_usage), (reinforced, usage) = found
+    assert usage[:2] == stock_usage[:2], "the first layer that the weights can change is the next one"
+    assert usage[2:] != stock_usage[2:] and stock != reinforced
+
+
+def test_sampled_experts_hang_on_the_seed_alone(tiny_engine: Engine) -> None:
+    sequences = tiny_engine.tokenize(short_prompts(20))
+    usage = []
+    for turn, seed in enumerate((0, 0, 1)):
+        tiny_engine.set_policy("expert_sample", {"seed": seed, "k": 5})
+        tiny_engine.counters(reset=True)
+        tiny_engine.score(sequences, salt=f"sample {turn}")
+        counters = tiny_engine.counters(reset=True)
+        assert counters.mean_kept == 5
+        usage.append(counters.usage)
+    assert usage[0] == usage[1] != usage[2]
+    tiny_engine.set_policy("fixed_k", {"k": 5})
+    tiny_engine.score(sequences, salt="sample none")
+    assert tiny_engine.counters(reset=True).usage != usage[0]
+
+
+def test_a_frozen_engine_refuses_and_keeps_what_it_had(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from banpick_exp.vllm_plugin import find_layers
+
+    tiny_engine.set_policy("fixed_k", {"k": 3})
+    held, layers = tiny_engine.policy_fingerprint, find_layers(model_of(tiny_engine))
+    for layer in layers:
+        monkeypatch.setattr(layer, "frozen", True)
+    with pytest.raises(RuntimeError, match=r"routes in torch \(SteerEdit\).*Use engine.compile=false"):
+        tiny_engine.set_policy("steer", {"on": {"3": [1]}})
+    assert tiny_engine.policy_fingerprint == held
+    assert [(int(layer.table.keep[0]), layer.edit) for layer in layers] == [(3, None)] * NUM_LAYERS
+
+
+def test_what_is_tried_meanwhile_leaves_the_edit_in_place(tiny_engine: Engine) -> None:
+    """The self-test and the probe of a calibration write policies of their own and put the old one back."""
+    from banpick_exp.vllm_plugin import find_layers
+
+    tiny_engine.set_policy("steer", STEERED)
+    layers = find_layers(model_of(tiny_engine))
+    held = [layer.edit and layer.edit.digest() for layer in layers]
+    assert [bool(digest) for digest in held] == [False, True, True, False]
+    sequence = tiny_engine.tokenize(short_prompts(1))
+    tiny_engine.probe(sequence, [len(sequence[0]) - 4], [["remove", 1, 3]], top_vocab=20, range_factor=2.0)
+    assert [layer.edit and layer.edit.digest() for layer in layers] == held
+    assert tiny_engine._rpc("banpick_self_test") == [[]]
+    assert [layer.edit and layer.edit.digest() for layer in layers] == held
+
+
+def test_ranks_with_different_edits_would_disagree(tiny_engine: Engine) -> None:
+    """The digest that `set_policy` compares: each answer of a rank is (digest, seconds)."""
+
+    def digest(params: str) -> str:
+        return str(tiny_engine._rpc("banpick_set_policy", "steer", params, "")[0][0])
+
+    named, other = '{"on": {"1": [3]}}', '{"on": {"1": [4]}}'
+    assert digest(named) == digest(named)
+    assert len({digest(named), digest(other), digest('{"on": {"1": [3]}, "epsilon": 0.02}')}) == 3
+
+
+def deepseek_layer(bias_E: torch.Tensor | None) -> Any:
+    """A hooked layer whose router chooses as DeepSeek's, by vLLM's own function: 3 of 8 groups of 8, then 6 experts."""
+    from vllm.model_executor.layers.fused_moe.router.cpu_router import _grouped_topk
+
+    from banpick_exp.vllm_plugin.layer import HookedLayer
+
+    class Grouped:
+        global_num_experts, top_k, num_expert_group, topk_group = 64, 6, 8, 3
+        renormalize, scoring_func, use_grouped_topk = True, "sigmoid", True
+        e_score_correction_bias = bias_E
+
+        def _compute_routing(self, hidden: Any, logits_TE: Any, *_: Any, input_ids: Any) -> Any:
+            return _grouped_topk(logits_TE, self.top_k, True, 8, 3, "sigmoid", 1.0, bias_E)
+
+    router: Any = Grouped()
+    return HookedLayer("grouped", router, torch.device("cpu"), None)
+
+
+LOGITS = torch.randn(200, 64, generator=torch.Generator().manual_seed(2))
+BIASES = [None, torch.rand(64, generator=torch.Generator().manual_seed(1)) * 0.1]
+
+
+def policy_of(name: str, params: dict[str, Any]) -> Any:
+    from banpick_exp.policy import build_policy
+
+    return build_policy(name, params, num_layers=1, num_experts=64, top_k=6)
+
+
+def groups_of(ids: torch.Tensor) -> int:
+    """The most groups that a token uses."""
+    return max(len({expert // 8 for expert in row}) for row in ids.tolist())
+
+
+@pytest.mark.parametrize("bias_E", BIASES, ids=["grouped", "corrected"])
+def test_hooks_come_before_grouped_and_corrected_routers_choose(bias_E: torch.Tensor | None) -> None:
+    layer, policy = deepseek_layer(bias_E), policy_of("steer", {"on": {0: [9]}, "off": {0: [10]}})
+    stock_ids = layer.route(None, LOGITS, None, None)[1]
+    layer.write(policy.table.layer(0), slots=6, edit=policy.edits[0])
+    weights, ids = layer.route(None, LOGITS, None, None)
+    chosen, before = [[(each == expert).any(-1) for expert in (9, 10)] for each in (ids, stock_ids)]
+    if bias_E is not None:  # the router's bias still counts
+        assert chosen[0].sum() > 2 * before[0].sum() and chosen[1].sum() < before[1].sum()
+    else:
+        assert chosen[0].all() and not chosen[1].any() and before[1].any()
+    by_hand = layer.router._compute_routing(None, policy.edits[0].logits(LOGITS), input_ids=None)[1]
+    assert torch.equal(ids.long().sort(-1).values, by_hand.long().sort(-1).values)
+    assert groups_of(ids) <= 3 and weights.sum(-1).allclose(torch.ones(200), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias_E", BIASES, ids=["grouped", "corrected"])
+@pytest.mark.parametrize("masked", [[9], list(range(0, 64, 2)), list(range(58))], ids=["one", "half", "nearly all"])
+def test_a_masked_expert_is_not_selected_however_the_router_ranks(
+    bias_E: torch.Tensor | None, masked: list[int]
+) -> None:
+    layer, policy = deepseek_layer(bias_E), policy_of("mask", {"experts": {0: masked}})
+    stock_ids = layer.route(None, LOGITS, None, None)[1]
+    layer.write(policy.table.layer(0), slots=6)
+    weights, ids = layer.route(None, LOGITS, None, None)
+    assert torch.isin(stock_ids, torch.tensor(masked)).any() and not torch.isin(ids, torch.tensor(masked)).any()
+    assert (weights > 0).all() and weights.sum(-1).allclose(torch.ones(200), atol=1e-5)
+    assert groups_of(ids) <= 3 or len(masked) > 1
+    assert all(len(set(row)) == 6 for row in ids.tolist())
+    layer.write(policy_of("none", {}).table.layer(0), slots=6)
+    assert torch.equal(layer.route(None, LOGITS, None, None)[1], stock_ids)
