@@ -1,10 +1,12 @@
-"""What test files share: one real vLLM engine, because a start is dear, and the workers of `-n 2 --dist loadgroup`."""
+"""What test files share: one real vLLM engine, because a start is dear, and the workers of `-n 2 --dist loadfile`."""
 
 from __future__ import annotations
 
-import os
+import functools
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,12 +14,27 @@ if TYPE_CHECKING:
     from banpick_exp.engine import Engine
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker of pytest-xdist takes a whole file, or all the files that read one script of own_process.py."""
-    for item in items if "PYTEST_XDIST_WORKER" in os.environ else []:
-        group = getattr(getattr(item, "module", None), "OWN_PROCESS", None) or item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2 --dist loadfile` a worker takes a whole file, or all the files that read one script of own_process.py.
+
+    Not by `xdist_group` marks: pytest-xdist 3.8 writes them into an attribute that pytest 9.2 no longer reads.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrScript(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _script_or_file(config.rootpath, nodeid.partition("::")[0])
+
+    return ByFileOrScript(config, log)
+
+
+@functools.cache
+def _script_or_file(root: Path, file: str) -> str:
+    named = re.search(r'^OWN_PROCESS = "(.+)"$', (root / file).read_text(encoding="utf-8"), re.MULTILINE)
+    return named[1] if named else file
 
 
 @pytest.fixture(scope="session")

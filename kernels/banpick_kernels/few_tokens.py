@@ -1,10 +1,10 @@
-"""The reference router once more, in numpy: the same numbers for a few tokens on CPU, in a tenth of the time.
+"""The reference router once more, in numpy: the same numbers for a few tokens on CPU, in a third of the time.
 
 A decode step routes a handful of tokens, and then an operation of torch costs 5 to 20 us whatever its size, most of it
 after the experts have emptied the caches; the edit has some sixty of them a layer. A call of numpy costs about 1 us.
 Every float here comes from the same float32 operation in the same order as in `reference`, so experts and counts are
-equal to the bit, not merely close; only the renormalised weights may differ in their last digit. Softmax stays in torch:
-exponentials of two libraries do not round alike.
+equal to the bit, not merely close; only the renormalised weights may differ in their last digit. Softmax stays in
+torch: exponentials of two libraries do not round alike.
 
 Policy row 0 only, and no router that ranks by anything but its logits (groups, correction bias).
 
