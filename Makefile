@@ -34,9 +34,10 @@ help:
 sweep: env
 	@$(BIN)/python -m banpick_exp +sweep=$(SWEEP) $(ARGS)
 
-# Every check runs, whichever fails: one round of a slow machine then shows all there is to mend.
+# Every check runs, whichever fails: one round of a slow machine then shows all there is to mend. Tests run two files at a
+# time, one by one with ARGS="-n 0".
 test: env
-	@status=0; $(LINT); $(BIN)/python -m pytest $(ARGS) || status=$$?; exit $$status
+	@status=0; $(LINT); $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || status=$$?; exit $$status
 
 lint: env
 	@status=0; $(LINT); exit $$status

@@ -215,7 +215,8 @@ def test_make_sweep_is_the_documented_command(stub_checkout: Path) -> None:
 def test_make_test_runs_every_check_whichever_fails(stub_checkout: Path, broken: str) -> None:
     status, called = make(stub_checkout, "test", BROKEN=broken)
     assert (status != 0) == bool(broken)
-    assert called == ["venv cpu", "ruff check .", "ruff format --check .", "mypy ", "python -m pytest"]
+    tests = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder"
+    assert called == ["venv cpu", "ruff check .", "ruff format --check .", "mypy ", tests]
 
 
 def test_make_stops_where_the_environment_cannot_be_made(stub_checkout: Path) -> None:
