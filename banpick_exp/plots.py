@@ -52,7 +52,8 @@ PAPER = {
     "font.family": "DejaVu Sans", "axes.axisbelow": True, "xtick.major.size": 3, "ytick.major.size": 3,
 }  # fmt: skip
 REFERENCES = ("none", "fixed_k")
-SAME_BUDGET = 0.02  # experts per token: points closer than this are drawn side by side
+LEGEND_COLUMNS = 7
+SAME_BUDGET = 0.05  # experts per token: points closer than this are drawn side by side
 
 
 def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) -> Path:
@@ -73,7 +74,7 @@ def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) ->
         for _, group in dodged.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round()):
             x = group["x"].to_numpy()
             left.axvspan(x.min() - 0.06, x.max() + 0.06, color="#F1F1F1", linewidth=0, zorder=0)
-            text = f"all keep {group['mean_kept'].to_numpy().mean():.2f}"
+            text = f"keep {group['mean_kept'].to_numpy().mean():.2f}"
             spot = left.get_xaxis_transform()
             left.text((x.min() + x.max()) / 2, 0.012, text, ha="center", fontsize=7, color="#555555", transform=spot)
         _panel(left, dodged, "x", errors="accuracy")
@@ -91,7 +92,8 @@ def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) ->
         lines = textwrap.wrap(subtitle, 140)[:2]
         figure.text(0.012, 0.945, "\n".join(lines), ha="left", va="top", fontsize=9, color="#333333", linespacing=1.3)
         handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), handletextpad=0.4, fontsize=9)
+        columns = math.ceil(len(labels) / math.ceil(len(labels) / LEGEND_COLUMNS))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handletextpad=0.4, fontsize=9)
         figure.canvas.draw()  # the layout must be final before text can be measured
         _annotate(left, dodged, errors="accuracy")
         _annotate(right, frame.with_columns(x=pl.col("speedup")), errors="speedup")
