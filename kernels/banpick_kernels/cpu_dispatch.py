@@ -63,12 +63,16 @@ def run_kept(
         return
     if tokens <= FEW_TOKENS:  # one call instead of six: each costs some 20 us after experts have emptied the cache
         kept = [slots - row[1:].count(row[0]) for row in ids_TS.tolist()]
-        kept_T, widest, pairs = torch.tensor(kept), max(kept), sum(kept)
+        widest, pairs = max(kept), sum(kept)
     else:
         kept_T = kept_slots(ids_TS)
         widest, pairs = int(kept_T.max()), int(kept_T.sum())
     if pays(tokens * widest - pairs, pairs, expert_numbers):
-        _run_pairs(output_TH, hidden_TH, weights_TS, ids_TS, kept_T, run)
+        if tokens <= FEW_TOKENS:
+            at_N = torch.tensor([token * slots + slot for token, count in enumerate(kept) for slot in range(count)])
+        else:
+            at_N = (torch.arange(slots, device=ids_TS.device) < kept_T[:, None]).flatten().nonzero().flatten()
+        _run_pairs(output_TH, hidden_TH, weights_TS, ids_TS, at_N, run)
     elif widest < slots:
         run(output_TH, hidden_TH, weights_TS[:, :widest].contiguous(), ids_TS[:, :widest].contiguous())
     else:
@@ -76,11 +80,12 @@ def run_kept(
 
 
 def _run_pairs(
-    output_TH: Tensor, hidden_TH: Tensor, weights_TS: Tensor, ids_TS: Tensor, kept_T: Tensor, run: RunExperts
+    output_TH: Tensor, hidden_TH: Tensor, weights_TS: Tensor, ids_TS: Tensor, at_N: Tensor, run: RunExperts
 ) -> None:
-    kept_TS = torch.arange(ids_TS.shape[1], device=ids_TS.device) < kept_T[:, None]
-    token_N = torch.repeat_interleave(kept_T)
-    pair_NH = hidden_TH.index_select(0, token_N)
-    run(pair_NH, pair_NH.clone(), weights_TS[kept_TS][:, None], ids_TS[kept_TS][:, None])
+    """`at_N`: where the kept slots stand, token by token, int64 into [T * S]."""
+    token_N = at_N // ids_TS.shape[1]
+    hidden_NH = hidden_TH.index_select(0, token_N)
+    pair_NH = torch.empty_like(hidden_NH)
+    run(pair_NH, hidden_NH, weights_TS.reshape(-1, 1)[at_N], ids_TS.reshape(-1, 1)[at_N])
     sum_TH = torch.zeros(output_TH.shape, dtype=torch.float32)
     output_TH.copy_(sum_TH.index_add_(0, token_N, pair_NH.float()))
