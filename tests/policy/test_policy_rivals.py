@@ -286,7 +286,8 @@ class TestTheDocs:
 
     def test_the_toy_rule_is_one_file_and_one_entry(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The page's own code, in a file of its own, entered in the table, parsed, fingerprinted and routed."""
-        code, entry, _ = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)
+        code, _ = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)
+        (entry,) = re.findall(r"```text\n(.*?)```", self.PAGE, flags=re.DOTALL)
         module = self.entered(code, "early_layers", "EarlyLayers", tmp_path, monkeypatch)
         assert re.search(r"\bEarlyLayers\b", entry)
         assert doctest.testmod(module).attempted >= 3 and doctest.testmod(module).failed == 0
@@ -301,7 +302,7 @@ class TestTheDocs:
             parse_policy("early_layers", {"layers": 1, "k": 9}, SHAPE)
 
     def test_so_is_the_toy_rule_beyond_the_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        code = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)[2]
+        code = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)[1]
         module = self.entered(code, "sharpen", "Sharpen", tmp_path, monkeypatch)
         assert doctest.testmod(module).attempted >= 4 and doctest.testmod(module).failed == 0
         policy = built("sharpen", None, factor=0.5)
@@ -311,7 +312,7 @@ class TestTheDocs:
         assert policy.digest() != built("sharpen", None, factor=2).digest()
 
     def test_the_entry_is_a_line_of_the_table_of_policies(self) -> None:
-        entry = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)[1]
+        (entry,) = re.findall(r"```text\n(.*?)```", self.PAGE, flags=re.DOTALL)
         source = (RULES_PAGE.parents[1] / "banpick_exp" / "policy" / "parse.py").read_text(encoding="utf-8")
         assert entry.replace(", EarlyLayers", "") in source
 
