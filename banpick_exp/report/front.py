@@ -215,5 +215,5 @@ def _shades(placed: pl.DataFrame) -> list[tuple[float, float, str]]:
     shades = []
     for _, group in groups:
         x, kept = group["x"].to_list(), group["mean_kept"].to_list()
-        shades.append((min(x) - 0.06, max(x) + 0.06, f"all keep {sum(kept) / len(kept):.2f}"))
+        shades.append((min(x) - 0.06, max(x) + 0.06, f"keep {sum(kept) / len(kept):.2f}"))
     return sorted(shades)
