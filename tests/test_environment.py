@@ -199,7 +199,8 @@ def stub_checkout(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str, **environment: str) -> tuple[int, list[str]]:
-    hidden = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}  # of the `make test` that may be running this
+    # Of the `make test` that may be running this; make hands on what was typed to it, such as ARGS="-n 0".
+    hidden = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS", "SWEEP"}
     inherited = {name: value for name, value in os.environ.items() if name not in hidden}
     ended = subprocess.run(
         ["make", *arguments], cwd=folder, env=inherited | environment, capture_output=True, text=True

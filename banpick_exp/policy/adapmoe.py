@@ -28,13 +28,10 @@ from banpick_exp.errors import UserError
 from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape
 from banpick_exp.policy.knobs import Number
 from banpick_exp.policy.statistics import RUN_IT, fisher
-from banpick_exp.policy.threshold import Threshold
+from banpick_exp.policy.threshold import Threshold, limit_of_layer
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
-
-ABOVE_ANY_TAIL = 2.0
-"""Stands for threshold / 0; squares of normalised weights sum to at most 1."""
 
 
 class AdapMoe(Threshold):
@@ -80,5 +77,4 @@ class AdapMoe(Threshold):
         if self.keeps_all():
             return
         for layer, importance in enumerate(self.importances(shape, calibration)):
-            limit = self.threshold / importance if importance > 0 else ABOVE_ANY_TAIL
-            table.tail_square[0, layer] = min(limit, ABOVE_ANY_TAIL)
+            table.tail_square[0, layer] = limit_of_layer(self.threshold, importance)

@@ -31,13 +31,10 @@ from pydantic import field_validator
 from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape
 from banpick_exp.policy.knobs import Number
 from banpick_exp.policy.statistics import layer_sensitivity
-from banpick_exp.policy.threshold import Threshold, within_unit
+from banpick_exp.policy.threshold import Threshold, limit_of_layer, within_unit
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
-
-ABOVE_ANY_WEIGHT = 2.0
-"""Stands for tau / 0; normalised weights are at most 1."""
 
 
 class Modes(Threshold):
@@ -84,5 +81,4 @@ class Modes(Threshold):
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         super().fill(table, shape, calibration)
         for layer, alpha in enumerate(self.alphas(shape, calibration)):
-            threshold = self.tau / alpha if alpha > 0 else ABOVE_ANY_WEIGHT
-            table.min_weight[0, layer] = min(threshold, ABOVE_ANY_WEIGHT)
+            table.min_weight[0, layer] = limit_of_layer(self.tau, alpha)

@@ -35,3 +35,12 @@ def within_unit(value: float, below: str, above: str, example: str) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"is outside [0, 1]: {below if value < 0 else above}. Use for example {example}.")
     return value
+
+
+BEYOND_REACH = 2.0
+"""A limit that no normalised weight reaches, nor a sum of their squares: both are at most 1."""
+
+
+def limit_of_layer(threshold: float, importance: float) -> float:
+    """What a weight (or tail) must reach where it counts `importance` times: threshold / importance, always finite."""
+    return min(threshold / importance, BEYOND_REACH) if importance > 0 else BEYOND_REACH
