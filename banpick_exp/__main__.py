@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-from banpick_exp.console import BAD_INPUT, run
+from banpick_exp.cli.console import BAD_INPUT, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,16 +16,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _help_page() -> str:
-    from banpick_exp.preview import help_page
+    from banpick_exp.sweep.help import help_page
 
     return help_page()
 
 
 def _run(arguments: list[str]) -> int:
     # Imported here so that Ctrl-C during the imports is also answered in words.
-    from banpick_exp.plan import plan_sweep
-    from banpick_exp.preview import WELCOME, print_plan
     from banpick_exp.run_folder import write_manifest
+    from banpick_exp.sweep.dry_run import print_plan
+    from banpick_exp.sweep.help import WELCOME
+    from banpick_exp.sweep.plan import plan_sweep
 
     if not arguments:
         print(WELCOME)
@@ -38,7 +39,7 @@ def _run(arguments: list[str]) -> int:
         print(f"Note: {note}")
     write_manifest(plan.run_dir, plan.manifest())
 
-    from banpick_exp.runner import run_sweep  # only now: it loads Ray, and bad input must end before that
+    from banpick_exp.cluster.run import run_sweep  # only now: it loads Ray, and bad input must end before that
 
     return run_sweep(plan)
 

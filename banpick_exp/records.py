@@ -1,299 +1,379 @@
-"""One JSON record a point, its per-problem outcomes beside it, and the flat table of a run.
+"""What a finished point leaves behind, typed: its record, its metrics, and the outcome of every problem.
 
-These files are the truth about a run: resume trusts them, reports and W&B are drawn from them. So a record is either
-complete on disk or absent, and a record that does not hold together is set aside, never trusted.
+The names are those of the JSON on disk, which others read too: a field that changes its meaning is a new
+`SCHEMA_VERSION`. `run_folder` writes and reads these; nothing else indexes a record by string. Imports nothing heavy.
+
+Versions: 1 kept of an answer only what was extracted from it; 2 keeps the whole completion, so that a run can be graded
+again. Both are read; a record of any other version is refused, never guessed at.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import re
-import uuid
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 if TYPE_CHECKING:
     import polars as pl  # at run time inside the functions: planning imports this module and must stay light
 
-SCHEMA_VERSION = 1
-STATUSES = ("done", "invalid", "dropped", "failed")
-"""`dropped`: stopped by a race after some of its problems; metrics and outcomes are of those, its speed is null."""
+SCHEMA_VERSION = 2
+"""Of what is written."""
+READABLE_VERSIONS = (1, 2)
 OVERALL = "overall"
+"""Stands where the name of a domain would: all domains together."""
 
-RECORD_KEYS = (
-    "schema_version", "fingerprint", "status", "reason", "label", "policy", "model", "engine", "task", "versions",
-    "calibration", "metrics", "engagement", "timing", "command", "finished_at",
-)  # fmt: skip
-BUDGET_KEYS = ("target", "knob", "value", "measured", "probes", "sample_problems", "cached", "corrected")
-"""Of `budget`, which only the record of a point with a solved knob has; its `policy` holds the value found."""
-METRIC_KEYS = (
-    "accuracy", "accuracy_ci95", "delta", "delta_ci95", "n_problems", "tokens_per_second", "speedup", "speedup_spread",
-    "mean_kept", "mean_kept_by_layer", "truncated_fraction",
-)  # fmt: skip
-OUTCOME_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
-OPTIONAL_OUTCOME_COLUMNS = ("sample", "repetitive")
-"""`sample`: number of the answer where a problem has several; `repetitive`: the answer ends in a loop.
-Records made before either was known lack them."""
+Status = Literal["done", "invalid", "dropped", "failed"]
+STATUSES: tuple[Status, ...] = ("done", "invalid", "dropped", "failed")
+"""`dropped`: stopped by a race after some of its problems; metrics and outcomes are of those, its speed is null."""
+Interval = tuple[float, float]
+"""(low, high), 95 % unless a field says otherwise."""
 
 
 class CorruptRecord(ValueError):
     """A point record that cannot be trusted; the message says what is wrong with which file."""
 
 
-def write_point(points_dir: Path, record: Mapping[str, Any], outcomes: list[dict[str, Any]] | None) -> Path:
-    """Write one finished point so that a crash at any moment leaves either the whole record or none.
+class Part(BaseModel):
+    """A frozen part of a record: a key that it does not know is refused."""
 
-    The outcomes go first and the JSON last, each to a temporary file in `points_dir` that is flushed to disk and then
-    renamed: once the JSON exists, everything it stands for exists.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    Args:
-        points_dir: `outputs/<sweep>/<run>/points`; made if missing.
-        record: all of RECORD_KEYS; `schema_version` and `finished_at` (UTC, ISO 8601) are filled in when absent.
-        outcomes: one dict a problem (and sample) with OUTCOME_COLUMNS and any of OPTIONAL_OUTCOME_COLUMNS; None for a
-            failed point.
 
-    Returns: the path of the JSON.
-    Raises: ValueError for a record that `read_point` would refuse; OSError (disk full, no permission) with the path
-        and what it means for the run. In both cases no record is left behind.
-    """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = {"schema_version": SCHEMA_VERSION, "finished_at": now, **record}
-    fingerprint = str(record.get("fingerprint"))
-    _check(record, fingerprint, problems=None if outcomes is None else _count_problems(_outcomes_frame(outcomes)))
-    # allow_nan=False: NaN is not JSON, and a metric that is not a number is a bug upstream, not a result.
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    points_dir = Path(points_dir)
-    path = points_dir / f"{fingerprint}.json"
+class OpenPart(BaseModel):
+    """A frozen part whose other keys are kept and read back as they are: settings grow with the program."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in the JSON: what was set, nothing more."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What was routed since the last reset, per MoE layer. Padding rows and dummy runs are left out."""
+
+    tokens: list[int]
+    """[L]."""
+    kept: list[int]
+    """[L]: (token, expert) pairs that were kept."""
+    usage: list[list[int]]
+    """[L][E]: tokens that kept each expert."""
+
+    @property
+    def mean_kept(self) -> float:
+        """The measured budget: experts kept a token and layer."""
+        return sum(self.kept) / max(sum(self.tokens), 1)
+
+
+def added_counters(counters: Sequence[Counters]) -> Counters:
+    """The sum of counters of one engine, layer by layer and expert by expert."""
+    return Counters(
+        tokens=[sum(layer) for layer in zip(*(c.tokens for c in counters), strict=True)],
+        kept=[sum(layer) for layer in zip(*(c.kept for c in counters), strict=True)],
+        usage=[
+            [sum(expert) for expert in zip(*layers, strict=True)]
+            for layers in zip(*(c.usage for c in counters), strict=True)
+        ],
+    )
+
+
+class Metrics(Part):
+    """The numbers of one domain, or of all together."""
+
+    accuracy: float = Field(ge=0, le=1)
+    """0 to 1; avg@n where a problem has several answers."""
+    accuracy_ci95: Interval
+    delta: float | None
+    """Accuracy less stock's on the same problems; null for stock itself in records of old."""
+    delta_ci95: Interval | None
+    n_problems: NonNegativeInt
+    tokens_per_second: float | None
+    """Generated, in the timed runs; null where nothing was timed."""
+    speedup: float | None
+    """Over stock, the median of the paired runs."""
+    speedup_spread: Interval | None
+    """Lowest and highest of the paired runs."""
+    mean_kept: float
+    """The measured budget: experts kept a token and layer."""
+    mean_kept_by_layer: tuple[float, ...]
+    """[L]."""
+    truncated_fraction: float
+    """Share of answers that hit the token cap, 0 to 1."""
+
+
+class PointMetrics(Part):
+    """`overall`, and each domain."""
+
+    overall: Metrics
+    domains: dict[str, Metrics]
+
+    def of(self, domain: str) -> Metrics:
+        """Those of a domain; `overall` is all of them."""
+        return self.overall if domain == OVERALL else self.domains[domain]
+
+    def all(self) -> dict[str, Metrics]:
+        """`overall` first, then domain by domain."""
+        return {OVERALL: self.overall, **self.domains}
+
+
+class KeyExpertShare(Part):
+    """Share of all selections that key experts take, 0 to 1, mean over domains."""
+
+    policy: float
+    stock: float
+
+
+class Engagement(OpenPart):
+    """Evidence that a policy took effect, by domain."""
+
+    implied: dict[str, Interval] = {}
+    """Lowest and highest mean_kept that the policy implies."""
+    measured: dict[str, float] = {}
+    """mean_kept."""
+    routing_table: dict[str, str] = {}
+    """Digest of what the policy is: equal ones route alike by definition."""
+    routing_counts: dict[str, str] = {}
+    """Digest of what was counted: with other answers equal, equal ones cannot be told from a replay."""
+    key_expert_share: KeyExpertShare | None = None
+    counters: dict[str, Counters] = {}
+    stock_counters: dict[str, Counters] = {}
+    """Of the stock point alone, for those that pair with it on another engine."""
+
+
+class Timing(OpenPart):
+    """Seconds that a point took, part by part."""
+
+    swap_seconds: float = 0.0
+    """The slowest swap of a policy."""
+    stock_seconds: float = 0.0
+    solve_seconds: float = 0.0
+    accuracy_seconds: float = 0.0
+    block_seconds: float | None = None
+    """Of blocks answered before, where a race did."""
+    throughput_seconds: float = 0.0
+    timed_tokens: int | None = None
+    """Generated in the timed runs, stock's and the policy's together; records of old lack it."""
+    overhead_seconds: float = 0.0
+    """Outside of generation."""
+
+
+class BudgetAccount(Part):
+    """How a knob was solved for a wanted budget; the record's `policy` holds the value found."""
+
+    target: float
+    knob: str
+    """As typed."""
+    value: float
+    measured: float
+    """mean_kept on all problems."""
+    probes: tuple[tuple[float, float], ...]
+    """(knob, mean_kept on the sample), in order."""
+    sample_problems: int
+    cached: bool
+    """Found by an earlier run, confirmed by this one."""
+    corrected: bool
+    """Solved again after all problems showed what the sample did not."""
+
+
+class ModelUsed(OpenPart):
+    """The checkpoint, as its settings named it and as its files say."""
+
+    name: str = ""
+    path: str | None = None
+    identity: str | None = None
+    num_layers: int | None = None
+    num_experts: int | None = None
+    top_k: int | None = None
+
+
+class TaskUsed(OpenPart):
+    """What was asked; the defaults are those of records made before a setting was there."""
+
+    name: str = ""
+    split: str = ""
+    identity: str | None = None
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 0
+    throughput_prompts: int = 0
+    throughput_repeats: int = 0
+    throughput_tokens: int | None = None
+
+
+class PointRecord(Part):
+    """One finished point: what it was, what was measured, and what to type to have it again."""
+
+    schema_version: int
+    finished_at: str
+    """UTC, ISO 8601."""
+    fingerprint: str = Field(pattern=r"^[0-9A-Za-z_-]{1,128}$")
+    """Identity of everything that decides the result, and the name of the file."""
+    status: Status
+    reason: str | None
+    """Why it is not `done`."""
+    label: str
+    seed: int | None = None
+    repeat: int = 0
+    """0 is the point itself, 1 its first repeat."""
+    policy: dict[str, Any]
+    """`name` and the knobs that matter, with the value found for a solved one."""
+    model: ModelUsed
+    engine: dict[str, Any]
+    task: TaskUsed
+    versions: dict[str, str]
+    calibration: str | None
+    """Fingerprint of the calibration that was read."""
+    metrics: PointMetrics | None
+    """None of a failed point."""
+    engagement: Engagement
+    timing: Timing
+    budget: BudgetAccount | None = None
+    """Of a point whose knob was solved."""
+    command: str | None
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> PointRecord:
+        if self.schema_version not in READABLE_VERSIONS:
+            known = " and ".join(map(str, READABLE_VERSIONS))
+            raise ValueError(f"schema_version is {self.schema_version}, this version reads {known}")
+        if "name" not in self.policy:
+            raise ValueError("the policy has no name")
+        if self.status == "failed" and self.metrics is not None:
+            raise ValueError("a failed point has metrics")
+        if self.status != "failed" and self.metrics is None:
+            raise ValueError(f"a point with status {self.status} has no metrics")
+        return self
+
+    @property
+    def policy_name(self) -> str:
+        return str(self.policy["name"])
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        return {knob: value for knob, value in self.policy.items() if knob != "name"}
+
+    @property
+    def measured(self) -> PointMetrics:
+        """The metrics of a point that has them; AssertionError for one that failed."""
+        assert self.metrics is not None, f"{self.label} failed: it has no metrics"
+        return self.metrics
+
+    @property
+    def budget_target(self) -> float | None:
+        """What its knob was, or was to be, solved for."""
+        return self.budget.target if self.budget is not None else self.policy.get("budget")
+
+    @property
+    def solved_knob(self) -> str | None:
+        """`beta=0.334`."""
+        return None if self.budget is None else f"{self.budget.knob}={self.budget.value:g}"
+
+    def asked_policy(self) -> dict[str, Any]:
+        """The policy as it was asked for: a solved knob gives way to the budget that it was solved for."""
+        if self.budget is None:
+            return dict(self.policy)
+        kept = {name: value for name, value in self.policy.items() if name != self.budget.knob}
+        return kept | {"budget": self.budget.target}
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Versions, model, engine and task as they stand in the JSON."""
+        return {
+            "versions": dict(self.versions),
+            "model": self.model.plain(),
+            "engine": dict(self.engine),
+            "task": self.task.plain(),
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands on disk: what was set, nothing more."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+def read_record(content: bytes) -> PointRecord:
+    """A record from its JSON. Raises ValueError for what does not hold together, in one line."""
+    from pydantic import ValidationError
+
     try:
-        points_dir.mkdir(parents=True, exist_ok=True)
-        if outcomes is not None:
-            _replace_file(outcomes_path(points_dir, fingerprint), _outcomes_parquet(outcomes))
-        _replace_file(path, text.encode())
-    except OSError as error:
-        reason = (
-            f"{error.strerror}: point {fingerprint} ({record['label']}) is not recorded. "
-            "Make room or fix the folder, then run the same command with resume=<run>; finished points are kept"
-        )
-        raise OSError(error.errno, reason, str(path)) from error
-    return path
+        return PointRecord.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(_first_problem(error)) from None
 
 
-def read_point(path: Path) -> dict[str, Any]:
-    """Read one record and everything that makes it trustworthy.
-
-    Checked: it parses, the schema version is ours, the fingerprint is the file's name, the status is known, metrics are
-    complete for a done or invalid point and absent for a failed one, and the outcomes file has every problem once (or
-    once a sample).
-
-    Raises: CorruptRecord when any of that fails; FileNotFoundError when there is no such file.
-    """
-    path = Path(path)
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:  # includes bytes that are not UTF-8
-        raise CorruptRecord(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise CorruptRecord(f"{path}: holds a {type(record).__name__}, not a record")
-    try:
-        outcomes = outcomes_path(path.parent, path.stem)
-        problems = _problems_in(outcomes) if record.get("status") != "failed" else None
-        _check(record, path.stem, problems=problems)
-    except ValueError as error:
-        raise CorruptRecord(f"{path}: {error}") from error
-    return record
+def _first_problem(error: Any) -> str:
+    details = error.errors()[0]
+    if details["type"] == "json_invalid":
+        return f"not readable as JSON ({details['ctx']['error']})"
+    place = ".".join(map(str, details["loc"]))
+    if details["type"] == "missing":
+        return f"the record lacks {place}"
+    if details["type"] == "value_error":
+        return str(details["ctx"]["error"])
+    return f"{place or 'the record'}: {details['msg']}"
 
 
-def load_points(points_dir: Path) -> tuple[list[dict[str, Any]], list[Path]]:
-    """All trustworthy records of a run, in the order of their file names, and the corrupt ones it set aside.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came of one answer to one problem."""
 
-    A corrupt `x.json` is renamed to `x.json.corrupt` (its outcomes stay), so the point counts as not run and its bytes
-    are kept to look at. A missing folder holds no points.
-    """
-    records, set_aside = [], []
-    for path in sorted(Path(points_dir).glob("*.json")):
-        try:
-            records.append(read_point(path))
-        except CorruptRecord:
-            aside = path.with_name(path.name + ".corrupt")
-            os.replace(path, aside)
-            set_aside.append(aside)
-    return records, set_aside
+    problem_id: str
+    """Unique within its domain."""
+    domain: str
+    task: str
+    """Sub-task inside the domain."""
+    correct: bool
+    truncated: bool
+    """It hit the token cap instead of stopping by itself."""
+    tokens: int
+    """Generated."""
+    answer: str
+    """What the grader took for the answer; empty where it found none (`found` tells that from an empty one)."""
+    repetitive: bool | None = None
+    """It ends in a loop; None where that was not looked for (as every field below: records of old lack them)."""
+    sample: int | None = None
+    """Number of the answer where a problem has several."""
+    found: bool | None = None
+    """The completion held an answer at all."""
+    completion: str | None = None
+    """The whole generated text."""
+    finish_reason: str | None = None
+    """vLLM's: `stop` or `length`."""
 
 
-def outcomes_path(points_dir: Path, fingerprint: str) -> Path:
-    """Where the per-problem outcomes of a point lie."""
-    return Path(points_dir) / f"{fingerprint}.outcomes.parquet"
+REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
+OUTCOME_COLUMNS = tuple(field.name for field in fields(Outcome))
 
 
-def read_outcomes(points_dir: Path, fingerprint: str) -> pl.DataFrame:
-    """Per-problem outcomes of one point: OUTCOME_COLUMNS, and what it has of the optional ones; one row a problem
-    (and sample)."""
+def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
+    """One row an outcome; columns that no outcome tells are left out."""
     import polars as pl
 
-    return pl.read_parquet(outcomes_path(points_dir, fingerprint))
+    types = {"correct": pl.Boolean, "truncated": pl.Boolean, "repetitive": pl.Boolean, "found": pl.Boolean}
+    types |= {"tokens": pl.Int32, "sample": pl.Int32}
+    told = [
+        name
+        for name in OUTCOME_COLUMNS
+        if name in REQUIRED_COLUMNS or any(getattr(outcome, name) is not None for outcome in outcomes)
+    ]
+    columns: Mapping[str, Any] = {
+        name: pl.Series(name, [getattr(outcome, name) for outcome in outcomes], dtype=types.get(name, pl.String))
+        for name in told
+    }
+    return pl.DataFrame(columns)
 
 
-def load_outcomes(points_dir: Path, records: Iterable[Mapping[str, Any]]) -> dict[str, pl.DataFrame]:
-    """fingerprint -> outcomes of every record that has them (done and invalid ones): what `analysis` takes."""
-    found = [record["fingerprint"] for record in records if record["status"] != "failed"]
-    return {fingerprint: read_outcomes(points_dir, fingerprint) for fingerprint in found}
+def outcomes_of(frame: pl.DataFrame) -> list[Outcome]:
+    """The outcomes that `outcomes_frame` made a frame of."""
+    return [Outcome(**row) for row in frame.iter_rows(named=True)]
 
 
-def points_frame(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """Records as one flat frame: a row for each point and domain, the first of them `overall`.
-
-    Intervals become two columns (`accuracy_lo`, `accuracy_hi`, ...), knobs one JSON text (`knobs`); `samples` is the n
-    of avg@n, `repeat` above 0 marks a repeat of another point, `budget_target` is what its knob was solved for, and
-    `solved_knob` what was found (`beta=0.334`). A failed point has one row, `overall`, with null metrics. No records
-    give an empty frame with the same columns.
-    """
-    import polars as pl
-
-    number, text = pl.Float64, pl.String
-    schema: dict[str, Any] = {
-        "fingerprint": text, "status": text, "reason": text, "policy": text, "label": text, "knobs": text,
-        "domain": text, "accuracy": number, "accuracy_lo": number, "accuracy_hi": number, "delta": number,
-        "delta_lo": number, "delta_hi": number, "n_problems": pl.Int64, "tokens_per_second": number, "speedup": number,
-        "speedup_lo": number, "speedup_hi": number, "mean_kept": number, "mean_kept_by_layer": pl.List(number),
-        "truncated_fraction": number, "model": text, "calibration": text, "command": text, "finished_at": text,
-        "samples": pl.Int64, "repeat": pl.Int64, "budget_target": number,
-        "solved_knob": text,
-    }  # fmt: skip
-    rows = []
-    for record in records:
-        metrics = record["metrics"] or {}
-        blocks = {OVERALL: metrics.get("overall"), **metrics.get("domains", {})}
-        knobs = {knob: value for knob, value in record["policy"].items() if knob != "name"}
-        for domain, block in blocks.items():
-            row = {key: value for key, value in record.items() if key in schema}
-            row |= {"policy": record["policy"]["name"], "knobs": json.dumps(knobs), "domain": domain}
-            row |= {"model": str(record["model"].get("name", ""))} | _flat_metrics(block or {})
-            row |= {"samples": int(record["task"].get("samples", 1)), "repeat": int(record.get("repeat") or 0)}
-            spent = record.get("budget") or {"target": record["policy"].get("budget")}
-            row |= {"budget_target": spent["target"]}
-            row |= {"solved_knob": f"{spent['knob']}={spent['value']:g}" if "knob" in spent else None}
-            rows.append(row)
-    return pl.DataFrame(rows, schema=schema)
-
-
-def write_parquet(run_dir: Path) -> Path:
-    """Write `points.parquet` of a run (see points_frame) from its records, atomically; returns its path."""
-    records, _ = load_points(Path(run_dir) / "points")
-    return write_table(Path(run_dir) / "points.parquet", points_frame(records))
-
-
-def write_table(path: Path, frame: pl.DataFrame) -> Path:
-    """Write one frame of a run as Parquet, atomically; returns its path."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    _replace_file(path, buffer.getvalue())
-    return path
-
-
-def _flat_metrics(block: Mapping[str, Any]) -> dict[str, Any]:
-    pairs = {"accuracy_ci95": "accuracy", "delta_ci95": "delta", "speedup_spread": "speedup"}
-    flat: dict[str, Any] = {}
-    for key in METRIC_KEYS:
-        value = block.get(key)
-        if key in pairs:
-            low, high = value or (None, None)
-            flat |= {f"{pairs[key]}_lo": low, f"{pairs[key]}_hi": high}
-        else:
-            flat[key] = value
-    return flat
-
-
-def _check(record: Mapping[str, Any], fingerprint: str, *, problems: int | None) -> None:
-    """ValueError unless the record holds together; `problems` are those of its outcomes, None where there are none."""
-    missing = [key for key in RECORD_KEYS if key not in record]
-    if missing:
-        raise ValueError(f"the record lacks {', '.join(missing)}")
-    if record["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {record['schema_version']!r}, this version reads {SCHEMA_VERSION}")
-    if record["fingerprint"] != fingerprint or not re.fullmatch(r"[0-9A-Za-z_-]{1,128}", fingerprint):
-        raise ValueError(f"the fingerprint {record['fingerprint']!r} is not the file name {fingerprint!r}")
-    status, metrics, policy = record["status"], record["metrics"], record["policy"]
-    if status not in STATUSES:
-        raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
-    if not isinstance(policy, dict) or "name" not in policy:
-        raise ValueError("the policy has no name")
-    if missing := [key for key in BUDGET_KEYS if key not in (record.get("budget") or BUDGET_KEYS)]:
-        raise ValueError(f"its budget lacks {', '.join(missing)}")
-    if status == "failed":
-        if metrics is not None or problems is not None:
-            raise ValueError("a failed point has metrics or outcomes")
-        return
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("domains"), dict):
-        raise ValueError(f"a point with status {status} has no metrics")
-    for name, block in {OVERALL: metrics.get("overall"), **metrics["domains"]}.items():
-        lacking = [key for key in METRIC_KEYS if not isinstance(block, dict) or key not in block]
-        if lacking:
-            raise ValueError(f"the metrics of {name} lack {', '.join(lacking)}")
-    if problems is None:
-        raise ValueError(f"a point with status {status} has no outcomes")
-    if problems != metrics["overall"]["n_problems"]:
-        raise ValueError(f"outcomes of {problems} problems for n_problems={metrics['overall']['n_problems']}")
-
-
-def _outcomes_frame(outcomes: list[dict[str, Any]]) -> pl.DataFrame:
-    import polars as pl
-
-    types = (pl.String, pl.String, pl.String, pl.Boolean, pl.Boolean, pl.Int32, pl.String)
-    schema: dict[str, Any] = dict(zip(OUTCOME_COLUMNS, types, strict=True))
-    optional = dict(zip(OPTIONAL_OUTCOME_COLUMNS, (pl.Int32, pl.Boolean), strict=True))
-    schema |= {name: kind for name, kind in optional.items() if outcomes and name in outcomes[0]}
-    return pl.DataFrame(outcomes, schema=schema)
-
-
-def _outcomes_parquet(outcomes: list[dict[str, Any]]) -> bytes:
-    buffer = io.BytesIO()  # and not a file: polars would turn a full disk into an error of its own
-    _outcomes_frame(outcomes).write_parquet(buffer)
-    return buffer.getvalue()
-
-
-def _problems_in(path: Path) -> int | None:
-    """Problems of an outcomes file, None where there is no file; ValueError where it is not what we write."""
-    import polars as pl
-
-    if not path.exists():
-        return None
-    try:
-        frame = pl.read_parquet(path)  # whole: a file cut in the middle can still have a readable footer elsewhere
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path.name} is not readable as Parquet ({error})") from error
-    known = tuple(name for name in frame.columns if name not in OPTIONAL_OUTCOME_COLUMNS)
-    if known != OUTCOME_COLUMNS:
-        raise ValueError(f"{path.name} has the columns {', '.join(frame.columns)}")
-    return _count_problems(frame)
-
-
-def _count_problems(outcomes: pl.DataFrame) -> int:
+def count_problems(outcomes: pl.DataFrame) -> int:
     """How many problems were answered; ValueError where one was answered twice under the same number."""
     problem = ["domain", "problem_id"]
     answer = [*problem, "sample"] if "sample" in outcomes.columns else problem
     if not outcomes.select(answer).is_unique().all():
         raise ValueError(f"outcomes repeat a problem: ({', '.join(answer)}) must be unique")
     return outcomes.select(problem).n_unique()
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that the path never shows half of it, and so that it survives a power cut."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself lives in the folder
-    finally:
-        os.close(folder)

@@ -1,26 +1,299 @@
-"""Where a run writes, which run a `resume=` means, and whether this machine lets us: checked before anything starts."""
+"""A run's folder: the only owner of its paths and of the atomic write.
+
+    <output_dir>/<sweep>/<run>/
+      run.json                                the sweep, its models and data (`Manifest`)
+      points/<fingerprint>.json               one record a point, points/<fingerprint>.outcomes.parquet beside it
+      blocks/<fingerprint>.<n>.json           of a race: answers not yet a point
+      points.parquet guards.parquet report.html *.png     at the end
+    <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
+
+The files are the truth about a run: resume trusts them, reports and W&B are drawn from them. So a record is either
+complete on disk or absent, and one that does not hold together is set aside, never trusted. Paths are names, never
+patterns: files are opened here and only then handed to a reader. Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import netrc
 import os
 import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from banpick_exp.config import TrackingConfig
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
-from banpick_exp.validation import suggestion
+from banpick_exp.records import (
+    OUTCOME_COLUMNS,
+    REQUIRED_COLUMNS,
+    CorruptRecord,
+    Outcome,
+    PointRecord,
+    count_problems,
+    outcomes_frame,
+    read_record,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl  # at run time inside the functions: planning imports this module and must stay light
 
 MANIFEST = "run.json"
 MANIFEST_VERSION = 1
-BEFORE_SEARCH = {"search": "grid"}
-"""What a manifest that does not name its search means."""
+POINTS = "points"
+REPORT = "report.html"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that the path never shows half of it, and so that it survives a power cut."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself lives in the folder
+    finally:
+        os.close(folder)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """One Parquet file, by its very name: Polars would take brackets and stars in a path for a pattern.
+
+    Raises OSError where it cannot be opened, ValueError where it is not Parquet.
+    """
+    import polars as pl
+
+    data = path.read_bytes()
+    try:
+        return pl.read_parquet(io.BytesIO(data))
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path.name} is not readable as Parquet ({error})") from error
+
+
+class Manifest(BaseModel):
+    """`run.json`: which run this is. A resumed run must agree in sweep, models, tasks and search."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    schema_version: int = MANIFEST_VERSION
+    sweep: str | None = None
+    models: dict[str, str] = {}
+    """Identity of each checkpoint -> its name."""
+    tasks: dict[str, str] = {}
+    """Identity of each task's data -> its name."""
+    search: str = "grid"
+    """What a manifest that does not name its search means."""
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """`<output_dir>/<sweep>/<run>`: where everything of one run lies."""
+
+    path: Path
+
+    # ------------------------------------------------------------ paths
+
+    @property
+    def name(self) -> str:
+        """`<sweep>/<run>`."""
+        return "/".join(self.path.resolve().parts[-2:])
+
+    @property
+    def points(self) -> Path:
+        return self.path / POINTS
+
+    @property
+    def report(self) -> Path:
+        return self.path / REPORT
+
+    @property
+    def calibrations(self) -> Path:
+        """Shared by all sweeps of the output folder."""
+        return self.path.parent.parent / "calibrations"
+
+    @property
+    def solved(self) -> Path:
+        """Knobs that were solved for a budget, shared like calibrations."""
+        return self.path.parent.parent / "solved"
+
+    @property
+    def progress(self) -> Path:
+        """How far a calibration is: written by its engine, read by the driver."""
+        return self.path / "progress.json"
+
+    @property
+    def journal(self) -> Path:
+        """The study of search=optuna."""
+        return self.path / "optuna.log"
+
+    def record_path(self, fingerprint: str) -> Path:
+        return self.points / f"{fingerprint}.json"
+
+    def outcomes_path(self, fingerprint: str) -> Path:
+        return self.points / f"{fingerprint}.outcomes.parquet"
+
+    def block_path(self, fingerprint: str, number: int) -> Path:
+        return self.path / "blocks" / f"{fingerprint}.{number}.json"
+
+    def table_path(self, name: str) -> Path:
+        """`points`, `guards` or `repeats`, as Parquet."""
+        return self.path / f"{name}.parquet"
+
+    # ------------------------------------------------------------ points
+
+    def write_point(self, record: PointRecord, outcomes: Sequence[Outcome] | None) -> Path:
+        """Write one finished point so that a crash at any moment leaves either the whole record or none.
+
+        The outcomes go first and the JSON last, each to a temporary file that is flushed to disk and then renamed: once
+        the JSON exists, everything it stands for exists.
+
+        Args:
+            outcomes: one a problem (and sample); None for a failed point.
+
+        Returns: the path of the JSON.
+        Raises: ValueError for a record that `read_point` would refuse; OSError (disk full, no permission) with the path
+            and what it means for the run. In both cases no record is left behind.
+        """
+        frame = None if outcomes is None else outcomes_frame(outcomes)
+        _check_outcomes(record, frame)
+        path = self.record_path(record.fingerprint)
+        # allow_nan=False: NaN is not JSON, and a metric that is not a number is a bug upstream, not a result.
+        text = json.dumps(record.plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self.points.mkdir(parents=True, exist_ok=True)
+            if frame is not None:
+                write_atomically(self.outcomes_path(record.fingerprint), _parquet(frame))
+            write_atomically(path, text.encode())
+        except OSError as error:
+            reason = (
+                f"{error.strerror}: point {record.fingerprint} ({record.label}) is not recorded. "
+                "Make room or fix the folder, then run the same command with resume=<run>; finished points are kept"
+            )
+            raise OSError(error.errno, reason, str(path)) from error
+        return path
+
+    def read_point(self, fingerprint: str) -> PointRecord:
+        """Read one record and everything that makes it trustworthy.
+
+        Raises: CorruptRecord when its own content is wrong (it does not parse, is of a version we do not read, has
+            another name than its file, lacks metrics or outcomes, or has outcomes of other problems); OSError when a
+            file cannot be opened, FileNotFoundError when there is none.
+        """
+        path = self.record_path(fingerprint)
+        content = path.read_bytes()
+        try:
+            record = read_record(content)
+            if record.fingerprint != fingerprint:
+                raise ValueError(f"the fingerprint {record.fingerprint!r} is not the file name {fingerprint!r}")
+            _check_outcomes(record, None if record.status == "failed" else self._whole_outcomes(fingerprint))
+        except ValueError as error:
+            raise CorruptRecord(f"{path}: {error}") from error
+        return record
+
+    def load_points(self) -> tuple[list[PointRecord], list[Path]]:
+        """All trustworthy records of the run, in the order of their file names, and the corrupt ones it set aside.
+
+        A corrupt `x.json` is renamed to `x.json.corrupt` (its outcomes stay), so the point counts as not run and its
+        bytes are kept to look at. A missing folder holds no points. Raises OSError for a record that cannot be opened:
+        that says nothing about its content, so it stays where it is.
+        """
+        found, set_aside = [], []
+        for path in self.record_files():
+            try:
+                found.append(self.read_point(path.stem))
+            except CorruptRecord:
+                aside = path.with_name(f"{path.name}.corrupt")
+                with contextlib.suppress(FileNotFoundError):  # another driver was quicker
+                    path.rename(aside)
+                set_aside.append(aside)
+        return found, set_aside
+
+    def record_files(self) -> list[Path]:
+        """The JSON files of finished points, by name."""
+        if not self.points.is_dir():
+            return []
+        return sorted(path for path in self.points.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+
+    def outcomes(self, fingerprint: str) -> pl.DataFrame:
+        """Per-problem outcomes of one point: the columns of `Outcome` it has; one row a problem (and sample)."""
+        return read_table(self.outcomes_path(fingerprint))
+
+    def all_outcomes(self, records: Iterable[PointRecord]) -> dict[str, pl.DataFrame]:
+        """fingerprint -> outcomes of every record that has them (all but failed ones): what `analysis` takes."""
+        return {r.fingerprint: self.outcomes(r.fingerprint) for r in records if r.status != "failed"}
+
+    def _whole_outcomes(self, fingerprint: str) -> pl.DataFrame | None:
+        """Outcomes of a point, None where there is no file; ValueError where it is not what we write."""
+        path = self.outcomes_path(fingerprint)
+        if not path.exists():
+            return None
+        frame = read_table(path)  # whole: a file cut in the middle can still have a readable footer elsewhere
+        columns = frame.columns
+        if not set(REQUIRED_COLUMNS) <= set(columns) <= set(OUTCOME_COLUMNS):
+            raise ValueError(f"{path.name} has the columns {', '.join(columns)}")
+        return frame
+
+    # ------------------------------------------------------------ the run
+
+    def manifest(self) -> Manifest:
+        """What `run.json` says; an empty one where there is none. Raises UserError where it cannot be read."""
+        path = self.path / MANIFEST
+        if not path.is_file():
+            return Manifest()
+        try:
+            return Manifest.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = error if isinstance(error, OSError) else error.errors()[0]["msg"]
+            raise UserError(
+                f"{path} cannot be read ({reason}): nobody can say which sweep it is. Begin a new run."
+            ) from None
+
+    def check_manifest(self, expected: Manifest) -> None:
+        """UserError unless the run was begun with the same sweep, models, tasks and search."""
+        stored = self.manifest()
+        pairs = (
+            ("of the sweep", stored.sweep, expected.sweep),
+            ("of the model(s)", stored.models, expected.models),
+            ("on the data of", stored.tasks, expected.tasks),
+            ("with search =", stored.search, expected.search),
+        )
+        for phrase, found, wanted in pairs:
+            if _identity(found) != _identity(wanted):
+                raise UserError(
+                    f"resume={self.path} holds a run {phrase} {_named(found)}, but this command is {phrase}"
+                    f" {_named(wanted)}: their points must not be mixed. Leave resume out, or repeat that run's own"
+                    f" command with resume: {stored.command or 'it is not recorded'}"
+                )
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Creates the folder with its `run.json`; a manifest that is there already stays."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / MANIFEST
+        if not path.exists():
+            text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+            write_atomically(path, text.encode())
+
+    def write_table(self, name: str, frame: pl.DataFrame) -> Path:
+        """Write one table of the run as Parquet, atomically; returns its path."""
+        path = self.table_path(name)
+        write_atomically(path, _parquet(frame))
+        return path
 
 
 def new_run_dir(output_dir: str, sweep: str, now: datetime) -> Path:
@@ -45,7 +318,7 @@ def find_run_dir(resume: str, output_dir: str, sweep: str) -> Path:
                 f"resume={resume} is the folder {folder}, which has no {MANIFEST}: it is no run, and its files would be"
                 " mixed up with ours. Leave resume out to begin a new run."
             )
-    known = sorted((path.parent.name for path in runs.glob(f"*/{MANIFEST}")), reverse=True)
+    known = sorted((path.name for path in _folders(runs) if (path / MANIFEST).is_file()), reverse=True)
     listed = f"Runs of {sweep}: {', '.join(known[:5])}." if known else f"There is no run of {sweep} in {runs} yet."
     raise UserError(
         f"resume={resume} is no folder and no run: there is nothing to continue."
@@ -53,39 +326,8 @@ def find_run_dir(resume: str, output_dir: str, sweep: str) -> Path:
     )
 
 
-def check_manifest(run_dir: Path, expected: Mapping[str, Any]) -> None:
-    """UserError unless `run_dir` was begun with the same sweep, models and tasks."""
-    path = run_dir / MANIFEST
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): nobody can say which sweep it is. Begin a new run."
-        ) from None
-    stored = stored if isinstance(stored, dict) else {}
-    phrases = {"sweep": "of the sweep", "models": "of the model(s)", "tasks": "on the data of"}
-    for key, phrase in (phrases | {"search": "with search ="}).items():
-        found, wanted = stored.get(key, BEFORE_SEARCH.get(key)), expected.get(key, BEFORE_SEARCH.get(key))
-        same = (
-            set(found) == set(wanted) if isinstance(found, dict) else found == wanted
-        )  # a renamed model is the same one
-        if not same:
-            raise UserError(
-                f"resume={run_dir} holds a run {phrase} {_named(found)}, but this command is {phrase} {_named(wanted)}:"
-                " their points must not be mixed. Leave resume out, or repeat that run's own command with resume:"
-                f" {stored.get('command', 'it is not recorded')}"
-            )
-
-
-def write_manifest(run_dir: Path, manifest: Mapping[str, Any]) -> None:
-    """Creates the run folder with its `run.json`; a manifest that is there already stays."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path = run_dir / MANIFEST
-    if path.exists():
-        return
-    partial = path.with_name(f".{MANIFEST}.{os.getpid()}")
-    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
 
 
 def check_writable(folder: Path) -> None:
@@ -109,27 +351,31 @@ def check_writable(folder: Path) -> None:
                 path.rmdir()
 
 
-def check_tracking(tracking: TrackingConfig, environment: Mapping[str, str]) -> None:
-    """UserError when W&B is to be online and neither the environment nor the netrc file has a key. Prints no key."""
-    if tracking.name != "wandb" or tracking.mode != "online" or environment.get("WANDB_API_KEY", "").strip():
-        return
-    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
-    home = Path(environment.get("HOME", "~")).expanduser()
-    named = environment.get("NETRC")
-    for path in [Path(named).expanduser()] if named else [home / ".netrc", home / "_netrc"]:
-        try:
-            entry = netrc.netrc(str(path)).authenticators(host)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry is not None and entry[2]:
-            return
-    raise UserError(
-        "tracking.mode=online needs a W&B key, and there is none: the first point could not be logged. Type wandb"
-        " login, or set WANDB_API_KEY, or type tracking.mode=offline (upload later with wandb sync) or tracking=none."
-    )
+def _identity(value: object) -> object:
+    """What counts of it: a renamed model is the same one."""
+    return set(value) if isinstance(value, dict) else value
 
 
 def _named(value: object) -> str:
     return (
         ", ".join(f"{name} ({identity})" for identity, name in value.items()) if isinstance(value, dict) else str(value)
     )
+
+
+def _check_outcomes(record: PointRecord, outcomes: pl.DataFrame | None) -> None:
+    """ValueError unless a record and its outcomes are about the same problems."""
+    if record.metrics is None:
+        if outcomes is not None:
+            raise ValueError("a failed point has outcomes")
+        return
+    if outcomes is None:
+        raise ValueError(f"a point with status {record.status} has no outcomes")
+    problems = count_problems(outcomes)
+    if problems != record.metrics.overall.n_problems:
+        raise ValueError(f"outcomes of {problems} problems for n_problems={record.metrics.overall.n_problems}")
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()  # and not a file: polars would turn a full disk into an error of its own
+    frame.write_parquet(buffer)
+    return buffer.getvalue()

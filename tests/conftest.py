@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -40,8 +40,8 @@ def _script_or_file(root: Path, file: str) -> str:
 @pytest.fixture(scope="session")
 def tiny_engine() -> Iterator[Engine]:
     """The shipped checkpoint in a verified engine, in this process. The last policy set is still on."""
-    from banpick_exp.tiny import ASSETS
-    from banpick_exp.tiny.measure import open_engine
+    from banpick_exp.evaluation.controls import open_engine
+    from banpick_exp.models.tiny import ASSETS
 
     engine = open_engine(ASSETS / "checkpoint")
     yield engine

@@ -13,12 +13,12 @@ import pytest
 from synthetic_run import DOMAINS, SyntheticRun, ladder, pick_strength
 
 from banpick_exp import records
+from banpick_exp.analysis.frame import points_frame
 from banpick_exp.records import (
     CorruptRecord,
     load_outcomes,
     load_points,
     outcomes_path,
-    points_frame,
     read_outcomes,
     read_point,
     write_parquet,

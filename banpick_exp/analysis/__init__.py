@@ -3,6 +3,7 @@
 From a notebook: `records.load_points` and `records.load_outcomes` give what these functions take.
 """
 
+from banpick_exp.analysis.avg_at_n import accuracy_name, average_at_n, difference_at_n
 from banpick_exp.analysis.compare import (
     compare_counts,
     compare_pairs,
@@ -11,16 +12,15 @@ from banpick_exp.analysis.compare import (
     paired_bootstrap,
     sign_flip_p,
 )
+from banpick_exp.analysis.frame import points_frame
 from banpick_exp.analysis.front import pareto_front
-from banpick_exp.analysis.guard import GUARDS, guards
+from banpick_exp.analysis.guards import GUARDS, guards
 from banpick_exp.analysis.intervals import average_interval, ratio_of_means, wilson
 from banpick_exp.analysis.pairing import without_repeats
 from banpick_exp.analysis.repeats import repeat_spread
-from banpick_exp.analysis.samples import accuracy_name, average_at_n, difference_at_n
 from banpick_exp.analysis.selection import Chosen, choose, report_on_test
 from banpick_exp.analysis.subtasks import subtasks
 from banpick_exp.analysis.verdict import BUDGET_TOLERANCE, headline, verdicts
-from banpick_exp.records import points_frame
 
 __all__ = [
     "BUDGET_TOLERANCE", "GUARDS", "Chosen", "accuracy_name", "average_at_n", "average_interval", "choose",

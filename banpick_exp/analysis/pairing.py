@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from banpick_exp.config import GREEDY
 from banpick_exp.records import OVERALL
+from banpick_exp.tasks.config import GREEDY
 
 REFERENCE_POLICIES = ("none", "fixed_k")
 PROBLEM = ("domain", "problem_id")

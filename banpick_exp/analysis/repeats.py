@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from banpick_exp.analysis.pairing import PROBLEM, Outcomes, Record, asked_policy, repeat_of
-from banpick_exp.config import GREEDY
 from banpick_exp.records import OVERALL
+from banpick_exp.tasks.config import GREEDY
 
 REPEATED = ("max_num_seqs", "seed", "repeat")
 """Settings that repeats differ in. Tensor parallelism and dtype are no repeats: they are other experiments."""

@@ -26,9 +26,9 @@ from banpick_exp.analysis.pairing import (
     without_repeats,
 )
 from banpick_exp.analysis.verdict import BUDGET_TOLERANCE, RIVALS, verdicts
-from banpick_exp.config import GREEDY
 from banpick_exp.errors import UserError
 from banpick_exp.records import OVERALL
+from banpick_exp.tasks.config import GREEDY
 
 DEV, TEST = "dev", "test"
 SPLIT_SETTINGS = ("split", "identity", "data_files", "max_problems")

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from banpick_exp.errors import UserError
-from banpick_exp.policy.base import Calibration, MoeShape, Rule
-from banpick_exp.policy.parse import parse_policy
+from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.registry import parse_policy
+from banpick_exp.policy.rule import Calibration, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from banpick_kernels.edit import LayerEdit
+    from banpick_kernels.layer_hooks import LayerEdit
     from banpick_kernels.table import RouterTable
 
 ROUTING_VERSION = 2

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from banpick_exp.policy.base import Calibration, MoeShape, Rule
-from banpick_exp.policy.fixed_k import check_count
+from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.knobs import Whole
+from banpick_exp.policy.rule import Calibration, Rule
+from banpick_exp.policy.rules.fixed_k import check_count
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable

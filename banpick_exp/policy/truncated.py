@@ -3,9 +3,10 @@
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from banpick_exp.policy.base import BudgetKnob, Calibration, MoeShape, Rule
-from banpick_exp.policy.fixed_k import check_count
+from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.knobs import Whole
+from banpick_exp.policy.rule import BudgetKnob, Calibration, Rule
+from banpick_exp.policy.rules.fixed_k import check_count
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import polars as pl
 
-from banpick_exp.plots import heat_map, pareto_png
 from banpick_exp.records import OVERALL
-from banpick_exp.report.load import Run, load_run, read_run
-from banpick_exp.report.matrices import Maps, draw_maps, maps_of
-from banpick_exp.report.page import write_page
-from banpick_exp.report.repeats import print_repeats, repeats_summary
-from banpick_exp.report.table import print_pareto
+from banpick_exp.report.figures.front import pareto_png
+from banpick_exp.report.figures.heat_map import heat_map
+from banpick_exp.report.maps import Maps, draw_maps, maps_of
+from banpick_exp.report.page.page import write_page
+from banpick_exp.report.page.repeats import print_repeats, repeats_summary
+from banpick_exp.report.run import Run, load_run, read_run
+from banpick_exp.report.terminal import print_pareto
 
 __all__ = ["heat_map", "load_run", "print_pareto", "print_repeats", "repeats_summary", "write_report"]
 

@@ -16,8 +16,8 @@ A 1 is an axis that broadcasts.
 import torch
 from torch import Tensor
 
-from banpick_kernels.edit import LayerEdit
 from banpick_kernels.insertion import insert_keys
+from banpick_kernels.layer_hooks import LayerEdit
 from banpick_kernels.table import LayerTable
 
 TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max

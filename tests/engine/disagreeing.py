@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from banpick_exp.worker import RoutingExtension
+from banpick_exp.engine.worker import RoutingExtension
 
 BROKEN = ("fixed_k", {"k": 4})
 

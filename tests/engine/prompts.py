@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from banpick_exp.tiny import ASSETS, DOMAINS
+from banpick_exp.models.tiny import ASSETS, DOMAINS
 
 CHECKPOINT = str(ASSETS / "checkpoint")
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 4, 32, 8

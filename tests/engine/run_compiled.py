@@ -13,8 +13,9 @@ from typing import Any
 from parity_policies import CALIBRATED, CALIBRATION
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, short_prompts
 
-from banpick_exp.config import EngineConfig, ModelConfig
-from banpick_exp.engine import Engine
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.engine import Engine
+from banpick_exp.models.config import ModelConfig
 from banpick_kernels import cpu_dispatch
 
 SWAPS: list[tuple[str, dict[str, Any]]] = [
@@ -54,7 +55,7 @@ def mode(engine: Engine) -> int:
 
 def count_lookups() -> list[int]:
     """Handles that the opaque routing op looks up from now on: only compiled code goes through it."""
-    from banpick_exp.vllm_plugin import layer
+    from banpick_exp.engine.plugin import layer
 
     lookups: list[int] = []
 

@@ -109,7 +109,7 @@ def measure(folder: Path, top_k: int, sequences: Sequence[Sequence[int]]) -> dic
         compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
         # The attention that vLLM prefers for MLA on CPUs with AMX takes bfloat16 only.
         attention_backend="CPU_MLA" if "deepseek" in folder.name else None,
-        worker_extension_cls="banpick_exp.worker.RoutingExtension",
+        worker_extension_cls="banpick_exp.engine.worker.RoutingExtension",
         disable_log_stats=True,
     )
     sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)

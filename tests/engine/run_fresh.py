@@ -10,8 +10,9 @@ from typing import Any
 from parity_policies import BLOCKS_OF_PROBE, CALIBRATED, CALIBRATION, POLICIES, RANGE_FACTOR
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, POLICY_B, long_prompts, short_prompts
 
-from banpick_exp.config import EngineConfig, ModelConfig
-from banpick_exp.engine import Engine
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.engine import Engine
+from banpick_exp.models.config import ModelConfig
 from banpick_kernels import cpu_dispatch
 
 Tokens = list[list[int]]

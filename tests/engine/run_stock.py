@@ -9,8 +9,9 @@ from pathlib import Path
 
 from prompts import CHECKPOINT, NUM_LAYERS, answers_with_logprobs, short_prompts
 
-from banpick_exp.config import EngineConfig, ModelConfig
-from banpick_exp.engine import Engine, EngineError
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.engine import Engine, EngineError
+from banpick_exp.models.config import ModelConfig
 
 
 class UnnamedPlugin(Engine):
@@ -36,7 +37,7 @@ def main(result: Path) -> None:
         disable_log_stats=True,
     )
     answers = answers_with_logprobs(stock, short_prompts(100), "")
-    hooked = "banpick_exp.vllm_plugin" in sys.modules
+    hooked = "banpick_exp.engine.plugin" in sys.modules
     stock.llm_engine.engine_core.shutdown()
     engine.start()
     refusal = ""

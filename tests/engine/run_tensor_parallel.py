@@ -10,8 +10,9 @@ from typing import Any
 from disagreeing import BROKEN
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, short_prompts
 
-from banpick_exp.config import EngineConfig, ModelConfig
-from banpick_exp.engine import Engine, EngineError
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.engine import Engine, EngineError
+from banpick_exp.models.config import ModelConfig
 
 SWAPS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),

@@ -1,4 +1,4 @@
-"""`python -m banpick_exp.verify` on this machine, then on an engine that is broken in one way after the other."""
+"""`python -m banpick_exp verify` on this machine, then on an engine that is broken in one way after the other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from prompts import CHECKPOINT, NUM_LAYERS
 
-from banpick_exp import verify
-from banpick_exp.acceptance import check_engine
-from banpick_exp.config import EngineConfig, ModelConfig
-from banpick_exp.engine import Engine, EngineError
+from banpick_exp.cluster.commands import verify
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.engine import Engine, EngineError
+from banpick_exp.engine.verify.checks import check_engine
+from banpick_exp.models.config import ModelConfig
 
 BROKEN = 2
 """The layer that each mutation breaks."""
@@ -24,8 +25,8 @@ BROKEN = 2
 
 def hooked(engine: Engine) -> tuple[list[Any], list[Any]]:
     """Layers and vLLM's runners of an engine in this process."""
-    from banpick_exp.vllm_plugin import find_layers
-    from banpick_exp.vllm_plugin.selftest_experts import moe_runners
+    from banpick_exp.engine.plugin.hook import find_layers
+    from banpick_exp.engine.verify.experts import moe_runners
 
     core: Any = engine.llm.llm_engine.engine_core
     model = core.engine_core.model_executor.driver_worker.worker.model_runner.model

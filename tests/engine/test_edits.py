@@ -9,8 +9,8 @@ import torch
 from prompts import MAX_TOKENS, NUM_LAYERS, TOP_K, short_prompts
 
 if TYPE_CHECKING:
-    from banpick_exp.answers import Counters
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
+    from banpick_exp.engine.types import Counters
 
 pytestmark = pytest.mark.engine
 
@@ -69,7 +69,7 @@ def test_sampled_experts_hang_on_the_seed_alone(tiny_engine: Engine) -> None:
 
 
 def test_a_frozen_engine_refuses_and_keeps_what_it_had(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from banpick_exp.vllm_plugin import find_layers
+    from banpick_exp.engine.plugin.hook import find_layers
 
     tiny_engine.set_policy("fixed_k", {"k": 3})
     held, layers = tiny_engine.policy_fingerprint, find_layers(model_of(tiny_engine))
@@ -83,7 +83,7 @@ def test_a_frozen_engine_refuses_and_keeps_what_it_had(tiny_engine: Engine, monk
 
 def test_what_is_tried_meanwhile_leaves_the_edit_in_place(tiny_engine: Engine) -> None:
     """The self-test and the probe of a calibration write policies of their own and put the old one back."""
-    from banpick_exp.vllm_plugin import find_layers
+    from banpick_exp.engine.plugin.hook import find_layers
 
     tiny_engine.set_policy("steer", STEERED)
     layers = find_layers(model_of(tiny_engine))
@@ -111,7 +111,7 @@ def deepseek_layer(bias_E: torch.Tensor | None) -> Any:
     """A hooked layer whose router chooses as DeepSeek's, by vLLM's own function: 3 of 8 groups of 8, then 6 experts."""
     from vllm.model_executor.layers.fused_moe.router.cpu_router import _grouped_topk
 
-    from banpick_exp.vllm_plugin.layer import HookedLayer
+    from banpick_exp.engine.plugin.layer import HookedLayer
 
     class Grouped:
         global_num_experts, top_k, num_expert_group, topk_group = 64, 6, 8, 3

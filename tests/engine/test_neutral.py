@@ -9,7 +9,7 @@ from own_process import findings
 from prompts import POLICY_A, POLICY_B, answers_with_logprobs, short_prompts
 
 if TYPE_CHECKING:
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
 
 pytestmark = pytest.mark.engine
 

@@ -12,7 +12,7 @@ from prompts import CHECKPOINT, MAX_TOKENS, NUM_EXPERTS, NUM_LAYERS, POLICY_A, T
 from safetensors.torch import load_file
 
 if TYPE_CHECKING:
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
 
 pytestmark = pytest.mark.engine
 
@@ -113,7 +113,7 @@ def test_similarity_is_cka_of_the_experts_outputs(tiny_engine: Engine, watched: 
 
 def test_sums_and_samples_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of three and two tokens, the last of the first step being padding; a fourth slot is no selection."""
-    from banpick_exp.vllm_plugin import observation
+    from banpick_exp.engine.plugin import observation
 
     layer: Any = SimpleNamespace(tokens_P=torch.zeros(1), num_experts=4, top_k=3, observer=None)
     observer = observation.Observer([layer], expected=4, markers=[7], k_min=1, hidden_states=2)
@@ -139,7 +139,7 @@ def test_sums_and_samples_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_experts_that_answer_nothing_or_the_same_everywhere_are_like_no_other() -> None:
-    from banpick_exp.vllm_plugin.observation import cosines
+    from banpick_exp.engine.plugin.observation import cosines
 
     found = cosines(torch.tensor([[1.0, 0.0], [0.0, 0.0], [3.0, 4.0], [float("nan"), 1.0], [-2.0, 0.0]]))
     assert found[2].tolist() == pytest.approx([0.6, 0.0, 1.0, 0.0, 0.0])

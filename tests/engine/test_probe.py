@@ -9,7 +9,7 @@ from own_process import findings
 from prompts import MAX_TOKENS, NUM_EXPERTS, POLICY_A, short_prompts
 
 if TYPE_CHECKING:
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
 
 pytestmark = pytest.mark.engine
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
 
 pytestmark = pytest.mark.engine
 
@@ -27,14 +27,14 @@ def runner(model: Any) -> Any:
 
 
 def refused(model: Any, match: str) -> None:
-    from banpick_exp.vllm_plugin import find_layers
+    from banpick_exp.engine.plugin.hook import find_layers
 
     with pytest.raises(RuntimeError, match=match):
         find_layers(model)
 
 
 def test_all_layers_of_the_running_engine_are_accepted(model: Any) -> None:
-    from banpick_exp.vllm_plugin import find_layers
+    from banpick_exp.engine.plugin.hook import find_layers
 
     assert [layer.name for layer in find_layers(model)] == [f"model.layers.{i}.mlp.experts" for i in range(4)]
 
@@ -78,7 +78,7 @@ def other_layer_count(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_verify_refuses_a_model_with_unhooked_layers(tiny_engine: Engine, other_layer_count: None) -> None:
-    from banpick_exp.engine import EngineError
+    from banpick_exp.engine.engine import EngineError
 
     with pytest.raises(EngineError, match=r"4 of 5 MoE layers are hooked: the others would ignore every policy"):
         tiny_engine.verify()
@@ -87,7 +87,7 @@ def test_verify_refuses_a_model_with_unhooked_layers(tiny_engine: Engine, other_
 def test_verify_refuses_a_router_unlike_its_reference(
     tiny_engine: Engine, runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from banpick_exp.engine import EngineError
+    from banpick_exp.engine.engine import EngineError
 
     monkeypatch.setattr(runner.router, "renormalize", False)
     monkeypatch.setattr(runner.router._banpick_layer.stock, "_compute_routing", _renormalising_router)
@@ -104,7 +104,7 @@ def _renormalising_router(self: Any, hidden: Any, logits: Any, indices_type: Any
 def test_verify_refuses_when_tokens_are_not_counted(
     tiny_engine: Engine, runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from banpick_exp.engine import EngineError
+    from banpick_exp.engine.engine import EngineError
 
     monkeypatch.setattr(runner.router._banpick_layer, "counting", False)
     with pytest.raises(EngineError, match=r"a probe of 5 tokens was counted as \[5, 5, 0, 5\] per layer"):
@@ -116,8 +116,9 @@ def test_the_engine_still_verifies_after_these_tests(tiny_engine: Engine) -> Non
 
 
 def test_work_before_start_is_refused() -> None:
-    from banpick_exp.config import EngineConfig, ModelConfig
-    from banpick_exp.engine import Engine, EngineError
+    from banpick_exp.engine.config import EngineConfig
+    from banpick_exp.engine.engine import Engine, EngineError
+    from banpick_exp.models.config import ModelConfig
 
     engine = Engine(ModelConfig(name="tiny"), "nowhere", EngineConfig(cpus=1), 4)
     with pytest.raises(EngineError, match=r"not started: call start\(\)"):

@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from banpick_exp.actor import EngineActor
 from banpick_exp.analysis import average_at_n, repeat_spread, verdicts
 from banpick_exp.analysis.pairing import answers_of, pair
-from banpick_exp.asking import ask, sample_seed
-from banpick_exp.config import TaskConfig
-from banpick_exp.evaluate import DomainPolicy, all_metrics, answer_problems
-from banpick_exp.plan import plan_sweep
+from banpick_exp.cluster.actor import EngineActor
+from banpick_exp.evaluation.answer import DomainPolicy, answer_problems, ask, sample_seed
+from banpick_exp.evaluation.controls import tiny_shape, tiny_task
+from banpick_exp.evaluation.metrics import all_metrics
 from banpick_exp.policy import parse_policy
 from banpick_exp.records import load_outcomes, load_points
-from banpick_exp.rerun import rerun_command
-from banpick_exp.tasks import Problem, load_problems
-from banpick_exp.tiny.measure import tiny_shape, tiny_task
+from banpick_exp.sweep.plan import plan_sweep
+from banpick_exp.sweep.rerun import rerun_command
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.load import load_problems
+from banpick_exp.tasks.problem import Problem
 
 if TYPE_CHECKING:
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
 
 PROBLEMS, SAMPLES = 24, 4
 

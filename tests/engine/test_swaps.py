@@ -10,7 +10,7 @@ from own_process import findings
 from prompts import MAX_TOKENS, NUM_LAYERS, POLICY_A, POLICY_B, long_prompts, short_prompts
 
 if TYPE_CHECKING:
-    from banpick_exp.engine import Engine
+    from banpick_exp.engine.engine import Engine
 
 pytestmark = pytest.mark.engine
 

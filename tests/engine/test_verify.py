@@ -1,4 +1,4 @@
-"""`python -m banpick_exp.verify`: everything holds on this machine, and each way to break an engine is seen."""
+"""`python -m banpick_exp verify`: everything holds on this machine, and each way to break an engine is seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from own_process import findings
 
-from banpick_exp.verify import main
+from banpick_exp.cluster.commands.verify import main
 
 OWN_PROCESS = "run_verify.py"
 
@@ -135,7 +135,7 @@ STOCK, OTHER = [[-1.0, -2.0]], [[-1.5, -2.0]]
     ],
 )
 def test_compiled_code_must_read_each_policy_anew(rank: Any, scores: Any, status: str, words: str) -> None:
-    from banpick_exp.acceptance import check_compiled
+    from banpick_exp.engine.verify.checks import check_compiled
 
     _, found, finding = check_compiled(engine_like(), rank, scores)
     assert (found, words in finding) == (status, True), finding
@@ -143,7 +143,7 @@ def test_compiled_code_must_read_each_policy_anew(rank: Any, scores: Any, status
 
 @pytest.mark.parametrize(("stock", "status"), [("b" * 64, "ok"), ("a" * 64, "FAILED")])
 def test_one_cache_key_for_both_is_a_failure(stock: str, status: str) -> None:
-    from banpick_exp.acceptance import check_cache
+    from banpick_exp.engine.verify.checks import check_cache
 
     engine = engine_like()
     keys = {"ours": "a" * 64, "stock": stock, "used": "a" * 64, "exact": True}
@@ -152,7 +152,7 @@ def test_one_cache_key_for_both_is_a_failure(stock: str, status: str) -> None:
 
 
 def test_layer_names_are_folded() -> None:
-    from banpick_exp.acceptance import folded
+    from banpick_exp.engine.verify.checks import folded
 
     assert folded([f"model.layers.{i}.mlp.experts" for i in (1, 2, 3, 5)]) == ["model.layers.{1..3,5}.mlp.experts"]
     assert folded(["a.0.b.1", "a.1.b.1"]) == ["a.0.b.{1}", "a.1.b.{1}"]

@@ -37,7 +37,7 @@ from vllm.model_executor.layers.fused_moe.prepare_finalize.no_dp_ep import (  # 
 )
 from vllm.v1.worker.workspace import init_workspace_manager  # noqa: E402
 
-from banpick_exp.vllm_plugin import handover  # noqa: E402
+from banpick_exp.engine.plugin import skipping  # noqa: E402
 
 EXPERTS, SLOTS, HIDDEN, INTERMEDIATE, BLOCK = 32, 4, 32, 32, 32
 BLOCKS = {"BLOCK_SIZE_M": BLOCK, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 32, "GROUP_SIZE_M": 1}
@@ -168,7 +168,7 @@ def by_hand(layer: Layer, hidden_TH: Tensor, weights_TS: Tensor, ids_TS: Tensor)
 
 def compare(layer: Layer, tokens: int) -> dict[str, Any]:
     """One batch in both forms: against each other, against the definition, and what a whole row of -1 gives."""
-    weights_TS, dup_TS, skip_TS = handover.banned_batch(tokens, EXPERTS, SLOTS, seed=tokens)
+    weights_TS, dup_TS, skip_TS = skipping.banned_batch(tokens, EXPERTS, SLOTS, seed=tokens)
     hidden_TH = torch.randn(tokens, HIDDEN, generator=torch.Generator().manual_seed(tokens))
     before = dict(calls)
     dup = layer(hidden_TH, weights_TS, dup_TS)
@@ -205,7 +205,7 @@ def main() -> None:
 
     triton_moe._prepare_expert_assignment = counted
     stock = triton_moe.TritonExperts
-    aware = handover.skipping_class(stock)
+    aware = skipping.skipping_class(stock)
     assert aware is not None and aware.__bases__ == (stock,), "TritonExperts is no longer in the list"
     experts_classes: tuple[Any, ...] = (stock, aware)
     for cls in experts_classes:
@@ -220,10 +220,10 @@ def main() -> None:
         report["stock_naive"] = compare(Layer(stock), NAIVE_TOKENS)
         report["stock_aligned"] = compare(Layer(stock), ALIGNED_TOKENS)
         before = dict(calls)
-        report["filler"] = handover.choose_filler("layer", engine_layer(aware, report), slots=SLOTS)
+        report["filler"] = skipping.choose_filler("layer", engine_layer(aware, report), slots=SLOTS)
         report["filler_paths"] = {path: calls[path] - before[path] for path in calls}
-        report["stock_filler"] = handover.choose_filler("layer", engine_layer(stock, report), slots=SLOTS)
-        report["stock_self_test"] = handover.self_test(engine_layer(stock, report), slots=SLOTS)
+        report["stock_filler"] = skipping.choose_filler("layer", engine_layer(stock, report), slots=SLOTS)
+        report["stock_self_test"] = skipping.self_test(engine_layer(stock, report), slots=SLOTS)
     json.dump(report, sys.stdout)
 
 

@@ -84,7 +84,7 @@ def test_skipping_pays_for_a_real_expert_and_not_for_the_embedded_one() -> None:
 @pytest.mark.parametrize(("tokens", "slots"), [(1, 8), (3, 8), (33, 8), (64, 10), (200, 4)])
 def test_vllms_kernel_gives_the_same_either_way(dtype: torch.dtype, tokens: int, slots: int) -> None:
     """Slots beyond the checkpoint's K are what `range_add` needs. bfloat16: each pair is rounded before it is added."""
-    from banpick_exp.vllm_plugin.bare import BareExperts
+    from banpick_exp.engine.plugin.standalone import BareExperts
 
     experts = BareExperts(16, HIDDEN, 32, dtype)
     weights, ids = banned(tokens, slots, 16, [3, slots, 1, slots - 1])
@@ -99,7 +99,7 @@ def test_vllms_kernel_gives_the_same_either_way(dtype: torch.dtype, tokens: int,
 
 
 def test_nothing_banned_is_the_stock_kernel_bit_for_bit() -> None:
-    from banpick_exp.vllm_plugin.bare import BareExperts
+    from banpick_exp.engine.plugin.standalone import BareExperts
 
     experts = BareExperts(16, HIDDEN, 32, torch.bfloat16)
     weights, ids = banned(40, 8, 16, [8])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from banpick_kernels import reference
-from banpick_kernels.few_tokens import FewTokens, count_few
+from banpick_kernels.numpy_router import FewTokens, count_few
 from banpick_kernels.table import LayerTable, RouterTable
 
 PARTS = ("keep", "ban", "thresholds", "bias", "inserts")

@@ -1,4 +1,4 @@
-"""What -1 does inside vLLM's Triton experts, held to the version that was read; see `banpick_exp.vllm_plugin.handover`.
+"""What -1 does inside vLLM's Triton experts, held to the version that was read; see `banpick_exp.engine.plugin.skipping`.
 
 The kernels run in a process of their own (run_vllm_contract.py), because the interpreter is chosen at import.
 """
@@ -31,13 +31,13 @@ def installed_vllm() -> str:
 
 
 def test_this_is_the_vllm_whose_kernels_were_read() -> None:
-    from banpick_exp.vllm_plugin import handover
+    from banpick_exp.engine.plugin import skipping
 
-    assert installed_vllm() == handover.STUDIED == "0.32.0", (
+    assert installed_vllm() == skipping.STUDIED == "0.32.0", (
         "vLLM has changed, and every layer falls back to dup until the evidence is renewed. Read again: "
         "TritonExperts.apply and moe_sum, _prepare_expert_assignment, fused_moe_kernel (off_experts == -1), "
         "get_local_expert_id and moe_sum_pad_aware_skip in moe_align_sum_kernels.cu, eplb_map_to_physical_and_record, "
-        "_allocate_buffers. Then set handover.STUDIED and this version, and run this file."
+        "_allocate_buffers. Then set skipping.STUDIED and this version, and run this file."
     )
 
 
@@ -112,52 +112,52 @@ def runner(**parallel: Any) -> Any:
     ],
 )
 def test_ids_that_travel_are_never_negative(parallel: dict[str, Any], reason: str | None) -> None:
-    from banpick_exp.vllm_plugin import handover
+    from banpick_exp.engine.plugin import skipping
 
     built = runner(**parallel)
-    handover.check_parallelism("model.layers.0", built)
-    found = handover.unsafe_parallelism(built)
+    skipping.check_parallelism("model.layers.0", built)
+    found = skipping.unsafe_parallelism(built)
     assert found is None if reason is None else reason in str(found)
 
 
 @pytest.mark.parametrize("backend", ["deepep_low_latency", "nixl_ep"])
 def test_fixed_buffers_per_expert_are_refused(backend: str) -> None:
-    from banpick_exp.vllm_plugin import handover
+    from banpick_exp.engine.plugin import skipping
 
     with pytest.raises(RuntimeError, match=r"could overflow.*all2all_backend=allgather_reducescatter"):
-        handover.check_parallelism("model.layers.0", runner(dp_size=2, use_ep=True, all2all_backend=backend))
+        skipping.check_parallelism("model.layers.0", runner(dp_size=2, use_ep=True, all2all_backend=backend))
 
 
 def test_only_a_class_that_was_read_by_name_may_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.model_executor.layers.fused_moe.experts.triton_moe import TritonExperts, TritonWNA16Experts
 
-    from banpick_exp.vllm_plugin import handover
+    from banpick_exp.engine.plugin import skipping
 
-    built = handover.skipping_class(TritonExperts)
-    assert built is not None and built.__bases__ == (TritonExperts,) and built is handover.skipping_class(TritonExperts)
-    assert handover.skipping_class(TritonWNA16Experts) is None
-    assert handover.skipping_class(type("TritonExperts", (TritonExperts,), {})) is None
-    assert handover.skipping_class(built) is None and handover.skipping_class(None) is None
-    monkeypatch.setattr(handover, "STUDIED", "0.31.0")
-    handover.skipping_class.cache_clear()
-    assert handover.skipping_class(TritonExperts) is None
-    handover.skipping_class.cache_clear()
+    built = skipping.skipping_class(TritonExperts)
+    assert built is not None and built.__bases__ == (TritonExperts,) and built is skipping.skipping_class(TritonExperts)
+    assert skipping.skipping_class(TritonWNA16Experts) is None
+    assert skipping.skipping_class(type("TritonExperts", (TritonExperts,), {})) is None
+    assert skipping.skipping_class(built) is None and skipping.skipping_class(None) is None
+    monkeypatch.setattr(skipping, "STUDIED", "0.31.0")
+    skipping.skipping_class.cache_clear()
+    assert skipping.skipping_class(TritonExperts) is None
+    skipping.skipping_class.cache_clear()
 
 
 def test_every_named_class_exists() -> None:
     """A renamed class would silently leave the list; read from the source, since some import GPU packages."""
     import vllm
 
-    from banpick_exp.vllm_plugin import handover
+    from banpick_exp.engine.plugin import skipping
 
-    for name in [*handover.SKIPPING, *handover.REFUSED]:
+    for name in [*skipping.SKIPPING, *skipping.REFUSED]:
         module, _, cls = name.rpartition(".")
         path = Path(vllm.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
         assert f"class {cls}(" in path.read_text(encoding="utf-8"), name
 
 
 def test_a_banned_batch_holds_every_kind_of_token() -> None:
-    from banpick_exp.vllm_plugin.handover import banned_batch, token_counts
+    from banpick_exp.engine.plugin.skipping import banned_batch, token_counts
 
     for tokens in token_counts(128, 8):
         weights_TS, dup_TS, skip_TS = banned_batch(tokens, 128, 8, seed=0)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banpick_exp.errors import UserError
-from banpick_exp.policy import MoeShape, Policy, adapmoe, build_policy, parse_policy
+from banpick_exp.policy import MoeShape, Policy, build_policy, parse_policy
+from banpick_exp.policy.rules import adapmoe
 
 LAYERS, EXPERTS, TOP_K = 3, 16, 4
 SHAPE = MoeShape(num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)

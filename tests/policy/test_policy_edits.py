@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banpick_exp.errors import UserError
-from banpick_exp.plan import plan_sweep
 from banpick_exp.policy import POLICIES, MoeShape, Policy, build_policy, parse_policy
-from banpick_exp.policy.expert_sample import gumbel_noise
-from banpick_exp.policy.steer import SteerEdit
+from banpick_exp.policy.rules.expert_sample import gumbel_noise
+from banpick_exp.policy.rules.steer import SteerEdit
+from banpick_exp.sweep.plan import plan_sweep
 from banpick_kernels import insertion, reference
-from banpick_kernels.edit import LayerEdit
+from banpick_kernels.layer_hooks import LayerEdit
 
 LAYERS, EXPERTS, TOP_K = 2, 16, 4
 SHAPE = MoeShape(num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)

@@ -110,9 +110,9 @@ def test_the_message(name: Any, params: Any, message: str) -> None:
     ("name", "params", "calibration", "message"),
     [
         ("pick", {"boost": 1, "key_experts": 2}, None,
-         "policy=pick cannot start: it needs a calibration. Run `python -m banpick_exp.calibrate` for this model "
+         "policy=pick cannot start: it needs a calibration. Run `python -m banpick_exp calibrate` for this model "
          "first. Or name the key experts yourself: experts={0: [3]}."),
-        ("ban", BAN, None, "policy=ban cannot start: it needs a calibration. Run `python -m banpick_exp.calibrate`"),
+        ("ban", BAN, None, "policy=ban cannot start: it needs a calibration. Run `python -m banpick_exp calibrate`"),
         ("ban", BAN, {"r_min": 0.5, "r_max": 0.9}, "the calibration has no layer_sensitivity. Run `python -m"),
         ("ban", BAN, {"r_min": 0.5, "r_max": 0.9, "layer_sensitivity": [1.0]},
          "of another model: layer_sensitivity has 1 values, this model has 4 MoE layers"),

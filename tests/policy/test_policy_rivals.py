@@ -22,7 +22,7 @@ from offsets import FOLDER, offset_file
 from banpick_exp.errors import UserError
 from banpick_exp.policy import POLICIES, MoeShape, Policy, build_policy, fingerprint, parse_policy
 from banpick_exp.policy.offset_file import read_offset
-from banpick_kernels.edit import LayerEdit
+from banpick_kernels.layer_hooks import LayerEdit
 
 LAYERS, EXPERTS, TOP_K = 2, 16, 4
 SHAPE = MoeShape(num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)

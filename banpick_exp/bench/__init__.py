@@ -1,1 +1,0 @@
-"""Benchmarks are commands, never timed tests: `python -m banpick_exp.bench moe | engine | profile`."""

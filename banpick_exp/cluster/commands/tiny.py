@@ -1,0 +1,140 @@
+"""`python -m banpick_exp tiny`: train the embedded model, build its positive control, or measure both."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from banpick_exp.errors import UserError
+from banpick_exp.models.tiny import ASSETS
+
+DEFAULT_OUTPUT = Path("tiny-out")
+CONTROLS = ("math", "knowledge")
+DESCRIPTION = f"""\
+Make the small MoE that ships with this package, and what belongs to it.
+
+  python -m banpick_exp tiny                    train it from nothing (about 13 minutes on 2 cores): checkpoint,
+                                                tokenizer and the problems of every domain and split
+  python -m banpick_exp tiny --control          build both positive controls from the shipped checkpoint (seconds)
+  python -m banpick_exp tiny --control math     only that one: one expert demoted, which Pick has to bring back
+  python -m banpick_exp tiny --measure          measure the checkpoint and its controls in the real engine (minutes)
+
+The same seed and steps give the same files, byte for byte, on the same machine and library versions. Nothing replaces
+the shipped files unless --output names their folder: {ASSETS.parent.name}/{ASSETS.name} of the package.
+A sweep on the control needs none of this: python -m banpick_exp +sweep=pick_strength model=tiny_control
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        prog="python -m banpick_exp tiny", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = arguments.add_mutually_exclusive_group()
+    what.add_argument(
+        "--control",
+        nargs="?",
+        const="both",
+        choices=("both", *CONTROLS),
+        help="build the positive control of one domain, or both, instead of training",
+    )
+    what.add_argument("--measure", action="store_true", help="print the tables of docs/tiny-model.md, measured anew")
+    arguments.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"folder to write: checkpoint/ and data/, or control-<domain>/ (default: ./{DEFAULT_OUTPUT}, which must "
+        "not hold an earlier result; a folder named here is overwritten)",
+    )
+    arguments.add_argument("--seed", type=int, default=0, help="of weights, batches and problems (default: 0)")
+    arguments.add_argument("--steps", type=int, default=1800, help="optimiser steps of 96 examples (default: 1800)")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    try:
+        if options.measure:
+            _measure(options.output)
+        elif options.control:
+            _controls(options.control, options.output)
+        else:
+            _train(options.seed, options.steps, options.output)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(seed: int, steps: int, output: Path | None) -> None:
+    if steps < 1:
+        raise UserError(f"--steps={steps} trains nothing: there would be no checkpoint. Use 1 or more, e.g. 1800.")
+    folder = _writable(output, "checkpoint", "data")
+    from safetensors.torch import load_file
+
+    from banpick_exp.models.tiny.checkpoint import write_checkpoint, write_data, write_training
+    from banpick_exp.models.tiny.train import TrainingConfig, train
+
+    config = TrainingConfig(seed=seed, steps=steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        weights_file = Path(scratch) / "weights.safetensors"
+        train(config, weights_file)
+        write_checkpoint(folder / "checkpoint", load_file(weights_file))
+    write_data(folder / "data", seed)
+    losses = write_training(folder / "checkpoint", config)["dev_loss"]
+    print(f"wrote {folder}/checkpoint and {folder}/data")
+    print("loss on the dev split, nats a token: " + ", ".join(f"{domain} {loss}" for domain, loss in losses.items()))
+    print(f"Try it: python -m banpick_exp +sweep=pick_strength model.path={folder}/checkpoint")
+
+
+def _controls(which: str, output: Path | None) -> None:
+    domains = CONTROLS if which == "both" else (which,)
+    folder = _writable(output, *(f"control-{domain}" for domain in domains))
+    from banpick_exp.models.tiny.control import build_control
+
+    for domain in domains:
+        built = build_control(domain, folder / f"control-{domain}")
+        planted = ", ".join(f"layer {layer} expert {expert}" for layer, expert in built["planted"])
+        print(f"wrote {folder}/control-{domain}: demoted {planted}")
+
+
+def _measure(output: Path | None) -> None:
+    if output is not None:
+        _writable(output, "measurement.json")
+    from banpick_exp.evaluation.controls import as_markdown, measure
+
+    console = Console(stderr=True)
+    print(as_markdown(measure(output, lambda text: console.print(text))))
+
+
+def _writable(output: Path | None, *names: str) -> Path:
+    """The folder to write into, made and tried before the work starts.
+
+    Raises UserError where it cannot be written, or where the default folder holds an earlier result.
+    """
+    folder = DEFAULT_OUTPUT if output is None else output
+    if output is None and (found := [name for name in names if (folder / name).exists()]):
+        raise UserError(
+            f"./{folder}/{found[0]} exists: an earlier result would be lost. Move it away, or name the folder to "
+            f"overwrite: --output {folder}"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--output={folder} cannot be written ({error.strerror}): the result would be lost. Name another folder, "
+            f"for example --output ~/tiny-out"
+        ) from None
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

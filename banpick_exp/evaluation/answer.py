@@ -1,0 +1,132 @@
+"""All problems of a domain put to the engine as the task says: greedy or sampled; a repeat in other batches and order.
+
+Nothing that should matter differs between repeats: the same prompts, policy and seeds. What may differ is how the
+requests meet in a batch, and with it the order in which floating-point sums are taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.types import Counters, Generation, Sampling
+from banpick_exp.evaluation.repetition import is_repetitive
+from banpick_exp.policy import Rule
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.exact_match import extract_answer
+from banpick_exp.tasks.problem import Problem
+
+
+def ask(
+    engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, seed: int = 0, repeat: int = 0
+) -> list[list[Generation]]:
+    """The answers to each problem, `task.samples` of them, in the order of `problems`; under the current policy."""
+    prompts = [problem.prompt for problem in problems]
+    if task.temperature == 0 and repeat == 0:
+        answers = engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat_template)
+        return [[answer] for answer in answers]
+    requests = [(number, sample) for number in range(len(problems)) for sample in range(task.samples)]
+    ids = engine.tokenize(prompts, chat=task.chat_template)
+    found: dict[tuple[int, int], Generation] = {}
+    for batch in batches(len(problems), task.samples, repeat, engine.settings.max_num_seqs):
+        asked = [requests[index] for index in batch]
+        sampling = None
+        if task.temperature > 0:
+            seeds = (sample_seed(seed, problems[number], sample) for number, sample in asked)
+            sampling = [Sampling(temperature=task.temperature, top_p=task.top_p, seed=each) for each in seeds]
+        # A repeat must not find the prompts of another in the prefix cache: they are part of what is repeated.
+        answers = engine.generate_ids(
+            [ids[number] for number, _ in asked], max_tokens=task.max_tokens, sampling=sampling,
+            salt=f"repeat{repeat}" if repeat else "",
+        )  # fmt: skip
+        found |= dict(zip(asked, answers, strict=True))
+    return [[found[number, sample] for sample in range(task.samples)] for number in range(len(problems))]
+
+
+def batches(problems: int, samples: int, repeat: int, max_num_seqs: int) -> list[list[int]]:
+    """Indices of the requests (problem by problem, each with its samples) that go to the engine in one call.
+
+    Repeat 0: all at once, in order. Repeat r: problems in an order drawn with seed r, in calls of as many requests as
+    the engine batches at most, halved r times. The samples of a problem stay together: they share their prompt's KV.
+    """
+    order = list(range(problems))
+    if repeat:
+        random.Random(repeat).shuffle(order)
+    requests = [number * samples + sample for number in order for sample in range(samples)]
+    size = max(1, min(max_num_seqs, len(requests)) // 2**repeat) if repeat else max(1, len(requests))
+    return [requests[begin : begin + size] for begin in range(0, len(requests), size)]
+
+
+def sample_seed(seed: int, problem: Problem, sample: int) -> int:
+    """Of one answer: the same for every policy and repeat, so that runs are paired sample by sample."""
+    text = f"{seed}/{problem.domain}/{problem.problem_id}/{sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+Problems = Mapping[str, Sequence[Problem]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DomainPolicy:
+    """A rule as the engine takes it for one domain: key experts and Ban's thresholds differ between domains."""
+
+    rule: Rule
+    calibration_key: str
+    calibration: Mapping[str, Any] | None
+
+    @property
+    def params(self) -> dict[str, object]:
+        return {knob: value for knob, value in self.rule.canonical().items() if knob != "name"}
+
+    def activate(self, engine: Engine) -> float:
+        return engine.set_policy(self.rule.name, self.params, self.calibration_key)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRun:
+    """Graded answers of one domain and what was routed meanwhile."""
+
+    outcomes: list[dict[str, Any]]
+    counters: Counters
+
+
+def answer_problems(
+    engine: Engine,
+    policies: Mapping[str, DomainPolicy],
+    task: TaskConfig,
+    problems: Problems,
+    *,
+    seed: int = 0,
+    repeat: int = 0,
+) -> tuple[dict[str, DomainRun], float]:
+    """Every problem of every domain, as the task samples, under that domain's policy; and the slowest swap in seconds.
+
+    `seed` is that of sampled answers, `repeat` says in which batches and order to ask (`asking`).
+    """
+    runs, swap = {}, 0.0
+    for domain, items in problems.items():
+        swap = max(swap, policies[domain].activate(engine))
+        engine.counters(reset=True)
+        outcomes = []
+        for problem, answers in zip(items, ask(engine, items, task, seed=seed, repeat=repeat), strict=True):
+            for sample, answer in enumerate(answers):
+                given = extract_answer(answer.text, task)
+                outcomes.append(
+                    {
+                        "problem_id": problem.problem_id,
+                        "domain": domain,
+                        "task": problem.task,
+                        "correct": given == problem.answer,
+                        "truncated": answer.truncated,
+                        "tokens": len(answer.token_ids),
+                        "answer": given,
+                        "repetitive": is_repetitive(answer.token_ids, stopped=not answer.truncated),
+                        **({"sample": sample} if task.samples > 1 else {}),
+                    }
+                )
+        runs[domain] = DomainRun(outcomes, engine.counters(reset=True))
+    return runs, swap

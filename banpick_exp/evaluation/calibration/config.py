@@ -1,0 +1,36 @@
+"""How a calibration is measured: the `calibration` section of conf/config.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from banpick_exp.config import Section
+from banpick_exp.tasks.config import TaskConfig
+
+Score = Literal["insertion_kl", "removal_kl", "removal_kl_per_use"]
+
+
+class CalibrationConfig(Section):
+    """How key experts and layer sensitivity are measured, before the first point that needs them."""
+
+    path: str | None = None
+    """A folder with an artifact made before, to use instead of making one; null makes or finds its own."""
+    score: Score = "insertion_kl"
+    samples: int = Field(default=64, ge=1)
+    """Per domain."""
+    top_vocab: int = Field(default=1000, ge=2)
+    """KL is taken over the unchanged model's most likely tokens, this many."""
+    k_min: int = Field(default=3, ge=1)
+    range_factor: float = Field(default=2.0, ge=1)
+    max_tokens: int = Field(default=24, ge=1)
+    markers: tuple[str, ...] | None = None
+    """Texts of one token each whose experts `npmi` finds; null is the task's answer separator, else <think>, </think>.
+    Others are left out; with none left, the policies that follow npmi cannot start."""
+
+    def markers_of(self, task: TaskConfig) -> tuple[str, ...]:
+        """The marker texts for a task."""
+        if self.markers is not None:
+            return self.markers
+        return ("<think>", "</think>") if task.answer_separator is None else (task.answer_separator,)

@@ -1,0 +1,35 @@
+"""Which checkpoint: the settings of conf/model/."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from banpick_exp.config import Section
+
+
+class ModelConfig(Section):
+    """Which checkpoint. `path`: Hugging Face id or folder, null is the embedded one. A folder gives its own sizes."""
+
+    name: str
+    path: str | None = None
+    control: Literal["math", "knowledge"] | None = None
+    """Build the embedded model's positive control (an expert demoted on purpose) for this domain."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    trust_remote_code: bool = False
+    revision: str | None = None
+    num_layers: int | None = Field(default=None, ge=1)
+    """MoE layers only."""
+    num_experts: int | None = Field(default=None, ge=2)
+    """Routed experts in a layer; shared experts are never counted."""
+    top_k: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _control_is_built_from_the_embedded_model(self) -> ModelConfig:
+        if self.control is not None and self.path is not None:
+            raise ValueError(
+                f"model.control={self.control} builds a variant of the embedded model and cannot start from"
+                f" model.path={self.path}. Type model=tiny_control without model.path, or model.control=null"
+            )
+        return self

@@ -1,0 +1,109 @@
+"""What a routing policy is: a frozen set of knobs that can check itself, name itself and fill the router's table.
+
+Nothing here imports torch: a sweep of policies is composed, checked and counted before anything heavy is loaded.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from banpick_exp.models.shape import MoeShape
+
+if TYPE_CHECKING:
+    from banpick_kernels.layer_hooks import LayerEdit
+    from banpick_kernels.table import RouterTable
+
+Calibration = Mapping[str, Any]
+"""`influence` ([layer, expert, KL] descending), `layer_sensitivity` [L], `r_min`, `r_max`, `usage` [L][E]."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetKnob:
+    """The knob that decides how many experts a rule keeps, and where `policy.budget` searches for its value.
+
+    Whether more of it keeps more or fewer is not stated: the ends are measured.
+    """
+
+    name: str
+    """As typed."""
+    low: float
+    high: float
+    """Infinity: top_k of the checkpoint."""
+    whole: bool = False
+    log: bool = False
+    """Search on its logarithm: what matters happens close to 0."""
+
+    def within(self, shape: MoeShape) -> "BudgetKnob":
+        """The same with an end that a checkpoint has."""
+        return replace(self, high=float(shape.top_k)) if math.isinf(self.high) else self
+
+
+class Rule(BaseModel):
+    """One policy: a subclass per name, a field per knob. A knob that is absent is absent; none is ever -1 for "off".
+
+    Made by `parse_policy`, which turns every problem with a knob into a UserError.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+    in_torch: ClassVar[bool] = False
+    """Whether `edits` may return hooks: the fused kernel knows none, so a compiled engine on a GPU cannot run it."""
+    budget_knob: ClassVar[BudgetKnob | None] = None
+    """None where no knob decides the budget."""
+
+    def needs_calibration(self) -> bool:
+        """Whether `fill` reads the calibration."""
+        return False
+
+    def check(self, shape: MoeShape) -> None:
+        """Raise UserError where a knob does not fit this checkpoint."""
+
+    def knobs(self) -> dict[str, object]:
+        """The knobs that matter, as plain JSON values; those that the chosen mode ignores are left out."""
+        return {}
+
+    def canonical(self) -> dict[str, object]:
+        """`name` and the knobs that matter: two rules that route alike by definition have equal canonical forms.
+
+        Pop `name` and the rest parses back to the same rule, also after a round trip through JSON.
+        """
+        return {"name": self.name, **self.knobs()}
+
+    def label(self) -> str:
+        """A short name for tables and plots, such as `pick boost=1 key_experts=4`."""
+        return " ".join([self.name, *(f"{knob}={short(value)}" for knob, value in self.knobs().items())])
+
+    def max_kept(self, shape: MoeShape, calibration: Calibration | None = None) -> int:
+        """The most experts a token can keep in any layer; an upper bound where the calibration is still unknown."""
+        return shape.top_k
+
+    def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
+        """The lowest and highest `mean_kept` the rule can lead to, in experts per token; equal where exact."""
+        return float(shape.top_k), float(shape.top_k)
+
+    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
+        """The part of the calibration that decides the routing, for the fingerprint."""
+        return {}
+
+    def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
+        """Write the rule into row 0 of a neutral table. Raises UserError where the calibration lacks what it needs."""
+
+    def edits(self, shape: MoeShape, calibration: Calibration | None) -> "Sequence[LayerEdit | None] | None":
+        """What the rule does beyond the table, one entry a layer; None where the table says it all.
+
+        Imports torch. Raises UserError where the calibration lacks what it needs.
+        """
+        return None
+
+
+def short(value: object) -> str:
+    """A knob's value in a label: 0.5 as 0.5, 1.0 as 1, named experts as L0E3+L2E1."""
+    if isinstance(value, float):
+        return format(value, ".10g")
+    if isinstance(value, dict):
+        names = [f"L{layer}E{expert}" for layer, experts in value.items() for expert in experts]
+        return "+".join(names[:6]) + (f"+{len(names) - 6} more" if len(names) > 6 else "")
+    return str(value)

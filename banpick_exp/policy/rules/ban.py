@@ -1,0 +1,101 @@
+"""Ban: prune per token and per layer; and Ban&Pick, which lets key experts back in (arXiv 2509.06346, section 3)."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, field_validator
+
+from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.calibration import ban_statistics
+from banpick_exp.policy.knobs import Number, Whole
+from banpick_exp.policy.rule import BudgetKnob, Calibration, Rule
+from banpick_exp.policy.rules.fixed_k import check_count
+from banpick_exp.policy.rules.pick import Mode, Reinforcing
+
+if TYPE_CHECKING:
+    from banpick_kernels.table import RouterTable
+
+
+class Ban(Rule):
+    """`ban`: keep between k_min and top_k experts, fewer for peaked tokens and insensitive layers."""
+
+    name: ClassVar[str] = "ban"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("lambda", 1e-3, 2.0)
+    lambda_: Number = Field(alias="lambda")
+    """In (0, 2], higher keeps more; the paper publishes 0.26 to 0.95."""
+    k_min: Whole
+    """Fewest experts kept, 1 to top_k; the paper uses 3 for top_k 8 and 2 for top_k 4 or 6."""
+
+    @field_validator("lambda_")
+    @classmethod
+    def _lambda_in_limits(cls, lambda_: float) -> float:
+        if not 0 < lambda_ <= 2:
+            raise ValueError(
+                "is outside (0, 2]: at 0 and below every token keeps k_min, above 2 pruning is off. Use for example "
+                "lambda=0.8; higher keeps more."
+            )
+        return lambda_
+
+    def needs_calibration(self) -> bool:
+        return True
+
+    def check(self, shape: MoeShape) -> None:
+        check_count(self.name, "k_min", self.k_min, shape)
+
+    def knobs(self) -> dict[str, object]:
+        return {"lambda": self.lambda_, "k_min": self.k_min}
+
+    def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
+        return float(self.k_min), float(shape.top_k)
+
+    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
+        found = ban_statistics(calibration, shape, self.name)
+        return {"layer_sensitivity": list(found.layer_sensitivity), "r_min": found.r_min, "r_max": found.r_max}
+
+    def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
+        found = ban_statistics(calibration, shape, self.name)
+        table.ban[0] = True
+        table.ban_k_min[0] = self.k_min
+        table.ban_lambda[0] = self.lambda_
+        table.ratio_min[0] = found.r_min
+        table.ratio_max[0] = found.r_max
+        for layer, sensitivity in enumerate(found.layer_sensitivity):
+            table.sensitivity[0, layer] = sensitivity
+
+
+class BanPick(Ban, Reinforcing):
+    """`ban_pick`: Ban decides how many experts stay, then Pick inserts; a key expert Ban dropped can come back.
+
+    Under mode boost nothing is inserted: Ban then prunes the ranking of the boosted logits.
+    """
+
+    name: ClassVar[str] = "ban_pick"
+    mode: Mode = "range_add"
+
+    def needs_calibration(self) -> bool:
+        return True
+
+    def check(self, shape: MoeShape) -> None:
+        Ban.check(self, shape)
+        Reinforcing.check(self, shape)
+
+    def knobs(self) -> dict[str, object]:
+        return {**Ban.knobs(self), **Reinforcing.knobs(self)}
+
+    def label(self) -> str:
+        return Reinforcing.label(self)
+
+    def max_kept(self, shape: MoeShape, calibration: Calibration | None = None) -> int:
+        return Reinforcing.max_kept(self, shape, calibration)
+
+    def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
+        return Ban.budget(self, shape)[0], Reinforcing.budget(self, shape, calibration)[1]
+
+    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
+        return {
+            **Ban.calibration_used(self, shape, calibration),
+            **Reinforcing.calibration_used(self, shape, calibration),
+        }
+
+    def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
+        Ban.fill(self, table, shape, calibration)
+        Reinforcing.fill(self, table, shape, calibration)

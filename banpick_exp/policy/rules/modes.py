@@ -1,0 +1,85 @@
+"""modes: a weight threshold that is lower in layers that matter more (MoDES, arXiv 2511.15690).
+
+    keep rank i while alpha_l * w_i >= tau          w_1 >= ... >= w_K, the selected weights divided by their sum
+
+alpha_l is the importance of the layer, a KL per layer in the paper, which has one tau per modality; a language model
+has one. Which KL and which scale is unsettled here (ours): W_l is the KL when layer l alone is pruned to the
+calibration's k_min. A common factor of alpha only shifts tau, so we take the calibration's `layer_sensitivity[l]` =
+(W_l - min W) / (max W - min W) and lift it off 0:
+
+    alpha_l = alpha_min + (1 - alpha_min) * layer_sensitivity[l]
+
+alpha_min = min W / max W gives exactly W_l / max W. The default of 0.5 is ours and careful: the threshold
+of the least important layer is twice that of the most important. At 1 all layers share the threshold tau and no
+calibration is read; at 0 the least important layer always keeps k_min.
+
+Weights 0.5, 0.25, 0.125, 0.125, tau = 0.2, alpha_min = 0.5 and sensitivities 0 and 1: alpha is 0.5 and 1, so the
+thresholds are 0.4 and 0.2, and one and two experts stay.
+
+>>> import torch
+>>> from banpick_exp.policy import build_policy
+>>> logits, calibration = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log(), {"layer_sensitivity": [0.0, 1.0]}
+>>> policy = build_policy("modes", {"tau": 0.2}, num_layers=2, num_experts=4, top_k=4, calibration=calibration)
+>>> [policy.route(logits, layer)[2].sum().item() for layer in (0, 1)]
+[1, 2]
+"""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import field_validator
+
+from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.calibration import layer_sensitivity
+from banpick_exp.policy.knobs import Number
+from banpick_exp.policy.rule import BudgetKnob, Calibration
+from banpick_exp.policy.threshold import Threshold, limit_of_layer, within_unit
+
+if TYPE_CHECKING:
+    from banpick_kernels.table import RouterTable
+
+
+class Modes(Threshold):
+    """`modes`: keep experts whose weight times their layer's importance reaches tau."""
+
+    name: ClassVar[str] = "modes"
+    budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("tau", 1e-3, 1.0, log=True)
+    tau: Number
+    """In [0, 1], higher keeps less: 0 is stock."""
+    alpha_min: Number = 0.5
+    """In [0, 1], the importance of the least important layer; the most important has 1. At 1 all layers are equal."""
+
+    @field_validator("tau")
+    @classmethod
+    def _tau_in_limits(cls, tau: float) -> float:
+        return within_unit(tau, "0 keeps every expert already", "no weight could reach it", "tau=0.1")
+
+    @field_validator("alpha_min")
+    @classmethod
+    def _alpha_min_in_limits(cls, alpha_min: float) -> float:
+        return within_unit(alpha_min, "importance is not negative", "the order of layers would turn", "alpha_min=0.5")
+
+    def needs_calibration(self) -> bool:
+        return self.tau > 0 and self.alpha_min < 1
+
+    def knobs(self) -> dict[str, object]:
+        return {"tau": self.tau, "alpha_min": self.alpha_min, "k_min": self.k_min}
+
+    def keeps_all(self) -> bool:
+        return self.tau == 0
+
+    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
+        if not self.needs_calibration():
+            return {}
+        return {"layer_sensitivity": list(layer_sensitivity(calibration, shape, self.name))}
+
+    def alphas(self, shape: MoeShape, calibration: Calibration | None) -> list[float]:
+        """alpha_l, [L]. Raises UserError where it must come from a calibration that lacks it."""
+        if not self.needs_calibration():
+            return [1.0] * shape.num_layers
+        found = layer_sensitivity(calibration, shape, self.name)
+        return [self.alpha_min + (1 - self.alpha_min) * sensitivity for sensitivity in found]
+
+    def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
+        super().fill(table, shape, calibration)
+        for layer, alpha in enumerate(self.alphas(shape, calibration)):
+            table.min_weight[0, layer] = limit_of_layer(self.tau, alpha)

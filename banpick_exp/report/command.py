@@ -1,0 +1,73 @@
+"""`python -m banpick_exp report RUN [RUN ...]`: draw what finished runs found. Exit codes: 0 done, 2 bad input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from banpick_exp.cli.console import run
+from banpick_exp.errors import UserError
+from banpick_exp.options import Options
+
+DESCRIPTION = """\
+Writes report.html: the verdict in words, the Pareto front (point at a mark for its numbers and the command that runs it
+again), heat maps, domains and sub-tasks against stock, budgets, guards, provenance. One file, no network needed, under
+3 MB. The same figures go into each run's folder as PNG for papers (300 dpi): pareto.png, and usage.png, influence.png
+and kept.png where the run has their numbers. Nothing is run again; all is read from the run folders.
+"""
+EXAMPLES = """\
+examples:
+  python -m banpick_exp report outputs/pick_strength/20261122-101500
+  python -m banpick_exp report outputs/pick_strength/*             all runs of a sweep side by side
+  python -m banpick_exp report RUN_A RUN_B --output compare.html
+  python -m banpick_exp report RUN --policy "pick boost=1 key_experts=4"
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command (`argv` without the program's name, default the process's own) and returns its exit code."""
+    return run(_run, _options().format_help, argv)
+
+
+def _options() -> Options:
+    parser = Options(prog="python -m banpick_exp report", description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as a sweep printed it (holds points/)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="where the page goes; default: report.html in the run's folder, of several runs in the current one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--policy", metavar="LABEL",
+        help="the point whose expert usage is drawn beside stock's, by label or fingerprint; default: the best at "
+        "equal budget",
+    )  # fmt: skip
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    typed = _options().parse_args(arguments)
+    for path in _report(typed.runs, typed.output, typed.policy):
+        print(path)
+    return 0
+
+
+def _report(typed: list[str], output: Path | None, policy: str | None) -> list[Path]:
+    # Imported here: --help and a wrong folder answer at once.
+    from banpick_exp.report import PAGE, draw_figures
+    from banpick_exp.report.maps import maps_of
+    from banpick_exp.report.page.page import write_page
+    from banpick_exp.report.run import require_run
+
+    runs = [require_run(folder) for folder in dict.fromkeys(typed)]
+    path = output or (runs[0].folder if len(runs) == 1 else Path()) / PAGE
+    if not path.parent.is_dir():
+        raise UserError(
+            f"--output {path}: there is no folder {path.parent}, so the page cannot be written. Make it first."
+        )
+    maps = [maps_of(run, policy) for run in runs]
+    figures = [file for run, found in zip(runs, maps, strict=True) for file in draw_figures(run, found)]
+    return [*figures, write_page(runs, maps, path)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

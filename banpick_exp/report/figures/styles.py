@@ -1,0 +1,79 @@
+"""What all figures share: a colour and a marker for each policy family, names, and points set side by side."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+# family -> Okabe-Ito colour, matplotlib marker, drawn size; every marker once, since grey has no colours to tell apart
+STYLES: dict[str, tuple[str, Any, float]] = {
+    "none": ("#000000", "*", 12.0),
+    "fixed_k": ("#595959", "s", 5.5),
+    "pick": ("#0072B2", "o", 6.0),
+    "ban": ("#D55E00", "^", 7.0),
+    "ban_pick": ("#CC79A7", "D", 5.5),
+    "naee": ("#009E73", "v", 7.0),
+    "top_p": ("#E69F00", "P", 7.0),
+    "diep": ("#56B4E9", "X", 7.0),
+    "adapmoe": ("#D55E00", "<", 7.0),
+    "modes": ("#0072B2", ">", 7.0),
+    "expert_sample": ("#CC79A7", "p", 7.0),
+    "rice": ("#009E73", "h", 7.0),
+    "steer": ("#E69F00", "d", 7.0),
+    "mask": ("#56B4E9", "8", 6.5),
+    "logit_offset": ("#009E73", "H", 7.0),
+}
+
+SPARE_STYLES = (("#009E73", (4, 1, 0), 9.0), ("#CC79A7", (6, 1, 0), 9.0), ("#E69F00", (3, 1, 0), 9.0))  # stars
+
+PAPER = {
+    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.linewidth": 0.8, "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6, "legend.frameon": False,
+    "font.family": "DejaVu Sans", "axes.axisbelow": True, "xtick.major.size": 3, "ytick.major.size": 3,
+}  # fmt: skip
+
+REFERENCES = ("none", "fixed_k")
+
+SAME_BUDGET = 0.05  # experts per token: points closer than this are drawn side by side
+
+
+def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with `x`, its mean_kept, except that points of one budget stand beside each other, not on each other.
+
+    Of the points within SAME_BUDGET the reference (none, fixed_k) stays where it is, and the others follow to its right
+    from the best accuracy down, over at most 0.8 experts; `beside` counts the points of the group.
+    """
+    kept, x = frame["mean_kept"].to_numpy(), frame["mean_kept"].to_numpy().astype(float).copy()
+    beside = np.ones(len(x), dtype=np.int64)
+    is_other = (~frame["policy"].is_in(REFERENCES)).to_numpy()
+    order = np.lexsort((-frame["accuracy"].to_numpy(), is_other, np.round(kept / SAME_BUDGET)))
+    for _, group in itertools.groupby(order, key=lambda i: round(float(kept[i]) / SAME_BUDGET)):
+        members = list(group)
+        beside[members] = len(members)
+        x[members] = kept[members[0]] + min(0.09, 0.8 / len(members)) * np.arange(len(members))
+    return frame.with_columns(x=pl.Series(x), beside=pl.Series(beside))
+
+
+def family_styles(policies: Sequence[str]) -> dict[str, tuple[str, Any, float]]:
+    """A style for each policy name, the known ones always the same."""
+    spare = itertools.cycle(SPARE_STYLES)
+    return {name: STYLES.get(name) or next(spare) for name in sorted(set(policies), key=_family_order)}
+
+
+def short_label(policy: str, label: str) -> str:
+    """What a figure has room for: `k=4` for the ladder, the knobs without the family's name for others."""
+    if policy == "none":
+        return "stock"
+    return label.removeprefix(policy).strip() or label
+
+
+def _family_order(name: str) -> tuple[int, str]:
+    return (list(STYLES).index(name) if name in STYLES else len(STYLES)), name
+
+
+def family_name(name: str) -> str:
+    return {"none": "stock (none)", "fixed_k": "fixed_k ladder"}.get(name, name)

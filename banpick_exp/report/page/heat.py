@@ -1,0 +1,106 @@
+"""The heat maps of the page: a small picture of the colours, and the numbers behind it for whoever points at a cell."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from banpick_exp.report.maps import Maps, most_changed
+from banpick_exp.report.run import Run
+
+STEPS = 65535  # a value is kept as 16 bits of its range: 12,000 cells in 32 kB
+
+
+def heat_html(run: Run, maps: Maps) -> str:
+    """Usage under stock and the chosen policy and influence, domain by domain; then experts kept per layer."""
+    parts = [_usage(maps), _influence(maps), _kept(maps)]
+    return "".join(parts)
+
+
+def _usage(maps: Maps) -> str:
+    if not maps.stock_usage:
+        return "<p>Expert usage: these records hold no counters of stock.</p>"
+    label = maps.policy["label"] if maps.policy else None
+    figures, changes = [], []
+    for domain, stock_LE in maps.stock_usage.items():
+        policy_LE = maps.policy_usage.get(domain)
+        top = float(max(stock_LE.max(), policy_LE.max() if policy_LE is not None else 0))  # one scale: comparable
+        figures.append(picture(stock_LE, f"{domain}: stock", "share of tokens", (0.0, top)))
+        if policy_LE is not None:
+            figures.append(picture(policy_LE, f"{domain}: {label}", "share of tokens", (0.0, top)))
+            changes.append(f"{escape(domain)}: {', '.join(most_changed(maps, domain))}")
+    text = "Share of tokens that select an expert, counted inside the engine while it answered the problems."
+    if changes:
+        text += f" Beside stock: <b>{escape(str(label))}</b> ({escape(maps.why)}). Changed most: {'; '.join(changes)}."
+    elif label:
+        text += f" The record of {escape(label)} holds no counters, so its usage cannot be drawn."
+    return f'<h3>Expert usage</h3><p>{text}</p><div class="maps pairs">{"".join(figures)}</div>'
+
+
+def _influence(maps: Maps) -> str:
+    if not maps.influence:
+        return (
+            "<h3>Influence</h3><p>This run followed no calibration that lies beside it: there is nothing to draw.</p>"
+        )
+    figures = "".join(picture(v, domain, "nats", (0.0, float(v.max()))) for domain, v in maps.influence.items())
+    text = (
+        f"From the calibration artifact, score {escape(maps.score)}: how far the next-token distribution moves when "
+        "that one expert is changed. Each domain has its own scale."
+    )
+    return f'<h3>Influence</h3><p>{text}</p><div class="maps">{figures}</div>'
+
+
+def _kept(maps: Maps) -> str:
+    same = f"{maps.even} policies keep the same number in every layer and are left out. " if maps.even else ""
+    if not len(maps.kept):
+        text = "Every policy of this run keeps the same number of experts in every layer (see Budgets)."
+        return f"<h3>Experts kept per layer</h3><p>{text}</p>"
+    figure = picture(
+        maps.kept, "all domains", "mean experts kept", (float(maps.kept.min()), float(maps.kept.max())),
+        rows=maps.kept_labels, column="layer",
+    )  # fmt: skip
+    return f'<h3>Experts kept per layer</h3><p>{same}Fewest kept first.</p><div class="maps wide">{figure}</div>'
+
+
+def picture(
+    values: np.ndarray, title: str, unit: str, limits: tuple[float, float], *, rows: Sequence[str] | None = None,
+    column: str = "expert",
+) -> str:  # fmt: skip
+    """A heat map of [rows, columns] as a `<figure>`, with its scale; report.js tells the number under the pointer."""
+    low, high = limits
+    high = high if high > low else low + 1
+    share = np.clip((values - low) / (high - low), 0, 1)
+    codes = base64.b64encode(np.round(share * STEPS).astype("<u2").tobytes()).decode()
+    height, width = values.shape
+    pixels = max(4, min(18, 900 // height))
+    names = escape("\n".join(rows)) if rows is not None else ""
+    peak = divmod(int(values.argmax()), width)
+    where = f"{rows[peak[0]]}" if rows is not None else f"layer {peak[0]}"
+    alt = f"{title}: {height} x {width} values, {values.min():.3g} to {values.max():.3g} {unit}; the largest: {where}"
+    side = (
+        "".join(f"<span>{escape(name)}</span>" for name in rows)
+        if rows is not None
+        else f"<span>layer 0</span><span>{height - 1}</span>"
+    )
+    return (
+        f'<figure class="heat"><figcaption>{escape(title)}</figcaption><div class="grid"><div class="side'
+        f'{" each" if rows is not None else ""}" style="height:{height * pixels}px">{side}</div>'
+        f'<img src="{_png(share)}" alt="{escape(alt)}, {column} {peak[1]}" style="height:{height * pixels}px" '
+        f'data-values="{codes}" data-size="{height} {width}" data-limits="{low!r} {high!r}" data-unit="{escape(unit)}" '
+        f'data-column="{column}" data-rows="{names}">'
+        f'<div class="under"><span>{column} 0</span><span>{width - 1}</span></div></div>'
+        f'<div class="scale"><span>{low:.3g}</span><i></i><span>{high:.3g} {escape(unit)}</span></div></figure>'
+    )
+
+
+def _png(share: np.ndarray) -> str:
+    from matplotlib.image import imsave
+
+    buffer: Any = io.BytesIO()
+    imsave(buffer, share, cmap="cividis", vmin=0, vmax=1, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,110 @@
+"""The command line, sorted by what each override is about: the run, the sweep, the policy, or the rest of a point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from banpick_exp.config import suggestion
+from banpick_exp.errors import UserError
+from banpick_exp.sweep.compose import GROUPS, POINT_KEYS, RUN_KEYS, check_key, choices
+from banpick_exp.sweep.overrides import interval_of, is_symbolic, key_of, parse_axis
+
+
+@dataclass(kw_only=True, slots=True)
+class Command:
+    """What was typed. Texts are kept as typed, because axes expand later, against a checkpoint."""
+
+    sweep: str | None = None
+    """The shipped search space, from +sweep=NAME."""
+    run_values: dict[str, Any] = field(default_factory=dict)
+    """Keys that hold for the whole run, with one value each."""
+    policy: list[str] = field(default_factory=list)
+    """policy=... and policy.KNOB=..."""
+    settings: list[str] = field(default_factory=list)
+    """Engine, model, task, calibration and seed."""
+    params: list[str] | None = None
+    """sweep.params, None when not typed."""
+
+
+def parse_command(arguments: Sequence[str]) -> Command:
+    """Sorts overrides. Raises UserError for what is no override, an unknown key, or an axis over a run's setting."""
+    command, seen = Command(), set[str]()
+    for text in arguments:
+        _check_form(text)
+        key = key_of(text)
+        check_key(key)
+        if key in seen:
+            raise UserError(
+                f"{key} is typed twice: which value counts would be a guess. Type it once: {key}=choice(A,B)."
+            )
+        seen.add(key)
+        first = key.split(".")[0]
+        if first == "policy":
+            command.policy.append(text)
+        elif first in POINT_KEYS:
+            command.settings.append(text)
+        elif key == "sweep":
+            command.sweep = str(_single(text))
+        elif key == "sweep.params":
+            command.params = _texts(text)
+        else:
+            command.run_values[key] = _single(text)
+    for key in ("output_dir", "resume"):  # a folder named 2026 is still a name
+        if command.run_values.get(key) is not None:
+            command.run_values[key] = str(command.run_values[key])
+    for text in [*command.policy, *command.settings]:
+        if not is_symbolic(text) and interval_of(text) is None:
+            parse_axis(text)
+    return command
+
+
+def _check_form(text: str) -> None:
+    if text.startswith("-"):
+        name, _, value = text.lstrip("-").partition("=")
+        typed = f"{name.replace('-', '_')}={value or 'true'}"
+        raise UserError(
+            f"{text} is no option: nothing was started. Settings have no dashes: {typed}. For help type --help."
+        )
+    if text.startswith("~"):
+        raise UserError(f"{text} would remove a setting that is needed. Type {text[1:]}=VALUE instead.")
+    if "=" in text:
+        return
+    offers = {
+        name: f"{'+' if group == 'sweep' else ''}{group}={name}"
+        for group in reversed(GROUPS)
+        for name in choices(group)
+    }
+    remedy = f"Did you mean {offers[text]}?" if text in offers else suggestion(text, [*POINT_KEYS, *RUN_KEYS]).strip()
+    raise UserError(f"{text} has no value: nothing was started. A setting is KEY=VALUE. {remedy}".strip())
+
+
+def _single(text: str) -> Any:
+    axis = parse_axis(text)
+    if axis.swept:
+        raise UserError(
+            f"{text} would vary a setting of the whole run: it can have one value only. Type one value, or run the"
+            f" command once for each. Axes can be over {', '.join(POINT_KEYS)}."
+        )
+    return axis.values[0]
+
+
+def _texts(text: str) -> list[str]:
+    value = _single(text)
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise UserError(
+            f"{text} is no list of overrides, so there is no search space."
+            """ Type e.g. sweep.params='["policy.boost=choice(0.5,1)","policy.key_experts=4"]'."""
+        )
+    for entry in value:
+        if key_of(entry).split(".")[0] not in POINT_KEYS or "=" not in entry:
+            raise UserError(
+                f"sweep.params holds {entry!r}, which is no setting of a point: it cannot be varied there."
+                f" Entries look like 'policy.boost=choice(0.5,1)' and begin with {', '.join(POINT_KEYS)}."
+            )
+    if not value:
+        raise UserError(
+            "sweep.params=[] is a sweep with zero points: there is nothing to run. Leave it out, or name an axis."
+        )
+    return value

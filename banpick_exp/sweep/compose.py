@@ -1,0 +1,216 @@
+"""conf/ through Hydra, in one process: a combination of group choices is composed once, values are set on copies."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from banpick_exp.cluster.config import ClusterConfig
+from banpick_exp.config import suggestion, validated
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.errors import UserError
+from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.models.checkpoint import Checkpoint
+from banpick_exp.models.config import ModelConfig
+from banpick_exp.models.inspect import inspect_checkpoint
+from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy import parse_policy
+from banpick_exp.policy.budget import BUDGET, with_budget
+from banpick_exp.policy.rule import Rule
+from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.sweep.config import RunConfig, SearchConfig, SweepConfig
+from banpick_exp.sweep.overrides import Assignment
+from banpick_exp.tasks.config import TaskConfig
+
+GROUPS = ("engine", "model", "policy", "task", "cluster", "tracking", "search", "sweep")
+POINT_KEYS = ("engine", "model", "policy", "task", "calibration", "seed", "repeat")
+"""First words of the keys that may differ between points, and so may be axes."""
+RUN_KEYS = ("cluster", "tracking", "search", "sweep", "output_dir", "resume", "dry_run", "repeats")
+"""First words of the keys that hold for the whole run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything about a point but its policy."""
+
+    model: ModelConfig
+    engine: EngineConfig
+    task: TaskConfig
+    calibration: CalibrationConfig
+    seed: int
+    repeat: int
+    checkpoint: Checkpoint
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the package when installed, beside it in a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    for folder in (here / "conf", here.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UserError(
+        f"conf/config.yaml is neither in {here} nor beside it: the installation is incomplete. Install it again."
+    )
+
+
+def choices(group: str) -> list[str]:
+    """The names a group offers: `choices("policy")` has pick in it."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+class Composer:
+    """Composes runs, settings and policies for one command; `sweep` is the shipped search space, or None."""
+
+    def __init__(self, sweep: str | None = None) -> None:
+        self._sweep = sweep
+        self._settings: dict[str, Setting] = {}
+        self._checkpoints: dict[ModelConfig, Checkpoint] = {}
+        self._policies: dict[str, dict[str, Any]] = {}
+        if sweep is not None:
+            check_choice("sweep", sweep)
+
+    def run_config(self, values: Assignment) -> RunConfig:
+        """The settings of the whole run, with `values` (of RUN_KEYS) in place."""
+        tree = self._resolved(values)
+        cluster = validated(ClusterConfig, tree["cluster"], "cluster")
+        tracking = validated(TrackingConfig, tree["tracking"], "tracking")
+        sweep = validated(SweepConfig, tree["sweep"], "sweep")
+        search = validated(SearchConfig, tree["search"], "search")
+        plain = {key: tree[key] for key in ("output_dir", "resume", "dry_run", "repeats")}
+        sections = {"cluster": cluster, "tracking": tracking, "sweep": sweep, "search": search}
+        return validated(RunConfig, {**plain, **sections})
+
+    def setting(self, assignment: Assignment) -> Setting:
+        """Model, engine, task, calibration, seed and repeat of an assignment; read once for equal values."""
+        values = {key: value for key, value in assignment.items() if not key.startswith("policy")}
+        cache_key = json.dumps(values, sort_keys=True, default=str)
+        if cache_key not in self._settings:
+            self._settings[cache_key] = self._read_setting(values)
+        return self._settings[cache_key]
+
+    def _read_setting(self, values: Assignment) -> Setting:
+        if values.get("model.path") is not None and "model" not in values:
+            values = {"model": "local", **values}  # another checkpoint has other sizes than the default's
+        tree = self._resolved(values)
+        model = validated(ModelConfig, tree["model"], "model")
+        if model.name == "local" and model.path is not None:
+            model = model.model_copy(update={"name": Path(model.path).expanduser().name})
+        if model not in self._checkpoints:
+            self._checkpoints[model] = inspect_checkpoint(model)
+        seed = tree["seed"]
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise UserError(f"seed={seed} is no whole number: the run could not be repeated. Type e.g. seed=0.")
+        repeat = tree["repeat"]
+        if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 0:
+            raise UserError(f"repeat={repeat} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1.")
+        return Setting(
+            model=model,
+            engine=validated(EngineConfig, tree["engine"], "engine"),
+            task=_anchored(validated(TaskConfig, tree["task"], "task")),
+            calibration=_anchored_calibration(validated(CalibrationConfig, tree["calibration"], "calibration")),
+            seed=seed,
+            repeat=repeat,
+            checkpoint=self._checkpoints[model],
+        )
+
+    def policy(self, assignment: Assignment, shape: MoeShape) -> tuple[Rule, float | None]:
+        """The rule an assignment names, parsed and checked against the checkpoint's sizes.
+
+        And the budget that its knob is still to be solved for, None where every knob has its value.
+        """
+        chosen = assignment.get("policy", "none")
+        name = check_choice("policy", chosen)
+        if name not in self._policies:
+            tree = OmegaConf.to_container(_composed(conf_dir(), (f"policy={name}",)), resolve=True)
+            assert isinstance(tree, dict)
+            self._policies[name] = {key: value for key, value in tree["policy"].items() if key != "name"}
+        typed = {key.removeprefix("policy."): value for key, value in assignment.items() if key.startswith("policy.")}
+        knobs = self._policies[name] | typed
+        if typed.get("experts") is not None:  # named outright: the default choice by influence steps back
+            knobs = {
+                key: value for key, value in knobs.items() if key in typed or key not in ("key_experts", "per_layer")
+            }
+        knobs = {key: value for key, value in knobs.items() if value is not None}
+        budget = knobs.pop(BUDGET, None)
+        if budget is not None:
+            return with_budget(name, typed, knobs, shape)
+        return parse_policy(name, knobs, shape), None
+
+    def _resolved(self, values: Assignment) -> dict[str, Any]:
+        """The whole tree for `values`, interpolations resolved; group choices compose, other keys are set on a copy."""
+        groups = {key: check_choice(key, value) for key, value in values.items() if key in GROUPS}
+        tree = copy.deepcopy(self._compose(groups))
+        for key, value in values.items():
+            if key in GROUPS:
+                continue
+            check_key(key)
+            try:
+                OmegaConf.update(tree, key, value, merge=False, force_add=True)
+            except (OmegaConfBaseException, ValueError, TypeError) as error:
+                raise UserError(f"{key}={value} cannot be set: {error}. Nothing was started.") from None
+        try:
+            plain = OmegaConf.to_container(tree, resolve=True)
+        except OmegaConfBaseException as error:
+            raise UserError(f"A setting refers to another that is not there: {error}. Nothing was started.") from None
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}
+
+    def _compose(self, groups: Mapping[str, str]) -> DictConfig:
+        overrides = sorted(f"{group}={name}" for group, name in groups.items())
+        if self._sweep is not None:
+            overrides.append(f"+sweep={self._sweep}")
+        return _composed(conf_dir(), tuple(overrides))
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
+    """Shared by every caller, so it is never changed: 0.1 s of CPU time that a thousand points pay once."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(folder)):
+        return compose("config", overrides=list(overrides))
+
+
+def _anchored(task: TaskConfig) -> TaskConfig:
+    """With an absolute path: an engine may run in another folder, or under another home."""
+    if task.data_files is None:
+        return task
+    return task.model_copy(update={"data_files": str(Path(task.data_files).expanduser().absolute())})
+
+
+def _anchored_calibration(settings: CalibrationConfig) -> CalibrationConfig:
+    if settings.path is None:
+        return settings
+    return settings.model_copy(update={"path": str(Path(settings.path).expanduser().absolute())})
+
+
+def check_choice(group: str, name: object) -> str:
+    """`name` if conf/`group` has it, else a UserError with the nearest and all of them."""
+    offered = choices(group)
+    if isinstance(name, str) and name in offered:
+        return name
+    plus = "+" if group == "sweep" else ""
+    near = suggestion(str(name), offered, f"{plus}{group}=")
+    raise UserError(
+        f"{plus}{group}={name} is unknown: there is no such {group}, so nothing was started. {near}"
+        f"Choices: {', '.join(offered)}."
+    )
+
+
+def check_key(key: str) -> None:
+    """UserError unless the first word of `key` is a setting."""
+    known = (*POINT_KEYS, *RUN_KEYS)
+    first = key.split(".")[0]
+    if first in known:
+        return
+    raise UserError(
+        f"{key} is no setting: it would be ignored, so nothing was started. {suggestion(first, known)}"
+        f"Settings begin with: {', '.join(sorted(known))}."
+    )

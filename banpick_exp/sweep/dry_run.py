@@ -1,0 +1,114 @@
+"""What is printed before anything starts: the short hint, the help page, and the plan of a dry run."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from banpick_exp.evaluation.budget.root_search import MAX_PROBES
+from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS, knob_of
+from banpick_exp.sweep.estimate import answer_tokens, point_tokens
+from banpick_exp.sweep.plan import POLICY_ORDER, SweepPlan
+from banpick_exp.sweep.point import Point
+
+
+def print_plan(plan: SweepPlan, console: Console) -> None:
+    """Points, the engines they share, the calibrations they need, an estimate, and notes."""
+    domains = ", ".join(dict.fromkeys(domain for point in plan.points for domain in point.task.domains))
+    console.print(f"[bold]{plan.sweep_name}[/bold]: {_count(len(plan.points), 'point')} on {domains}")
+    for number, points in enumerate(plan.by_engine().values(), start=1):
+        console.print()
+        console.print(Text(f"Engine {number}: {engine_line(points[0])}, shared by {_count(len(points), 'point')}"))
+        console.print(_table(points, finished_points(plan)))
+    console.print()
+    needed = plan.calibrations()
+    if needed:
+        given = sorted({point.calibration.path for point in needed.values() if point.calibration.path is not None})
+        made = sum(point.calibration.path is None for point in needed.values())
+        parts = [f"{_count(made, 'run')} unless an artifact exists"] if made else []
+        scores = sorted({point.calibration.score for point in plan.corners if point.calibration_fingerprint})
+        sources = "; ".join([*parts, *(f"read from {path}" for path in given)])
+        console.print(Text(f"Calibration: {sources}; Pick follows {', '.join(scores)}.", overflow="fold"))
+    else:
+        console.print("Calibration: none of these policies needs one.")
+    if solved := sum(point.budget is not None for point in plan.points):
+        console.print(
+            f"Budgets: {_count(solved, 'knob')} to solve on the engine, each by about {EXPECTED_PROBES} and at most"
+            f" {MAX_PROBES} probes of {SAMPLE_PROBLEMS} problems a domain; a knob that was solved before is used again."
+        )
+    if plan.search.name != "grid":
+        console.print(Text(search_line(plan), overflow="fold"))
+    console.print(Text(estimate_line(plan)))
+    console.print(Text(f"Results: {plan.run_dir}", overflow="fold"))
+    for note in plan.notes:
+        console.print(Text(f"Note: {note}", style="yellow"))
+
+
+def search_line(plan: SweepPlan) -> str:
+    """How the space is spent, and what that costs at most and at least."""
+    search = plan.search
+    if search.sampled:
+        spaces = "; ".join(space.text() for space in plan.spaces)
+        return f"Search: optuna draws {_count(search.trials, 'point')}, {search.startup} at random, from {spaces}."
+    racing = [point for point in plan.points if point.rule.name not in POLICY_ORDER]
+    least = sum(search.blocks[0] * answer_tokens(point) for point in racing)
+    least += sum(point_tokens(point) for point in plan.points if point.rule.name in POLICY_ORDER)
+    shares = ", ".join(f"{share:.4g}" for share in search.blocks)
+    return (
+        f"Search: racing, points are compared after {shares} of the problems; {_count(len(racing), 'point')} can be"
+        f" stopped. At most the {plan.estimate.max_generated_tokens:,} tokens of the whole grid, at least {least:,.0f}."
+    )
+
+
+def estimate_line(plan: SweepPlan) -> str:
+    cost = plan.estimate
+    return (
+        f"Estimate: about {_duration(cost.seconds)} (rough): {_count(cost.engine_loads, 'engine load')}"
+        f" {_duration(cost.load_seconds)}, calibration {_duration(cost.calibration_seconds)},"
+        f" points {_duration(cost.points_seconds)} for at most {cost.max_generated_tokens:,} tokens."
+    )
+
+
+def engine_line(point: Point) -> str:
+    """`tiny (4 layers, 32 experts, top 8), bfloat16, CPU` for a point's engine."""
+    shape, engine = point.checkpoint.shape, point.engine
+    place = f"{_count(engine.gpus, 'GPU')}" if engine.gpus else "CPU"
+    ranks = f", tensor parallel {engine.tensor_parallel_size}" if engine.tensor_parallel_size > 1 else ""
+    sizes = f"{_count(shape.num_layers, 'layer')}, {shape.num_experts} experts, top {shape.top_k}"
+    return f"{point.model.name} ({sizes}), {point.model.dtype}, {place}{ranks}, {engine.max_num_seqs} sequences"
+
+
+def finished_points(plan: SweepPlan) -> frozenset[str]:
+    """Fingerprints of points that a resumed run already has a record of."""
+    return frozenset(path.stem for path in (plan.run_dir / "points").glob("*.json")) if plan.resume else frozenset()
+
+
+def _table(points: tuple[Point, ...], finished: frozenset[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("#", justify="right")
+    table.add_column("point", overflow="fold")
+    table.add_column("implied budget", justify="right")
+    table.add_column("fingerprint", no_wrap=True)
+    if finished:
+        table.add_column("recorded")
+    for number, point in enumerate(points, start=1):
+        low, high = point.rule.budget(point.checkpoint.shape)
+        budget = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        if point.budget is not None:
+            budget = f"{point.budget:g}, {knob_of(point.rule).name} solved"
+        recorded = ["yes" if point.fingerprint in finished else ""] if finished else []
+        table.add_row(str(number), Text(point.label), budget, point.fingerprint, *recorded)
+    return table
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,112 @@
+"""How long a plan takes, roughly, from assumed speeds: so that nobody starts a week by mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from banpick_exp.evaluation.budget.root_search import MAX_PROBES
+from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS
+
+if TYPE_CHECKING:
+    from banpick_exp.sweep.point import Point
+
+ASSUMED_PROBLEMS = 1000
+"""Per domain, where the data is not local and cannot be counted."""
+ASSUMED_LENGTH = 0.35
+"""Generated tokens as a share of max_tokens; most answers end long before the cap."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """What one engine is assumed to do: seconds to load it, generated tokens/s and prompt tokens/s."""
+
+    start_seconds: float
+    generate: float
+    prefill: float
+
+
+EMBEDDED_ON_CPU = Speed(start_seconds=12, generate=7000, prefill=35_000)  # measured on 2 cores with the embedded model
+CPU = Speed(start_seconds=300, generate=30, prefill=300)  # a 30B-A3B class model on a server
+GPU = Speed(start_seconds=300, generate=3000, prefill=30_000)  # the same class on one GPU, many sequences
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """Wall-clock seconds of the parts, engines side by side where the cluster has slots for them."""
+
+    engine_loads: int
+    load_seconds: float
+    calibration_seconds: float
+    points_seconds: float
+    max_generated_tokens: int
+
+    @property
+    def seconds(self) -> float:
+        return self.load_seconds + self.calibration_seconds + self.points_seconds
+
+
+def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = ()) -> Estimate:
+    """Sums the parts over engines; `engines` is how many copies of one engine work side by side.
+
+    `sampled`: points like those that a search will draw.
+    """
+    loads, load_seconds, calibration_seconds, points_seconds, tokens = 0, 0.0, 0.0, 0.0, 0
+    by_engine: dict[str, list[Point]] = {}
+    for point in (*points, *sampled):
+        by_engine.setdefault(point.engine_fingerprint, []).append(point)
+    for shared in by_engine.values():
+        speed = speed_of(shared[0])
+        slots = min(engines, len(shared))
+        loads += slots
+        load_seconds += speed.start_seconds
+        generated = sum(point_tokens(point) for point in shared)
+        rare = sum(most - usual for usual, most in map(solve_tokens, shared))
+        points_seconds += ASSUMED_LENGTH * (generated - rare) / speed.generate / slots
+        tokens += generated
+        needed = {point.calibration_fingerprint: point for point in shared if point.calibration_files}
+        calibration_seconds += sum(calibration_tokens(point) / speed.prefill for point in needed.values())
+    return Estimate(
+        engine_loads=loads,
+        load_seconds=load_seconds,
+        calibration_seconds=calibration_seconds,
+        points_seconds=points_seconds,
+        max_generated_tokens=tokens,
+    )
+
+
+def speed_of(point: Point) -> Speed:
+    if point.engine.gpus:
+        return GPU
+    return EMBEDDED_ON_CPU if point.model.path is None else CPU
+
+
+def point_tokens(point: Point) -> int:
+    """The most tokens a point can generate: all answers, then stock and policy in turns for throughput."""
+    task = point.task
+    timed = 2 * task.throughput_prompts * task.throughput_repeats * (task.throughput_tokens or task.max_tokens)
+    return answer_tokens(point) + (0 if point.repeat else timed) + solve_tokens(point)[1]
+
+
+def solve_tokens(point: Point) -> tuple[int, int]:
+    """What solving its knob takes: (as a rule, at most); the latter with all probes and a second run of everything."""
+    if point.budget is None:
+        return 0, 0
+    counted = (point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
+    probe = sum(min(SAMPLE_PROBLEMS, count) for count in counted) * point.task.max_tokens
+    return EXPECTED_PROBES * probe, 2 * MAX_PROBES * probe + answer_tokens(point)
+
+
+def answer_tokens(point: Point) -> int:
+    """The most tokens its answers can have."""
+    problems = sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
+    return problems * point.task.samples * point.task.max_tokens
+
+
+def calibration_tokens(point: Point) -> int:
+    """Tokens a calibration reads: every expert removed and inserted once, each layer pruned once, over all samples."""
+    shape: MoeShape = point.checkpoint.shape
+    passes = 2 * shape.num_layers * shape.num_experts + shape.num_layers + 1
+    return passes * point.calibration.samples * len(point.task.domains) * point.calibration.max_tokens

@@ -1,0 +1,59 @@
+"""Identities: what makes two points the same experiment, and two engines the same engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from banpick_exp.config import fingerprint
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.models.config import ModelConfig
+from banpick_exp.policy.build import ROUTING_VERSION
+from banpick_exp.tasks.config import GREEDY, TaskConfig
+
+FINGERPRINT_SCHEMA = 2
+"""Part of every fingerprint: raise it when results would differ although no setting does. 2: pruned experts are
+skipped, so speeds changed; `engine.compile` took the place of `engine.eager`."""
+
+NO_RESULT = frozenset({"start_timeout_seconds"})
+"""Engine settings that change no result. All others stay in: batching moves scores, and speed is a result too."""
+
+TASK_LABELS = frozenset({"name", "data_files"})
+"""Task settings replaced by the content of the files they name."""
+
+
+def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
+    """Identity of a loaded engine: the checkpoint's content, how it is read, and engine settings but the timeout."""
+    settings = engine.model_dump(exclude=set(NO_RESULT))
+    how = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+    return fingerprint(
+        {"schema": FINGERPRINT_SCHEMA, "checkpoint": checkpoint_identity, "model": how, "engine": settings}
+    )
+
+
+def point_fingerprint(
+    *,
+    policy: dict[str, object],
+    engine: str,
+    task: TaskConfig,
+    data_identity: str,
+    calibration: dict[str, Any] | None,
+    seed: int,
+    repeat: int = 0,
+) -> str:
+    """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one.
+
+    What is as it was before it could be set (repeat 0, greedy answers) is left out: results from then stay valid.
+    """
+    left_out = {*TASK_LABELS, *(key for key, value in GREEDY.items() if getattr(task, key) == value)}
+    return fingerprint(
+        {
+            "schema": FINGERPRINT_SCHEMA,
+            "routing": ROUTING_VERSION,
+            "policy": policy,
+            "engine": engine,
+            "task": task.model_dump(mode="json", exclude=left_out) | {"data": data_identity},
+            "calibration": calibration,
+            "seed": seed,
+        }
+        | ({"repeat": repeat} if repeat else {})
+    )

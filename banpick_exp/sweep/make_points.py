@@ -1,0 +1,146 @@
+"""One point of a sweep and its identity: equal fingerprints are the same experiment, and one record."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from banpick_exp.config import fingerprint
+from banpick_exp.errors import UserError
+from banpick_exp.evaluation.calibration.artifact import SCHEMA_VERSION as CALIBRATION_VERSION
+from banpick_exp.evaluation.calibration.artifact import Artifact, check_artifact
+from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.policy.budget import label_of, policy_of
+from banpick_exp.policy.rule import Rule
+from banpick_exp.sweep.compose import Composer, Setting
+from banpick_exp.sweep.identity import engine_fingerprint, point_fingerprint
+from banpick_exp.sweep.overrides import Assignment, Block, expand
+from banpick_exp.sweep.point import Point
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.files import CALIBRATION_SPLIT, TaskFiles, inspect_task
+
+
+class PointMaker:
+    """Turns assignments into points; files are read and hashed once for equal settings."""
+
+    def __init__(self, composer: Composer) -> None:
+        self._composer = composer
+        self._files: dict[tuple[TaskConfig, str], TaskFiles] = {}
+        self._artifacts: dict[tuple[CalibrationConfig, str, tuple[str, ...]], Artifact] = {}
+        self.varied: tuple[str, ...] = ()
+        """Keys besides the policy's that differ between points, to be shown in labels."""
+
+    def assignments(self, block: Block) -> list[Assignment]:
+        return expand(block, lambda assignment: self._composer.setting(assignment).checkpoint.shape)
+
+    def point(self, assignment: Assignment) -> Point:
+        setting = self._composer.setting(assignment)
+        rule, budget = self._composer.policy(assignment, setting.checkpoint.shape)
+        _check_lengths(setting)
+        _check_graphs(rule, setting)
+        files = self._read(setting, setting.task.split)
+        engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
+        calibration: dict[str, Any] | None = None
+        calibration_key: str | None = None
+        calibration_files: dict[str, str] = {}
+        if rule.needs_calibration() and setting.calibration.path is not None:
+            artifact = self._checked_artifact(setting)
+            calibration = {"artifact": artifact.fingerprint, "score": setting.calibration.score}
+            calibration_key = artifact.fingerprint
+        elif rule.needs_calibration():
+            _check_calibration(setting)
+            source = self._read(setting, CALIBRATION_SPLIT)
+            calibration_files = source.paths
+            calibration = {
+                "version": CALIBRATION_VERSION,
+                "data": source.identity,
+                "chat_template": setting.task.chat_template,
+                **setting.calibration.model_dump(exclude={"path"}),
+                "markers": setting.calibration.markers_of(setting.task),
+            }
+            calibration_key = fingerprint({"engine": engine, "seed": setting.seed, **calibration})
+        limit = setting.task.max_problems
+        problems = {
+            d: count if limit is None or count is None else min(count, limit) for d, count in files.problems.items()
+        }
+        identity = functools.partial(
+            point_fingerprint,
+            policy=policy_of(rule, budget),
+            engine=engine,
+            task=setting.task,
+            data_identity=files.identity,
+            calibration=calibration,
+            seed=setting.seed,
+        )
+        shown = [f"{key}={assignment[key]}" for key in self.varied if key in assignment and key != "repeat"]
+        shown += [f"repeat={setting.repeat}"] if setting.repeat else []
+        return Point(
+            rule=rule,
+            budget=budget,
+            knob_fingerprint=None if budget is None else identity(),
+            label=" ".join([label_of(rule, budget), *shown]),
+            model=setting.model,
+            engine=setting.engine,
+            task=setting.task,
+            calibration=setting.calibration,
+            seed=setting.seed,
+            repeat=setting.repeat,
+            checkpoint=setting.checkpoint,
+            data_files=files.paths,
+            data_identity=files.identity,
+            data_missing=files.missing,
+            problems=problems,
+            calibration_files=calibration_files,
+            fingerprint=identity(repeat=setting.repeat),
+            engine_fingerprint=engine,
+            calibration_fingerprint=calibration_key,
+            settings={
+                key: value
+                for key, value in assignment.items()
+                if key.split(".")[0] != "policy" and (key, value) != ("repeat", 0)
+            },
+        )
+
+    def _checked_artifact(self, setting: Setting) -> Artifact:
+        key = (setting.calibration, setting.checkpoint.identity, setting.task.domains)
+        if key not in self._artifacts:
+            self._artifacts[key] = check_artifact(
+                setting.calibration,
+                model=setting.model.name,
+                identity=setting.checkpoint.identity,
+                shape=setting.checkpoint.shape,
+                domains=setting.task.domains,
+            )
+        return self._artifacts[key]
+
+    def _read(self, setting: Setting, split: str) -> TaskFiles:
+        key = (setting.task, split)
+        if key not in self._files:
+            self._files[key] = inspect_task(setting.task, split)
+        return self._files[key]
+
+
+def _check_lengths(setting: Setting) -> None:
+    asked, room = setting.task.max_tokens, setting.engine.max_model_len
+    if asked >= room:
+        raise UserError(
+            f"task.max_tokens={asked} leaves no room for the prompt in engine.max_model_len={room}: every problem would"
+            f" be refused. Type engine.max_model_len={asked * 2} or more, or a smaller task.max_tokens."
+        )
+
+
+def _check_graphs(rule: Rule, setting: Setting) -> None:
+    if rule.in_torch and setting.engine.compile and setting.engine.gpus > 0:
+        raise UserError(
+            f"policy={rule.name} routes in torch, which the captured graphs of engine.compile=true on a GPU leave out:"
+            " it would be stock routing. Type engine.compile=false."
+        )
+
+
+def _check_calibration(setting: Setting) -> None:
+    k_min, top_k = setting.calibration.k_min, setting.checkpoint.shape.top_k
+    if k_min > top_k:
+        raise UserError(
+            f"calibration.k_min={k_min} exceeds top_k={top_k} of {setting.model.name}: layer sensitivity would compare"
+            f" nothing. Type calibration.k_min=1..{top_k}."
+        )

@@ -1,0 +1,289 @@
+"""From what was typed to an ordered list of unique points: every mistake that can be known without an engine ends here.
+
+Imports no torch, vllm, ray, wandb, transformers or datasets. `plan_sweep` reads conf/, the checkpoint and the data,
+and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from banpick_exp.cluster.config import ClusterConfig
+from banpick_exp.errors import UserError
+from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.budget import BUDGET
+from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.report.tracking.key import check_tracking
+from banpick_exp.run_folder import MANIFEST_VERSION, check_manifest, check_writable, find_run_dir, new_run_dir
+from banpick_exp.sweep.command import Command, parse_command
+from banpick_exp.sweep.compose import Composer
+from banpick_exp.sweep.config import SearchConfig
+from banpick_exp.sweep.estimate import Estimate, estimate
+from banpick_exp.sweep.make_points import PointMaker
+from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
+from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
+
+POLICY_ORDER = ("none", "fixed_k")
+"""These come first, so that every later point can be held against them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepPlan:
+    """Everything the runner needs. `points`: the largest engine first; for each engine none, fixed_k, then the rest."""
+
+    sweep_name: str
+    run_dir: Path
+    points: tuple[Point, ...]
+    spaces: tuple[Space, ...]
+    """What search=optuna samples beside the points; empty otherwise."""
+    corners: tuple[Point, ...]
+    """The points, and those at the ends of the spaces: what is needed of engines and calibrations shows there."""
+    maker: PointMaker
+    """Makes the points that are sampled later."""
+    notes: tuple[str, ...]
+    cluster: ClusterConfig
+    tracking: TrackingConfig
+    search: SearchConfig
+    estimate: Estimate
+    resume: bool
+    dry_run: bool
+    command: str
+
+    def by_engine(self) -> dict[str, tuple[Point, ...]]:
+        """Points by engine_fingerprint, in the order to load the engines."""
+        groups: dict[str, list[Point]] = {}
+        for point in self.points:
+            groups.setdefault(point.engine_fingerprint, []).append(point)
+        return {name: tuple(points) for name, points in groups.items()}
+
+    def calibrations(self) -> dict[str, Point]:
+        """One point for each calibration that is needed, by calibration_fingerprint."""
+        needed: dict[str, Point] = {}
+        for point in self.corners:
+            if point.calibration_fingerprint is not None:
+                needed.setdefault(point.calibration_fingerprint, point)
+        return needed
+
+    def manifest(self) -> dict[str, Any]:
+        """What `run.json` says; a resumed run must agree in sweep, models and tasks."""
+        return {
+            "schema_version": MANIFEST_VERSION,
+            "sweep": self.sweep_name,
+            "models": {point.checkpoint.identity: point.model.name for point in self.points},
+            "tasks": {point.data_identity: point.task.name for point in self.points},
+            "search": self.search.name,
+            "command": self.command,
+        }
+
+
+def plan_sweep(arguments: Sequence[str], *, now: datetime | None = None) -> SweepPlan:
+    """Plans the sweep that `arguments` (as typed after `python -m banpick_exp`) describe.
+
+    Raises UserError for anything in them that cannot work. Example: `plan_sweep(["+sweep=pick_strength"])`.
+    """
+    command = parse_command(arguments)
+    composer = Composer(command.sweep)
+    run = composer.run_config(command.run_values)
+    if run.repeats > 1:
+        command.settings.append(_repeat_axis(command, run.repeats))
+    maker = PointMaker(composer)
+    blocks = _search_space(command, [run.sweep.params, *run.sweep.blocks])
+    points, notes = _points(maker, [cornered(b) for b in blocks] if run.search.sampled else blocks, run.sweep.reference)
+    missing = sorted({text for point in points for text in (point.checkpoint.missing, point.data_missing) if text})
+    spaces: tuple[Space, ...] = ()
+    corners = points
+    if run.search.sampled:
+        spaces, given = _spaces(blocks, points[0].checkpoint.shape)
+        points, notes = _points(maker, given, run.sweep.reference)
+    if missing and not run.dry_run:
+        raise UserError("Nothing can be started: " + "; ".join(missing) + ".")
+    if run.resume is None:
+        run_dir = new_run_dir(run.output_dir, run.sweep.name, now or datetime.now())
+    else:
+        run_dir = find_run_dir(run.resume, run.output_dir, run.sweep.name)
+    plan = SweepPlan(
+        sweep_name=run.sweep.name,
+        run_dir=run_dir,
+        points=points,
+        spaces=spaces,
+        corners=corners,
+        maker=maker,
+        notes=(*notes, *missing),
+        cluster=run.cluster,
+        tracking=run.tracking,
+        search=run.search,
+        estimate=estimate(points, run.cluster.engines, corners[-1:] * run.search.trials if spaces else ()),
+        resume=run.resume is not None,
+        dry_run=run.dry_run,
+        command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
+    )
+    if plan.resume:
+        check_manifest(run_dir, plan.manifest())
+    check_writable(run_dir)
+    check_tracking(run.tracking, os.environ)
+    return plan
+
+
+def _spaces(blocks: Sequence[Block], shape: MoeShape) -> tuple[tuple[Space, ...], list[Block]]:
+    """What is sampled, and the blocks of points beside it; one that names no policy keeps the settings."""
+    spaces = [(block, space_of(block, shape)) for block in blocks]
+    check_sampled([space for _, space in spaces])
+    given = [block for block, space in spaces if not space.dimensions]
+    settings = {tuple(text for text in block if not _is_policy(text)) for block in blocks}
+    if len(settings) > 1:
+        raise UserError(
+            "search=optuna compares points under one setting, and the blocks of this sweep differ in theirs: "
+            f"{'; '.join(' '.join(each) or 'none' for each in sorted(settings))}. Run the command once for each."
+        )
+    stock = merged(("policy=none",), settings.pop())
+    return tuple(space for _, space in spaces if space.dimensions), [*given, stock]
+
+
+def _points(
+    maker: PointMaker, blocks: Sequence[Block], reference: Sequence[Block]
+) -> tuple[tuple[Point, ...], list[str]]:
+    """Unique points in the order to run, and what to tell the user about them."""
+    spaces = [(block, maker.assignments(block)) for block in blocks]
+    for block, assignments in spaces:
+        if not assignments:
+            raise UserError(_why_empty(block))
+    # Stock and the ladder under every setting that the search space visits: a result is held against its own engine.
+    settings = sorted({tuple(text for text in block if not _is_policy(text)) for block in blocks})
+    references = dict.fromkeys(merged(each, setting) for each in [("policy=none",), *reference] for setting in settings)
+    every = [assignment for _, assignments in spaces for assignment in assignments]
+    maker.varied = tuple(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every))
+    found: dict[str, Point] = {}
+    for block in references:
+        for point in map(maker.point, maker.assignments(block)):
+            found.setdefault(point.fingerprint, point)
+    known, dropped = set(found), []
+    for block, assignments in spaces:
+        points = [maker.point(assignment) for assignment in assignments]
+        _refuse_idle_knobs(block, points)
+        for point in points:
+            if point.fingerprint in found and point.fingerprint not in known:
+                dropped.append(point.label)
+            found.setdefault(point.fingerprint, point)
+    notes = []
+    if dropped:
+        shown = ", ".join(dict.fromkeys(dropped[:3])) + (", ..." if len(set(dropped)) > 3 else "")
+        notes.append(f"{len(dropped)} duplicate point(s) dropped, because another point is the same: {shown}")
+    if any(point.task.data_files is None and point.model.path is not None for point in found.values()):
+        notes.append("the embedded tasks suit the embedded model; for your own type task=jsonl task.data_files=PATH")
+    notes += _narrow_engines(found.values())
+    return _ordered(found.values()), notes
+
+
+def _repeat_axis(command: Command, repeats: int) -> str:
+    """repeats=3 as the axis that it stands for."""
+    if typed := next((text for text in command.settings if key_of(text) == "repeat"), None):
+        raise UserError(
+            f"repeats={repeats} and {typed} both say which repeats to run: one of them would be ignored. Type one."
+        )
+    return f"repeat=range(0,{repeats})"
+
+
+def _search_space(command: Command, shipped: Sequence[Block]) -> list[Block]:
+    """The blocks of the sweep after the command line's edits, each with the typed settings in it."""
+    if command.sweep is None and not any(shipped):
+        blocks = _typed_space(command)
+    else:
+        space = "sweep.blocks" if command.sweep is None else f"+sweep={command.sweep}"
+        named = next((text for text in command.policy if key_of(text) == "policy"), None)
+        if named is not None:
+            raise UserError(
+                f"{named} and {space} both choose the policies: one of them would be ignored. Leave {space} out to run"
+                f" {named} alone, or type the whole space: sweep.params='[\"{named}\", ...]'."
+            )
+        blocks = edited_blocks([block for block in shipped if block], [*(command.params or []), *command.policy])
+    return [merged(block, command.settings) for block in blocks]
+
+
+def _typed_space(command: Command) -> list[Block]:
+    """Without +sweep: one block, the policy and knobs that were typed."""
+    block = merged(tuple(command.policy), command.params or [])
+    if any(key_of(text) == "policy" for text in block):
+        return [block]
+    if block and _is_policy(block[0]):
+        raise UserError(
+            f"{block[0]} belongs to no policy: nothing would change. Type policy=pick (or another) beside it."
+        )
+    raise UserError(
+        "Neither a sweep nor a policy is named, so there is nothing to run."
+        " Type +sweep=pick_strength, or e.g. policy=fixed_k 'policy.k=choice(4,6)'."
+    )
+
+
+def _why_empty(block: Block) -> str:
+    for text in block:
+        if "range(" in text:
+            return (
+                f"{text} is empty, so this is a sweep with zero points: there is nothing to run. The end of a range is"
+                f" not part of it: range(1,4) is 1, 2, 3. Type e.g. '{key_of(text)}=choice(1,2)'."
+            )
+    return f"{' '.join(block)} is a sweep with zero points: there is nothing to run. Name an axis with choice()."
+
+
+def _refuse_idle_knobs(block: Block, points: Sequence[Point]) -> None:
+    """UserError for a knob that no point of its block listens to: the user would read an effect into noise."""
+    for text in block:
+        knob = key_of(text).removeprefix("policy.")
+        listens = knob == BUDGET or any(knob in point.rule.canonical() for point in points)
+        if not key_of(text).startswith("policy.") or listens:
+            continue
+        if all(value in (None, False) for value in parse_axis(text, points[0].checkpoint.shape).values):
+            continue
+        others = "; ".join(dict.fromkeys(point.rule.label() for point in points[:3]))
+        remedy = (
+            "Add policy.mode=boost, or leave it out."
+            if knob == "boost"
+            else "Leave it out, or choose a mode that uses it."
+        )
+        raise UserError(f"{text} changes nothing here ({others}): no point would differ by it. {remedy}")
+
+
+def _varies(key: str, assignments: Sequence[Assignment]) -> bool:
+    return not _is_policy(key) and len({repr(assignment.get(key)) for assignment in assignments}) > 1
+
+
+def _is_policy(text: str) -> bool:
+    return key_of(text).split(".")[0] == "policy"
+
+
+def _narrow_engines(points: Iterable[Point]) -> list[str]:
+    """A note where key experts, should they all fall into one layer, exceed the width of a compiled engine."""
+    needed = {}
+    for point in points:
+        most = point.rule.max_kept(point.checkpoint.shape) - point.checkpoint.shape.top_k
+        if point.engine.compile and most > point.engine.extra_slots:
+            needed[point.label] = most
+    if not needed:
+        return []
+    label, most = max(needed.items(), key=lambda item: item[1])
+    return [
+        f"{len(needed)} point(s) add experts, and a compiled engine has room for as many as engine.extra_slots says: "
+        f"{label} fails if over that many of its key experts fall into one layer. Sure to fit: "
+        f"engine.extra_slots={most}, or engine.compile=false"
+    ]
+
+
+def _ordered(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Largest engine first (placed last, it scatters over nodes), engines kept together, references before the rest."""
+    points = list(points)
+    first_seen = {name: index for index, name in enumerate(dict.fromkeys(point.engine_fingerprint for point in points))}
+
+    def rank(point: Point) -> tuple[int, int, int, int, int]:
+        name = point.rule.name
+        order = POLICY_ORDER.index(name) if name in POLICY_ORDER else len(POLICY_ORDER)
+        engine = point.engine
+        # Repeats last: a run that ends early then has every point once.
+        return -engine.gpus, -engine.tensor_parallel_size, first_seen[point.engine_fingerprint], point.repeat, order
+
+    return tuple(sorted(points, key=rank))

@@ -1,0 +1,183 @@
+"""`search=racing`: all points advance block by block; between the blocks those that cannot reach the front stop.
+
+Points race against those of the same set-up (engine, task, data, seed, repeat), because only they are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Layout, answers_of
+from banpick_exp.evaluation.blocks import Block, read_block, read_blocks
+from banpick_exp.sweep.config import SearchConfig
+from banpick_exp.sweep.estimate import answer_tokens, point_tokens
+from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.search.elimination import Standing, Stopped, rule_of, stops
+from banpick_exp.sweep.search.strategy import Record, Work, setup
+
+Drop = Callable[[Point, str, Block, Block], None]
+"""Records a stopped point: the point, why, its blocks and stock's."""
+
+
+class Race:
+    """All heats of one engine."""
+
+    def __init__(
+        self,
+        points: Sequence[Point],
+        records: Mapping[str, Record],
+        search: SearchConfig,
+        run_dir: Path,
+        drop: Drop,
+        note: Callable[[str], None],
+    ) -> None:
+        """`points`: every point of the engine; `records`: those that have one already, by fingerprint."""
+        heats: dict[tuple[object, ...], list[Point]] = {}
+        for point in points:
+            heats.setdefault(setup(point), []).append(point)
+        self._heats = [Heat(members, records, search, run_dir, drop, note) for members in heats.values()]
+        self._heat_of = {point.fingerprint: heat for heat in self._heats for point in heat.members}
+
+    def begin(self) -> list[Work]:
+        return [work for heat in self._heats for work in heat.advance()]
+
+    def finished(self, work: Work, record: Record | None) -> list[Work]:
+        heat = self._heat_of[work.point.fingerprint]
+        heat.close(work, record)
+        return heat.advance()
+
+    def waiting(self) -> list[Point]:
+        return [point for heat in self._heats for point in heat.racing() if point.fingerprint not in heat.asked]
+
+    def points_left(self) -> int:
+        return sum(len(heat.racing()) for heat in self._heats)
+
+    def progress(self) -> tuple[float, float]:
+        done, total = zip(*(heat.progress() for heat in self._heats), strict=True)
+        return sum(done), sum(total)
+
+
+class Heat:
+    """The points of one set-up: rounds of blocks, a decision after each but the last, then timed runs."""
+
+    def __init__(
+        self,
+        members: Sequence[Point],
+        records: Mapping[str, Record],
+        search: SearchConfig,
+        run_dir: Path,
+        drop: Drop,
+        note: Callable[[str], None],
+    ) -> None:
+        self.members, self.search, self.run_dir = list(members), search, run_dir
+        self.drop, self.note = drop, note
+        self.status = {p.fingerprint: records[p.fingerprint]["status"] for p in members if p.fingerprint in records}
+        """Of the points that are over."""
+        self.asked: set[str] = set()
+        """Points with work handed out."""
+        self.round, self.handed_out = 0, False
+        self.answered = dict.fromkeys((p.fingerprint for p in members), 0.0)
+        """Share of its problems each point has answered, as far as this driver knows."""
+        references = sum(_is_reference(point) for point in members)
+        self.rule = rule_of(len(members), references, len(search.blocks), search.error_rate, search.margin)
+
+    def racing(self) -> list[Point]:
+        """Those without a record, in plan order."""
+        return [point for point in self.members if point.fingerprint not in self.status]
+
+    def close(self, work: Work, record: Record | None) -> None:
+        name = work.point.fingerprint
+        self.asked.discard(name)
+        if work.kind == "block":
+            self.answered[name] = self.search.blocks[work.block]
+        if record is not None:
+            self.status[name] = record["status"]
+
+    def advance(self) -> list[Work]:
+        """The next work, once all that was handed out is over."""
+        if self.asked:
+            return []
+        rounds = len(self.search.blocks)
+        while self.round < rounds and self.racing():
+            if not self.handed_out:
+                self.handed_out = True
+                missing = [point for point in self.racing() if self._missing(point)]
+                if missing:
+                    return self._hand_out([Work(point=point, kind="block", block=self.round) for point in missing])
+            if self.round < rounds - 1:
+                self._stop_losers()
+            self.round, self.handed_out = self.round + 1, False
+        if self.round == rounds:
+            self.round += 1
+            return self._hand_out([Work(point=point) for point in self.racing()])
+        return []
+
+    def progress(self) -> tuple[float, float]:
+        done = total = 0.0
+        for point in self.members:
+            answers = answer_tokens(point) / point_tokens(point)
+            answered = answers * self.answered[point.fingerprint]
+            over = point.fingerprint in self.status
+            done += 1.0 if over and self.status[point.fingerprint] != "dropped" else answered
+            total += answered if over and self.status[point.fingerprint] == "dropped" else 1.0
+        return done, total
+
+    def _hand_out(self, works: list[Work]) -> list[Work]:
+        self.asked = {work.point.fingerprint for work in works}
+        return works
+
+    def _missing(self, point: Point) -> bool:
+        present = read_block(self.run_dir, point.fingerprint, self.search, self.round) is not None
+        if present:
+            self.answered[point.fingerprint] = self.search.blocks[self.round]
+        return not present
+
+    def _stop_losers(self) -> None:
+        """Points that are over stay as rivals: a race that is resumed decides as one that was not interrupted."""
+        blocks = {}
+        for point in self.members:
+            if self.status.get(point.fingerprint) not in ("dropped", "failed"):
+                found = read_blocks(self.run_dir, point.fingerprint, self.search, self.round + 1)
+                if found is not None and found.runs:
+                    blocks[point.fingerprint] = found
+        stock = next((p.fingerprint for p in self.members if p.rule.name == "none"), None)
+        if stock not in blocks:
+            return  # its blocks failed: nothing is stopped, because nothing could be held against it
+        standings: dict[str, Standing] = {}
+        layout: Layout | None = None  # shared, so that pairing need not look problems up
+        for point in self.members:
+            if point.fingerprint in blocks:
+                standings[point.fingerprint] = standing = self._standing(point, blocks[point.fingerprint], layout)
+                layout = standing.answers.layout
+        stopped = stops(standings, self.rule)
+        known = self.members[0].problems.values()
+        share = self.search.blocks[self.round]
+        problems = sum(n or 0 for n in known) if all(known) else round(standings[stock].answers.layout.n / share)
+        for point in self.members:
+            why: Stopped | None = stopped.get(point.fingerprint)
+            if why is not None:
+                self.status[point.fingerprint] = "dropped"
+                self.drop(point, why.reason(problems), blocks[point.fingerprint], blocks[stock])
+        self.note(
+            f"after block {self.round + 1} of {len(self.search.blocks)} ({share:.1%} of the problems):"
+            f" {len(stopped)} stopped, {len(self.racing())} go on"
+        )
+
+    def _standing(self, point: Point, block: Block, layout: Layout | None) -> Standing:
+        outcomes = [outcome for run in block.runs.values() for outcome in run.outcomes]
+        tokens = sum(sum(run.counters.tokens) for run in block.runs.values())
+        kept = sum(sum(run.counters.kept) for run in block.runs.values())
+        return Standing(
+            label=point.label,
+            answers=answers_of(pl.DataFrame(outcomes), layout),
+            mean_kept=kept / tokens,
+            stays=_is_reference(point) or point.fingerprint in self.status,
+            reference=_is_reference(point),
+        )
+
+
+def _is_reference(point: Point) -> bool:
+    return point.rule.name in REFERENCE_POLICIES

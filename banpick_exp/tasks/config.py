@@ -1,0 +1,71 @@
+"""What is asked and how an answer is read: the settings of conf/task/."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, model_validator
+
+from banpick_exp.config import Section
+
+
+class TaskConfig(Section):
+    """What is asked and how an answer is read. `data_files`: a path with {domain} and {split}; null: embedded."""
+
+    name: str
+    data_files: str | None = None
+    domains: tuple[str, ...] = Field(min_length=1)
+    split: str = "test"
+    max_problems: int | None = Field(default=None, ge=1)
+    """Per domain; null is all of them."""
+    max_tokens: int = Field(default=24, ge=1)
+    answer_separator: str | None = ";"
+    """The answer is what follows the last separator; null takes the whole text."""
+    answer_pattern: str | None = None
+    """A regular expression with one group that finds the answer; it wins over the separator."""
+    chat_template: bool = False
+    samples: int = Field(default=1, ge=1)
+    """Answers to each problem; accuracy is their mean (avg@n)."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy. Above, every answer is drawn with a seed of its own, the same for every policy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    throughput_prompts: int = Field(default=192, ge=1)
+    """Prompts of a timed run, over all domains."""
+    throughput_tokens: int | None = Field(default=None, ge=1)
+    """Tokens generated for each of them, all the same number; null is max_tokens."""
+    throughput_repeats: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def _sampling_changes_something(self) -> TaskConfig:
+        idle = f"task.samples={self.samples}" if self.samples > 1 else f"task.top_p={self.top_p:g}"
+        if self.temperature == 0 and (self.samples > 1 or self.top_p < 1):
+            raise ValueError(
+                f"{idle} at task.temperature=0 is greedy decoding all the same: the same answer every time, so it would"
+                f" change nothing. Type task.temperature=0.6 beside it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _answer_pattern_has_one_group(self) -> TaskConfig:
+        if self.answer_pattern is not None:
+            try:
+                groups = re.compile(self.answer_pattern).groups
+            except re.error as error:
+                raise ValueError(
+                    f"task.answer_pattern={self.answer_pattern!r} is no regular expression: {error}"
+                ) from None
+            if groups != 1:
+                raise ValueError(
+                    f"task.answer_pattern={self.answer_pattern!r} has {groups} groups, so it does not say which part is"
+                    " the answer. Use exactly one, e.g. task.answer_pattern='answer: *(.+)'"
+                )
+        repeated = sorted({domain for domain in self.domains if self.domains.count(domain) > 1})
+        if repeated:
+            raise ValueError(
+                f"task.domains names {', '.join(repeated)} twice: its problems would count twice. Name each domain once"
+            )
+        return self
+
+
+GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
+"""How a task samples unless it says otherwise; records and fingerprints made before it could say lack these keys."""

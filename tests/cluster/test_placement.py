@@ -1,0 +1,125 @@
+"""Where engines land, on a cluster of fake GPUs: real Ray, real placement groups, devices that only have numbers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from banpick_exp.cluster.backends import ray as placement
+from banpick_exp.cluster.config import ClusterConfig
+from banpick_exp.engine.config import EngineConfig
+
+pytestmark = pytest.mark.slow
+
+TENSOR_PARALLEL_4 = EngineConfig(tensor_parallel_size=4, gpus=4)
+OVER_NODES = EngineConfig(tensor_parallel_size=6, gpus=6, distributed_executor_backend="ray")
+STANDING = ClusterConfig(address="auto")
+TIMEOUT_SECONDS = 60
+
+
+class Witness:
+    """Stands in for an engine: says where it is and what it may use."""
+
+    def devices(self) -> tuple[str, list[int], str]:
+        node = ray.get_runtime_context().get_node_id()
+        return node, sorted(map(int, ray.get_gpu_ids())), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def ranks(self, count: int) -> list[tuple[str, list[int]]]:
+        """What vLLM's `ray` backend does: one worker a GPU, from inside the engine's actor."""
+        workers = [ray.remote(Witness).options(num_gpus=1, num_cpus=0).remote() for _ in range(count)]
+        return [found[:2] for found in ray.get([worker.devices.remote() for worker in workers])]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One node of 8 fake GPUs; tests may add nodes."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+    node = {"num_cpus": 8, "num_gpus": 8, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    ray.init(address=cluster.address, namespace=placement.NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def ask(slots: list[placement.Slot], method: str, *arguments: Any) -> list[Any]:
+    for slot in slots:
+        slot.start_actor(Witness)
+    return ray.get([getattr(slot.actor, method).remote(*arguments) for slot in slots], timeout=TIMEOUT_SECONDS)
+
+
+def test_two_tensor_parallel_engines_have_devices_of_their_own(cluster: Cluster) -> None:
+    slots = placement.reserve(["a", "b"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)
+    try:
+        found = ask(slots, "devices")
+        assert sorted(device for _, devices, _ in found for device in devices) == list(range(8))
+        for _, devices, visible in found:
+            assert len(devices) == 4
+            assert sorted(map(int, visible.split(","))) == devices, "vLLM sees these and no others"
+        assert ray.available_resources().get("GPU", 0) == 0
+        first = slots[0].actor
+        slots[0].stop_actor()
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        with pytest.raises(ray.exceptions.RayActorError):
+            while time.monotonic() < deadline:  # the kill is on its way: a call right behind it may still be answered
+                ray.get(first.devices.remote(), timeout=TIMEOUT_SECONDS)
+        (again,) = ask(slots[:1], "devices")
+        assert again[1] == found[0][1], "an engine that died comes back to its own devices"
+    finally:
+        for slot in slots:
+            slot.release()
+
+
+def test_an_engine_that_does_not_fit_is_refused_in_words(cluster: Cluster) -> None:
+    three = ["a", "b", "c"]
+    with pytest.raises(RuntimeError) as caught:
+        placement.reserve(three, TENSOR_PARALLEL_4, STANDING, 2)
+    for word in ("3 engine(s)", "'GPU': 4", "'GPU': 8.0", "cluster.engines=1", "engine.gpus"):
+        assert word in str(caught.value)
+    # A cluster of our own does not grow, so nobody waits for it.
+    with pytest.raises(placement.DoesNotFit):
+        placement.reserve(three, TENSOR_PARALLEL_4, ClusterConfig(), 3600)
+    slots = placement.reserve(three[:2], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)  # a refusal keeps nothing
+    for slot in slots:
+        slot.release()
+
+
+def test_one_engine_over_nodes_takes_a_gpu_a_bundle(cluster: Cluster) -> None:
+    node = cluster.add_node(num_cpus=4, num_gpus=2)
+    cluster.wait_for_nodes()
+    taken = placement.reserve(["taken"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)  # no node has six left
+    slots = placement.reserve(["wide"], OVER_NODES, STANDING, TIMEOUT_SECONDS)
+    try:
+        assert slots[0].group.bundle_specs == [{"CPU": 1, "GPU": 1}] * 6
+        (ranks,) = ask(slots, "ranks", 6)
+        assert len({(where, *devices) for where, devices in ranks}) == 6, "a device each"
+        assert sorted(sum(where == each for where, _ in ranks) for each in {where for where, _ in ranks}) == [2, 4]
+    finally:
+        for slot in [*taken, *slots]:
+            slot.release()
+        cluster.remove_node(node)
+
+
+def test_bundles_of_each_kind_of_engine() -> None:
+    assert placement.bundles(EngineConfig(), 2) == ([{"CPU": 2}], "STRICT_PACK")
+    assert placement.bundles(TENSOR_PARALLEL_4, 4) == ([{"CPU": 4, "GPU": 4}], "STRICT_PACK")
+    assert placement.bundles(OVER_NODES, 6) == ([{"CPU": 1, "GPU": 1}] * 6, "PACK")
+    one = EngineConfig(gpus=1, distributed_executor_backend="ray")
+    assert placement.bundles(one, 1) == ([{"CPU": 1, "GPU": 1}], "STRICT_PACK"), "one rank has nothing to spread"
+
+
+def test_cores_of_an_engine(cluster: Cluster) -> None:
+    assert placement.engine_cpus(EngineConfig(cpus=3), ClusterConfig(engines=2)) == 3
+    assert placement.engine_cpus(TENSOR_PARALLEL_4, ClusterConfig()) == 4
+    total = int(ray.cluster_resources()["CPU"])
+    assert placement.engine_cpus(EngineConfig(), ClusterConfig(engines=2)) == total // 2
+    assert placement.engine_cpus(EngineConfig(), ClusterConfig(engines=1000)) == 1

@@ -1,0 +1,109 @@
+"""Whether a rule beyond the table took effect, told from what was counted: runs made by hand, no engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from banpick_exp.engine.types import Counters
+from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
+from banpick_exp.evaluation.engagement import check_engagement
+from banpick_exp.policy import MoeShape, parse_policy
+
+SHAPE = MoeShape(num_layers=2, num_experts=8, top_k=4)
+TOKENS = 100
+CALIBRATION = {
+    "contrast": [[0.5] + [0.0] * 7, [-0.5] + [0.0] * 7],
+    "similarity": [[[1.0] * 8] * 8] * 2,
+}
+
+
+def run(first: int = 50, *, kept: int = 400, swap: int = 0) -> DomainRun:
+    """Both layers kept `kept`; `first` of layer 0's went to expert 0; `swap` went from expert 6 to 7 in layer 1."""
+    usage = [[first, kept - first, *[0] * 6], [kept - 60, 0, 0, 0, 0, 0, 60 - swap, swap]]
+    return DomainRun([], Counters([TOKENS] * 2, [kept] * 2, usage))
+
+
+def policies(name: str, **params: Any) -> dict[str, DomainPolicy]:
+    rule = parse_policy(name, params, SHAPE)
+    return {"math": DomainPolicy(rule=rule, calibration_key="", calibration=CALIBRATION)}
+
+
+def reason(measured: DomainRun, name: str, **params: Any) -> str | None:
+    return check_engagement(policies(name, **params), {"math": measured}, {"math": run()}, SHAPE)[1]
+
+
+ENGAGED: list[tuple[str, dict[str, Any], DomainRun]] = [
+    ("steer", {"on": {0: [0]}}, run(100)),
+    ("steer", {"off": {0: [0]}}, run(0)),
+    ("steer", {"on": {0: [0]}, "off": {1: [6]}}, run(100, swap=60)),
+    ("steer", {"count": 1}, run(100)),
+    ("rice", {"experts": {0: [0]}, "multiplier": 2}, run(swap=1)),
+    ("expert_sample", {}, run(swap=1)),
+    ("expert_sample", {"k": 3}, run(kept=300)),
+    ("diep", {"beta": 0.5}, run(kept=350)),
+    ("mask", {"experts": {0: [0]}}, run(0)),
+    ("pick", {"mode": "force_add", "experts": {0: [0], 1: [0]}, "k": 3}, run(100, kept=400, swap=1)),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "measured"), ENGAGED)
+def test_a_rule_that_left_its_trace(name: str, params: dict[str, Any], measured: DomainRun) -> None:
+    assert reason(measured, name, **params) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "measured", "words"),
+    [
+        ("steer", {"on": {0: [0]}}, run(50, swap=1), "no more than stock's"),
+        ("steer", {"off": {0: [0]}}, run(50, swap=1), "no less than stock's"),
+        ("steer", {"on": {0: [0]}, "off": {1: [6]}}, run(50, swap=0), "no more than stock's"),
+        ("steer", {"on": {0: [0]}, "k": 3}, run(100), "measured 4.000 experts a token, the policy implies 3 to 3"),
+        ("rice", {"experts": {0: [0]}, "multiplier": 2}, run(), "exactly as often as under stock"),
+        ("expert_sample", {}, run(), "exactly as often as under stock"),
+        ("diep", {"beta": 0.5}, run(), "native K: it did not engage"),
+        ("diep", {"beta": 0.5}, run(kept=100), "its floor everywhere"),
+        ("mask", {"experts": {0: [7]}}, run(), "exactly as often as under stock"),
+    ],
+)
+def test_a_rule_that_left_none(name: str, params: dict[str, Any], measured: DomainRun, words: str) -> None:
+    found = reason(measured, name, **params)
+    assert found is not None and found.startswith("the policy did not engage: ") and words in found
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("none", {}),
+        ("fixed_k", {"k": 4}),
+        ("naee", {"beta": 0}),
+        ("naee", {"beta": 0.5, "k_min": 4}),
+        ("top_p", {"p": 1}),
+        ("diep", {"beta": 0}),
+        ("diep", {"beta": 0.5, "k_min": 4}),
+        ("rice", {"experts": {0: [0]}, "multiplier": 1}),
+        ("expert_sample", {"temperature": 0}),
+        ("expert_sample", {"pool_factor": 1}),
+    ],
+)
+def test_a_neutral_knob_may_equal_stock(name: str, params: dict[str, Any]) -> None:
+    assert reason(run(), name, **params) is None
+
+
+def test_one_domain_that_differs_is_trace_enough() -> None:
+    both = {domain: policies("expert_sample")["math"] for domain in ("math", "code")}
+    stock = {"math": run(), "code": run()}
+    assert check_engagement(both, {"math": run(), "code": run(swap=1)}, stock, SHAPE)[1] is None
+    found = check_engagement(both, dict(stock), stock, SHAPE)[1]
+    assert found is not None and "exactly as often" in found
+
+
+def test_the_evidence_tells_edits_apart() -> None:
+    def table(name: str, **params: Any) -> str:
+        evidence, _ = check_engagement(policies(name, **params), {"math": run()}, {"math": run()}, SHAPE)
+        return str(evidence["routing_table"]["math"])
+
+    assert table("expert_sample", seed=0) != table("expert_sample", seed=1)
+    assert table("expert_sample", temperature=0) == table("none") == table("diep", beta=0)
+    assert table("steer", on={0: [0]}) != table("steer", on={0: [1]})

@@ -1,0 +1,245 @@
+"""The cluster jobs under sweeps/: linted, run against stand-ins of Slurm and Ray, and composed by the real program."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SBATCH = ROOT / "sweeps" / "pick_strength.sbatch"
+RAYJOB = ROOT / "sweeps" / "pick_strength.rayjob.yaml"
+TOOLS = Path(sys.executable).parent
+
+
+def test_sbatch_is_clean() -> None:
+    found = subprocess.run([TOOLS / "shellcheck", "--severity=style", SBATCH], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def directives() -> dict[str, str]:
+    lines = [line.split("--", 1)[1] for line in SBATCH.read_text().splitlines() if line.startswith("#SBATCH --")]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def engine_of_the_model() -> dict[str, Any]:
+    """The engine that model=qwen3_235b_a22b chooses."""
+    model = yaml.safe_load((ROOT / "conf/model/qwen3_235b_a22b.yaml").read_text())
+    engine = next(entry["override /engine@_global_.engine"] for entry in model["defaults"] if isinstance(entry, dict))
+    settings: dict[str, Any] = yaml.safe_load((ROOT / f"conf/engine/{engine}.yaml").read_text())
+    return settings
+
+
+def test_sbatch_gives_each_engine_one_node() -> None:
+    assert directives()["nodes"] == "2"
+    assert int(directives()["gpus-per-node"]) == engine_of_the_model()["gpus"] == 8
+
+
+STAND_INS = {
+    "srun": 'printf "srun %s\\n" "$*" >>"$CALLS"; while [[ $1 == -* ]]; do shift; done; exec "$@"',
+    "scontrol": """case "$*" in
+        "show hostnames node[1-2]") printf "node1\\nnode2\\n" ;;
+        "show node -o node1") echo "NodeName=node1 Arch=x86_64 NodeAddr=${NODE1:-10.77.0.1} NodeHostName=node1" ;;
+        "show node -o node2") echo "NodeName=node2 Arch=x86_64 NodeAddr=10.77.0.2 NodeHostName=node2" ;;
+        *) exit 1 ;;
+    esac""",
+    "ray": """mode=$(stat -c %a "$RAY_AUTH_TOKEN_PATH")
+        printf "ray %s auth=%s mode=%s pid=%s\\n" "$*" "$RAY_AUTH_MODE" "$mode" $$ >>"$CALLS"
+        [[ -z ${RAY_FAILS:-} ]] || { echo "no port left"; exit 1; }
+        exec sleep 300""",
+    "python": """case "$*" in
+        "-m banpick_exp "*)
+            printf "driver address=%s %s\\n" "$RAY_ADDRESS" "$*" >>"$CALLS"
+            [[ -z ${DRIVER_EXIT:-} ]] || exit "$DRIVER_EXIT"
+            [[ -z ${DRIVER_WAITS:-} ]] || exec sleep 300
+            exec REAL "$@" dry_run=true ;;
+        "- 2") [[ -z ${RAY_FAILS:-} ]] || sleep 300 ;;
+        *) exec REAL "$@" ;;
+    esac""",
+}
+
+Job = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """Starts the job file as Slurm would, in `tmp_path`; srun, scontrol, ray and the interpreter are stand-ins."""
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    for name, body in STAND_INS.items():
+        (bin_dir / name).write_text(f"#!/usr/bin/env bash\n{body.replace('REAL', shlex.quote(sys.executable))}\n")
+        (bin_dir / name).chmod(0o755)
+
+    def start(*overrides: str, **environment: str) -> subprocess.Popen[str]:
+        slurm = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_SUBMIT_DIR": str(tmp_path)}
+        ours = {
+            "BANPICK_PYTHON": str(bin_dir / "python"),
+            "CALLS": str(tmp_path / "calls"),
+            "PATH": f"{bin_dir}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+            "SLURM_CPUS_PER_TASK": "64",
+        }
+        return subprocess.Popen(
+            ["bash", SBATCH, *overrides],
+            env=os.environ | slurm | ours | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+def calls(tmp_path: Path, program: str) -> list[str]:
+    return [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith(program + " ")]
+
+
+def assert_nothing_is_left(tmp_path: Path) -> None:
+    for line in calls(tmp_path, "ray"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(line.rsplit("pid=", 1)[1]), 0)
+    assert not (tmp_path / "outputs/slurm-4711/ray-token").exists()
+
+
+def test_sbatch_starts_ray_on_both_nodes_and_its_sweep_composes(job: Job, tmp_path: Path) -> None:
+    documented = next(line for line in SBATCH.read_text().splitlines() if "sbatch task=" in line)
+    (tmp_path / "data").mkdir()
+    for split in ("test", "calibration"):
+        (tmp_path / f"data/math.{split}.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n' * 20)
+    process = job(*shlex.split(documented)[3:])
+    output, _ = process.communicate(timeout=50)
+    assert process.returncode == 0, output
+
+    head, worker = sorted(calls(tmp_path, "ray"), key=lambda line: "--head" not in line)
+    assert "--head --port=24711 --include-dashboard=false --node-ip-address=10.77.0.1" in head
+    assert "start --address=10.77.0.1:24711 --node-ip-address=10.77.0.2" in worker
+    assert "dashboard" not in worker  # a worker refuses the option
+    assert all("auth=token mode=600" in line for line in (head, worker))
+    assert all("--overlap" in line and "--nodes=1" in line for line in calls(tmp_path, "srun"))
+    (driver,) = calls(tmp_path, "driver")
+    assert "address=10.77.0.1:24711 -m banpick_exp +sweep=pick_strength model=qwen3_235b_a22b" in driver
+    assert driver.endswith(" ".join([f"output_dir={tmp_path}/outputs", *shlex.split(documented)[3:]]))
+    assert_nothing_is_left(tmp_path)
+
+
+def test_sbatch_hands_on_the_exit_code_of_the_sweep(job: Job, tmp_path: Path) -> None:
+    process = job(DRIVER_EXIT="7")
+    process.communicate(timeout=30)
+    assert process.returncode == 7
+    assert_nothing_is_left(tmp_path)
+
+
+def test_sbatch_ends_cleanly_at_the_time_limit(job: Job, tmp_path: Path) -> None:
+    process = job(DRIVER_WAITS="1")
+    for _ in range(300):
+        if (tmp_path / "calls").exists() and calls(tmp_path, "driver"):
+            break
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=0.1)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert_nothing_is_left(tmp_path)
+
+
+def test_sbatch_says_why_ray_did_not_start(job: Job, tmp_path: Path) -> None:
+    process = job(RAY_FAILS="1")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "The Ray cluster did not come up" in output and "no port left" in output
+    assert "driver" not in (tmp_path / "calls").read_text()
+
+
+def test_sbatch_refuses_a_head_nobody_can_reach(job: Job, tmp_path: Path) -> None:
+    process = job(NODE1="127.0.1.1")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "node1 resolves to 127.0.1.1" in output
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [({"SLURM_JOB_ID": ""}, "Type: sbatch sweeps/"), ({"BANPICK_PYTHON": "/nowhere/python"}, "make env-cuda")],
+)
+def test_sbatch_refuses_to_start_without_its_surroundings(job: Job, environment: dict[str, str], message: str) -> None:
+    process = job(**environment)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert message in output
+
+
+@pytest.fixture(scope="module")
+def rayjob() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(RAYJOB.read_text())
+    return document
+
+
+@pytest.fixture(scope="module")
+def schema() -> jsonschema.Draft202012Validator:
+    definition = json.loads((ROOT / "tests/house/schemas/rayjob.reduced.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(definition)
+    return jsonschema.Draft202012Validator(definition)
+
+
+def test_rayjob_has_the_structure_of_a_rayjob(rayjob: dict[str, Any], schema: jsonschema.Draft202012Validator) -> None:
+    assert [error.message for error in schema.iter_errors(rayjob)] == []
+
+
+def test_the_schema_refuses_a_misspelt_field(rayjob: dict[str, Any], schema: jsonschema.Draft202012Validator) -> None:
+    wrong = copy.deepcopy(rayjob)
+    workers = wrong["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    workers["replica"] = workers.pop("replicas")
+    assert len(list(schema.iter_errors(wrong))) == 2  # unknown, and missing
+
+
+def test_rayjob_gives_each_engine_one_pod(rayjob: dict[str, Any]) -> None:
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    overrides = dict(word.split("=", 1) for word in shlex.split(rayjob["spec"]["entrypoint"])[3:])
+    (container,) = workers["template"]["spec"]["containers"]
+    assert int(container["resources"]["limits"]["nvidia.com/gpu"]) == engine_of_the_model()["gpus"]
+    assert workers["replicas"] == int(overrides["cluster.engines"])
+    assert overrides["output_dir"] in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_rayjob_runs_the_locked_ray_as_the_user_of_the_image(rayjob: dict[str, Any]) -> None:
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    assert f"\nray=={cluster['rayVersion']} \\\n" in (ROOT / "requirements-cuda.lock").read_text()
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    users = {group["template"]["spec"]["securityContext"]["runAsUser"] for group in groups}
+    assert users == {10001}
+    assert (ROOT / "Dockerfile").read_text().count("\nUSER 10001\n") == 2
+
+
+def test_every_volume_that_a_pod_mounts_is_there(rayjob: dict[str, Any]) -> None:
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_sweep_of_the_rayjob_composes(rayjob: dict[str, Any], tmp_path: Path) -> None:
+    program, *arguments = shlex.split(rayjob["spec"]["entrypoint"])
+    assert program == "python" and "output_dir=/outputs" in arguments
+    arguments = [word.replace("output_dir=/outputs", f"output_dir={tmp_path}") for word in arguments]
+    ended = subprocess.run(
+        [sys.executable, *arguments, "dry_run=true"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr

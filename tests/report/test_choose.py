@@ -1,0 +1,144 @@
+"""`python -m banpick_exp choose`: what is typed, what is printed, and what is refused."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_run import SyntheticRun, ladder
+
+from banpick_exp.analysis import choose
+from banpick_exp.cli.console import INTERRUPTED, run
+from banpick_exp.errors import UserError
+from banpick_exp.report.choose import main, test_command
+from banpick_exp.report.run import require_run
+from banpick_exp.sweep.plan import plan_sweep
+
+test_command.__test__ = False  # type: ignore[attr-defined]
+BOOSTS, LAMBDAS = (1, 2, 3), (0.5, 0.6)
+
+
+def write(folder: Path, split: str, seed: int, boosts: tuple[int, ...] = BOOSTS, lambdas: Any = LAMBDAS) -> str:
+    """A sweep of Pick and Ban: boost 2 is best on dev, and what dev finds is mostly noise."""
+    synthetic = SyntheticRun(seed, problems=150)
+    added = synthetic.add
+
+    def add(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        record = added(*args, split=split, **kwargs)
+        record["task"]["identity"] = f"data of {split}"
+        record["command"] += f" task.split={split} tracking=none"
+        return record
+
+    synthetic.add = add  # type: ignore[method-assign]
+    ladder(synthetic, ks=(7, 6, 5, 4))
+    for boost in boosts:
+        synthetic.add("pick", {"mode": "boost", "boost": boost, "key_experts": 4}, churn=0.1,
+                      shift={"math": 0.1} if boost == 2 and split == "dev" else None)  # fmt: skip
+    for each in lambdas:
+        synthetic.add("ban", {"lambda": each, "k_min": 3}, kept=5.1 if each == 0.5 else 4.1, churn=0.1)
+    return str(synthetic.write(folder / split))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("outputs")
+    return write(folder, "dev", 0), write(folder, "test", 1, boosts=(2,), lambdas=())
+
+
+def test_dev_chooses_and_the_printed_command_runs_it_on_test(
+    runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([runs[0]]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"any\s*│ pick mode=boost boost=2 key_experts=4 .*│\s+5 │", out), "the best of five"
+    line = next(line.strip() for line in out.splitlines() if "task.split=test" in line)
+    assert f"banpick_exp.report.choose {runs[0]} TEST_RUN" in out
+    planned = plan_sweep([*shlex.split(line)[3:], "dry_run=true", f"output_dir={tmp_path}"])
+    labels = [point.label for point in planned.points]
+    assert labels == ["none", *(f"fixed_k k={k}" for k in range(1, 8)), "pick boost=2 key_experts=4"]
+    assert {point.task.split for point in planned.points} == {"test"}
+    assert planned.sweep_name == "chosen" and planned.tracking.name == "none"
+
+
+def test_the_command_runs_all_that_were_chosen(runs: tuple[str, str], tmp_path: Path) -> None:
+    dev = require_run(runs[0])
+    chosen = choose(dev.records, dev.outcomes, per_policy=True)
+    words = shlex.split(test_command(chosen))[3:]
+    labels = [point.label for point in plan_sweep([*words, "dry_run=true", f"output_dir={tmp_path}"]).points]
+    assert len(labels) == 10 and labels[8].startswith("ban lambda=") and labels[9] == "pick boost=2 key_experts=4"
+
+
+def test_test_is_reported_beside_what_dev_promised(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*runs]) == 0
+    out = capsys.readouterr().out
+    dev = require_run(runs[0])
+    (chosen,) = choose(dev.records, dev.outcomes)
+    assert chosen.dev_difference is not None and chosen.dev_difference > 0.02
+    assert f"dev had promised {100 * chosen.dev_difference:+.1f}, test gives " in out
+    assert "points against stock: it ties" in out and "It was the best of 5 on dev." in out
+    assert re.search(r"│ overall\s+│ stock\s+│", out) and re.search(r"│ math\s+│ stock\s+│", out)
+
+
+def test_budgets_and_rules_choose_each_their_own(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([runs[0], "--budget", "4", "--budget=5", "--score", "difference"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"4 │ ban lambda=0.6 k_min=3", out) and re.search(r"5 │ ban lambda=0.5 k_min=3", out)
+    assert "TEST_RUN --budget 4 --budget=5 --score difference" in out, "what to type again"
+    assert main([runs[0], "--per-policy"]) == 0
+    out = capsys.readouterr().out
+    assert "pick mode=boost boost=2" in out and "ban lambda=" in out
+
+
+def test_bad_input_ends_in_words(runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = write(tmp_path, "test", 1, boosts=(2, 3), lambdas=())
+    for typed, words in (
+        ([], "required: DEV_RUN"),
+        (["nowhere"], "is no folder"),
+        ([runs[1]], "task.split=test, not dev"),
+        ([runs[0], runs[0]], "not test"),
+        ([runs[0], more], "was not chosen on dev"),
+        ([*runs, "--per-policy"], "ban lambda=.* was chosen on dev but did not finish on test"),
+        ([runs[0], "--budget", "2"], "no dev point was measured within 0.25"),
+        ([runs[0], "--budget", "x"], "invalid float value"),
+        ([runs[0], "--score", "speed"], "invalid choice: 'speed'"),
+    ):
+        assert main(typed) == 2
+        caught = capsys.readouterr()
+        assert re.search(words, caught.err) and "Traceback" not in caught.err + caught.out
+
+
+def test_help_is_worth_reading(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("task.split=dev", "TEST_RUN", "--budget", "--per-policy", "Exit code"):
+        assert word in out
+
+
+def test_every_command_answers_alike(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(arguments: list[str]) -> int:
+        raise UserError(f"{arguments[0]} is wrong. Type right.")
+
+    def stopped(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    assert run(refuse, "page", ["left"]) == 2
+    assert capsys.readouterr().err == "banpick: left is wrong. Type right.\n"
+    assert run(refuse, lambda: "page", ["x", "-h"]) == 0 and capsys.readouterr().out == "page\n"
+    assert run(stopped, "page", [], on_interrupt="goes on") == INTERRUPTED
+    assert capsys.readouterr().err == "banpick: goes on\n"
+    monkeypatch.setattr(sys, "argv", ["program", "typed"])
+    assert run(lambda arguments: len(arguments), "page") == 1
+    with pytest.raises(ZeroDivisionError):
+        run(lambda arguments: 1 // 0, "page", [])
+
+
+def test_blocks_can_be_typed_without_a_sweep(tmp_path: Path) -> None:
+    blocks = """sweep.blocks=[["policy=fixed_k","policy.k=choice(3,5)"],["policy=naee","policy.beta=0.1"]]"""
+    found = plan_sweep([blocks, "dry_run=true", f"output_dir={tmp_path}"])
+    assert [point.label.split()[0] for point in found.points] == ["none", "fixed_k", "fixed_k", "naee"]
+    with pytest.raises(UserError, match=r"policy=ban and sweep\.blocks both choose the policies"):
+        plan_sweep([blocks, "policy=ban", "dry_run=true", f"output_dir={tmp_path}"])

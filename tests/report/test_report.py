@@ -1,0 +1,364 @@
+"""The table and the page say what was found; the figures are legible in size, the page is offline, small and whole."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from pathlib import Path
+
+import chromium
+import numpy as np
+import polars as pl
+import pytest
+from matplotlib import image
+from PIL import Image
+from rich.console import Console
+from synthetic_run import DOMAINS, LAYERS, SyntheticRun, ladder, pick_strength
+
+from banpick_exp.analysis import points_frame, subtasks
+from banpick_exp.evaluation.calibration import arrays
+from banpick_exp.report import heat_map, load_run, print_pareto, write_report
+from banpick_exp.report.command import main
+from banpick_exp.report.figures.styles import STYLES, family_styles, side_by_side
+from banpick_exp.report.maps import maps_of
+from banpick_exp.report.page.heat import picture
+from banpick_exp.report.page.page import LARGEST, SECTIONS, page_html
+from banpick_exp.report.page.scatter import ticks
+from banpick_exp.report.run import read_run
+
+ARTIFACTS = Path(os.environ.get("TEST_ARTIFACTS", Path(__file__).resolve().parents[2] / "build" / "test-artifacts"))
+CALIBRATION = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = pick_strength(ladder(SyntheticRun(problems=300)))
+    run.add("pick", {"boost": 8}, status="failed", reason="the engine stopped [Errno 12] <cause>")
+    run.add("fixed_k", {"k": 1}, status="invalid", reason="measured 8.00 kept where k=1 implies 1", kept=8)
+    outputs = tmp_path_factory.mktemp("outputs")
+    count_usage(run)
+    calibrate(run, outputs)
+    return run.write(outputs / "pick_strength" / "first")
+
+
+def count_usage(run: SyntheticRun, layers: int = LAYERS, experts: int = 32) -> None:
+    """Give every point counters as an engine has them: `tokens` [L] and `usage` [L, E] by domain."""
+    rng = np.random.default_rng(0)
+    for record, _ in run.points:
+        counters = {
+            name: {"tokens": [1000] * layers, "kept": [8000] * layers,
+                   "usage": rng.integers(0, 500, (layers, experts)).tolist()}
+            for name in DOMAINS
+        }  # fmt: skip
+        kept = record["metrics"]["overall"]["mean_kept"] if record["metrics"] else 8.0
+        record["engagement"] |= {"counters": counters, "implied": {name: [kept, kept] for name in DOMAINS}}
+        if record["policy"]["name"] == "none":
+            record["engagement"]["stock_counters"] = counters
+
+
+def calibrate(run: SyntheticRun, outputs: Path, layers: int = LAYERS, experts: int = 32) -> None:
+    """An artifact beside the runs, and points that followed it."""
+    rng = np.random.default_rng(1)
+    domains = {name: {"insertion_kl": rng.random((layers, experts), dtype=np.float32)} for name in DOMAINS}
+    header = {"model": {"name": "tiny", "identity": "x"}, "settings": {"score": "insertion_kl"}}
+    arrays.save(outputs / "calibrations" / CALIBRATION, CALIBRATION, domains, header)
+    for record, _ in run.points:
+        record["calibration"] = CALIBRATION if record["policy"]["name"] == "pick" else None
+
+
+@pytest.fixture(scope="module")
+def written(run_dir: Path) -> list[Path]:
+    return write_report(run_dir)
+
+
+def printed(source: Path | pl.DataFrame, **options: str) -> str:
+    stream = io.StringIO()
+    print_pareto(source, console=Console(file=stream), **options)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def test_table_tells_the_whole_run(run_dir: Path) -> None:
+    text = printed(run_dir)
+    frame, found = load_run(run_dir)
+    overall = frame.filter((pl.col("domain") == "overall") & (pl.col("status") == "done"))
+    for row in overall.iter_rows(named=True):
+        (line,) = [line for line in text.splitlines() if re.search(rf"│ {re.escape(row['label'])} +│", line)]
+        assert f"{100 * row['accuracy']:.1f} [{100 * row['accuracy_lo']:.1f}, {100 * row['accuracy_hi']:.1f}]" in line
+        assert f"{row['speedup']:.2f} ({row['speedup_lo']:.2f}-{row['speedup_hi']:.2f})" in line
+        assert ("●" in line) == row["on_front"]
+        verdict = found.filter((pl.col("fingerprint") == row["fingerprint"]) & (pl.col("domain") == "overall"))
+        if verdict.height:
+            assert f"{verdict['verdict'].item()} none [" in line
+    assert "No gain: 16 of 16 pick points tie or lose" in text
+    assert "failed pick boost=8: the engine stopped [Errno 12] <cause>" in text
+    assert "invalid fixed_k k=1: measured 8.00 kept where k=1 implies 1" in text
+    assert not re.search(r"│ fixed_k k=1 +│", text)  # an invalid point is not a row of the front
+
+
+def test_table_of_one_domain_and_of_a_bare_frame(run_dir: Path) -> None:
+    assert "math, 300 problems" in printed(run_dir, domain="math")
+    text = printed(load_run(run_dir)[0])
+    assert "pick boost=1 key_experts=1" in text and "ties" not in text.replace("ties none", "ties")
+
+
+def test_nothing_done_is_said_and_draws_nothing(tmp_path: Path) -> None:
+    run = SyntheticRun(problems=3)
+    run.add("none", status="failed", reason="no memory")
+    run.write(tmp_path)
+    assert "No point finished" in printed(tmp_path) and "failed none: no memory" in printed(tmp_path)
+    assert write_report(tmp_path) == []
+
+
+def test_uneven_budgets_are_starred(tmp_path: Path) -> None:
+    run = ladder(SyntheticRun(problems=60))
+    run.add("ban", {"lambda": 0.5}, kept=4.4)
+    text = printed(run.write(tmp_path))
+    assert re.search(r"ban lambda=0\.5.*\+0\.40.*\*", text) and "* not at equal budget" in text
+
+
+def test_a_run_without_timings_is_drawn_all_the_same(tmp_path: Path) -> None:
+    run = ladder(SyntheticRun(problems=20), ks=(4,))
+    for record, _ in run.points:
+        for block in [record["metrics"]["overall"], *record["metrics"]["domains"].values()]:
+            block |= {"speedup": None, "speedup_spread": None, "tokens_per_second": None}
+    run.write(tmp_path)
+    assert [path.name for path in write_report(tmp_path)] == ["pareto.png", "report.html"]
+    assert "fixed_k k=4" in printed(tmp_path)
+
+
+def test_picture_is_print_quality(written: list[Path]) -> None:
+    picture = image.imread(written[0])
+    assert written[0].name == "pareto.png" and picture.shape[1] >= 3000 and picture.shape[0] >= 1400
+    ink = (picture[..., :3].min(axis=2) < 0.9).mean()
+    assert 0.01 < ink < 0.25  # neither blank nor black
+    blue = np.abs(picture[..., :3] - np.array([0x00, 0x72, 0xB2]) / 255).max(axis=2) < 0.02
+    assert blue.sum() > 5000  # pick's points are drawn
+
+
+def test_figures_for_papers_have_their_resolution(written: list[Path]) -> None:
+    assert [path.name for path in written] == ["pareto.png", "usage.png", "influence.png", "report.html"]
+    for path in written[:-1]:
+        with Image.open(path) as picture_:
+            assert round(picture_.info["dpi"][0]) == 300 and min(picture_.size) > 600
+
+
+def test_page_is_self_contained(written: list[Path]) -> None:
+    page = written[-1].read_text()
+    assert written[-1].name == "report.html" and len(page.encode()) < LARGEST == 3_000_000
+    links = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page)
+    assert links and all(link.startswith(("#", "data:")) for link in links)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", page)
+
+
+def test_page_has_every_section_in_its_order(written: list[Path]) -> None:
+    page = written[-1].read_text()
+    places = [page.index(f'<section id="{key}">') for key in SECTIONS]
+    assert places == sorted(places) and next(iter(SECTIONS)) == "verdict"
+    verdict = page[places[0] : places[1]]
+    assert "No gain: 16 of 16 pick points tie or lose" in verdict
+    assert "23 of 25 points are done (1 invalid, 1 failed): model tiny, task tiny test, 900 problems" in verdict
+
+
+def test_page_has_every_point_with_its_numbers(written: list[Path], run_dir: Path) -> None:
+    page = written[-1].read_text()
+    for row in load_run(run_dir)[0].filter(pl.col("status") == "done").iter_rows(named=True):
+        assert row["label"] in page and f"<code>{row['command']}</code>" in page
+        accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['accuracy_lo']:.1f}, {100 * row['accuracy_hi']:.1f}]"
+        assert f'"{accuracy}"' in page  # under the pointer, of every domain
+        if row["domain"] == "overall":
+            assert f"<td>{accuracy}</td>" in page
+    for domain in ("overall", *DOMAINS):
+        assert f'<option value="{domain}">' in page and page.count(f'data-domain="{domain}"') == 2
+    for name in ("k=7", "k=2", "stock"):  # the ladder is drawn and named
+        assert f">{name}</text>" in page
+    assert "the engine stopped [Errno 12] &lt;cause&gt;" in page and "measured 8.00 kept where k=1 implies 1" in page
+
+
+def test_sub_tasks_are_shown_as_measured(written: list[Path], run_dir: Path) -> None:
+    run, page = read_run(run_dir), written[-1].read_text()
+    for row in subtasks(run.records, run.outcomes).iter_rows(named=True):
+        text = f"{100 * row['difference']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]"
+        table = page[page.index(f"<caption>{row['domain']}: accuracy, and differences") :]
+        line = re.search(rf'<tr><th scope="row">{re.escape(row["label"])}</th>.*?</tr>', table)
+        assert line and re.search(rf"[ >]{re.escape(text)}</td></tr>$", line.group())
+
+
+def test_heat_maps_hold_their_numbers() -> None:
+    values = np.random.default_rng(0).random((4, 32))
+    html = picture(values, "math: stock", "share of tokens", (0.0, float(values.max())))
+    found = re.search('data-values="([^"]+)"', html)
+    assert found is not None
+    read = np.frombuffer(base64.b64decode(found.group(1)), "<u2").reshape(4, 32) / 65535 * values.max()
+    assert np.abs(read - values).max() < 1e-5
+    alternative = re.search('alt="([^"]+)"', html)
+    layer, expert = np.unravel_index(values.argmax(), values.shape)
+    assert alternative and alternative.group(1).endswith(f"the largest: layer {layer}, expert {expert}")
+
+
+def test_the_drawn_policy_can_be_chosen(run_dir: Path) -> None:
+    run = read_run(run_dir)
+    maps = maps_of(run, "pick boost=1 key_experts=4")
+    assert maps.policy is not None and maps.policy["label"] == "pick boost=1 key_experts=4"
+    counters = maps.policy["engagement"]["counters"]["math"]
+    assert np.allclose(maps.policy_usage["math"], np.array(counters["usage"]) / 1000)
+    best = maps_of(run).policy
+    assert best is not None and best["policy"]["name"] == "pick"
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (ladder(SyntheticRun(seed=seed, problems=50), ks=(4,)) for seed in (1, 2))
+    other.add("ban", {"lambda": 0.5}, kept=4.1, model="control")
+    folders = [run.write(tmp_path / name) for run, name in ((one, "ban/first"), (other, "ban/second"))]
+    path = tmp_path / "both.html"
+    assert main([*map(str, folders), "--output", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [*(str(folder / "pareto.png") for folder in folders), str(path)]
+    page = path.read_text()
+    assert page.index("<caption>The runs</caption>") < page.index("No verdict")
+    assert "A: ban/first" in page and "B: ban/second (control, tiny)" in page
+    assert 'class="point r0"' in page and 'class="point r1"' in page  # the runs differ in colour
+    table = page.split("<caption>The runs side by side, all domains</caption>")[1].split("</table>")[0]
+    lines = dict(re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', table))
+    assert list(lines) == ["none", "fixed_k k=4", "ban lambda=0.5"]
+    assert all(line.count("<td") == 10 for line in lines.values())
+    assert lines["fixed_k k=4"].count("<td>reference</td>") == 2 and lines["ban lambda=0.5"].count("<td>-</td>") >= 5
+
+
+def test_text_cannot_become_markup(tmp_path: Path) -> None:
+    run = ladder(SyntheticRun(problems=20), ks=(4,))
+    run.points[1][0]["label"] = "fixed_k <b>&amp;"
+    run.points[1][0]["command"] = "python </script><script>alert(1)</script>"
+    read = read_run(run.write(tmp_path))
+    page = page_html([read], [maps_of(read)])
+    assert "<b>&amp;" not in page.split("<script")[0] and "fixed_k &lt;b&gt;&amp;amp;" in page
+    assert page.count("<script") == page.count("</script>") == 2 and "\\u003c/script>\\u003cscript>alert" in page
+
+
+def test_a_page_of_a_large_model_can_still_be_mailed(tmp_path: Path) -> None:
+    run = ladder(SyntheticRun(problems=20))
+    for i in range(50):
+        run.add("pick", {"boost": i / 10, "key_experts": 4}, churn=0.05)
+    count_usage(run, layers=94, experts=128)
+    calibrate(run, tmp_path, layers=94, experts=128)
+    read = read_run(run.write(tmp_path / "sweep" / "run"))
+    page = page_html([read], [maps_of(read)])
+    assert 500_000 < len(page.encode()) < LARGEST
+
+
+def test_every_figure_survives_a_run_without_counters(tmp_path: Path) -> None:
+    files = write_report(ladder(SyntheticRun(problems=20), ks=(4,)).write(tmp_path))
+    assert [path.name for path in files] == ["pareto.png", "report.html"]
+    page = files[-1].read_text()
+    assert "hold no counters" in page and "followed no calibration" in page
+    assert "Every policy of this run keeps the same number of experts in every layer" in page
+
+
+def test_what_is_no_run_is_answered_with_what_to_type(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_dir / "run.json").write_text('{"command": "python -m banpick_exp +sweep=pick_strength"}')
+    failed = SyntheticRun(problems=3)
+    failed.add("none", status="failed", reason="no memory")
+    failed.write(tmp_path / "failed")
+    for typed, expected in (
+        ([str(tmp_path / "nowhere")], "is no folder.*Type the folder that a sweep printed, e.g. outputs/"),
+        ([str(run_dir.parent.parent)], f"has no points/.*Type one of these: {re.escape(str(run_dir))}"),
+        ([str(run_dir / "points")], f"Type one of these: {re.escape(str(run_dir))}"),
+        ([str(tmp_path / "failed")], "1 points and none is done.*no memory.*resume="),
+        ([str(run_dir), "--policy", "pick boost=3"], 'is no finished policy.*Type one of: .*"pick boost=1 key_'),
+        ([str(run_dir), "--output", str(tmp_path / "no" / "x.html")], "there is no folder"),
+    ):
+        assert main(typed) == 2
+        assert re.search(expected, capsys.readouterr().err)
+    assert main([]) == 2 and "required: RUN" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "report.html" in text and "--policy" in text and "side by side" in text
+
+
+@pytest.mark.skipif(chromium.find() is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_hovering_a_point_tells_its_policy_and_command(run_dir: Path, written: list[Path]) -> None:
+    """In a real browser: hover, click, the menu, the closer view, the keyboard and a heat map."""
+    label, command = (
+        "pick boost=4 key_experts=8",
+        "python -m banpick_exp policy=pick policy.boost=4 policy.key_experts=8",
+    )
+    program = chromium.find()
+    assert program is not None
+    with chromium.browser(program) as tab:
+        tab.open(written[-1])
+        number = tab.evaluate(
+            f"JSON.parse(document.getElementById('data').textContent).points.findIndex((p) => p.label === {label!r})"
+        )
+        told = "document.getElementById('tip').hidden ? '' : document.getElementById('tip').innerText"
+        assert tab.evaluate(told) == ""
+        x, y = tab.centre(f'.point[data-p="{number}"]')
+        tab.mouse("mouseMoved", x, y)
+        text = tab.evaluate(told)
+        assert label in text and command in text and "accuracy %" in text
+        frame = load_run(run_dir)[0].filter((pl.col("label") == label) & (pl.col("domain") == "overall"))
+        assert f"{100 * frame['accuracy'].item():.1f} [" in text
+        marks = f'.point[data-p="{number}"]'
+        hot = f"[...document.querySelectorAll({marks!r})].every((mark) => mark.classList.contains('hot'))"
+        assert tab.evaluate(hot)  # the same point is marked in every panel
+        shot = tab.screenshot(ARTIFACTS / "report-hover.png")
+        assert np.ptp(image.imread(shot)[..., :3]) > 0.9
+
+        tab.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+        tab.mouse("mousePressed", x, y)
+        tab.mouse("mouseReleased", x, y)
+        assert tab.evaluate("window.copied") == command and "Copied:" in tab.evaluate(told)
+
+        tab.evaluate(
+            "(() => { const m = document.getElementById('domain'); m.value = 'math';"
+            " m.dispatchEvent(new Event('change')); document.getElementById('closer').click(); })()"
+        )
+        shown = "[...document.querySelectorAll('.pair:not([hidden])')].map((p) => p.className + p.dataset.domain)"
+        assert tab.evaluate(shown) == ["pair closermath"]
+
+        tab.mouse("mouseMoved", 1, 1)  # off the panel, or its new layout under the pointer counts as another move
+        tab.evaluate("document.querySelector('.pair:not([hidden]) .point[tabindex=\"0\"]').focus()")
+        first = tab.evaluate(told)
+        tab.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
+        assert "Run it again" in first and tab.evaluate(told) not in ("", first)
+
+        tab.mouse("mouseMoved", *tab.centre(".heat img"))
+        assert re.search(r"layer \d+, expert \d+\s+0\.\d+ share of tokens", tab.evaluate(told))
+        assert tab.errors == [] and all(url.startswith(("file:", "data:")) for url in tab.requested)
+
+
+def test_ticks_are_round() -> None:
+    assert ticks(0, 10, 5) == [0, 2, 4, 6, 8, 10]
+    assert ticks(0.913, 1.38, 6) == [1.0, 1.1, 1.2, 1.3]
+    assert ticks(-2.0, 102.0, 6) == [0, 20, 40, 60, 80, 100]
+
+
+def test_families_differ_in_marker_and_in_grey() -> None:
+    assert len({str(marker) for _, marker, _ in STYLES.values()}) == len(STYLES) >= 15
+    first = family_styles(["none", "fixed_k", "pick", "ban", "ban_pick"])
+    assert len({colour for colour, *_ in first.values()}) == 5
+    assert len({str(marker) for _, marker, _ in family_styles(["one", "two", "pick"]).values()}) == 3
+
+
+def test_points_of_one_budget_stand_side_by_side() -> None:
+    run = pick_strength(ladder(SyntheticRun(problems=30)))
+    frame = points_frame([record for record, _ in run.points]).filter(pl.col("domain") == "overall")
+    placed = side_by_side(frame)
+    assert placed["x"].n_unique() == frame.height and placed["x"].max() < 8.9  # type: ignore[operator]
+    reference = placed.filter(pl.col("policy").is_in(["none", "fixed_k"]))
+    assert reference["x"].to_list() == reference["mean_kept"].to_list()
+    others = placed.filter(pl.col("policy") == "pick").sort("x")
+    assert others["accuracy"].is_sorted(descending=True) and set(others["beside"]) == {17}
+
+
+def test_heat_map(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).random((4, 32)).tolist()
+    matrix[1][2] = float("nan")
+    path = heat_map(matrix, tmp_path / "influence.png", "Influence (math)", "KL, nats")
+    picture = image.imread(path)
+    assert picture.shape[1] > 1500 and np.ptp(picture[..., :3]) > 0.9
+    with pytest.raises(ValueError, match="layer x expert"):
+        heat_map([1.0, 2.0], tmp_path / "x.png", "", "")
+    with pytest.raises(ValueError, match="finite"):
+        heat_map([[float("nan")]], tmp_path / "x.png", "", "")

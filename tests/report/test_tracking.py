@@ -1,0 +1,212 @@
+"""W&B: read the offline runs back from disk, and break the tracker to see that the sweep does not notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from synthetic_run import SyntheticRun, ladder
+from wandb.util import get_core_path
+
+from banpick_exp.errors import UserError
+from banpick_exp.records import write_parquet
+from banpick_exp.report import write_report
+from banpick_exp.report.tracking.wandb import GIVE_UP_AFTER, Tracker, point_metrics, without_secrets
+
+CONFIG = {"sweep": {"name": "pick_strength"}, "tracking": {"api_key": "do-not-log", "project": "banpick"}}
+
+
+def read_back(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Every offline run under the folder, by its name: its header, config, last history row, summary and artifacts."""
+    runs = {}
+    for log in (run_dir / "wandb").glob("offline-run-*/*.wandb"):
+        command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(log)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows = [json.loads(line) for line in output.splitlines()]
+        run: dict[str, Any] = {"history": {}, "summary": {}, "artifacts": [], "text": output}
+        for row in rows:
+            body = row.get(row["type"], {})
+            if row["type"] == "run":
+                run |= {"header": body, "config": body["config"]["update"]}
+            elif row["type"] == "history":
+                run["history"] |= body.get("item", {})
+            elif row["type"] == "summary":
+                run["summary"] |= body.get("update", {})
+            elif row["type"] == "artifact":
+                run["artifacts"].append(body)
+            elif row["type"] == "exit":
+                run["exit_code"] = body["exit_code"]
+        runs[run["header"]["display_name"]] = run
+    return runs
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticRun, dict[str, dict[str, Any]]]:
+    run_dir = tmp_path_factory.mktemp("outputs") / "pick_strength" / "first"
+    run = ladder(SyntheticRun(problems=40), ks=(4,))
+    run.add("pick", {"boost": 8}, status="failed", reason="out of memory")
+    run.write(run_dir)
+    write_parquet(run_dir)
+    write_report(run_dir)
+    (run_dir / "calibration" / "plots").mkdir(parents=True)
+    (run_dir / "calibration" / "artifact.json").write_text("{}")
+    (run_dir / "calibration" / "plots" / "heat.txt").write_text("x")
+    tracker = Tracker()
+    tracker.start(run_dir, CONFIG)
+    for record, _ in [*run.points, run.points[0]]:  # the first a second time: logged once all the same
+        tracker.log_point(record)
+    artifacts = {"calibration": run_dir / "calibration"}
+    assert tracker.finish({"headline": "No gain", "done": 2}, artifacts) == []
+    runs = read_back(run_dir)
+    resumed = Tracker()
+    resumed.start(run_dir, CONFIG)
+    resumed.log_point(run.points[1][0])  # a resumed sweep offers what it found; it was mirrored already
+    resumed.log_point({**run.points[2][0], "finished_at": "2026-11-23T00:00:00+00:00"})  # failed before, ran again
+    assert resumed.finish({}) == []
+    return run_dir, run, runs
+
+
+def test_one_run_a_point_in_the_group_of_the_sweep(mirrored: Any) -> None:
+    run_dir, run, runs = mirrored
+    assert sorted(runs) == ["fixed_k k=4", "none", "pick boost=8", "summary"]
+    assert len(list((run_dir / "wandb").glob("offline-run-*"))) == len(run.points) + 3  # two summaries, one retry
+    points = [runs[record["label"]] for record, _ in run.points]
+    assert {point["header"]["run_group"] for point in points} == {"pick_strength/first"}
+    assert {point["header"]["job_type"] for point in points} == {"point"}
+
+
+def test_a_point_reads_back(mirrored: Any) -> None:
+    _, run, runs = mirrored
+    record = run.points[1][0]
+    logged, overall = runs[record["label"]], record["metrics"]["overall"]
+    for key, value in point_metrics(record).items():
+        assert logged["history"][key] == pytest.approx(value)
+    assert logged["history"]["acc/overall"] == overall["accuracy"]
+    assert logged["history"]["acc/math"] == record["metrics"]["domains"]["math"]["accuracy"]
+    assert logged["history"]["perf/speedup"] == overall["speedup"]
+    assert logged["history"]["route/mean_kept"] == overall["mean_kept"] == 4
+    assert logged["history"]["route/kept_layer_03"] == 4
+    keys = {key.split("/")[0] for key in logged["history"] if not key.startswith("_")}
+    assert keys == {"acc", "perf", "route"}
+    assert logged["config"]["policy"] == {"name": "fixed_k", "k": 4}
+    assert logged["config"]["fingerprint"] == record["fingerprint"]
+    assert sorted(logged["header"]["tags"]) == ["done", "fixed_k"] and logged["exit_code"] == 0
+
+
+def test_a_failed_point_is_marked(mirrored: Any) -> None:
+    failed = mirrored[2]["pick boost=8"]
+    assert failed["exit_code"] == 1 and failed["summary"]["reason"] == "out of memory"
+    assert "acc/overall" not in failed["history"] and "failed" in failed["header"]["tags"]
+
+
+def test_summary_has_table_plot_and_artifacts(mirrored: Any) -> None:
+    run_dir, _, runs = mirrored
+    summary = runs["summary"]
+    assert summary["summary"]["headline"] == "No gain" and summary["summary"]["done"] == 2
+    assert summary["history"]["points._type"] == "table-file" and summary["history"]["points.nrows"] == 9
+    assert summary["history"]["pareto._type"] == "image-file" and summary["history"]["report._type"] == "html-file"
+    files = {a["name"]: [entry["path"] for entry in a["manifest"]["contents"]] for a in summary["artifacts"]}
+    assert files["points"] == ["points.parquet"] and files["report"] == ["report.html"]
+    assert files["calibration"] == ["artifact.json", "plots/heat.txt"]
+    for artifact in summary["artifacts"]:
+        for entry in artifact["manifest"]["contents"]:
+            assert Path(entry["local_path"]).is_relative_to(run_dir)  # nothing is left in the user's home
+            assert Path(entry["local_path"]).is_file()
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_neither_keys_nor_the_machine_are_logged(mirrored: Any) -> None:
+    text = "".join(run["text"] for run in mirrored[2].values())
+    assert "do-not-log" not in text and mirrored[2]["summary"]["config"]["tracking"] == {"project": "banpick"}
+    for run in mirrored[2].values():
+        assert run["header"]["host"] == "-" and "git" not in run["header"]
+    files = {path.name for path in mirrored[0].glob("wandb/offline-run-*/files/*")}
+    assert files <= {"media"}  # no source, no requirements, no machine description
+    nested = {"a": [{"hf_token": 1, "max_tokens": 2}], "Password": 3, "tokens_per_second": 4}
+    assert without_secrets(nested) == {"a": [{"max_tokens": 2}], "tokens_per_second": 4}
+
+
+def test_is_quiet(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from banpick_exp.report.tracking.wandb import Tracker\n"
+        "t = Tracker(); t.start(Path(sys.argv[1]), {})\n"
+        "t.finish({}, {'a': Path(sys.argv[1])})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "" and done.stderr == ""
+
+
+def test_online_makes_a_report_and_says_why_it_could_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B itself stays offline here: only what is done after the runs are mirrored asks whether it is online."""
+
+    def publish(**_: str) -> str:
+        raise ConnectionError("the server is away")
+
+    monkeypatch.setattr("banpick_exp.report.tracking.wandb_report.publish", publish)
+    tracker = Tracker()
+    tracker.start(tmp_path, CONFIG)
+    tracker.mode = "online"
+    (failure,) = tracker.finish({"headline": "No gain"})
+    assert failure.startswith("the W&B report: ") and "the server is away" in failure
+
+
+def test_off_does_nothing(tmp_path: Path) -> None:
+    tracker = Tracker(name="none", mode="online")
+    tracker.start(tmp_path, CONFIG)
+    tracker.log_point({})
+    assert tracker.finish({}) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_online_without_a_key_stops_before_anything_starts(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and k != "NETRC"}
+    environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    code = (
+        "import sys; from pathlib import Path; from banpick_exp.report.tracking.wandb import Tracker\n"
+        "from banpick_exp.errors import UserError\n"
+        "try: Tracker(mode='online').start(Path(sys.argv[1]), {})\n"
+        "except UserError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=environment)
+    assert "tracking.mode=online" in done.stdout and "no API key" in done.stdout
+    assert "wandb login" in done.stdout and "tracking.mode=offline" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_cannot_start_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise OSError("read-only file system\nsecond line")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.raises(UserError, match=r"read-only file system\), so .* type tracking=none"):
+        Tracker().start(tmp_path, CONFIG)
+
+
+def test_later_failures_are_collected_and_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = ladder(SyntheticRun(problems=4))
+    tracker = Tracker()
+    tracker.start(tmp_path, CONFIG)
+    calls = 0
+
+    def init(**_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise ConnectionError("the network is gone")
+
+    monkeypatch.setattr(wandb, "init", init)
+    for record, _ in run.points:
+        tracker.log_point(record)
+    failures = tracker.finish({})
+    assert calls == GIVE_UP_AFTER < len(run.points)  # it does not wait for a dead server at every point
+    assert len(failures) == GIVE_UP_AFTER + 1 and "gave up" in failures[-1]
+    assert failures[0] == f"point {run.points[0][0]['fingerprint']}: the network is gone"
+    assert tracker.finish({}) == failures and capfd.readouterr() == ("", "")
+    assert not (tmp_path / "wandb" / "mirrored.txt").exists()  # a resumed run will mirror them
