@@ -18,7 +18,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from test_tracking import read_back
+from wandb_runs import read_back
 
 from banpick_exp.analysis import headline
 from banpick_exp.records import load_points, read_outcomes, read_point

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import wandb
 from synthetic_run import SyntheticRun, ladder
-from wandb.util import get_core_path
 
 from banpick_exp.errors import UserError
 from banpick_exp.records import write_parquet
@@ -20,30 +18,6 @@ from banpick_exp.report import write_report
 from banpick_exp.report.tracking.wandb import GIVE_UP_AFTER, Tracker, point_metrics, without_secrets
 
 CONFIG = {"sweep": {"name": "pick_strength"}, "tracking": {"api_key": "do-not-log", "project": "banpick"}}
-
-
-def read_back(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Every offline run under the folder, by its name: its header, config, last history row, summary and artifacts."""
-    runs = {}
-    for log in (run_dir / "wandb").glob("offline-run-*/*.wandb"):
-        command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(log)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        rows = [json.loads(line) for line in output.splitlines()]
-        run: dict[str, Any] = {"history": {}, "summary": {}, "artifacts": [], "text": output}
-        for row in rows:
-            body = row.get(row["type"], {})
-            if row["type"] == "run":
-                run |= {"header": body, "config": body["config"]["update"]}
-            elif row["type"] == "history":
-                run["history"] |= body.get("item", {})
-            elif row["type"] == "summary":
-                run["summary"] |= body.get("update", {})
-            elif row["type"] == "artifact":
-                run["artifacts"].append(body)
-            elif row["type"] == "exit":
-                run["exit_code"] = body["exit_code"]
-        runs[run["header"]["display_name"]] = run
-    return runs
 
 
 @pytest.fixture(scope="module")

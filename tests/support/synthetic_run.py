@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from banpick_exp.analysis import paired_bootstrap, wilson
-from banpick_exp.records import SCHEMA_VERSION, write_point
+from banpick_exp.records import SCHEMA_VERSION, Outcome, PointRecord
+from banpick_exp.run_folder import RunFolder
 
 DOMAINS = ("math", "code", "knowledge")
 TOP_K, LAYERS = 8, 4
@@ -25,7 +26,7 @@ class SyntheticRun:
         self.rng = np.random.default_rng(seed)
         self.domains = np.repeat(DOMAINS, problems)
         self.stock = self.rng.random(len(self.domains)) < accuracy
-        self.points: list[tuple[dict[str, Any], list[dict[str, Any]] | None]] = []
+        self.points: list[tuple[PointRecord, list[Outcome] | None]] = []
 
     def add(
         self,
@@ -42,7 +43,7 @@ class SyntheticRun:
         split: str = "test",
         engine: dict[str, Any] | None = None,
         engagement: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> PointRecord:
         """One point: `churn` of the problems are answered anew, `shift[domain]` more (or fewer) get right."""
         knobs = knobs or {}
         label = " ".join([policy, *(f"{key}={value}" for key, value in knobs.items())])
@@ -57,7 +58,7 @@ class SyntheticRun:
             for name, rows in blocks.items()
         }
         overall = all_metrics.pop("overall")
-        record = {
+        record = PointRecord.model_validate({
             "schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "status": status, "reason": reason,
             "label": label, "policy": {"name": policy, **knobs}, "model": {"name": model, "path": None},
             "engine": {"max_num_seqs": 64, **(engine or {})}, "task": {"name": "tiny", "split": split},
@@ -67,21 +68,28 @@ class SyntheticRun:
             "command": f"python -m banpick_exp policy={policy} "
                        + " ".join(f"policy.{key}={value}" for key, value in knobs.items()),
             "finished_at": "2026-11-22T00:00:00+00:00",
-        }  # fmt: skip
+        })  # fmt: skip
         outcomes = None
         if status != "failed":
             outcomes = [
-                {"problem_id": f"p{i:05d}", "domain": str(self.domains[i]), "task": "tiny", "correct": bool(correct[i]),
-                 "truncated": bool(truncated[i]), "tokens": 12 + i % 7, "answer": str(i) if correct[i] else "?"}
+                Outcome(
+                    problem_id=f"p{i:05d}",
+                    domain=str(self.domains[i]),
+                    task="tiny",
+                    correct=bool(correct[i]),
+                    truncated=bool(truncated[i]),
+                    tokens=12 + i % 7,
+                    answer=str(i) if correct[i] else "?",
+                )
                 for i in range(len(correct))
-            ]  # fmt: skip
+            ]
         self.points.append((record, outcomes))
         return record
 
     def write(self, run_dir: Path) -> Path:
         """Write every point under `<run_dir>/points`; returns the run folder."""
         for record, outcomes in self.points:
-            write_point(run_dir / "points", record, outcomes)
+            RunFolder(run_dir).write_point(record, outcomes)
         return run_dir
 
     def _answers(self, churn: float, shift: dict[str, float]) -> np.ndarray:
