@@ -32,9 +32,12 @@ class Section(BaseModel):
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def suggestion(word: str, choices: Iterable[str], prefix: str = "") -> str:
-    """`Did you mean policy=pick? ` for a near miss, else the empty string; `prefix` is what stands before the word."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+def suggestion(word: str, choices: Iterable[str], prefix: str = "", *, nearness: float = 0.6) -> str:
+    """`Did you mean policy=pick? ` for a near miss, else the empty string.
+
+    `prefix` is what stands before the word; `nearness`, 0 to 1, how alike the two must be (difflib's ratio).
+    """
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=nearness)
     return f"Did you mean {prefix}{near[0]}? " if near else ""
 
 

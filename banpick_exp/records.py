@@ -351,7 +351,7 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
     """One row an outcome; columns that no outcome tells are left out."""
     import polars as pl
 
-    types = {"correct": pl.Boolean, "truncated": pl.Boolean, "repetitive": pl.Boolean, "found": pl.Boolean}
+    types: dict[str, Any] = {"correct": pl.Boolean, "truncated": pl.Boolean, "repetitive": pl.Boolean, "found": pl.Boolean}
     types |= {"tokens": pl.Int32, "sample": pl.Int32}
     told = [
         name

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-
-from banpick_exp.cluster.actor import EngineActor
-from banpick_exp.cluster.backends import ray as placement
-from banpick_exp.cluster.progress import Display
-from banpick_exp.sweep.plan import SweepPlan
+from banpick_exp.cluster.actor import Started
+from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineLost, Slot
+from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts
+from banpick_exp.cluster.ledger import Ledger
+from banpick_exp.cluster.progress import Display, Running
+from banpick_exp.evaluation.cut import Cut
+from banpick_exp.records import PointRecord
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.rerun import rerun_command
-from banpick_exp.sweep.search.strategy import Spending, Work, setup
+from banpick_exp.sweep.search.strategy import Strategy, Work, setup
 
-if TYPE_CHECKING:
-    from banpick_exp.cluster.run import Sweep
-
-ATTEMPTS = 2
-"""A point whose engine died is tried once more on a new engine; one that fails by itself is not."""
 POLL_SECONDS = 0.5
-FATAL_TO_ENGINE = ("EngineError", "EngineDeadError")
-"""Errors of a call after which the engine can no longer be trusted with the next point."""
 
 
 @dataclass(slots=True)
@@ -43,43 +35,64 @@ class Job:
     started: float = field(default_factory=time.perf_counter)
 
 
+@dataclass(slots=True)
+class Loads:
+    """Engines loaded so far, and the seconds that took."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
 class EngineGroup:
     """All work of one engine on its slots: first start, then calibrations, then what the search hands out, in order."""
 
     def __init__(
-        self, sweep: Sweep, slots: list[placement.Slot], spending: Spending, works: list[Work], display: Display
+        self,
+        backend: Backend,
+        slots: Sequence[Slot],
+        strategy: Strategy,
+        works: Sequence[Work],
+        *,
+        ledger: Ledger,
+        display: Display,
+        run_dir: str,
+        stock: Mapping[tuple[object, ...], str],
+        cut: Cut | None,
+        loads: Loads,
     ) -> None:
-        """`works`: what `spending.begin()` gave; at least one."""
-        self.sweep, self.slots, self.spending, self.display = sweep, slots, spending, display
-        self.stock = _stock_fingerprints(sweep.plan)
-        self.jobs: deque[Job] = deque()
-        self.calibrations: set[str] = set()
-        """Asked for so far; `missing` are those that are not there yet."""
-        self.missing: set[str] = set()
-        self.running: dict[Any, tuple[placement.Slot, Job]] = {}
-        self.starts: dict[str, int] = {}
-        self.given_up = False
+        """`works`: what `strategy.begin()` gave, at least one; `stock`: fingerprint of the `none` point of a set-up."""
+        self._backend, self._slots, self._strategy = backend, slots, strategy
+        self._ledger, self._display, self._loads = ledger, display, loads
+        self._run_dir, self._stock, self._cut = run_dir, stock, cut
+        self._jobs: deque[Job] = deque()
+        self._calibrations: set[str] = set()
+        """Asked for so far; `_missing` are those that are not there yet."""
+        self._missing: set[str] = set()
+        self._running: dict[Call, tuple[Slot, Job]] = {}
+        self._restarts = Restarts()
+        self._given_up = False
         self._add(works)
 
-    def _add(self, works: list[Work]) -> None:
-        if self.given_up:
+    def _add(self, works: Sequence[Work]) -> None:
+        if self._given_up:
             return
         needed = {w.point.calibration_fingerprint: w.point for w in works if w.point.calibration_fingerprint}
-        for name in [name for name in needed if name not in self.calibrations]:
-            self.calibrations.add(name)
-            self.missing.add(name)
-            self.jobs.append(Job("calibrate", needed[name]))
-        self.jobs.extend(Job(work.kind, work.point, work) for work in works)
+        for name in [name for name in needed if name not in self._calibrations]:
+            self._calibrations.add(name)
+            self._missing.add(name)
+            self._jobs.append(Job("calibrate", needed[name]))
+        self._jobs.extend(Job(work.kind, work.point, work) for work in works)
 
     def run(self) -> None:
-        for slot in self.slots:
-            self._start(slot, self.jobs[0].point)
-        while self.running:
-            ready, _ = ray.wait(list(self.running), timeout=POLL_SECONDS)
-            self.display.update(running=[(s.name, j.kind, j.point.label, j.started) for s, j in self.running.values()])
-            for reference in ready:
-                slot, job = self.running.pop(reference)
-                self._collect(slot, job, reference)
+        for slot in self._slots:
+            self._start(slot, self._jobs[0].point)
+        while self._running:
+            self._display.update(
+                [Running(slot.name, job.kind, job.point.label, job.started) for slot, job in self._running.values()]
+            )
+            for call in self._backend.wait(list(self._running), POLL_SECONDS):
+                slot, job = self._running.pop(call)
+                self._collect(slot, job, call)
             for slot in list(self._idle()):
                 self._dispatch(slot)
             self._stop_overdue_starts()
@@ -87,143 +100,128 @@ class EngineGroup:
 
     def _stop_overdue_starts(self) -> None:
         """An engine that hangs while loading would hold its GPUs for ever."""
-        for reference, (slot, job) in list(self.running.items()):
+        for call, (slot, job) in list(self._running.items()):
             limit = job.point.engine.start_timeout_seconds
             if job.kind == "start" and time.perf_counter() - job.started > limit:
-                del self.running[reference]
-                self._engine_lost(slot, job, GetTimeoutError(f"not loaded after engine.start_timeout_seconds={limit}"))
+                del self._running[call]
+                self._engine_lost(slot, job, f"GetTimeoutError: not loaded after engine.start_timeout_seconds={limit}")
 
-    def _start(self, slot: placement.Slot, point: Point) -> None:
-        self.starts[slot.name] = self.starts.get(slot.name, 0) + 1
-        slot.start_actor(EngineActor, point, str(self.sweep.plan.run_dir), str(self.sweep.calibration_dir))
-        self.running[slot.actor.start.remote()] = (slot, Job("start", point))
+    def _start(self, slot: Slot, point: Point) -> None:
+        self._restarts.started(slot.name)
+        self._running[slot.start(point, self._run_dir)] = (slot, Job("start", point))
 
-    def _dispatch(self, slot: placement.Slot) -> None:
+    def _dispatch(self, slot: Slot) -> None:
         """Give the slot the first job that can run now; one waiting for a calibration waits for the slot making it."""
-        for job in self.jobs:
-            if job.work is not None and job.point.calibration_fingerprint in self.missing:
+        for job in self._jobs:
+            if job.work is not None and job.point.calibration_fingerprint in self._missing:
                 continue
-            self.jobs.remove(job)
+            self._jobs.remove(job)
             job.started = time.perf_counter()
-            if job.kind == "calibrate":
-                call = slot.actor.calibrate.remote(job.point)
-            elif job.work is not None and job.kind == "block":
-                call = slot.actor.run_block.remote(job.point, self.sweep.plan.search, job.work.block)
-            else:
-                command = rerun_command(self.sweep.plan, job.point)
-                call = slot.actor.run_point.remote(
-                    job.point, self.stock[setup(job.point)], command, self.sweep.plan.search
-                )
-            self.running[call] = (slot, job)
+            self._running[self._call(slot, job)] = (slot, job)
             return
 
-    def _collect(self, slot: placement.Slot, job: Job, reference: Any) -> None:
+    def _call(self, slot: Slot, job: Job) -> Call:
+        if job.kind == "calibrate":
+            return slot.call("calibrate", job.point)
+        if job.work is not None and job.kind == "block":
+            return slot.call("run_block", job.point, self._cut, job.work.block)
+        command = self._ledger.command(job.point)
+        return slot.call("run_point", job.point, self._stock[setup(job.point)], command, self._cut)
+
+    def _collect(self, slot: Slot, job: Job, call: Call) -> None:
         try:
-            answer = ray.get(reference)
-        except RayTaskError as error:
+            answer = call.result()
+        except CallFailed as error:
             self._failed(slot, job, error)
-        except (RayActorError, GetTimeoutError, RayError) as error:
-            self._engine_lost(slot, job, error)
+        except EngineLost as error:
+            self._engine_lost(slot, job, str(error))
         else:
             self._succeeded(job, answer)
 
     def _succeeded(self, job: Job, answer: Any) -> None:
-        if job.kind == "start":
-            self.sweep.engine_loads += 1
-            self.sweep.load_seconds += answer["load_seconds"]
-            self.display.note(
-                f"engine loaded in {answer['load_seconds']:.1f} s: {len(answer['layers'])} MoE layers hooked "
-                f"({', '.join(answer['router'])}), verified in {answer['verify_seconds']:.2f} s"
+        if isinstance(answer, Started):
+            self._loads.count += 1
+            self._loads.seconds += answer.load_seconds
+            self._display.note(
+                f"engine loaded in {answer.load_seconds:.1f} s: {answer.layers} MoE layers hooked "
+                f"({', '.join(answer.routers)}), verified in {answer.verify_seconds:.2f} s"
             )
         elif job.kind == "calibrate":
             assert job.point.calibration_fingerprint is not None
-            self.missing.discard(job.point.calibration_fingerprint)
-            self.display.note(f"calibrated in {answer:.1f} s" if answer else "calibration found, not repeated")
+            self._missing.discard(job.point.calibration_fingerprint)
+            self._display.note(f"calibrated in {answer:.1f} s" if answer else "calibration found, not repeated")
         else:
-            self._finished(job, answer if job.kind == "point" else None)
+            if isinstance(answer, PointRecord):
+                self._ledger.finish(answer)
+            self._finished(job, answer if isinstance(answer, PointRecord) else None)
 
-    def _idle(self) -> Iterator[placement.Slot]:
-        busy = [slot for slot, _ in self.running.values()]
-        return (slot for slot in self.slots if slot.actor is not None and slot not in busy)
+    def _idle(self) -> Iterator[Slot]:
+        busy = [slot for slot, _ in self._running.values()]
+        return (slot for slot in self._slots if slot.occupied and slot not in busy)
 
-    def _finished(self, job: Job, record: dict[str, Any] | None) -> None:
+    def _finished(self, job: Job, record: PointRecord | None) -> None:
         """The work is over; `record` where its point is."""
         assert job.work is not None
+        works = self._strategy.finished(job.work, record)
+        self._display.expect(*self._strategy.progress())
         if record is not None:
-            self.sweep.finish_point(record)
-        works = self.spending.finished(job.work, record)
-        self.display.expect(*self.spending.progress())
-        if record is not None:
-            self.display.point(record)
+            self._display.point(record)
         self._add(works)
 
     def _fail(self, job: Job, reason: str) -> None:
-        self._finished(job, self.sweep.fail_point(job.point, reason))
+        self._finished(job, self._ledger.fail(job.point, reason))
 
-    def _failed(self, slot: placement.Slot, job: Job, error: RayTaskError) -> None:
+    def _failed(self, slot: Slot, job: Job, error: CallFailed) -> None:
         """The call raised. The engine stays, unless the error says that it cannot be trusted any more."""
-        cause = error.cause if isinstance(error.cause, BaseException) else error
-        reason = f"{type(cause).__name__}: {_last_line(cause)}"
+        reason = str(error)
         if job.work is not None:
             self._fail(job, reason)
         elif job.kind == "calibrate":
             self._drop_uncalibrated(job.point, reason)
-        if job.kind == "start" or type(cause).__name__ in FATAL_TO_ENGINE:
-            self.display.note(f"engine stopped: {reason}")
-            slot.stop_actor()
+        if job.kind == "start" or error.error in FATAL_TO_ENGINE:
+            self._display.note(f"engine stopped: {reason}")
+            slot.stop()
             if job.kind != "start":
                 self._restart(slot, job.point)
             else:
                 self._give_up_if_last(reason)
 
-    def _engine_lost(self, slot: placement.Slot, job: Job, error: RayError) -> None:
-        """The actor died or its node left. A call may have run or not: points are idempotent, so it is repeated."""
-        reason = f"{type(error).__name__}: {_last_line(error)}"
-        self.display.note(f"engine lost ({reason})")
-        slot.stop_actor()
+    def _engine_lost(self, slot: Slot, job: Job, reason: str) -> None:
+        """The engine is gone. A call may have run or not: points are idempotent, so it is repeated."""
+        self._display.note(f"engine lost ({reason})")
+        slot.stop()
         job.attempts += 1
         if job.kind != "start":
             if job.attempts < ATTEMPTS:
-                self.jobs.appendleft(job)
+                self._jobs.appendleft(job)
             elif job.work is not None:
                 self._fail(job, f"its engine died {ATTEMPTS} times: {reason}")
             else:
                 self._drop_uncalibrated(job.point, reason)
         self._restart(slot, job.point)
 
-    def _restart(self, slot: placement.Slot, point: Point) -> None:
-        if self.jobs and self.starts[slot.name] <= ATTEMPTS:
+    def _restart(self, slot: Slot, point: Point) -> None:
+        if self._jobs and self._restarts.may_start_again(slot.name):
             self._start(slot, point)
         else:
             self._give_up_if_last("its engine could not be kept running")
 
     def _drop_uncalibrated(self, point: Point, reason: str) -> None:
-        for job in [j for j in self.jobs if j.point.calibration_fingerprint == point.calibration_fingerprint]:
-            self.jobs.remove(job)
+        for job in [j for j in self._jobs if j.point.calibration_fingerprint == point.calibration_fingerprint]:
+            self._jobs.remove(job)
             if job.work is not None:
                 self._fail(job, f"its calibration failed: {reason}")
 
     def _give_up_if_last(self, reason: str) -> None:
-        if not self.running and not any(self._idle()):
+        if not self._running and not any(self._idle()):
             self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
         """No engine is left: what is asked for, and what still waits for other work, fails."""
-        self.given_up = True
-        while self.jobs:
-            job = self.jobs.popleft()
+        self._given_up = True
+        while self._jobs:
+            job = self._jobs.popleft()
             if job.work is not None:
                 self._fail(job, reason)
-        for point in self.spending.waiting():
-            record = self.sweep.fail_point(point, reason)
-            self.sweep.finish_point(record)
-            self.display.point(record)
-
-
-def _stock_fingerprints(plan: SweepPlan) -> dict[tuple[object, ...], str]:
-    return {setup(p): p.fingerprint for p in plan.points if p.rule.name == "none"}
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
+        for point in self._strategy.waiting():
+            self._display.point(self._ledger.fail(point, reason))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,9 +15,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-Running = list[tuple[str, str, str, float]]
-"""(slot name, job kind, label, start on the perf_counter clock)."""
+from banpick_exp.records import PointRecord
+
 RECENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a slot is doing. `started` on the perf_counter clock."""
+
+    slot: str
+    kind: str
+    label: str
+    started: float
 
 
 class Display:
@@ -32,8 +43,8 @@ class Display:
             TextColumn("{task.fields[eta]}"),
         )
         self._task: TaskID = self._bar.add_task("points", total=total, eta="ETA -")
-        self._recent: list[dict[str, Any]] = []
-        self._running: Running = []
+        self._recent: list[PointRecord] = []
+        self._running: Sequence[Running] = ()
         self._first_point: float | None = None
         self._done, self._total = 0, total
         self._work: tuple[float, float] = (0.0, float(total))
@@ -53,9 +64,9 @@ class Display:
     def note(self, text: str) -> None:
         self._console.print(f"  {text}", highlight=False, markup=False)  # errors hold brackets
 
-    def update(self, *, running: Running) -> None:
+    def update(self, running: Sequence[Running]) -> None:
         self._running = running
-        if any(kind in ("point", "block") for _, kind, _, _ in running) and self._first_point is None:
+        if any(job.kind in ("point", "block") for job in running) and self._first_point is None:
             self._first_point = time.perf_counter()
         self._refresh()
 
@@ -63,7 +74,7 @@ class Display:
         """What the ETA is drawn from: work done and expected, in points; a point that is not whole counts in part."""
         self._work = done, total
 
-    def point(self, record: dict[str, Any]) -> None:
+    def point(self, record: PointRecord) -> None:
         self._done += 1
         self._recent.append(record)
         eta = self._eta_seconds()
@@ -88,9 +99,10 @@ class Display:
         for record in self._recent[-RECENT:]:
             table.add_row(*map(escape, _cells(record)))
         lines = [
-            f"[dim]{kind}[/] {label}  {time.perf_counter() - start:.0f} s" for _, kind, label, start in self._running
+            f"[dim]{job.kind}[/] {escape(job.label)}  {time.perf_counter() - job.started:.0f} s"
+            for job in self._running
         ]
-        if any(kind == "calibrate" for _, kind, _, _ in self._running):
+        if any(job.kind == "calibrate" for job in self._running):
             lines.append(self._calibration_line())
         self._live.update(Group(table, *lines, self._bar))
 
@@ -99,30 +111,30 @@ class Display:
             progress = json.loads(self._progress_file.read_text())
         except (OSError, ValueError):
             return "calibrating ..."
-        start = min(start for _, kind, _, start in self._running if kind == "calibrate")
+        start = min(job.started for job in self._running if job.kind == "calibrate")
         done, total = max(progress["done"], 1), progress["total"]
         left = (time.perf_counter() - start) / done * (total - done)
         return f"calibrating: layer {progress['done']} of {total} over all domains, ETA {left:.0f} s"
 
 
-def _cells(record: dict[str, Any]) -> list[str]:
-    if record["metrics"] is None:
-        return [record["label"], record["status"], record["reason"] or "", "", "", ""]
-    overall = record["metrics"]["overall"]
+def _cells(record: PointRecord) -> list[str]:
+    if record.metrics is None:
+        return [record.label, record.status, record.reason or "", "", "", ""]
+    overall = record.metrics.overall
     return [
-        record["label"],
-        record["status"],
-        f"{100 * overall['accuracy']:.1f}",
-        f"{100 * overall['delta']:+.1f}",
-        "-" if overall["speedup"] is None else f"{overall['speedup']:.2f}x",
-        f"{overall['mean_kept']:.2f}",
+        record.label,
+        record.status,
+        f"{100 * overall.accuracy:.1f}",
+        "-" if overall.delta is None else f"{100 * overall.delta:+.1f}",
+        "-" if overall.speedup is None else f"{overall.speedup:.2f}x",
+        f"{overall.mean_kept:.2f}",
     ]
 
 
-def _line(record: dict[str, Any]) -> str:
+def _line(record: PointRecord) -> str:
     label, status, accuracy, delta, speedup, kept = _cells(record)
     if status == "dropped":
-        return f"{label}: dropped {record['reason']}"
+        return f"{label}: dropped {record.reason}"
     if not delta:
         return f"{label}: {status}: {accuracy}"
     return f"{label}: {status}, accuracy {accuracy} ({delta} to stock), speed-up {speedup}, {kept} experts kept"

@@ -1,7 +1,6 @@
-"""Placement, dispatch, retry, resume: every pending point to some loaded engine, on Ray core. No science.
+"""A run from its plan to its report: every pending point to some loaded engine, in the order of the search.
 
-Points that share an engine share the loaded actors: the number of engine loads is the number of engine slots. Why Ray
-core and not Ray Tune: reuse there is keyed by placement alone, and a killed driver recomputes every finished trial.
+Points that share an engine share the loaded actors: the number of engine loads is the number of engine slots.
 """
 
 from __future__ import annotations
@@ -10,168 +9,139 @@ import contextlib
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import ray
 from rich.console import Console
 
-from banpick_exp.cluster import summary
-from banpick_exp.cluster.actor import describe
-from banpick_exp.cluster.backends import ray as placement
-from banpick_exp.cluster.dispatch import EngineGroup
+from banpick_exp.cluster.backends.base import Backend, DoesNotFit
+from banpick_exp.cluster.backends.registry import backend_of
+from banpick_exp.cluster.dispatch import EngineGroup, Loads
+from banpick_exp.cluster.ledger import Ledger
+from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
+from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.blocks import Block
-from banpick_exp.evaluation.metrics import all_metrics
-from banpick_exp.records import load_points, write_point
+from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.report.tracking.wandb import Tracker
-from banpick_exp.sweep.plan import SweepPlan
+from banpick_exp.sweep.config import OptunaSearch, RacingSearch
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.rerun import rerun_command
 from banpick_exp.sweep.search.grid import Grid
 from banpick_exp.sweep.search.optuna import Sampling
 from banpick_exp.sweep.search.racing import Race
-from banpick_exp.sweep.search.strategy import Spending, Work
+from banpick_exp.sweep.search.strategy import Strategy, Work, setup
 
 
-class Sweep:
+@dataclass(frozen=True, slots=True)
+class EngineWork:
+    """One engine that has something to do: one of its points, its search, and the first work."""
+
+    point: Point
+    strategy: Strategy
+    works: Sequence[Work]
+
+
+class Run:
     """One run of a plan."""
 
-    def __init__(self, plan: SweepPlan, console: Console) -> None:
-        self.plan, self.console = plan, console
-        self.points_dir = plan.run_dir / "points"
-        self.calibration_dir = plan.run_dir.parent.parent / "calibrations"
-        self.tracker = Tracker(**plan.tracking.model_dump())
-        self.records: dict[str, dict[str, Any]] = {}
-        self.engine_loads = 0
-        self.engine_slots = 0
-        self.load_seconds = 0.0
+    def __init__(self, plan: RunPlan, console: Console) -> None:
+        self._plan, self._console = plan, console
+        self._tracker = Tracker(plan.tracking)
+        self._ledger = Ledger(plan.sweep, self._tracker, console)
+        self._loads, self._slots = Loads(), 0
         self._display: Display | None = None
 
     def run(self) -> int:
         """Returns the exit code: 0, or 1 when a point failed or is invalid."""
         begin = time.perf_counter()
-        pending = self._pending()
-        self.tracker.start(self.plan.run_dir, self.plan.manifest())
-        for record in self.records.values():
-            self.tracker.log_point(record)
-        searches = self._searches(pending)
-        computed = sum(spending.points_left() for _, spending, _ in searches)
-        if searches:
-            self._run_engines(searches)
-        elif self.plan.points:
-            self.console.print("Every point of this run is finished: nothing to compute.")
-        return summary.finish(self.plan, self.tracker, self.console, {
-            "seconds": time.perf_counter() - begin,
-            "engine_loads": self.engine_loads,
-            "engine_slots": self.engine_slots,
-            "engine_load_seconds": self.load_seconds,
-            "points_computed": computed,
-        })  # fmt: skip
+        pending = self._ledger.pending()
+        self._ledger.start_mirror()
+        engines = self._engines(pending)
+        computed = sum(engine.strategy.points_left() for engine in engines)
+        if engines:
+            self._run_engines(engines, computed)
+        elif self._plan.sweep.points:
+            self._console.print("Every point of this run is finished: nothing to compute.")
+        totals = Totals(
+            seconds=time.perf_counter() - begin,
+            engine_loads=self._loads.count,
+            engine_slots=self._slots,
+            engine_load_seconds=self._loads.seconds,
+            points_computed=computed,
+        )
+        return finish(self._plan, self._tracker, self._console, totals)
 
-    def _pending(self) -> list[Point]:
-        """Points without a finished record. Corrupt records are set aside, failed ones are tried again."""
-        found, set_aside = load_points(self.points_dir)
-        for path in set_aside:
-            self.console.print(f"Note: {path.name} does not hold together: set aside, its point is computed again.")
-        self.records = {r["fingerprint"]: r for r in found if r["status"] != "failed"}
-        pending = [p for p in self.plan.points if p.fingerprint not in self.records]
-        if self.records and pending:
-            self.console.print(f"{len(self.records)} of {len(self.plan.points)} points are finished already.")
-        return pending
-
-    def _searches(self, pending: list[Point]) -> list[tuple[Point, Spending, list[Work]]]:
-        """For each engine that has something to do: one of its points, its search, and the first work."""
+    def _engines(self, pending: Sequence[Point]) -> list[EngineWork]:
+        """The engines that have something to do, in the order to load them."""
         found = []
-        for points in self.plan.by_engine().values():
-            spending = self._spending(points, pending)
-            works = spending.begin()
+        for points in self._plan.sweep.by_engine().values():
+            strategy = self._strategy(points, pending)
+            works = strategy.begin()
             if works:
-                found.append((points[0], spending, works))
+                found.append(EngineWork(points[0], strategy, works))
         return found
 
-    def _spending(self, points: Sequence[Point], pending: list[Point]) -> Spending:
-        plan = self.plan
-        if plan.search.name == "racing":
-            return Race(points, self.records, plan.search, plan.run_dir, self.drop_point, self.note)
-        if plan.search.name == "optuna":
-            return Sampling(
-                points, plan.spaces, plan.maker, self.records, plan.search, plan.run_dir, plan.cluster.engines
-            )
+    def _strategy(self, points: Sequence[Point], pending: Sequence[Point]) -> Strategy:
+        sweep, records, folder = self._plan.sweep, self._ledger.records, self._plan.folder
+        if isinstance(sweep.search, RacingSearch):
+            return Race(points, records, sweep.search, folder, self._drop, self._note)
+        if isinstance(sweep.search, OptunaSearch):
+            slots = self._plan.cluster.engines
+            return Sampling(points, sweep.spaces, sweep.maker, records, sweep.search, folder, slots)
         return Grid([point for point in points if point in pending])
 
-    def _run_engines(self, searches: list[tuple[Point, Spending, list[Work]]]) -> None:
-        total = sum(spending.points_left() for _, spending, _ in searches)
-        self.console.print(f"Starting Ray and {self.plan.cluster.engines} engine slot(s) ...")
-        placement.connect(self.plan.cluster)
+    def _run_engines(self, engines: Sequence[EngineWork], total: int) -> None:
+        cluster = self._plan.cluster
+        name = "Ray and " if cluster.backend == "ray" else ""
+        self._console.print(f"Starting {name}{cluster.engines} engine slot(s) ...")
+        backend = backend_of(cluster)
+        backend.connect()
         try:
-            with Display(self.console, total=total, progress_file=self.plan.run_dir / "progress.json") as display:
+            with Display(self._console, total=total, progress_file=self._plan.folder.progress) as display:
                 self._display = display
-                for point, spending, works in searches:
-                    self._run_engine(point, spending, works, display)
+                for engine in engines:
+                    self._run_engine(backend, engine, display)
         finally:
-            ray.shutdown()
+            backend.close()
 
-    def _run_engine(self, point: Point, spending: Spending, works: list[Work], display: Display) -> None:
-        count = min(self.plan.cluster.engines, len(works))
-        names = [f"engine-{point.engine_fingerprint}-{self.plan.run_dir.name}-{i}" for i in range(count)]
-        settings = point.engine
-        slots = placement.reserve(names, settings, self.plan.cluster, settings.start_timeout_seconds)
-        self.engine_slots += count
+    def _run_engine(self, backend: Backend, engine: EngineWork, display: Display) -> None:
+        sweep, folder, settings = self._plan.sweep, self._plan.folder, engine.point.engine
+        count = min(self._plan.cluster.engines, len(engine.works))
+        names = [f"engine-{engine.point.engine_fingerprint}-{folder.path.name}-{i}" for i in range(count)]
+        slots = backend.reserve(names, settings)
+        self._slots += count
         try:
-            EngineGroup(self, slots, spending, works, display).run()
+            EngineGroup(
+                backend,
+                slots,
+                engine.strategy,
+                engine.works,
+                ledger=self._ledger,
+                display=display,
+                run_dir=str(folder.path),
+                stock={setup(point): point.fingerprint for point in sweep.points if point.rule.name == "none"},
+                cut=sweep.search.cut,
+                loads=self._loads,
+            ).run()
         finally:
             for slot in slots:
                 slot.release()
 
-    def finish_point(self, record: dict[str, Any]) -> None:
-        self.records[record["fingerprint"]] = record
-        self.tracker.log_point(record)
-
-    def drop_point(self, point: Point, reason: str, block: Block, stock: Block) -> None:
-        """Record a point that a race has stopped: what it answered, against stock on the same problems."""
-        record = {
-            "fingerprint": point.fingerprint,
-            "status": "dropped",
-            "reason": reason,
-            "metrics": all_metrics(block.runs, stock.runs, {}),
-            "engagement": {"measured": {domain: run.counters.mean_kept for domain, run in block.runs.items()}},
-            "timing": {},
-            **describe(point, rerun_command(self.plan, point)),
-        }
-        write_point(self.points_dir, record, [outcome for run in block.runs.values() for outcome in run.outcomes])
-        self.finish_point(record)
+    def _drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> None:
+        record = self._ledger.drop(point, reason, block, stock)
         if self._display is not None:
             self._display.point(record)
 
-    def note(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         if self._display is not None:
             self._display.note(text)
 
-    def fail_point(self, point: Point, reason: str) -> dict[str, Any]:
-        record = {
-            "fingerprint": point.fingerprint,
-            "status": "failed",
-            "reason": reason,
-            "metrics": None,
-            "engagement": {},
-            "timing": {},
-            **describe(point, rerun_command(self.plan, point)),
-        }
-        write_point(self.points_dir, record, None)
-        return record
 
-
-def run_sweep(plan: SweepPlan) -> int:
+def run_sweep(plan: RunPlan) -> int:
     """Run the plan and report. Returns 0, or 1 when a point failed or is invalid. Ctrl-C releases the engines."""
     with contextlib.suppress(ValueError):  # not the main thread
         # A shell that puts us in the background leaves SIGINT ignored: Ctrl-C and `kill -INT` must still work.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    missing = sorted({p.checkpoint.missing for p in plan.points if p.checkpoint.missing})
-    missing += sorted({p.data_missing for p in plan.points if p.data_missing})
-    if missing:
-        raise UserError("; ".join(missing) + ".")
     try:
-        return Sweep(plan, Console()).run()
-    except placement.DoesNotFit as error:
+        return Run(plan, Console()).run()
+    except DoesNotFit as error:
         raise UserError(str(error)) from None

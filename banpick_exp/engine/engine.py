@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from banpick_exp.config import fingerprint
 from banpick_exp.engine.config import EngineConfig
-from banpick_exp.engine.types import Counters, Generation, Sampling
-from banpick_exp.evaluation.calibration.passes import CalibrationPasses
+from banpick_exp.engine.types import Generation, RankReport, Sampling
 from banpick_exp.models.config import ModelConfig
+from banpick_exp.policy import Calibration
+from banpick_exp.records import Counters
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
 
+ROUTING_WORKER = "banpick_exp.engine.worker.RoutingExtension"
+"""What vLLM mixes into its workers; a subclass may bring more methods for `Engine.call`."""
 PROBE_PROMPT = [10, 11, 12, 13, 14]
 """Token ids of the start-up probe: any ids do, only the counters are looked at."""
 
@@ -30,8 +33,8 @@ class EngineError(RuntimeError):
     """The engine cannot be trusted to apply policies; it must not measure anything."""
 
 
-class Engine(CalibrationPasses):
-    """start, verify, set_policy, generate, score, close; and the passes of a calibration."""
+class Engine:
+    """start, verify, set_policy, generate, score, prefill, close; `call` reaches what else the workers can do."""
 
     def __init__(
         self,
@@ -40,13 +43,17 @@ class Engine(CalibrationPasses):
         engine: EngineConfig,
         num_layers: int,
         options: Mapping[str, Any] | None = None,
+        *,
+        worker: str = ROUTING_WORKER,
     ) -> None:
         """`num_layers`: MoE layers the checkpoint has, by its config.json; `verify` holds the hook against it.
 
         `options`: further arguments of `vllm.LLM`, over those that the settings give.
+
+        `worker`: the worker extension by its full name, `RoutingExtension` or a subclass.
         """
         self.model, self.model_path, self.settings, self.num_layers = model, model_path, engine, num_layers
-        self.options = dict(options or {})
+        self.options, self.worker = dict(options or {}), worker
         self.policy_fingerprint = "none"
         self._llm: LLM | None = None
 
@@ -64,7 +71,7 @@ class Engine(CalibrationPasses):
 
             # Where torch was imported before the environment was set, only this still reaches OpenMP.
             torch.set_num_threads(settings.cpus)
-        options: dict[str, Any] = {"worker_extension_cls": "banpick_exp.engine.worker.RoutingExtension"}
+        options: dict[str, Any] = {"worker_extension_cls": self.worker}
         if settings.distributed_executor_backend is not None:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
         if settings.moe_backend is not None:
@@ -123,39 +130,40 @@ class Engine(CalibrationPasses):
             raise EngineError("the engine is not started: call start() first")
         return self._llm
 
-    def _rpc(self, method: str, *arguments: Any) -> list[Any]:
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        """What the worker method answers on every rank, rank 0 first. Plain values alone travel, both ways."""
         return self.llm.collective_rpc(method, args=arguments)
 
     # ------------------------------------------------------------ trust
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[RankReport]:
         """What each rank hooked. Raises EngineError where a rank holds a layer that no policy would reach."""
         try:
-            return self._rpc("banpick_describe")
+            return [RankReport.of(plain) for plain in self.call("banpick_describe")]
         except RuntimeError as error:
             raise EngineError(f"a rank cannot be trusted to apply policies: {error}") from error
 
-    def verify(self) -> dict[str, Any]:
+    def verify(self) -> RankReport:
         """Every rank proves that its MoE layers are hooked, route like the reference, leave out the banned, and count.
 
         The short form of `python -m banpick_exp verify`. Raises EngineError otherwise. Returns what rank 0 hooked;
         the policy is none afterwards.
         """
-        descriptions = self.describe()
-        for description in descriptions:
-            hooked = len(description["layers"])
+        reports = self.describe()
+        for report in reports:
+            hooked = len(report.layers)
             if hooked != self.num_layers:
                 raise EngineError(
-                    f"rank {description['rank']}: {hooked} of {self.num_layers} MoE layers are hooked: the others "
+                    f"rank {report.rank}: {hooked} of {self.num_layers} MoE layers are hooked: the others "
                     f"would ignore every policy. This architecture bypasses vLLM's factory: it cannot be measured."
                 )
-        for rank, problems in enumerate(self._rpc("banpick_self_test")):
+        for rank, problems in enumerate(self.call("banpick_self_test")):
             if problems:
                 raise EngineError(f"rank {rank}: the self-test failed: {'; '.join(problems)}")
-        problem = self.count_probe([PROBE_PROMPT], answer_tokens=1, k=min(3, *descriptions[0]["top_k"]))
+        problem = self.count_probe([PROBE_PROMPT], answer_tokens=1, k=min(3, *reports[0].top_k))
         if problem:
             raise EngineError(f"{problem}: measured budgets would be wrong.")
-        return descriptions[0]
+        return reports[0]
 
     def count_probe(self, prompts: Sequence[Sequence[int]], *, answer_tokens: int, k: int) -> str | None:
         """Route `prompts` under fixed_k `k` and hold each rank's counters against the count by hand; None where equal.
@@ -167,11 +175,11 @@ class Engine(CalibrationPasses):
         self.counters(reset=True)
         try:
             self.generate_ids(prompts, max_tokens=answer_tokens, salt="verify", ignore_eos=True)
-            counted = self._rpc("banpick_counters", True)
+            counted = [Counters(**plain) for plain in self.call("banpick_counters", True)]
         finally:
             self.set_policy("none", {})
         for rank, counters in enumerate(counted):
-            found = counters["tokens"], counters["kept"], [sum(usage_E) for usage_E in counters["usage"]]
+            found = counters.tokens, counters.kept, [sum(usage_E) for usage_E in counters.usage]
             for values, wanted in zip(found, (tokens, tokens * k, tokens * k), strict=True):
                 if set(values) != {wanted}:
                     what = "" if wanted == tokens else f" with {k} experts each"
@@ -180,14 +188,14 @@ class Engine(CalibrationPasses):
 
     # ------------------------------------------------------------ policy
 
-    def load_calibration(self, key: str, calibration: Mapping[str, Any]) -> None:
+    def load_calibration(self, key: str, calibration: Calibration) -> None:
         """Hand one domain's calibration to every rank, once; policies then name it by `key`."""
-        self._rpc("banpick_load_calibration", key, json.dumps(calibration))
+        self.call("banpick_load_calibration", key, calibration.to_json())
 
     def set_policy(self, name: str, params: Mapping[str, Any], calibration_key: str = "") -> float:
         """Swap the routing policy in place, on every rank. Returns seconds. Raises EngineError when ranks disagree."""
         begin = time.perf_counter()
-        answers = self._rpc("banpick_set_policy", name, json.dumps(dict(params)), calibration_key)
+        answers = self.call("banpick_set_policy", name, json.dumps(dict(params)), calibration_key)
         digests = {digest for digest, _ in answers}
         if len(digests) != 1:
             raise EngineError(f"ranks hold different policies after the swap: {sorted(digests)}")
@@ -196,7 +204,7 @@ class Engine(CalibrationPasses):
 
     def counters(self, *, reset: bool) -> Counters:
         """Rank 0's counters; `verify` has shown that the ranks count alike."""
-        return Counters(**self._rpc("banpick_counters", reset)[0])
+        return Counters(**self.call("banpick_counters", reset)[0])
 
     # ------------------------------------------------------------ work
 
@@ -208,12 +216,15 @@ class Engine(CalibrationPasses):
             self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos
         )
 
-    def tokenize(self, prompts: Sequence[str], *, chat: bool = False) -> list[list[int]]:
+    def tokenize(
+        self, prompts: Sequence[str], *, chat: bool = False, special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Token ids of each text. `special_tokens`: with those that the model's tokenizer puts around it."""
         tokenizer: Any = self.llm.get_tokenizer()
         if chat:
             messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
             return [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in messages]
-        return [tokenizer(prompt).input_ids for prompt in prompts]
+        return [tokenizer(prompt, add_special_tokens=special_tokens).input_ids for prompt in prompts]
 
     def generate_ids(
         self,
@@ -239,7 +250,7 @@ class Engine(CalibrationPasses):
                 text=output.outputs[0].text,
                 token_ids=tuple(output.outputs[0].token_ids),
                 prompt_token_ids=tuple(output.prompt_token_ids or ()),
-                truncated=output.outputs[0].finish_reason == "length",
+                finish_reason=output.outputs[0].finish_reason or "",
             )
             for output in self._run(prompts, parameters, salt)
         ]
@@ -258,6 +269,16 @@ class Engine(CalibrationPasses):
             entries = zip(sequence[1:], output.prompt_logprobs[1:], strict=True)
             results.append([entry[token].logprob for token, entry in entries if entry is not None])
         return results
+
+    def prefill(self, sequences: Sequence[Sequence[int]], *, reuse_prefixes: bool = False, salt: str = "") -> None:
+        """Put sequences through the model, for those who watch it from inside the workers; nothing comes back.
+
+        `reuse_prefixes` False: every token is computed, however often it or its beginning was seen before.
+        """
+        from vllm import SamplingParams
+
+        skip = None if reuse_prefixes else True
+        self._run(sequences, SamplingParams(temperature=0.0, max_tokens=1, skip_reading_prefix_cache=skip), salt)
 
     def _run(self, prompts: Sequence[Sequence[int]], sampling: Any, salt: str) -> list[RequestOutput]:
         cache_salt = f"{self.policy_fingerprint}{salt}"

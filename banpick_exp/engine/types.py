@@ -1,8 +1,10 @@
-"""What an engine is asked for and gives back: how to sample, the answers, and what was routed meanwhile."""
+"""What an engine is asked for and gives back: how to sample, the answers, and what its ranks say of themselves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,23 +18,94 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One answer. `truncated`: it hit the token cap instead of stopping by itself."""
+    """One answer."""
 
     text: str
     token_ids: tuple[int, ...]
     prompt_token_ids: tuple[int, ...]
-    truncated: bool
+    finish_reason: str
+    """vLLM's: `stop` or `length`."""
+
+    @property
+    def truncated(self) -> bool:
+        """It hit the token cap instead of stopping by itself."""
+        return self.finish_reason == "length"
+
+
+# ------------------------------------------------------------ of a rank
+
+Status = Literal["ok", "FAILED", "not applicable"]
+OK: Status = "ok"
+FAILED: Status = "FAILED"
+NOT_APPLICABLE: Status = "not applicable"
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    """What was routed since the last reset, per MoE layer. Padding rows and dummy runs are left out."""
+class Check:
+    """One line of what an engine must prove before a result of it is believed."""
 
-    tokens: list[int]
-    kept: list[int]
-    usage: list[list[int]]
+    name: str
+    status: Status
+    finding: str
+    """What was found, in one sentence or two."""
 
     @property
-    def mean_kept(self) -> float:
-        """The measured budget: experts kept a token and layer."""
-        return sum(self.kept) / max(sum(self.tokens), 1)
+    def failed(self) -> bool:
+        return self.status == FAILED
+
+    def wire(self) -> list[str]:
+        """As it travels between processes."""
+        return [self.name, self.status, self.finding]
+
+    @staticmethod
+    def of(wire: Sequence[str]) -> Check:
+        """What `wire` sent."""
+        name, status, finding = wire
+        return Check(name, cast(Status, status), finding)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankReport:
+    """What one rank hooked. Kinds are named once each, sorted, however many layers are of a kind."""
+
+    rank: int
+    layers: tuple[str, ...]
+    """The MoE layers that are hooked, by vLLM's name, in layer order."""
+    router: tuple[str, ...]
+    """vLLM's router classes."""
+    num_experts: tuple[int, ...]
+    top_k: tuple[int, ...]
+    experts: tuple[str, ...]
+    """Classes of the expert kernels."""
+    quant_method: tuple[str, ...]
+    """vLLM's classes that own the experts' weights."""
+    filler: tuple[str, ...]
+    """What a banned slot holds: `dup` or `skip`."""
+    filler_reason: tuple[str, ...]
+    device: str
+    """As torch names it; `none` where no layer is hooked."""
+    device_name: str
+    """As its maker calls it."""
+    compilation: str
+    """vLLM's compilation mode; `NONE` of an eager engine."""
+    graphs: str
+    """vLLM's mode of captured graphs."""
+
+    @staticmethod
+    def of(plain: Mapping[str, Any]) -> RankReport:
+        """From its fields as a rank sends them: lists in place of tuples."""
+        values = {field.name: plain[field.name] for field in fields(RankReport)}
+        return RankReport(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheKeys:
+    """Where vLLM keeps what it compiled, and where a stock engine of the same checkpoint would."""
+
+    ours: str
+    stock: str
+    used: str
+    """The folder the engine works in; empty where it compiled nothing."""
+    exact: bool
+    """`ours` was rebuilt to the name of that folder, so `stock` is a folder's name too; otherwise both are hashes of the
+    environment alone."""

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ import torch
 from banpick_exp.engine.plugin.compile_cache import cache_keys
 from banpick_exp.engine.plugin.hook import find_layers
 from banpick_exp.engine.plugin.layer import HookedLayer
-from banpick_exp.engine.verify.experts import device_name, filler_reason, filler_rows, kernel_of, moe_runners
-from banpick_exp.engine.verify.router import FAILED, SHORT, Row, router_rows, stock_row
-from banpick_exp.evaluation.calibration.worker import CalibrationMethods
-from banpick_exp.policy import build_policy
+from banpick_exp.engine.types import Check, RankReport
+from banpick_exp.engine.verify.experts import device_name, filler_checks, filler_reason, kernel_of, moe_runners
+from banpick_exp.engine.verify.router import SHORT, router_checks, stock_check
+from banpick_exp.policy import Calibration, build_policy
+from banpick_exp.records import Counters
 
 
-class RoutingExtension(CalibrationMethods):
+class RoutingExtension:
     """Mixed into vLLM's Worker (`worker_extension_cls`). Every public name starts with `banpick_`."""
 
     model_runner: Any
@@ -33,57 +34,58 @@ class RoutingExtension(CalibrationMethods):
     def _banpick_layers(self) -> list[HookedLayer]:
         if not hasattr(self, "_banpick_layer_list"):
             self._banpick_layer_list = find_layers(self.model_runner.model)
-            self._banpick_calibrations: dict[str, dict[str, Any]] = {}
+            self._banpick_calibrations: dict[str, Calibration] = {}
         return self._banpick_layer_list
 
     # ------------------------------------------------------------ start-up
 
     def banpick_describe(self) -> dict[str, Any]:
-        """What this rank hooked: names a MoE layer each, kinds once."""
+        """The fields of a `RankReport`."""
         layers = self._banpick_layers()
         runners = moe_runners(self.model_runner.model)
         config = self.model_runner.vllm_config.compilation_config
         device = layers[0].tokens_P.device if layers else torch.device("cpu")
-        return {
-            "rank": self.rank,
-            "layers": [layer.name for layer in layers],
-            "router": sorted({layer.stock.__name__ for layer in layers}),
-            "num_experts": sorted({layer.num_experts for layer in layers}),
-            "top_k": sorted({layer.top_k for layer in layers}),
-            "experts": sorted({type(kernel_of(runner)).__name__ for runner in runners}),
-            "quant_method": sorted({type(runner.routed_experts.quant_method).__name__ for runner in runners}),
-            "filler": sorted({layer.filler for layer in layers}),
-            "filler_reason": sorted({filler_reason(r, layer) for r, layer in zip(runners, layers, strict=True)}),
-            "device": str(device) if layers else "none",
-            "device_name": device_name(device),
-            "compilation": getattr(config.mode, "name", "NONE"),
-            "graphs": getattr(config.cudagraph_mode, "name", "NONE"),
-        }
+        report = RankReport(
+            rank=self.rank,
+            layers=tuple(layer.name for layer in layers),
+            router=_kinds(layer.stock.__name__ for layer in layers),
+            num_experts=_kinds(layer.num_experts for layer in layers),
+            top_k=_kinds(layer.top_k for layer in layers),
+            experts=_kinds(type(kernel_of(runner)).__name__ for runner in runners),
+            quant_method=_kinds(type(runner.routed_experts.quant_method).__name__ for runner in runners),
+            filler=_kinds(layer.filler for layer in layers),
+            filler_reason=_kinds(filler_reason(r, layer) for r, layer in zip(runners, layers, strict=True)),
+            device=str(device) if layers else "none",
+            device_name=device_name(device),
+            compilation=getattr(config.mode, "name", "NONE"),
+            graphs=getattr(config.cudagraph_mode, "name", "NONE"),
+        )
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(report).items()}
 
     def banpick_self_test(self) -> list[str]:
         """The short form: what is wrong, nothing where all is well."""
-        return [finding for _, status, finding in self._banpick_rows(SHORT) if status == FAILED]
+        return [check.finding for check in self._banpick_checks(SHORT) if check.failed]
 
     def banpick_full_test(self) -> list[list[str]]:
-        """Every check of a rank by itself, each [check, status, finding]."""
-        rows = self._banpick_rows(None)
-        return [list(row) for row in [*rows, stock_row(self._banpick_layers())]]
+        """Every check of a rank by itself, as `Check.wire` sends it."""
+        checks = self._banpick_checks(None)
+        return [check.wire() for check in [*checks, stock_check(self._banpick_layers())]]
 
-    def _banpick_rows(self, labels: Sequence[str] | None) -> list[Row]:
+    def _banpick_checks(self, labels: Sequence[str] | None) -> list[Check]:
         layers = self._banpick_layers()
         if not layers:
             return []
-        return [*router_rows(layers, labels), *filler_rows(layers, moe_runners(self.model_runner.model))]
+        return [*router_checks(layers, labels), *filler_checks(layers, moe_runners(self.model_runner.model))]
 
     def banpick_cache_keys(self) -> dict[str, str | bool]:
-        """See `compile_cache.cache_keys`."""
-        return cache_keys(self.model_runner.vllm_config, self.model_runner.model)
+        """The fields of a `CacheKeys`."""
+        return dataclasses.asdict(cache_keys(self.model_runner.vllm_config, self.model_runner.model))
 
     # ------------------------------------------------------------ policy and counters
 
     def banpick_load_calibration(self, key: str, calibration_json: str) -> None:
         self._banpick_layers()
-        self._banpick_calibrations[key] = json.loads(calibration_json)
+        self._banpick_calibrations[key] = Calibration.from_json(calibration_json)
 
     def banpick_set_policy(self, name: str, params_json: str, calibration_key: str) -> tuple[str, float]:
         """Write a policy into every layer. Returns the digest of what the device now holds and the seconds it took."""
@@ -106,18 +108,22 @@ class RoutingExtension(CalibrationMethods):
         return _digest(layers), seconds
 
     def banpick_counters(self, reset: bool) -> dict[str, list[Any]]:
-        """tokens [L], kept [L], usage [L][E] since the last reset (row 0: there is one policy row for now)."""
+        """The fields of `Counters` since the last reset (row 0: there is one policy row for now)."""
         layers = self._banpick_layers()
-        counters = {
-            "tokens": torch.stack([layer.tokens_P[0] for layer in layers]).tolist(),
-            "kept": torch.stack([layer.usage_PE[0].sum() for layer in layers]).tolist(),
-            "usage": torch.stack([layer.usage_PE[0] for layer in layers]).tolist(),
-        }
+        counters = Counters(
+            tokens=torch.stack([layer.tokens_P[0] for layer in layers]).tolist(),
+            kept=torch.stack([layer.usage_PE[0].sum() for layer in layers]).tolist(),
+            usage=torch.stack([layer.usage_PE[0] for layer in layers]).tolist(),
+        )
         if reset:
             for layer in layers:
                 for counter in (layer.tokens_P, layer.usage_PE):
                     counter.zero_()
-        return counters
+        return dataclasses.asdict(counters)
+
+
+def _kinds[T: (str, int)](values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(sorted(set(values)))
 
 
 def _digest(layers: list[HookedLayer]) -> str:

@@ -10,15 +10,97 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from banpick_exp.engine.engine import Engine
-from banpick_exp.engine.types import Counters, Generation, Sampling
+from banpick_exp.engine.types import Generation, Sampling
 from banpick_exp.evaluation.repetition import is_repetitive
-from banpick_exp.policy import Rule
+from banpick_exp.policy import Calibration, Rule
+from banpick_exp.records import Counters, Outcome
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.exact_match import extract_answer
 from banpick_exp.tasks.problem import Problem
+
+Problems = Mapping[str, Sequence[Problem]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DomainPolicy:
+    """A rule as the engine takes it for one domain: key experts and Ban's thresholds differ between domains."""
+
+    rule: Rule
+    calibration_key: str
+    calibration: Calibration | None
+
+    @property
+    def params(self) -> dict[str, object]:
+        return {knob: value for knob, value in self.rule.canonical().items() if knob != "name"}
+
+    def activate(self, engine: Engine) -> float:
+        return engine.set_policy(self.rule.name, self.params, self.calibration_key)
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRun:
+    """Graded answers of one domain and what was routed meanwhile."""
+
+    outcomes: list[Outcome]
+    counters: Counters
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """All problems answered under one policy a domain."""
+
+    policies: Mapping[str, DomainPolicy]
+    runs: dict[str, DomainRun]
+    swap_seconds: float
+    """The slowest swap of a policy."""
+    block_seconds: float | None = None
+    """Of answers that were given in blocks before, where they were."""
+
+
+def answer_problems(
+    engine: Engine,
+    policies: Mapping[str, DomainPolicy],
+    task: TaskConfig,
+    problems: Problems,
+    *,
+    seed: int = 0,
+    repeat: int = 0,
+) -> Answered:
+    """Every problem of every domain, as the task samples, under that domain's policy.
+
+    `seed` is that of sampled answers, `repeat` says in which batches and order to ask (`batches`).
+    """
+    runs, swap = {}, 0.0
+    for domain, items in problems.items():
+        swap = max(swap, policies[domain].activate(engine))
+        engine.counters(reset=True)
+        asked = zip(items, ask(engine, items, task, seed=seed, repeat=repeat), strict=True)
+        outcomes = [
+            graded(problem, answer, task, sample if task.samples > 1 else None)
+            for problem, answers in asked
+            for sample, answer in enumerate(answers)
+        ]
+        runs[domain] = DomainRun(outcomes, engine.counters(reset=True))
+    return Answered(policies=policies, runs=runs, swap_seconds=swap)
+
+
+def graded(problem: Problem, answer: Generation, task: TaskConfig, sample: int | None) -> Outcome:
+    """What came of one answer, with all that is needed to grade it again."""
+    given = extract_answer(answer.text, task)
+    return Outcome(
+        problem_id=problem.problem_id,
+        domain=problem.domain,
+        task=problem.task,
+        correct=given == problem.answer,
+        truncated=answer.truncated,
+        tokens=len(answer.token_ids),
+        answer=given,
+        repetitive=is_repetitive(answer.token_ids, stopped=not answer.truncated),
+        sample=sample,
+        completion=answer.text,
+    )
 
 
 def ask(
@@ -40,9 +122,11 @@ def ask(
             sampling = [Sampling(temperature=task.temperature, top_p=task.top_p, seed=each) for each in seeds]
         # A repeat must not find the prompts of another in the prefix cache: they are part of what is repeated.
         answers = engine.generate_ids(
-            [ids[number] for number, _ in asked], max_tokens=task.max_tokens, sampling=sampling,
+            [ids[number] for number, _ in asked],
+            max_tokens=task.max_tokens,
+            sampling=sampling,
             salt=f"repeat{repeat}" if repeat else "",
-        )  # fmt: skip
+        )
         found |= dict(zip(asked, answers, strict=True))
     return [[found[number, sample] for sample in range(task.samples)] for number in range(len(problems))]
 
@@ -65,68 +149,3 @@ def sample_seed(seed: int, problem: Problem, sample: int) -> int:
     """Of one answer: the same for every policy and repeat, so that runs are paired sample by sample."""
     text = f"{seed}/{problem.domain}/{problem.problem_id}/{sample}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-
-
-Problems = Mapping[str, Sequence[Problem]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DomainPolicy:
-    """A rule as the engine takes it for one domain: key experts and Ban's thresholds differ between domains."""
-
-    rule: Rule
-    calibration_key: str
-    calibration: Mapping[str, Any] | None
-
-    @property
-    def params(self) -> dict[str, object]:
-        return {knob: value for knob, value in self.rule.canonical().items() if knob != "name"}
-
-    def activate(self, engine: Engine) -> float:
-        return engine.set_policy(self.rule.name, self.params, self.calibration_key)
-
-
-@dataclass(frozen=True, slots=True)
-class DomainRun:
-    """Graded answers of one domain and what was routed meanwhile."""
-
-    outcomes: list[dict[str, Any]]
-    counters: Counters
-
-
-def answer_problems(
-    engine: Engine,
-    policies: Mapping[str, DomainPolicy],
-    task: TaskConfig,
-    problems: Problems,
-    *,
-    seed: int = 0,
-    repeat: int = 0,
-) -> tuple[dict[str, DomainRun], float]:
-    """Every problem of every domain, as the task samples, under that domain's policy; and the slowest swap in seconds.
-
-    `seed` is that of sampled answers, `repeat` says in which batches and order to ask (`asking`).
-    """
-    runs, swap = {}, 0.0
-    for domain, items in problems.items():
-        swap = max(swap, policies[domain].activate(engine))
-        engine.counters(reset=True)
-        outcomes = []
-        for problem, answers in zip(items, ask(engine, items, task, seed=seed, repeat=repeat), strict=True):
-            for sample, answer in enumerate(answers):
-                given = extract_answer(answer.text, task)
-                outcomes.append(
-                    {
-                        "problem_id": problem.problem_id,
-                        "domain": domain,
-                        "task": problem.task,
-                        "correct": given == problem.answer,
-                        "truncated": answer.truncated,
-                        "tokens": len(answer.token_ids),
-                        "answer": given,
-                        "repetitive": is_repetitive(answer.token_ids, stopped=not answer.truncated),
-                        **({"sample": sample} if task.samples > 1 else {}),
-                    }
-                )
-        runs[domain] = DomainRun(outcomes, engine.counters(reset=True))
-    return runs, swap

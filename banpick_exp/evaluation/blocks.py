@@ -1,37 +1,32 @@
-"""A point answered in blocks of problems, each block one file of the run folder: complete, or absent.
+"""A trial answered in blocks of problems, each block one file of the run folder: complete, or absent.
 
-A point is done when its blocks cover every problem once. Their answers and counters are then those of one run, but for
+A trial is done when its blocks cover every problem once. Their answers and counters are then those of one run, but for
 what batching moves: a block meets fewer requests than the whole, so some greedy answers differ (docs/search.md).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from banpick_exp.engine.engine import Engine
-from banpick_exp.engine.types import Counters
-from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, answer_problems
-from banpick_exp.sweep.config import SearchConfig
-from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.search.elimination import block_indices
-from banpick_exp.tasks.problem import Problem
-
-FOLDER = "blocks"
+from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
+from banpick_exp.evaluation.cut import Cut
+from banpick_exp.evaluation.trial import Trial
+from banpick_exp.records import Counters, Outcome, added_counters
+from banpick_exp.run_folder import RunFolder, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
-    """The answers of one point to some problems of each domain."""
+class AnsweredBlock:
+    """The answers of one trial to some problems of each domain."""
 
     runs: dict[str, DomainRun]
     rules: dict[str, Any]
-    """Per domain, the canonical form of the rule that was on."""
+    """Per domain, the canonical form of the rule that was on, as it reads back from JSON."""
     seconds: float
     swap_seconds: float
 
@@ -39,132 +34,110 @@ class Block:
 def answer_block(
     engine: Engine,
     policies: Mapping[str, DomainPolicy],
-    point: Point,
-    problems: Mapping[str, list[Problem]],
-    search: SearchConfig,
+    trial: Trial,
+    problems: Problems,
+    cut: Cut,
     number: int,
-    run_dir: Path,
-) -> dict[str, float]:
-    """Answer block `number` of the point and write its file, unless it is there. Returns the seconds spent now."""
-    if read_block(run_dir, point.fingerprint, search, number) is not None:
-        return {"seconds": 0.0}
+    folder: RunFolder,
+) -> float:
+    """Answer block `number` of the trial and write its file, unless it is there. Returns the seconds spent now."""
+    if read_block(folder, trial.fingerprint, cut, number) is not None:
+        return 0.0
     asked = {}
     for domain, items in problems.items():
-        indices = block_indices(len(items), search.blocks, number, domain, search.seed)
-        if indices:
+        if indices := cut.indices(len(items), domain, number):
             asked[domain] = [items[index] for index in indices]
     begin = time.perf_counter()
-    runs, swap = answer_problems(engine, policies, point.task, asked, seed=point.seed, repeat=point.repeat)
+    answered = answer_problems(engine, policies, trial.task, asked, seed=trial.seed, repeat=trial.repeat)
     seconds = time.perf_counter() - begin
-    _write(run_dir, point.fingerprint, number, {
-        **_header(search, number),
+    content = {
+        **_header(cut, number),
         "policy": _rules(policies),
         "seconds": seconds,
-        "swap_seconds": swap,
-        "domains": {d: {"outcomes": run.outcomes, "counters": _plain(run.counters)} for d, run in runs.items()},
-    })  # fmt: skip
-    return {"seconds": seconds}
+        "swap_seconds": answered.swap_seconds,
+        "domains": {domain: _run_as_json(run) for domain, run in answered.runs.items()},
+    }
+    path = folder.block_path(trial.fingerprint, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content).encode())
+    return seconds
 
 
-def read_block(run_dir: Path, fingerprint: str, search: SearchConfig, number: int) -> Block | None:
-    """One block of a point, or None where it is not there, not whole, or was cut under other settings."""
+def read_block(folder: RunFolder, fingerprint: str, cut: Cut, number: int) -> AnsweredBlock | None:
+    """One block of a trial, or None where it is not there, not whole, or was cut under other settings."""
     try:
-        found = json.loads(block_path(run_dir, fingerprint, number).read_bytes())
-        if any(found[key] != value for key, value in _header(search, number).items()):
+        stored = json.loads(folder.block_path(fingerprint, number).read_bytes())
+        if any(stored[key] != value for key, value in _header(cut, number).items()):
             return None
-        runs = {d: DomainRun(part["outcomes"], Counters(**part["counters"])) for d, part in found["domains"].items()}
-        return Block(runs=runs, rules=found["policy"], seconds=found["seconds"], swap_seconds=found["swap_seconds"])
+        return AnsweredBlock(
+            runs={domain: _run_from_json(part) for domain, part in stored["domains"].items()},
+            rules=stored["policy"],
+            seconds=stored["seconds"],
+            swap_seconds=stored["swap_seconds"],
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # a file that is no block is answered again
         return None
 
 
-def read_blocks(run_dir: Path, fingerprint: str, search: SearchConfig, count: int) -> Block | None:
-    """The first `count` blocks of a point as one, or None where one of them is missing."""
-    found = [read_block(run_dir, fingerprint, search, number) for number in range(count)]
-    present = [block for block in found if block is not None]
+def read_blocks(folder: RunFolder, fingerprint: str, cut: Cut, count: int) -> AnsweredBlock | None:
+    """The first `count` blocks of a trial as one, or None where one of them is missing."""
+    blocks = [read_block(folder, fingerprint, cut, number) for number in range(count)]
+    present = [block for block in blocks if block is not None]
     if not present or len(present) < count or any(block.rules != present[0].rules for block in present):
         return None
     return joined(present)
 
 
-def whole(
-    run_dir: Path,
-    fingerprint: str,
-    policies: Mapping[str, DomainPolicy],
-    search: SearchConfig | None,
-    problems: Mapping[str, Sequence[Problem]],
-) -> Block | None:
-    """All blocks of a point as one, in the order of `problems`.
+def answered_in_blocks(
+    folder: RunFolder, fingerprint: str, policies: Mapping[str, DomainPolicy], cut: Cut | None, problems: Problems
+) -> Answered | None:
+    """All blocks of a trial as one, in the order of `problems`.
 
     None unless each problem was answered in them, under just these policies.
     """
-    if search is None or search.name != "racing":
+    if cut is None:
         return None
-    found = read_blocks(run_dir, fingerprint, search, len(search.blocks))
-    if found is None or found.rules != _rules(policies):
+    whole = read_blocks(folder, fingerprint, cut, len(cut))
+    if whole is None or whole.rules != _rules(policies):
         return None
     for domain, items in problems.items():
         place = {problem.problem_id: index for index, problem in enumerate(items)}
-        run = found.runs.get(domain)
-        if run is None or {outcome["problem_id"] for outcome in run.outcomes} != set(place):
+        run = whole.runs.get(domain)
+        if run is None or {outcome.problem_id for outcome in run.outcomes} != set(place):
             return None
-        run.outcomes.sort(key=lambda outcome: place[outcome["problem_id"]])
-    return found
+        run.outcomes.sort(key=lambda outcome: place[outcome.problem_id])
+    return Answered(policies=policies, runs=whole.runs, swap_seconds=whole.swap_seconds, block_seconds=whole.seconds)
 
 
-def joined(found: Sequence[Block]) -> Block:
+def joined(blocks: Sequence[AnsweredBlock]) -> AnsweredBlock:
     """Answers one after the other, counters added up."""
-    names = dict.fromkeys(domain for block in found for domain in block.runs)
     runs = {}
-    for domain in names:
-        parts = [block.runs[domain] for block in found if domain in block.runs]
+    for domain in dict.fromkeys(domain for block in blocks for domain in block.runs):
+        parts = [block.runs[domain] for block in blocks if domain in block.runs]
         outcomes = [outcome for part in parts for outcome in part.outcomes]
-        runs[domain] = DomainRun(outcomes, _added([part.counters for part in parts]))
-    return Block(
+        runs[domain] = DomainRun(outcomes, added_counters([part.counters for part in parts]))
+    return AnsweredBlock(
         runs=runs,
-        rules=found[0].rules,
-        seconds=sum(block.seconds for block in found),
-        swap_seconds=max(block.swap_seconds for block in found),
+        rules=blocks[0].rules,
+        seconds=sum(block.seconds for block in blocks),
+        swap_seconds=max(block.swap_seconds for block in blocks),
     )
 
 
-def block_path(run_dir: Path, fingerprint: str, number: int) -> Path:
-    return Path(run_dir) / FOLDER / f"{fingerprint}.{number}.json"
-
-
-def _header(search: SearchConfig, number: int) -> dict[str, Any]:
-    return {"shares": list(search.blocks), "seed": search.seed, "block": number}
+def _header(cut: Cut, number: int) -> dict[str, Any]:
+    return {"shares": list(cut.shares), "seed": cut.seed, "block": number}
 
 
 def _rules(policies: Mapping[str, DomainPolicy]) -> dict[str, Any]:
-    """As they read back from JSON."""
     rules = {domain: policy.rule.canonical() for domain, policy in policies.items()}
-    found: dict[str, Any] = json.loads(json.dumps(rules))
-    return found
+    plain: dict[str, Any] = json.loads(json.dumps(rules))
+    return plain
 
 
-def _plain(counters: Counters) -> dict[str, Any]:
-    return {"tokens": counters.tokens, "kept": counters.kept, "usage": counters.usage}
+def _run_as_json(run: DomainRun) -> dict[str, Any]:
+    told = [{key: value for key, value in asdict(outcome).items() if value is not None} for outcome in run.outcomes]
+    return {"outcomes": told, "counters": asdict(run.counters)}
 
 
-def _added(counters: Sequence[Counters]) -> Counters:
-    """Layer by layer, expert by expert."""
-    return Counters(
-        tokens=[sum(layer) for layer in zip(*(c.tokens for c in counters), strict=True)],
-        kept=[sum(layer) for layer in zip(*(c.kept for c in counters), strict=True)],
-        usage=[
-            [sum(expert) for expert in zip(*layers, strict=True)]
-            for layers in zip(*(c.usage for c in counters), strict=True)
-        ],
-    )
-
-
-def _write(run_dir: Path, fingerprint: str, number: int, content: dict[str, Any]) -> None:
-    path = block_path(run_dir, fingerprint, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def _run_from_json(part: Mapping[str, Any]) -> DomainRun:
+    return DomainRun([Outcome(**outcome) for outcome in part["outcomes"]], Counters(**part["counters"]))

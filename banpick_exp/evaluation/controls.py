@@ -84,13 +84,13 @@ def row(label: str, right: Any, reference: Any) -> Row:
 
 def rank(domain: DomainCalibration, score: str, layer: int, expert: int) -> int:
     """Place of one expert in the order Pick follows; 1 is the first."""
-    influence = policy_view(domain, score)["influence"]
-    return 1 + [(found[0], found[1]) for found in influence].index((layer, expert))
+    influence = policy_view(domain, score).influence or ()
+    return 1 + [(entry.layer, entry.expert) for entry in influence].index((layer, expert))
 
 
 def most_influential(domain: DomainCalibration, score: str, count: int) -> Experts:
     chosen: Experts = {}
-    for layer, expert, _ in policy_view(domain, score)["influence"][:count]:
+    for layer, expert, _ in (policy_view(domain, score).influence or ())[:count]:
         chosen.setdefault(layer, []).append(expert)
     return chosen
 

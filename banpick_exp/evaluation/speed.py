@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import DomainPolicy, Problems
@@ -44,3 +47,27 @@ def time_against_stock(
                 seconds[side].append(time.perf_counter() - begin)
         timings[domain] = Timing(seconds["stock"], seconds["policy"], len(prompts) * length)
     return timings
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A policy's speed beside stock's: generated tokens/s, the median of the paired ratios, and their ends."""
+
+    tokens_per_second: float
+    ratio: float
+    spread: tuple[float, float]
+
+
+def speed_of(timings: Sequence[Timing]) -> Speed | None:
+    """The timed runs of several domains as one, repeat by repeat; None where nothing was timed."""
+    if not timings:
+        return None
+    stock_seconds = np.sum([t.stock_seconds for t in timings], axis=0)
+    policy_seconds = np.sum([t.policy_seconds for t in timings], axis=0)
+    ratios = stock_seconds / policy_seconds
+    generated = sum(t.tokens for t in timings) * len(ratios)
+    return Speed(
+        tokens_per_second=float(generated / policy_seconds.sum()),
+        ratio=float(statistics.median(ratios)),
+        spread=(float(ratios.min()), float(ratios.max())),
+    )

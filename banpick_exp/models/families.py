@@ -1,14 +1,27 @@
-"""How families of checkpoints write down their experts: the keys of config.json, and which layers have experts."""
+"""Families of checkpoints: how each writes down its experts, and which vLLM cannot hold or cannot be hooked in.
+
+Most need no entry of their own beyond their name: the usual keys and conventions (`moe_layers`) read them. To add a
+family write one `Family` into `FAMILIES` and one case into tests/models/test_families.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-BYPASSING_ARCHITECTURES = ("MiniCPM", "Moondream3", "DeepseekV4")
-"""Prefixes of architectures whose vLLM model files build experts without the runner we hook (read in vLLM 0.32)."""
+from banpick_exp.models.moe_layers import Config, Convention, Counted, all_but_the_first, count, first_int
 
-EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
-
+EXPERT_KEYS = (
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "num_routed_experts",
+    "moe_num_routed_experts",
+    "num_moe_experts",
+    "n_experts",
+)
 TOP_K_KEYS = (
     "num_experts_per_tok",
     "num_experts_per_token",
@@ -17,41 +30,122 @@ TOP_K_KEYS = (
     "moe_top_k",
     "moe_k",
     "top_k_experts",
+    "n_experts_per_tok",
+    "num_selected_experts",
+    "moe_num_active_experts",
+    "n_activated_experts",
+)
+
+BYPASSED = (
+    "vLLM builds its experts outside the runner we hook, so every policy would silently do nothing. Use a checkpoint of"
+    " another family, e.g. model=qwen3_30b_a3b."
+)
+OWN_ROUTING = (
+    "vLLM routes it by a function of the model's own, which the hook cannot reproduce, so no policy could be applied"
 )
 
 
+def _dropped(version: str) -> str:
+    return (
+        f"vLLM held it until {version} and dropped it, so no engine can load it. Use a checkpoint of another family,"
+        " e.g. model=qwen3_30b_a3b."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """How one kind of checkpoint describes its experts in config.json."""
+
+    name: str
+    architectures: tuple[str, ...]
+    """Beginnings of what `architectures` names; the first family that matches is taken."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What an absent key means: the defaults of its config class, where they decide which layers have experts."""
+    expert_keys: tuple[str, ...] = EXPERT_KEYS
+    """Where E, the routed experts a layer, may stand."""
+    top_k_keys: tuple[str, ...] = TOP_K_KEYS
+    """Where K, the experts a token selects, may stand."""
+    layers: Convention | None = None
+    """Which layers have experts, where the usual rules do not say; a list in the config still wins."""
+    refused: str | None = None
+    """Why it can never be measured, with the remedy (read in vLLM 0.32): nothing is planned."""
+    unhooked: str | None = None
+    """Why vLLM 0.32 holds it but the hook refuses it at the engine's start: it can be planned, not run."""
+
+    def count(self, config: Config) -> Counted:
+        """The MoE layers of the language part of a config.json."""
+        return count({**self.defaults, **config}, self.layers)
+
+
+FAMILIES = (
+    Family(name="bypassing", architectures=("MiniCPM", "Moondream3", "DeepseekV4"), refused=BYPASSED),
+    Family(name="minimax_text", architectures=("MiniMaxText01", "MiniMaxM1", "MiniMaxVL01"), refused=_dropped("0.23")),
+    Family(name="grok", architectures=("Grok1",), refused=_dropped("0.24")),
+    Family(name="arctic", architectures=("ArcticFor",), refused=_dropped("0.28")),
+    Family(name="llama4", architectures=("Llama4", "InternS1Pro"), unhooked=OWN_ROUTING),
+    Family(name="phi", architectures=("PhiMoE",), unhooked=OWN_ROUTING),
+    Family(name="gemma4", architectures=("Gemma4",), unhooked=OWN_ROUTING),
+    Family(
+        name="longcat",
+        architectures=("LongcatFlash",),
+        unhooked="vLLM routes to zero experts too, which no policy can address",
+    ),
+    Family(
+        name="ernie_vl",
+        architectures=("Ernie4_5_VL",),
+        defaults={"moe_layer_start_index": 1, "moe_layer_end_index": -1, "moe_layer_interval": 1},
+        unhooked="vLLM gives each of its layers two routers, one for text and one for images, so one policy cannot act"
+        " on both",
+    ),
+    Family(
+        name="ernie",
+        architectures=("Ernie4_5_Moe",),
+        defaults={"moe_layer_start_index": 1, "moe_layer_end_index": -1, "moe_layer_interval": 1},
+    ),
+    Family(
+        name="qwen",
+        architectures=("Qwen2Moe", "Qwen3Moe", "Qwen3Next", "Qwen3VLMoe", "Qwen3OmniMoe", "Qwen3_5Moe", "Qwen3_5_Moe")
+        + ("Ovis2_6_Moe", "InternS1For", "InternS2", "InternVLChatModel", "K2Horizon"),
+    ),
+    Family(
+        name="mixtral",
+        architectures=("Mixtral", "Olmoe", "FlexOlmo", "GptOss", "GraniteMoe", "MiniMaxM2", "MiniMaxFor", "Dbrx")
+        + ("Aria", "HunYuanMoEV1", "Phimoe", "JetMoe"),
+    ),
+    Family(name="deepseek_v3", architectures=("DeepseekV3For",), defaults={"first_k_dense_replace": 3}),
+    Family(
+        name="deepseek",
+        architectures=("Deepseek", "KimiVL", "KimiK2", "KimiLinear", "GlmMoeDsa", "Dots1", "Bailing", "AXK1", "Pangu"),
+    ),
+    Family(
+        name="glm4",
+        architectures=("Glm4Moe", "Glm4vMoe", "SolarOpen", "Exaone", "Laguna", "HYV3", "HYV4", "Param2MoE", "Sarvam"),
+        defaults={"first_k_dense_replace": 1},
+    ),
+    Family(name="cohere2", architectures=("Cohere2Moe",)),
+    Family(name="lfm2", architectures=("Lfm2Moe",), defaults={"num_dense_layers": 2}),
+    Family(name="afmoe", architectures=("Afmoe",), defaults={"num_dense_layers": 1}),
+    Family(name="jamba", architectures=("Jamba",), defaults={"expert_layer_period": 2, "expert_layer_offset": 1}),
+    Family(name="nemotron_h", architectures=("NemotronH",)),
+    Family(name="mimo_v2", architectures=("MiMoV2",)),
+    Family(name="minimax_m3", architectures=("MiniMaxM3",)),
+    Family(name="step3", architectures=("Step3",), layers=all_but_the_first),
+)
+"""The registry, in the order of matching."""
+
+UNKNOWN = Family(name="unknown", architectures=())
+"""Reads what no entry is for, by the usual keys."""
+
+
+def family_of(architectures: tuple[str, ...]) -> Family:
+    """The first family one of `architectures` belongs to, else `UNKNOWN`."""
+    found = (family for family in FAMILIES for name in architectures if name.startswith(family.architectures))
+    return next(found, UNKNOWN)
+
+
 def moe_layer_count(config: dict[str, Any]) -> int:
-    """How many of the layers have experts, by the conventions of Qwen, DeepSeek and GLM, Llama 4, Ernie and Jamba."""
-    total = first_int(config, ("num_hidden_layers", "n_layers", "num_layers"))
-    layers = set(range(total))
-    if isinstance(config.get("moe_layers"), list):
-        return len(layers & set(config["moe_layers"]))
-    layers -= set(config.get("mlp_only_layers") or [])
-    step = first_int(config, ("decoder_sparse_step", "interleave_moe_layer_step"), default=1)
-    layers = {layer for layer in layers if step > 0 and (layer + 1) % step == 0}
-    frequency = config.get("moe_layer_freq", 1)
-    if isinstance(frequency, list):
-        layers &= {layer for layer, sparse in enumerate(frequency) if sparse}
-    elif isinstance(frequency, int) and frequency > 1:
-        layers = {layer for layer in layers if layer % frequency == 0}
-    layers -= set(range(first_int(config, ("first_k_dense_replace",))))
-    if "expert_layer_period" in config:
-        period, offset = int(config["expert_layer_period"]), int(config.get("expert_layer_offset", 0))
-        layers = {layer for layer in layers if layer % period == offset}
-    if "moe_layer_interval" in config:
-        start, end = int(config.get("moe_layer_start_index", 0)), int(config.get("moe_layer_end_index", total - 1))
-        last = total - 1 if end < 0 else end
-        layers = {
-            layer for layer in layers if start <= layer <= last and (layer + 1) % int(config["moe_layer_interval"]) == 0
-        }
-    return len(layers)
+    """How many layers of the language part of a config.json have experts, by the usual conventions."""
+    return len(UNKNOWN.count(config).layers)
 
 
-def first_int(config: dict[str, Any], keys: tuple[str, ...], default: int = 0) -> int:
-    for key in keys:
-        value = config.get(key)
-        if isinstance(value, list) and value:  # Ernie's VL models give one number per modality; text is the first
-            value = value[0]
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    return default
+__all__ = ["EXPERT_KEYS", "FAMILIES", "TOP_K_KEYS", "UNKNOWN", "Family", "family_of", "first_int", "moe_layer_count"]

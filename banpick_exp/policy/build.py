@@ -1,15 +1,15 @@
 """A policy that can route: a checked rule with its table filled for one checkpoint."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.registry import parse_policy
-from banpick_exp.policy.rule import Calibration, Rule
+from banpick_exp.policy.rule import Pull, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
 
 ROUTING_VERSION = 2
-"""Raised when a rule starts to route differently under the same knobs: old fingerprints must not match then.
+"""Raised when a rule starts to route differently under the same knobs: it is part of every point's fingerprint.
 2: experts are ordered by logit, no longer by score, which differs where float32 scores tie."""
 
 
@@ -36,8 +36,6 @@ class Policy:
     """The most experts a token can keep in any layer."""
     budget: tuple[float, float]
     """The implied lowest and highest mean_kept."""
-    fingerprint: str
-    """16 hex digits of everything that decides the routing: rule, shape, and the part of the calibration it reads."""
 
     @property
     def slots(self) -> int:
@@ -51,6 +49,10 @@ class Policy:
             return table
         edits = ["" if edit is None else edit.digest() for edit in self.edits]
         return hashlib.sha256("\n".join([table, *edits]).encode()).hexdigest()
+
+    def pull(self) -> Pull | None:
+        """The experts whose share of the selections must move against stock's; None where there are none."""
+        return self.rule.pull(self.table, self.edits)
 
     def route(
         self, router_logits: "Tensor", layer: int, renormalize: bool = True, scoring: str = "softmax"
@@ -94,9 +96,11 @@ def build_policy(
     num_layers: int,
     num_experts: int,
     top_k: int,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Mapping[str, Any] | None = None,
 ) -> Policy:
     """Parse, check and fill in one step; imports torch. Raises UserError for any bad knob or missing calibration.
+
+    `calibration` may be a mapping of the names in `Calibration` to plain numbers and lists.
 
     >>> import torch
     >>> policy = build_policy("fixed_k", {"k": 1}, num_layers=1, num_experts=3, top_k=2)
@@ -107,26 +111,15 @@ def build_policy(
 
     shape = MoeShape(num_layers=num_layers, num_experts=num_experts, top_k=top_k)
     rule = parse_policy(name, params, shape)
+    known = None if calibration is None else Calibration.of(calibration)
     table = RouterTable.neutral(num_layers, num_experts, top_k)
-    rule.fill(table, shape, calibration)
-    edits = rule.edits(shape, calibration)
+    rule.fill(table, shape, known)
+    edits = rule.edits(shape, known)
     return Policy(
         rule=rule,
         shape=shape,
         table=table,
         edits=None if edits is None else tuple(edits),
-        max_kept=rule.max_kept(shape, calibration),
-        budget=rule.budget(shape, calibration),
-        fingerprint=fingerprint(rule, shape, calibration),
+        max_kept=rule.max_kept(shape, known),
+        budget=rule.budget(shape, known),
     )
-
-
-def fingerprint(rule: Rule, shape: MoeShape, calibration: Calibration | None = None) -> str:
-    """16 hex digits (SHA-256) over rule, shape, calibration values the rule reads and `ROUTING_VERSION`; no torch."""
-    identity = {
-        "routing_version": ROUTING_VERSION,
-        "rule": rule.canonical(),
-        "shape": [shape.num_layers, shape.num_experts, shape.top_k],
-        "calibration": rule.calibration_used(shape, calibration),
-    }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

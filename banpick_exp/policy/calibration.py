@@ -1,21 +1,104 @@
-"""Reading a calibration: which experts are the most influential, and what Ban needs to know about the layers.
+"""What rules read of a calibration, typed, and how they read it: what is missing or of another model is refused.
 
-A calibration is checked here, where it is used, because one of another model would route without any error.
+`Calibration` is one domain's. `evaluation.calibration` measures it and says how; the engine hands it to its workers as
+JSON. It is checked against the checkpoint here, where a rule reads it, because one of another model would route without
+any error.
+
+Shape suffixes: L MoE layers, E experts.
 """
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.rule import Calibration
+from banpick_exp.policy.experts import KeyExperts
 
 RUN_IT = "Run `python -m banpick_exp calibrate` for this model"
 
-KeyExperts = dict[int, tuple[int, ...]]
-"""Layer to expert ids, both ascending."""
+
+class Influence(NamedTuple):
+    """How much the model's answers hang on one expert."""
+
+    layer: int
+    """0 is the first MoE layer."""
+    expert: int
+    kl: float
+    """Nats, by the score that the calibration was asked for (`calibration.score`)."""
+
+
+class Calibration(BaseModel):
+    """What the rules read of one domain's calibration. None: not measured, and a rule that needs it cannot start.
+
+    Lengths and ranges are those of a sound calibration; they are checked by the functions below, when a rule asks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    influence: tuple[Influence, ...] | None = None
+    """Experts of all layers, the most influential first; equal ones by layer, then by id. Up to L * E entries."""
+    layer_sensitivity: tuple[float, ...] | None = None
+    """[L], 0 to 1: the KL when the layer alone is pruned, scaled so that the least sensitive has 0 and the most 1."""
+    r_min: float | None = None
+    """Lowest R of a token, 0 to 1: the share of its selected weight that its three best experts hold."""
+    r_max: float | None = None
+    """Highest R of a token, r_min to 1."""
+    usage: tuple[tuple[int, ...], ...] | None = None
+    """[L, E], tokens that select the expert, at least 0."""
+    tail_square: tuple[float, ...] | None = None
+    """[L], 0 to 1: mean sum of the squared weights that are dropped where the layer keeps the calibration's k_min."""
+    fisher: tuple[float, ...] | None = None
+    """[L], nats, at least 0: how much the model minds a change of the layer's output, 2 * KL / tail_square."""
+    similarity: tuple[tuple[tuple[float, ...], ...], ...] | None = None
+    """[L, E, E], 0 to 1, symmetric, 1 with itself: linear CKA of two experts' outputs on the same tokens."""
+    npmi: tuple[tuple[float, ...], ...] | None = None
+    """[L, E], -1 (never) to 1 (only and always): how much an expert goes with the calibration's marker tokens."""
+    contrast: tuple[tuple[float, ...], ...] | None = None
+    """[L, E], -1 to 1: share of this domain's tokens that select an expert, less the mean share of the other domains;
+    0 everywhere where there is no other."""
+
+    @classmethod
+    def of(cls, values: "Calibration | Mapping[str, Any]") -> "Calibration":
+        """`values` as they are, or a mapping of the names above to numbers and nested lists, typed.
+
+        Raises UserError for a name that is not among them and for a value of another form.
+        """
+        if isinstance(values, Calibration):
+            return values
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as invalid:
+            raise UserError(_message(invalid)) from None
+
+    def to_json(self) -> str:
+        """As text for `from_json`, every float exact."""
+        return self.model_dump_json(exclude_none=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.model_validate_json(text)
+
+
+def _message(invalid: ValidationError) -> str:
+    error = min(invalid.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    key, *place = map(str, error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = list(Calibration.model_fields)
+        return (
+            f"the calibration has {key}, which no policy reads: it would have no effect. {suggestion(key, known)}"
+            f"Use some of {', '.join(known)}."
+        )
+    at = f"{key}[{']['.join(place)}]" if place else key
+    return (
+        f"the calibration has {at}={str(error['input'])[:60]}: routing needs numbers there, in the shape that a "
+        f"calibration has. {RUN_IT} again."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,10 +118,11 @@ def most_influential(
     Raises UserError where the calibration is missing, ranks too few experts or is of another model.
     """
     ranked: dict[tuple[int, int], None] = {}  # in order, each expert once
-    for layer, expert, _ in sorted(_value(calibration, "influence", name), key=lambda entry: -float(entry[2])):
+    entries: tuple[Influence, ...] = _value(calibration, "influence", name)
+    for layer, expert, _ in sorted(entries, key=lambda entry: -entry.kl):
         if not (0 <= layer < shape.num_layers and 0 <= expert < shape.num_experts):
             raise _of_another_model(f"influence names expert {expert} of layer {layer}", shape)
-        ranked[int(layer), int(expert)] = None
+        ranked[layer, expert] = None
     if per_layer:
         by_layer: dict[int, list[int]] = {layer: [] for layer in range(shape.num_layers)}
         for layer, expert in ranked:
@@ -62,7 +146,7 @@ def most_influential(
 def ban_statistics(calibration: Calibration | None, shape: MoeShape, name: str) -> BanStatistics:
     """Layer sensitivity, R_min and R_max. Raises UserError where one is missing, not finite or of another model."""
     sensitivity = _sensitivity(calibration, shape, name)
-    r_min, r_max = float(_value(calibration, "r_min", name)), float(_value(calibration, "r_max", name))
+    r_min, r_max = _value(calibration, "r_min", name), _value(calibration, "r_max", name)
     if not all(map(math.isfinite, (*sensitivity, r_min, r_max))) or r_min > r_max:
         raise UserError(
             f"the calibration has r_min={r_min}, r_max={r_max}, layer_sensitivity={list(sensitivity)}: Ban needs "
@@ -84,22 +168,27 @@ def layer_sensitivity(calibration: Calibration | None, shape: MoeShape, name: st
 
 def fisher(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
     """Importance of a layer's output H_l, [L], at least 0, in nats. Raises UserError where it is missing or odd."""
-    return tuple(_checked(_value(calibration, "fisher", name), (shape.num_layers,), (0, math.inf), "fisher", shape))
+    values_L: tuple[float, ...] = _value(calibration, "fisher", name)
+    _check(values_L, (shape.num_layers,), (0, math.inf), "fisher", shape)
+    return values_L
 
 
-def similarity(calibration: Calibration | None, shape: MoeShape, name: str) -> list[list[list[float]]]:
+def similarity(
+    calibration: Calibration | None, shape: MoeShape, name: str
+) -> tuple[tuple[tuple[float, ...], ...], ...]:
     """Similarity of each two experts of a layer, [L][E][E], 0 to 1, 1 with itself. Raises UserError as `fisher`."""
-    sizes = (shape.num_layers, shape.num_experts, shape.num_experts)
-    return _checked(_value(calibration, "similarity", name), sizes, (0, 1), "similarity", shape)
+    values_LEE: tuple[tuple[tuple[float, ...], ...], ...] = _value(calibration, "similarity", name)
+    _check(values_LEE, (shape.num_layers, shape.num_experts, shape.num_experts), (0, 1), "similarity", shape)
+    return values_LEE
 
 
-def npmi(calibration: Calibration | None, shape: MoeShape, name: str) -> list[list[float]]:
+def npmi(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[tuple[float, ...], ...]:
     """How much an expert goes with marker tokens, [L][E], -1 (never) to 1 (only and always).
 
     Raises UserError as `fisher`, and where no marker was seen.
     """
-    sizes = (shape.num_layers, shape.num_experts)
-    values_LE = _checked(_value(calibration, "npmi", name), sizes, (-1, 1), "npmi", shape)
+    values_LE: tuple[tuple[float, ...], ...] = _value(calibration, "npmi", name)
+    _check(values_LE, (shape.num_layers, shape.num_experts), (-1, 1), "npmi", shape)
     if all(value == -1 for values_E in values_LE for value in values_E):
         raise UserError(
             f"policy={name} cannot start: no marker token was seen while calibrating, so no expert goes with one. "
@@ -109,13 +198,13 @@ def npmi(calibration: Calibration | None, shape: MoeShape, name: str) -> list[li
     return values_LE
 
 
-def contrast(calibration: Calibration | None, shape: MoeShape, name: str) -> list[list[float]]:
+def contrast(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[tuple[float, ...], ...]:
     """Share of this domain's tokens that select an expert less that of the other domains, [L][E], -1 to 1.
 
     Raises UserError as `fisher`, and where there is no other domain to differ from.
     """
-    sizes = (shape.num_layers, shape.num_experts)
-    values_LE = _checked(_value(calibration, "contrast", name), sizes, (-1, 1), "contrast", shape)
+    values_LE: tuple[tuple[float, ...], ...] = _value(calibration, "contrast", name)
+    _check(values_LE, (shape.num_layers, shape.num_experts), (-1, 1), "contrast", shape)
     if not any(value for values_E in values_LE for value in values_E):
         raise UserError(
             f"policy={name} cannot start: its experts are those that one domain uses more than the others, and this "
@@ -125,31 +214,36 @@ def contrast(calibration: Calibration | None, shape: MoeShape, name: str) -> lis
     return values_LE
 
 
-def _checked(values: Any, sizes: tuple[int, ...], limits: tuple[float, float], key: str, shape: MoeShape) -> list[Any]:
-    """Nested lists of floats of these sizes, or a UserError: of another model, or outside the limits."""
+def _check(
+    values: tuple[Any, ...], sizes: tuple[int, ...], limits: tuple[float, float], key: str, shape: MoeShape
+) -> None:
+    """Raise UserError unless nested tuples have these sizes (they are of this model) and their numbers these limits."""
     if len(values) != sizes[0]:
         raise _of_another_model(f"{key} has {len(values)} values where {sizes[0]} belong", shape)
     if len(sizes) > 1:
-        return [_checked(part, sizes[1:], limits, key, shape) for part in values]
-    numbers = [float(value) for value in values]
-    if not all(limits[0] <= number <= limits[1] and math.isfinite(number) for number in numbers):
-        raise UserError(f"the calibration has {key}={numbers}, outside {limits[0]} to {limits[1]}. {RUN_IT} again.")
-    return numbers
+        for part in values:
+            _check(part, sizes[1:], limits, key, shape)
+    elif not all(limits[0] <= number <= limits[1] and math.isfinite(number) for number in values):
+        raise UserError(
+            f"the calibration has {key}={list(values)}, outside {limits[0]} to {limits[1]}. {RUN_IT} again."
+        )
 
 
 def _sensitivity(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
-    sensitivity = tuple(float(value) for value in _value(calibration, "layer_sensitivity", name))
+    sensitivity: tuple[float, ...] = _value(calibration, "layer_sensitivity", name)
     if len(sensitivity) != shape.num_layers:
         raise _of_another_model(f"layer_sensitivity has {len(sensitivity)} values", shape)
     return sensitivity
 
 
 def _value(calibration: Calibration | None, key: str, name: str) -> Any:
-    if calibration is None or calibration.get(key) is None:
+    """One part of it, for the policy `name`. Raises UserError where there is none."""
+    value = None if calibration is None else getattr(calibration, key)
+    if value is None:
         missing = "it needs a calibration" if calibration is None else f"the calibration has no {key}"
         instead = " Or name the key experts yourself: experts={0: [3]}." if key == "influence" else ""
         raise UserError(f"policy={name} cannot start: {missing}. {RUN_IT} first.{instead}")
-    return calibration[key]
+    return value
 
 
 def _of_another_model(finding: str, shape: MoeShape) -> UserError:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import KeyExperts
+
+KeyExperts = dict[int, tuple[int, ...]]
+"""Layer to expert ids, both ascending."""
 
 
 def as_knob(named: KeyExperts) -> dict[str, list[int]]:

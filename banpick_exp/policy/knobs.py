@@ -1,7 +1,7 @@
 """The types of the knobs: what counts as a number, a whole number, a switch or a list of named experts.
 
 Stricter than Python: True is no number and "4" is no 4, because both reach us through a slip in YAML. Each message is
-what follows `policy.<name>.<knob>=<value>`.
+what follows `policy.<name>.<knob>=<value>`. `check_count` needs the checkpoint and comes later.
 """
 
 import math
@@ -11,6 +11,9 @@ from numbers import Integral, Real
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+
+from banpick_exp.errors import UserError
+from banpick_exp.models.shape import MoeShape
 
 
 def _number(value: Any) -> float:
@@ -79,3 +82,14 @@ Number = Annotated[float, BeforeValidator(_number)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 NamedExperts = Annotated[dict[int, tuple[int, ...]], BeforeValidator(_named_experts)]
+
+
+def check_count(name: str, knob: str, value: int, shape: MoeShape) -> None:
+    """Raise UserError unless 1 <= value <= top_k."""
+    if value > shape.top_k:
+        problem = f"exceeds top_k={shape.top_k} of this checkpoint: nothing would be pruned"
+    elif value < 1:
+        problem = "is below 1: a token would keep no expert"
+    else:
+        return
+    raise UserError(f"policy.{name}.{knob}={value} {problem}. Use 1..{shape.top_k}.")

@@ -1,41 +1,68 @@
 """From a name and its knobs, as typed, to a checked rule; every mistake becomes one readable UserError."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.rule import Rule
 from banpick_exp.policy.rules.adapmoe import AdapMoe
-from banpick_exp.policy.rules.ban import Ban, BanPick
+from banpick_exp.policy.rules.ban import Ban
+from banpick_exp.policy.rules.ban_pick import BanPick
 from banpick_exp.policy.rules.diep import Diep
 from banpick_exp.policy.rules.expert_sample import ExpertSample
-from banpick_exp.policy.rules.fixed_k import FixedK, Stock
+from banpick_exp.policy.rules.fixed_k import FixedK
 from banpick_exp.policy.rules.logit_offset import LogitOffset
 from banpick_exp.policy.rules.mask import Mask
 from banpick_exp.policy.rules.modes import Modes
 from banpick_exp.policy.rules.naee import Naee
+from banpick_exp.policy.rules.none import Stock
 from banpick_exp.policy.rules.pick import Pick
 from banpick_exp.policy.rules.rice import Rice
 from banpick_exp.policy.rules.steer import Steer
 from banpick_exp.policy.rules.top_p import TopP
 
-POLICIES: dict[str, type[Rule]] = {
-    rule.name: rule
-    for rule in (
-        *(Stock, FixedK, Pick, Ban, BanPick, Naee, TopP, Modes, AdapMoe, Diep),
-        *(Mask, LogitOffset, Steer, Rice, ExpertSample),
-    )
-}
-"""Every policy by name. A new rule is a module of its own and one more entry here."""
+RULES: tuple[type[Rule], ...] = (
+    Stock,
+    FixedK,
+    Pick,
+    Ban,
+    BanPick,
+    Naee,
+    TopP,
+    Modes,
+    AdapMoe,
+    Diep,
+    Mask,
+    LogitOffset,
+    Steer,
+    Rice,
+    ExpertSample,
+)
+"""Every rule, in the order in which a message lists them. A new one is a module of its own and one more line here."""
 
-EXAMPLES = {"k": "k=4", "lambda": "lambda=0.8", "k_min": "k_min=3", "beta": "beta=0.5", "p": "p=0.8", "tau": "tau=0.1"}
-EXAMPLES |= {"threshold": "threshold=0.01"}
-EXAMPLES |= {"multiplier": "multiplier=2"}
-EXAMPLES |= {"experts": "experts={0: [3, 7]}", "path": "path=/data/offset.safetensors"}
+POLICIES: dict[str, type[Rule]] = {rule.name: rule for rule in RULES}
+"""The rules by name."""
+
+NEARNESS = 0.5
+"""How alike a slip must be to be taken for a name. Less than for settings: there are few names to mistake it for."""
+
+EXAMPLES = {
+    "k": "k=4",
+    "lambda": "lambda=0.8",
+    "k_min": "k_min=3",
+    "beta": "beta=0.5",
+    "p": "p=0.8",
+    "tau": "tau=0.1",
+    "threshold": "threshold=0.01",
+    "multiplier": "multiplier=2",
+    "experts": "experts={0: [3, 7]}",
+    "path": "path=/data/offset.safetensors",
+}
+"""What to type for a knob that is missing."""
 
 
 def parse_policy(name: str, params: Mapping[str, Any] | None, shape: MoeShape | None = None) -> Rule:
@@ -44,9 +71,9 @@ def parse_policy(name: str, params: Mapping[str, Any] | None, shape: MoeShape | 
     Raises UserError: unknown policy, knob or mode, a knob missing, of the wrong type or out of range.
     """
     if not isinstance(name, str) or name not in POLICIES:
+        near = suggestion(str(name), POLICIES, nearness=NEARNESS)
         raise UserError(
-            f"policy={name} is unknown: there is no such routing rule.{_did_you_mean(name, POLICIES)} "
-            f"Use one of {', '.join(POLICIES)}."
+            f"policy={name} is unknown: there is no such routing rule. {near}Use one of {', '.join(POLICIES)}."
         )
     rule_type = POLICIES[name]
     if params is not None and not isinstance(params, Mapping):
@@ -71,16 +98,13 @@ def _message(rule_type: type[Rule], invalid: ValidationError) -> str:
     if error["type"] == "extra_forbidden":
         if not known:
             return f"{at} is unknown: policy={rule_type.name} has no knobs. Leave {knob} out, or choose another policy."
-        return f"{at} is unknown: it would have no effect.{_did_you_mean(knob, known)} Use one of {', '.join(known)}."
+        near = suggestion(knob, known, nearness=NEARNESS)
+        return f"{at} is unknown: it would have no effect. {near}Use one of {', '.join(known)}."
     if error["type"] == "missing":
         example = EXAMPLES.get(knob, f"{knob}=VALUE")
         return f"{at} is missing: policy={rule_type.name} cannot work without it. Use for example {example}."
     if error["type"] == "literal_error":
         allowed = [choice.strip("' ") for choice in error["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return f"{at}={value!r} is unknown.{_did_you_mean(value, allowed)} Use one of {', '.join(allowed)}."
+        near = suggestion(str(value), allowed, nearness=NEARNESS)
+        return f"{at}={value!r} is unknown. {near}Use one of {', '.join(allowed)}."
     return f"{at}={value!r} {error['ctx']['error']}"
-
-
-def _did_you_mean(typed: object, known: Mapping[str, Any] | list[str]) -> str:
-    near = get_close_matches(str(typed), list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else ""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.calibration import Calibration
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from banpick_kernels.layer_hooks import LayerEdit
     from banpick_kernels.table import RouterTable
-
-Calibration = Mapping[str, Any]
-"""`influence` ([layer, expert, KL] descending), `layer_sensitivity` [L], `r_min`, `r_max`, `usage` [L][E]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,52 @@ class BudgetKnob:
         return replace(self, high=float(shape.top_k)) if math.isinf(self.high) else self
 
 
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Which experts a policy must move, seen from their share of all selections: evidence that it took effect."""
+
+    weights_LE: "Tensor"
+    """[L, E], how much an expert's selections count; not 0 everywhere."""
+    down: bool = False
+    """The weighted share must fall below stock's; otherwise it must rise above it."""
+
+
 class Rule(BaseModel):
     """One policy: a subclass per name, a field per knob. A knob that is absent is absent; none is ever -1 for "off".
 
-    Made by `parse_policy`, which turns every problem with a knob into a UserError.
+    Made by `parse_policy`, which turns every problem with a knob into a UserError. What others must know of a rule they
+    ask it here: no module beyond the registry tells rules apart by their names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
+    is_stock: ClassVar[bool] = False
+    """Whether this is the checkpoint's own routing, which every other point is held against."""
+    reference_rank: ClassVar[int | None] = None
+    """Place among the references, which run first (stock is 0) and are never stopped by a race; None for a rule that is
+    held against them."""
     in_torch: ClassVar[bool] = False
     """Whether `edits` may return hooks: the fused kernel knows none, so a compiled engine on a GPU cannot run it."""
     budget_knob: ClassVar[BudgetKnob | None] = None
     """None where no knob decides the budget."""
+    ends_are_idle: ClassVar[bool] = True
+    """Whether a measured budget at either end of a range of `budget` shows that the rule did nothing: a threshold that
+    drops nothing, or all it may, in every token. False where an honest run may sit there."""
+    needs_pull: ClassVar[bool] = False
+    """Whether a policy without a `pull` is stock routing under another name, and hence no result."""
+
+    @property
+    def is_reference(self) -> bool:
+        return self.reference_rank is not None
+
+    @classmethod
+    def superseded_knobs(cls, typed: Mapping[str, Any]) -> tuple[str, ...]:
+        """Knobs whose defaults in conf/policy/ step back because of what was `typed`, without `policy.`."""
+        return ()
+
+    def idle_remedy(self, knob: str) -> str:
+        """What to type where `knob` changes nothing, because the other knobs leave it out of `canonical`."""
+        return "Leave it out, or choose a mode that uses it."
 
     def needs_calibration(self) -> bool:
         """Whether `fill` reads the calibration."""
@@ -84,10 +118,6 @@ class Rule(BaseModel):
         """The lowest and highest `mean_kept` the rule can lead to, in experts per token; equal where exact."""
         return float(shape.top_k), float(shape.top_k)
 
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        """The part of the calibration that decides the routing, for the fingerprint."""
-        return {}
-
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         """Write the rule into row 0 of a neutral table. Raises UserError where the calibration lacks what it needs."""
 
@@ -97,6 +127,25 @@ class Rule(BaseModel):
         Imports torch. Raises UserError where the calibration lacks what it needs.
         """
         return None
+
+    def pull(self, table: "RouterTable", edits: "Sequence[LayerEdit | None] | None") -> Pull | None:
+        """The experts whose share of the selections must move, told from what was filled; None where there are none.
+
+        An edit that says what it pulls (`LayerEdit.pull`) decides; otherwise it is the key experts and those whose
+        logits have a bias, down where one of these is negative.
+        """
+        pulls = [None if edit is None else edit.pull() for edit in edits or ()]
+        bias_LE, key_LE = table.logit_bias_PLE[0], table.key_PLE[0]
+        if all(pull_E is None for pull_E in pulls):
+            weights_LE, down = key_LE | (bias_LE != 0), bool((bias_LE < 0).any())
+        else:
+            weights_LE = key_LE.long() * 0
+            for layer, pull_E in enumerate(pulls):
+                if pull_E is not None:
+                    weights_LE[layer] = pull_E
+            down = bool((weights_LE <= 0).all())
+            weights_LE = -weights_LE if down else weights_LE
+        return Pull(weights_LE, down) if bool(weights_LE.any()) else None
 
 
 def short(value: object) -> str:

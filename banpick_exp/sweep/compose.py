@@ -14,8 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from banpick_exp.cluster.config import ClusterConfig
-from banpick_exp.config import suggestion, validated
+from banpick_exp.config import Section, suggestion, validated
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
@@ -26,8 +25,7 @@ from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy import parse_policy
 from banpick_exp.policy.budget import BUDGET, with_budget
 from banpick_exp.policy.rule import Rule
-from banpick_exp.report.tracking.config import TrackingConfig
-from banpick_exp.sweep.config import RunConfig, SearchConfig, SweepConfig
+from banpick_exp.sweep.config import RunConfig, SweepConfig, search_config
 from banpick_exp.sweep.overrides import Assignment
 from banpick_exp.tasks.config import TaskConfig
 
@@ -78,16 +76,19 @@ class Composer:
         if sweep is not None:
             check_choice("sweep", sweep)
 
-    def run_config(self, values: Assignment) -> RunConfig:
-        """The settings of the whole run, with `values` (of RUN_KEYS) in place."""
+    def run_config(
+        self, values: Assignment, sections: Mapping[str, type[Section]]
+    ) -> tuple[RunConfig, dict[str, Section]]:
+        """The settings of the whole run, with `values` (of RUN_KEYS) in place.
+
+        `sections`: those of other rooms (cluster, tracking), by their name in conf/, to be checked with them.
+        """
         tree = self._resolved(values)
-        cluster = validated(ClusterConfig, tree["cluster"], "cluster")
-        tracking = validated(TrackingConfig, tree["tracking"], "tracking")
+        others = {name: validated(section, tree[name], name) for name, section in sections.items()}
         sweep = validated(SweepConfig, tree["sweep"], "sweep")
-        search = validated(SearchConfig, tree["search"], "search")
+        search = search_config(tree["search"])
         plain = {key: tree[key] for key in ("output_dir", "resume", "dry_run", "repeats")}
-        sections = {"cluster": cluster, "tracking": tracking, "sweep": sweep, "search": search}
-        return validated(RunConfig, {**plain, **sections})
+        return validated(RunConfig, {**plain, "sweep": sweep, "search": search}), others
 
     def setting(self, assignment: Assignment) -> Setting:
         """Model, engine, task, calibration, seed and repeat of an assignment; read once for equal values."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from banpick_exp.cluster.config import ClusterConfig
-from banpick_exp.config import Section
-from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.config import Section, suggestion, validated
+from banpick_exp.errors import UserError
+from banpick_exp.evaluation.cut import Cut
 
 
 class SweepConfig(Section):
@@ -23,29 +24,37 @@ class SweepConfig(Section):
     """Points that every result is held against; `policy=none` is always one of them."""
 
 
-class SearchConfig(Section):
-    """How the space is spent: all of it (`grid`), in blocks with losers stopped (`racing`), or sampled (`optuna`)."""
+class GridSearch(Section):
+    """Every point of the space, on every problem."""
 
-    name: Literal["grid", "racing", "optuna"] = "grid"
+    name: Literal["grid"] = "grid"
+
+    @property
+    def cut(self) -> Cut | None:
+        """How a point's problems are cut into blocks; None where points are answered whole."""
+        return None
+
+
+class RacingSearch(Section):
+    """All points in blocks of problems; one that can no longer reach the front stops there."""
+
+    name: Literal["racing"] = "racing"
     blocks: tuple[float, ...] = (0.03125, 0.0625, 0.125, 0.1875, 0.25, 0.375, 0.5, 0.75, 1.0)
     """Cumulative shares of the problems after which a race compares its points; the last is 1."""
     error_rate: float = Field(default=0.05, gt=0, lt=1)
     """Chance that a race stops any point that belongs on the front."""
     margin: float = Field(default=0.0, ge=0, lt=1)
     """A race also stops points that gain less than this (accuracy, 0..1) over their reference for sure; 0: none."""
-    trials: int = Field(default=24, ge=1)
-    """Points that optuna tries, beside the references."""
-    startup: int = Field(default=8, ge=1)
-    """How many of the trials are drawn at random."""
     seed: int = Field(default=0, ge=0)
+    """Of the order in which the problems are asked."""
 
     @property
-    def sampled(self) -> bool:
-        """Whether points are drawn while the run goes on."""
-        return self.name == "optuna"
+    def cut(self) -> Cut:
+        """How a race cuts a point's problems into blocks."""
+        return Cut(shares=self.blocks, seed=self.seed)
 
     @model_validator(mode="after")
-    def _blocks_rise_to_one(self) -> SearchConfig:
+    def _blocks_rise_to_one(self) -> RacingSearch:
         rising = all(low < high for low, high in pairwise((0.0, *self.blocks)))
         if not rising or not self.blocks or self.blocks[-1] != 1:
             raise ValueError(
@@ -55,15 +64,58 @@ class SearchConfig(Section):
         return self
 
 
+class OptunaSearch(Section):
+    """A multi-objective sampler (TPE) for axes without an end of values: points are drawn while the run goes on."""
+
+    name: Literal["optuna"] = "optuna"
+    trials: int = Field(default=24, ge=1)
+    """Points that are tried, beside the references."""
+    startup: int = Field(default=8, ge=1)
+    """How many of the trials are drawn at random."""
+    seed: int = Field(default=0, ge=0)
+    """Of the sampler."""
+
+    @property
+    def cut(self) -> Cut | None:
+        """Points are answered whole."""
+        return None
+
+
+SearchConfig = GridSearch | RacingSearch | OptunaSearch
+"""How the space is spent; a knob of another search would be idle, so it is refused."""
+SEARCHES: dict[str, type[GridSearch] | type[RacingSearch] | type[OptunaSearch]] = {
+    "grid": GridSearch,
+    "racing": RacingSearch,
+    "optuna": OptunaSearch,
+}
+
+
+def search_config(values: Mapping[str, Any]) -> SearchConfig:
+    """The settings of the search that `values` name. Raises UserError, about the keys as typed."""
+    name = values.get("name")
+    if name not in SEARCHES:
+        near = suggestion(str(name), SEARCHES, "search=")
+        raise UserError(
+            f"search.name={name} is unknown: nothing would be run. {near}Use one of {', '.join(SEARCHES)}."
+        )
+    own = SEARCHES[str(name)]
+    for key in values:
+        owners = [other for other, section in SEARCHES.items() if key in section.model_fields]
+        if key not in own.model_fields and owners:
+            raise UserError(
+                f"search.{key}={values[key]} is idle under search={name}: nothing would change. Type search={owners[0]}"
+                " beside it, or leave it out."
+            )
+    return validated(own, values, "search")
+
+
 class RunConfig(Section):
-    """Settings of the whole run, the same for every point."""
+    """Settings of the whole run, the same for every point; sections of other rooms are planned beside it."""
 
     output_dir: str = "outputs"
     resume: str | None = None
     dry_run: bool = False
     repeats: int = Field(default=1, ge=1)
-    """Runs of every point, in other batches and another order (`asking.batches`), to see how far scores move."""
-    cluster: ClusterConfig
-    tracking: TrackingConfig
+    """Runs of every point, in other batches and another order (`evaluation.answer.batches`), to see how far scores move."""
     sweep: SweepConfig
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = GridSearch()

@@ -1,4 +1,4 @@
-"""What is printed before anything starts: the short hint, the help page, and the plan of a dry run."""
+"""`dry_run=true`: the plan in print, before anything starts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from rich.text import Text
 
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES
 from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS, knob_of
-from banpick_exp.sweep.estimate import answer_tokens, point_tokens
+from banpick_exp.sweep.config import OptunaSearch, RacingSearch
+from banpick_exp.sweep.estimate import Estimate, answer_tokens, point_tokens
 from banpick_exp.sweep.plan import POLICY_ORDER, SweepPlan
 from banpick_exp.sweep.point import Point
 
 
-def print_plan(plan: SweepPlan, console: Console) -> None:
+def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
     """Points, the engines they share, the calibrations they need, an estimate, and notes."""
     domains = ", ".join(dict.fromkeys(domain for point in plan.points for domain in point.task.domains))
     console.print(f"[bold]{plan.sweep_name}[/bold]: {_count(len(plan.points), 'point')} on {domains}")
@@ -38,31 +39,32 @@ def print_plan(plan: SweepPlan, console: Console) -> None:
             f" {MAX_PROBES} probes of {SAMPLE_PROBLEMS} problems a domain; a knob that was solved before is used again."
         )
     if plan.search.name != "grid":
-        console.print(Text(search_line(plan), overflow="fold"))
-    console.print(Text(estimate_line(plan)))
-    console.print(Text(f"Results: {plan.run_dir}", overflow="fold"))
+        console.print(Text(search_line(plan, cost), overflow="fold"))
+    console.print(Text(estimate_line(cost)))
+    console.print(Text(f"Results: {plan.folder.path}", overflow="fold"))
     for note in plan.notes:
         console.print(Text(f"Note: {note}", style="yellow"))
 
 
-def search_line(plan: SweepPlan) -> str:
+def search_line(plan: SweepPlan, cost: Estimate) -> str:
     """How the space is spent, and what that costs at most and at least."""
     search = plan.search
-    if search.sampled:
+    if isinstance(search, OptunaSearch):
         spaces = "; ".join(space.text() for space in plan.spaces)
         return f"Search: optuna draws {_count(search.trials, 'point')}, {search.startup} at random, from {spaces}."
+    if not isinstance(search, RacingSearch):
+        return "Search: grid, every point on every problem."
     racing = [point for point in plan.points if point.rule.name not in POLICY_ORDER]
     least = sum(search.blocks[0] * answer_tokens(point) for point in racing)
     least += sum(point_tokens(point) for point in plan.points if point.rule.name in POLICY_ORDER)
     shares = ", ".join(f"{share:.4g}" for share in search.blocks)
     return (
         f"Search: racing, points are compared after {shares} of the problems; {_count(len(racing), 'point')} can be"
-        f" stopped. At most the {plan.estimate.max_generated_tokens:,} tokens of the whole grid, at least {least:,.0f}."
+        f" stopped. At most the {cost.max_generated_tokens:,} tokens of the whole grid, at least {least:,.0f}."
     )
 
 
-def estimate_line(plan: SweepPlan) -> str:
-    cost = plan.estimate
+def estimate_line(cost: Estimate) -> str:
     return (
         f"Estimate: about {_duration(cost.seconds)} (rough): {_count(cost.engine_loads, 'engine load')}"
         f" {_duration(cost.load_seconds)}, calibration {_duration(cost.calibration_seconds)},"
@@ -81,7 +83,7 @@ def engine_line(point: Point) -> str:
 
 def finished_points(plan: SweepPlan) -> frozenset[str]:
     """Fingerprints of points that a resumed run already has a record of."""
-    return frozenset(path.stem for path in (plan.run_dir / "points").glob("*.json")) if plan.resume else frozenset()
+    return frozenset(path.stem for path in plan.folder.record_files()) if plan.resume else frozenset()
 
 
 def _table(points: tuple[Point, ...], finished: frozenset[str]) -> Table:

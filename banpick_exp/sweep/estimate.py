@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS
-
-if TYPE_CHECKING:
-    from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.point import Point
 
 ASSUMED_PROBLEMS = 1000
 """Per domain, where the data is not local and cannot be counted."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from banpick_exp.sweep.compose import choices, conf_dir
+from banpick_exp.sweep.compose import POINT_KEYS, RUN_KEYS, choices, conf_dir
 
 WELCOME = """\
 banpick measures what a routing policy gains and costs on a mixture-of-experts checkpoint, on real vLLM engines.
@@ -99,3 +99,13 @@ def _defaults() -> list[dict[str, str]]:
 def _first_comment(path: Path) -> str:
     comments = (line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     return next((text for text in comments if not text.startswith("@")), "")
+
+
+def completion_keys() -> list[str]:
+    """Keys that a shell may offer: groups, settings of the whole run, and the keys of the groups' default files."""
+    keys = dict.fromkeys([*POINT_KEYS, *RUN_KEYS])
+    for entry in _defaults():
+        for group, name in entry.items():
+            settings = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+            keys |= dict.fromkeys(f"{group}.{key}" for key in settings if key not in ("name", "defaults"))
+    return list(keys)

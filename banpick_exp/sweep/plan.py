@@ -6,29 +6,27 @@ and leaves nothing behind.
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from banpick_exp.cluster.config import ClusterConfig
+from banpick_exp.config import Section
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.budget import BUDGET
-from banpick_exp.report.tracking.config import TrackingConfig
-from banpick_exp.report.tracking.key import check_tracking
-from banpick_exp.run_folder import MANIFEST_VERSION, check_manifest, check_writable, find_run_dir, new_run_dir
+from banpick_exp.run_folder import Manifest, RunFolder, check_writable, find_run_dir, new_run_dir
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
-from banpick_exp.sweep.config import SearchConfig
+from banpick_exp.sweep.config import OptunaSearch, SearchConfig
 from banpick_exp.sweep.estimate import Estimate, estimate
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 POLICY_ORDER = ("none", "fixed_k")
 """These come first, so that every later point can be held against them."""
@@ -39,7 +37,7 @@ class SweepPlan:
     """Everything the runner needs. `points`: the largest engine first; for each engine none, fixed_k, then the rest."""
 
     sweep_name: str
-    run_dir: Path
+    folder: RunFolder
     points: tuple[Point, ...]
     spaces: tuple[Space, ...]
     """What search=optuna samples beside the points; empty otherwise."""
@@ -48,10 +46,9 @@ class SweepPlan:
     maker: PointMaker
     """Makes the points that are sampled later."""
     notes: tuple[str, ...]
-    cluster: ClusterConfig
-    tracking: TrackingConfig
+    sections: Mapping[str, Section]
+    """Of other rooms, by their name in conf/: checked here with everything else, read by their owners."""
     search: SearchConfig
-    estimate: Estimate
     resume: bool
     dry_run: bool
     command: str
@@ -71,35 +68,53 @@ class SweepPlan:
                 needed.setdefault(point.calibration_fingerprint, point)
         return needed
 
-    def manifest(self) -> dict[str, Any]:
+    def section(self, name: str, kind: type[SectionT]) -> SectionT:
+        """The settings of another room, as the type that it planned them with."""
+        found = self.sections[name]
+        assert isinstance(found, kind)
+        return found
+
+    def estimate(self, engines: int) -> Estimate:
+        """How long it takes with `engines` copies of each engine side by side."""
+        sampled = self.corners[-1:] * self.search.trials if isinstance(self.search, OptunaSearch) else ()
+        return estimate(self.points, engines, sampled)
+
+    def manifest(self) -> Manifest:
         """What `run.json` says; a resumed run must agree in sweep, models and tasks."""
-        return {
-            "schema_version": MANIFEST_VERSION,
-            "sweep": self.sweep_name,
-            "models": {point.checkpoint.identity: point.model.name for point in self.points},
-            "tasks": {point.data_identity: point.task.name for point in self.points},
-            "search": self.search.name,
-            "command": self.command,
-        }
+        return Manifest(
+            sweep=self.sweep_name,
+            models={point.checkpoint.identity: point.model.name for point in self.points},
+            tasks={point.data_identity: point.task.name for point in self.points},
+            search=self.search.name,
+            command=self.command,
+        )
 
 
-def plan_sweep(arguments: Sequence[str], *, now: datetime | None = None) -> SweepPlan:
+def plan_sweep(
+    arguments: Sequence[str],
+    *,
+    sections: Mapping[str, type[Section]] | None = None,
+    now: datetime | None = None,
+) -> SweepPlan:
     """Plans the sweep that `arguments` (as typed after `python -m banpick_exp`) describe.
+
+    `sections`: settings of rooms that stand above this one, by their name in conf/, to be checked with the rest.
 
     Raises UserError for anything in them that cannot work. Example: `plan_sweep(["+sweep=pick_strength"])`.
     """
     command = parse_command(arguments)
     composer = Composer(command.sweep)
-    run = composer.run_config(command.run_values)
+    run, others = composer.run_config(command.run_values, sections or {})
     if run.repeats > 1:
         command.settings.append(_repeat_axis(command, run.repeats))
     maker = PointMaker(composer)
+    sampled = isinstance(run.search, OptunaSearch)
     blocks = _search_space(command, [run.sweep.params, *run.sweep.blocks])
-    points, notes = _points(maker, [cornered(b) for b in blocks] if run.search.sampled else blocks, run.sweep.reference)
+    points, notes = _points(maker, [cornered(b) for b in blocks] if sampled else blocks, run.sweep.reference)
     missing = sorted({text for point in points for text in (point.checkpoint.missing, point.data_missing) if text})
     spaces: tuple[Space, ...] = ()
     corners = points
-    if run.search.sampled:
+    if sampled:
         spaces, given = _spaces(blocks, points[0].checkpoint.shape)
         points, notes = _points(maker, given, run.sweep.reference)
     if missing and not run.dry_run:
@@ -110,24 +125,21 @@ def plan_sweep(arguments: Sequence[str], *, now: datetime | None = None) -> Swee
         run_dir = find_run_dir(run.resume, run.output_dir, run.sweep.name)
     plan = SweepPlan(
         sweep_name=run.sweep.name,
-        run_dir=run_dir,
+        folder=RunFolder(run_dir),
         points=points,
         spaces=spaces,
         corners=corners,
         maker=maker,
         notes=(*notes, *missing),
-        cluster=run.cluster,
-        tracking=run.tracking,
+        sections=others,
         search=run.search,
-        estimate=estimate(points, run.cluster.engines, corners[-1:] * run.search.trials if spaces else ()),
         resume=run.resume is not None,
         dry_run=run.dry_run,
         command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
     )
     if plan.resume:
-        check_manifest(run_dir, plan.manifest())
+        plan.folder.check_manifest(plan.manifest())
     check_writable(run_dir)
-    check_tracking(run.tracking, os.environ)
     return plan
 
 

@@ -8,16 +8,15 @@ from typing import Any
 
 from banpick_exp.policy.budget import policy_of
 from banpick_exp.sweep.overrides import key_of
-from banpick_exp.sweep.plan import SweepPlan
 from banpick_exp.sweep.point import Point
 
 WHOLE_RUN = ("cluster", "tracking")
 """First words of the typed settings that hold for any run of this model here; the rest belongs to that one run."""
 
 
-def rerun_command(plan: SweepPlan, point: Point) -> str:
-    """A command whose plan is stock and a point with the same fingerprint. Quoted for a shell."""
-    kept = [word for word in shlex.split(plan.command) if key_of(word).split(".")[0] in WHOLE_RUN]
+def rerun_command(command: str, point: Point) -> str:
+    """A command whose plan is stock and a point with the same fingerprint, from that of its sweep; for a shell."""
+    kept = [word for word in shlex.split(command) if key_of(word).split(".")[0] in WHOLE_RUN]
     settings = [f"{key}={as_typed(value)}" for key, value in point.settings.items()]
     policy = policy_of(point.rule, point.budget)
     words = [f"policy.{knob}={as_typed(value)}" for knob, value in policy.items() if knob != "name"]

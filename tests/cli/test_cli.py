@@ -66,15 +66,14 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: py
 
 
 def test_a_dry_run_of_a_resumed_run_marks_what_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from banpick_exp.run_folder import write_manifest
     from banpick_exp.sweep.plan import plan_sweep
 
     arguments = ["policy=fixed_k", "policy.k=1,2", "dry_run=true"]
     plan = plan_sweep(arguments)
-    write_manifest(plan.run_dir, plan.manifest())
-    (plan.run_dir / "points").mkdir()
-    (plan.run_dir / "points" / f"{plan.points[1].fingerprint}.json").write_text("{}")
-    assert main([*arguments, f"resume={plan.run_dir.name}"]) == 0
+    plan.folder.write_manifest(plan.manifest())
+    (plan.folder.path / "points").mkdir()
+    (plan.folder.path / "points" / f"{plan.points[1].fingerprint}.json").write_text("{}")
+    assert main([*arguments, f"resume={plan.folder.path.name}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.rstrip().endswith("yes") for line in lines if "fixed_k k=" in line] == [True, False]
 
@@ -94,7 +93,7 @@ def test_a_good_command_writes_its_manifest_and_runs(
     stub.run_sweep = run_sweep  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "banpick_exp.cluster.run", stub)
     assert main(["policy=fixed_k", "policy.k=2", f"model.path={checkpoint(tmp_path / 'm')}", "tracking=none"]) == 1
-    stored = json.loads((seen[0].run_dir / "run.json").read_text())
+    stored = json.loads((seen[0].folder.path / "run.json").read_text())
     assert stored["sweep"] == "custom" and list(stored["models"].values()) == ["m"]
     assert "policy.k=2" in stored["command"]
     assert "suit the embedded model" in capsys.readouterr().out
@@ -224,3 +223,45 @@ def test_bad_input_is_quick_as_a_process(tmp_path: Path) -> None:
     assert "k_min=9 exceeds top_k=8" in done.stderr and "Traceback" not in done.stderr
     # Processor time, so that a busy machine cannot fail this.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
+
+
+@pytest.mark.parametrize("command", ["calibrate", "verify", "report", "choose", "compare", "bench", "tiny"])
+def test_every_command_has_a_help_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert f"python -m banpick_exp {command}" in page and len(page.splitlines()) >= 6
+    assert main(["--help"]) == 0
+    assert f"  {command} " in capsys.readouterr().out
+
+
+def test_a_command_that_is_nearly_one_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verfy"]) == 2
+    assert "Did you mean verify?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("former", ["verify", "calibrate", "report", "choose", "bench", "tiny", "search.compare"])
+def test_old_calls_go_on_working(former: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"banpick_exp.{former}", "--help"], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert done.returncode == 0 and f"banpick_exp {former.removeprefix('search.')}" in done.stdout, done.stderr
+
+
+def test_completion_offers_commands_keys_and_names() -> None:
+    from banpick_exp.cli.completion import candidates
+
+    assert candidates([], "cal") == ["calibration=", "calibrate"]
+    assert candidates([], "+sweep=pick_st") == ["+sweep=pick_strength"]
+    assert candidates(["+sweep=ban_pick"], "model=qwen3_30") == ["model=qwen3_30b_a3b"]
+    assert candidates(["model", "="], "qwen3_30") == ["qwen3_30b_a3b"], "bash splits words at ="
+    assert "engine.max_num_seqs=" in candidates([], "engine.max")
+
+
+def test_completion_is_installed_where_the_shell_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert main(["--install-completion", "bash"]) == 0
+    script = Path(capsys.readouterr().out.split()[1].rstrip("."))
+    assert "_BANPICK_COMPLETE=bash_complete" in script.read_text() and script.is_relative_to(tmp_path)
+    assert main(["--install-completion", "tcsh"]) == 2

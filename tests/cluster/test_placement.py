@@ -51,14 +51,21 @@ def cluster() -> Iterator[Cluster]:
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def ask(slots: list[placement.Slot], method: str, *arguments: Any) -> list[Any]:
+def reserve(
+    names: list[str], engine: EngineConfig, cluster: ClusterConfig, seconds: int
+) -> list[placement.RaySlot]:
+    settings = engine.model_copy(update={"start_timeout_seconds": seconds})
+    return placement.RayBackend(cluster).reserve(names, settings)
+
+
+def ask(slots: list[placement.RaySlot], method: str, *arguments: Any) -> list[Any]:
     for slot in slots:
-        slot.start_actor(Witness)
+        slot.occupy(Witness)
     return ray.get([getattr(slot.actor, method).remote(*arguments) for slot in slots], timeout=TIMEOUT_SECONDS)
 
 
 def test_two_tensor_parallel_engines_have_devices_of_their_own(cluster: Cluster) -> None:
-    slots = placement.reserve(["a", "b"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)
+    slots = reserve(["a", "b"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)
     try:
         found = ask(slots, "devices")
         assert sorted(device for _, devices, _ in found for device in devices) == list(range(8))
@@ -67,7 +74,7 @@ def test_two_tensor_parallel_engines_have_devices_of_their_own(cluster: Cluster)
             assert sorted(map(int, visible.split(","))) == devices, "vLLM sees these and no others"
         assert ray.available_resources().get("GPU", 0) == 0
         first = slots[0].actor
-        slots[0].stop_actor()
+        slots[0].stop()
         deadline = time.monotonic() + TIMEOUT_SECONDS
         with pytest.raises(ray.exceptions.RayActorError):
             while time.monotonic() < deadline:  # the kill is on its way: a call right behind it may still be answered
@@ -82,13 +89,13 @@ def test_two_tensor_parallel_engines_have_devices_of_their_own(cluster: Cluster)
 def test_an_engine_that_does_not_fit_is_refused_in_words(cluster: Cluster) -> None:
     three = ["a", "b", "c"]
     with pytest.raises(RuntimeError) as caught:
-        placement.reserve(three, TENSOR_PARALLEL_4, STANDING, 2)
+        reserve(three, TENSOR_PARALLEL_4, STANDING, 2)
     for word in ("3 engine(s)", "'GPU': 4", "'GPU': 8.0", "cluster.engines=1", "engine.gpus"):
         assert word in str(caught.value)
     # A cluster of our own does not grow, so nobody waits for it.
     with pytest.raises(placement.DoesNotFit):
-        placement.reserve(three, TENSOR_PARALLEL_4, ClusterConfig(), 3600)
-    slots = placement.reserve(three[:2], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)  # a refusal keeps nothing
+        reserve(three, TENSOR_PARALLEL_4, ClusterConfig(), 3600)
+    slots = reserve(three[:2], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)  # a refusal keeps nothing
     for slot in slots:
         slot.release()
 
@@ -96,8 +103,8 @@ def test_an_engine_that_does_not_fit_is_refused_in_words(cluster: Cluster) -> No
 def test_one_engine_over_nodes_takes_a_gpu_a_bundle(cluster: Cluster) -> None:
     node = cluster.add_node(num_cpus=4, num_gpus=2)
     cluster.wait_for_nodes()
-    taken = placement.reserve(["taken"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)  # no node has six left
-    slots = placement.reserve(["wide"], OVER_NODES, STANDING, TIMEOUT_SECONDS)
+    taken = reserve(["taken"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)  # no node has six left
+    slots = reserve(["wide"], OVER_NODES, STANDING, TIMEOUT_SECONDS)
     try:
         assert slots[0].group.bundle_specs == [{"CPU": 1, "GPU": 1}] * 6
         (ranks,) = ask(slots, "ranks", 6)

@@ -66,7 +66,7 @@ def test_its_fingerprint_is_the_calibration_of_the_points(tmp_path: Path, plan: 
         needs = with_path.rule.needs_calibration()
         assert with_path.calibration_fingerprint == (FINGERPRINT if needs else None)
         assert (with_path.fingerprint != without.fingerprint) == needs
-    assert given.estimate.calibration_seconds == 0 < made.estimate.calibration_seconds
+    assert given.estimate(1).calibration_seconds == 0 < made.estimate(1).calibration_seconds
 
 
 def test_points_follow_its_content_not_its_place(tmp_path: Path, plan: Any) -> None:

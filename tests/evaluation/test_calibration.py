@@ -11,8 +11,8 @@ import pytest
 from test_artifact import FINGERPRINT, write
 
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.evaluation.calibration import arrays, measure
+from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.policy import MoeShape
 from banpick_exp.policy import calibration as statistics
 from banpick_exp.sweep.plan import plan_sweep

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from banpick_exp.engine.types import Counters
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
 from banpick_exp.evaluation.engagement import check_engagement
 from banpick_exp.policy import MoeShape, parse_policy
+from banpick_exp.records import Counters
 
 SHAPE = MoeShape(num_layers=2, num_experts=8, top_k=4)
 TOKENS = 100

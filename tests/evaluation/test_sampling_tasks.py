@@ -64,7 +64,7 @@ def test_samples_cost_their_tokens(tmp_path: Path) -> None:
 
     once, four = planned(), planned("task.samples=4", "task.temperature=0.6")
     problems = sum(once.points[0].problems.values())
-    more = four.estimate.max_generated_tokens - once.estimate.max_generated_tokens
+    more = four.estimate(1).max_generated_tokens - once.estimate(1).max_generated_tokens
     assert more == 3 * problems * once.points[0].task.max_tokens
 
 

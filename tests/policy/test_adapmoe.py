@@ -97,13 +97,12 @@ def test_against_a_plain_loop(steps: list[int], threshold: float, fisher: list[i
     assert got[0][kept[0]].tolist() == pytest.approx([scores[e].item() / share for e in best[:count]], abs=1e-6)
 
 
-def test_the_fingerprint_follows_fisher_alone() -> None:
-    base = built(threshold=0.02).fingerprint
-    assert base == "da657f1ba9b9eed1"
-    assert built(calibration={**CALIBRATION, "r_min": 0.3}, threshold=0.02).fingerprint == base
-    assert built(calibration={"fisher": [0.5, 4.0, 1.6]}, threshold=0.02).fingerprint != base
-    assert built(threshold=0.021).fingerprint != base
-    assert built(calibration={"fisher": [1.0] * 3}, threshold=0).fingerprint == built(threshold=0).fingerprint
+def test_the_routing_follows_fisher_alone() -> None:
+    base = built(threshold=0.02).digest()
+    assert built(calibration={**CALIBRATION, "r_min": 0.3}, threshold=0.02).digest() == base
+    assert built(calibration={"fisher": [0.5, 4.0, 1.6]}, threshold=0.02).digest() != base
+    assert built(threshold=0.021).digest() != base
+    assert built(calibration={"fisher": [1.0] * 3}, threshold=0).digest() == built(threshold=0).digest()
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banpick_exp.errors import UserError
-from banpick_exp.policy import POLICIES, MoeShape, Policy, build_policy, parse_policy
+from banpick_exp.policy import POLICIES, Calibration, MoeShape, Policy, build_policy, parse_policy
+from banpick_exp.policy.experts import as_knob
 from banpick_exp.policy.rules.expert_sample import gumbel_noise
-from banpick_exp.policy.rules.steer import SteerEdit
+from banpick_exp.policy.rules.steer import Steer, SteerEdit
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_kernels import insertion, reference
 from banpick_kernels.layer_hooks import LayerEdit
@@ -55,7 +56,7 @@ def assert_routes_alike(one: Policy, other: Policy, scoring: str = "softmax") ->
 
 @pytest.mark.parametrize("module", ["steer", "rice", "expert_sample", "diep"])
 def test_the_worked_example(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"banpick_exp.policy.{module}"))
+    result = doctest.testmod(importlib.import_module(f"banpick_exp.policy.rules.{module}"))
     assert result.attempted >= 4 and result.failed == 0
 
 
@@ -198,7 +199,9 @@ class TestSteer:
 
     def test_the_calibration_names_the_experts(self) -> None:
         def named(**params: Any) -> dict[str, object]:
-            return built("steer", **params).rule.calibration_used(SHAPE, CALIBRATION)
+            rule = parse_policy("steer", params, SHAPE)
+            assert isinstance(rule, Steer)
+            return {key: as_knob(experts) for key, experts in rule.steered(SHAPE, Calibration.of(CALIBRATION)).items()}
 
         assert named(count=3) == {"on": {"0": [2], "1": [0, 1]}, "off": {}}
         assert named(count=5, k=3) == {"on": {"0": [0, 2], "1": [0, 1, 2]}, "off": {}}, "no more than k of one layer"
@@ -206,9 +209,9 @@ class TestSteer:
         assert_routes_alike(built("steer", count=3), built("steer", on={0: [2], 1: [0, 1]}))
         with pytest.raises(UserError, match=r"count=3, but the calibration has only 2 experts that qualify"):
             named(count=3, direction="off")
-        base, other = built("steer", count=2).fingerprint, {**CALIBRATION, "contrast": [[0.5] * 16, [0.0] * 16]}
-        assert built("steer", other, count=2).fingerprint != base
-        assert built("steer", {**CALIBRATION, "npmi": None}, count=2).fingerprint == base
+        base, other = built("steer", count=2).digest(), {**CALIBRATION, "contrast": [[0.5] * 16, [0.0] * 16]}
+        assert built("steer", other, count=2).digest() != base
+        assert built("steer", {**CALIBRATION, "npmi": None}, count=2).digest() == base
 
 
 class TestRice:
@@ -238,9 +241,9 @@ class TestRice:
         assert built("rice", multiplier=2, count=2, renormalize_after=True).rule.label() == "rice multiplier=2 count=2"
 
     def test_the_calibration_names_the_experts(self) -> None:
-        policy = built("rice", multiplier=2, count=2)
-        assert policy.rule.calibration_used(SHAPE, CALIBRATION) == {"experts": {"0": [1], "1": [2]}}
-        assert_routes_alike(policy, built("rice", multiplier=2, experts={0: [1], 1: [2]}))
+        policy, named = built("rice", multiplier=2, count=2), built("rice", multiplier=2, experts={0: [1], 1: [2]})
+        assert policy.digest() == named.digest()
+        assert_routes_alike(policy, named)
 
     def test_a_budget(self) -> None:
         policy, fixed = built("rice", multiplier=2, experts={0: [1]}, k=2), built("fixed_k", k=2)
@@ -355,13 +358,13 @@ class TestDiep:
         assert_routes_alike(built("diep", beta=0.9, k_min=TOP_K), built("none"))
         assert built("diep", beta=1, alpha=0, k_min=3).route(LOGITS, 0)[2].sum(-1).min() == 3
 
-    def test_the_fingerprint_follows_the_similarity(self) -> None:
-        base = built("diep", beta=0.5).fingerprint
+    def test_the_routing_follows_the_similarity(self) -> None:
+        base = built("diep", beta=0.5).digest()
         changed = (SIMILARITY * 0.5).tolist()
-        assert built("diep", {"similarity": changed}, beta=0.5).fingerprint != base
-        assert built("diep", {**CALIBRATION, "npmi": None}, beta=0.5).fingerprint == base
-        assert built("diep", {"similarity": changed}, beta=0.5, alpha=0).fingerprint == (
-            built("diep", None, beta=0.5, alpha=0).fingerprint
+        assert built("diep", {"similarity": changed}, beta=0.5).digest() != base
+        assert built("diep", {**CALIBRATION, "npmi": None}, beta=0.5).digest() == base
+        assert built("diep", {"similarity": changed}, beta=0.5, alpha=0).digest() == (
+            built("diep", None, beta=0.5, alpha=0).digest()
         )
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banpick_exp.errors import UserError
-from banpick_exp.policy import POLICIES, MoeShape, Rule, fingerprint, parse_policy
+from banpick_exp.policy import POLICIES, MoeShape, Rule, build_policy, parse_policy
 
 SHAPE = MoeShape(num_layers=4, num_experts=32, top_k=8)
 BAN = {"lambda": 0.8, "k_min": 3}
@@ -134,7 +134,7 @@ def test_the_calibration(name: str, params: dict, calibration: dict | None, mess
     rule = parse_policy(name, params, SHAPE)
     assert rule.needs_calibration()
     with pytest.raises(UserError) as raised:
-        fingerprint(rule, SHAPE, calibration)
+        build_policy(name, params, num_layers=4, num_experts=32, top_k=8, calibration=calibration)
     assert message in str(raised.value)
 
 

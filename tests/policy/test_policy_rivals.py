@@ -3,11 +3,8 @@
 import doctest
 import importlib
 import importlib.util
-import inspect
 import json
-import re
 import struct
-import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +17,8 @@ from hypothesis import strategies as st
 from offsets import FOLDER, offset_file
 
 from banpick_exp.errors import UserError
-from banpick_exp.policy import POLICIES, MoeShape, Policy, build_policy, fingerprint, parse_policy
+from banpick_exp.policy import MoeShape, Policy, build_policy, parse_policy
 from banpick_exp.policy.offset_file import read_offset
-from banpick_kernels.layer_hooks import LayerEdit
 
 LAYERS, EXPERTS, TOP_K = 2, 16, 4
 SHAPE = MoeShape(num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)
@@ -31,7 +27,6 @@ LOGITS = torch.randn(400, EXPERTS, generator=torch.Generator().manual_seed(11)) 
 OFFSET = torch.randn(LAYERS, EXPERTS, generator=torch.Generator().manual_seed(12))
 MARGIN = 1e-5
 """Tokens this near to a threshold are not compared: float32 may fall on either side."""
-RULES_PAGE = Path(__file__).resolve().parents[2] / "docs" / "rules.md"
 
 
 def built(name: str, calibration: Mapping[str, Any] | None = CALIBRATION, **params: Any) -> Policy:
@@ -50,7 +45,7 @@ def kept_of(policy: Policy, layer: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("module", ["naee", "top_p", "modes", "mask", "logit_offset"])
 def test_the_worked_example(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(f"banpick_exp.policy.{module}"))
+    result = doctest.testmod(importlib.import_module(f"banpick_exp.policy.rules.{module}"))
     assert result.attempted >= 4 and result.failed == 0
 
 
@@ -127,7 +122,7 @@ class TestThresholds:
 class TestModes:
     def test_equal_alphas_are_one_threshold_and_need_no_calibration(self) -> None:
         policy = built("modes", None, tau=0.25, alpha_min=1)
-        assert not policy.rule.needs_calibration() and policy.fingerprint
+        assert not policy.rule.needs_calibration()
         weights = LOGITS.topk(TOP_K).values.softmax(-1)
         for layer in range(LAYERS):
             assert torch.equal(kept_of(policy, layer), (weights >= 0.25).sum(-1).clamp_min(1))
@@ -142,10 +137,10 @@ class TestModes:
         assert kept_of(policy, 0).float().mean() < kept_of(policy, 1).float().mean()
         assert (kept_of(built("modes", tau=0.2, alpha_min=0), 0) == 1).all()
 
-    def test_the_fingerprint_follows_the_sensitivity_alone(self) -> None:
-        base = built("modes", tau=0.2).fingerprint
-        assert built("modes", {**CALIBRATION, "r_min": 0.3}, tau=0.2).fingerprint == base
-        assert built("modes", {"layer_sensitivity": [0.1, 1.0]}, tau=0.2).fingerprint != base
+    def test_the_routing_follows_the_sensitivity_alone(self) -> None:
+        base = built("modes", tau=0.2).digest()
+        assert built("modes", {**CALIBRATION, "r_min": 0.3}, tau=0.2).digest() == base
+        assert built("modes", {"layer_sensitivity": [0.1, 1.0]}, tau=0.2).digest() != base
 
 
 class TestMask:
@@ -188,10 +183,10 @@ class TestLogitOffset:
         table = built("logit_offset", path=offset_file("typed", offset)).table
         assert torch.equal(table.logit_bias_PLE[0], offset.float())
 
-    def test_the_fingerprint_follows_the_content(self) -> None:
+    def test_the_canonical_form_follows_the_content(self) -> None:
         path = offset_file("moving", OFFSET)
         rule = parse_policy("logit_offset", {"path": path}, SHAPE)
-        before = fingerprint(rule, SHAPE)
+        before = rule.canonical()
         again = json.loads(json.dumps(rule.canonical()))
         assert parse_policy(again.pop("name"), again, SHAPE).canonical() == rule.canonical()
 
@@ -199,14 +194,14 @@ class TestLogitOffset:
         changed[1, 15] += 1e-6
         offset_file("moving", changed)
         other = parse_policy("logit_offset", {"path": path}, SHAPE)
-        assert fingerprint(other, SHAPE) != before and other.label() != rule.label()
-        assert fingerprint(rule, SHAPE) == before, "a planned point keeps its name"
+        assert other.canonical() != before and other.label() != rule.label()
+        assert rule.canonical() == before, "a planned point keeps its name"
         with pytest.raises(UserError, match=r"sha256='[0-9a-f]{64}' is not that of .* leave sha256 out"):
             parse_policy("logit_offset", again, SHAPE)
         with pytest.raises(UserError, match="has changed since it was planned"):
             rule.fill(built("none").table, SHAPE, None)
         offset_file("moving", OFFSET)
-        assert fingerprint(parse_policy("logit_offset", again, SHAPE), SHAPE) == before
+        assert parse_policy("logit_offset", again, SHAPE).canonical() == before
 
     def test_a_relative_path_means_the_same_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         path = offset_file("here", OFFSET)
@@ -263,61 +258,3 @@ class TestLogitOffset:
             assert read_offset(str(path)).values
         except ValueError as error:
             assert "Write it with" in str(error) or "routing cannot compute" in str(error)
-
-
-class TestTheDocs:
-    PAGE = RULES_PAGE.read_text(encoding="utf-8")
-
-    def test_the_table_names_every_rule(self) -> None:
-        table = re.findall(r"^\| `(\w+)`(?: †)? \|", self.PAGE, flags=re.MULTILINE)
-        assert set(table) >= set(POLICIES)
-
-    def entered(self, code: str, name: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-        """The module of the page's own code, in a file of its own, its rule entered in the table."""
-        file = tmp_path / f"{name}.py"
-        file.write_text(code)
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
-        monkeypatch.setitem(POLICIES, name, getattr(module, rule))
-        return module
-
-    def test_the_toy_rule_is_one_file_and_one_entry(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The page's own code, in a file of its own, entered in the table, parsed, fingerprinted and routed."""
-        code, _ = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)
-        (entry,) = re.findall(r"```text\n(.*?)```", self.PAGE, flags=re.DOTALL)
-        module = self.entered(code, "early_layers", "EarlyLayers", tmp_path, monkeypatch)
-        assert re.search(r"\bEarlyLayers\b", entry)
-        assert doctest.testmod(module).attempted >= 3 and doctest.testmod(module).failed == 0
-        policy = built("early_layers", None, layers=1, k=2)
-        assert (kept_of(policy, 0) == 2).all() and (kept_of(policy, 1) == TOP_K).all()
-        assert policy.budget == (3, 3) and policy.rule.label() == "early_layers layers=1 k=2"
-        assert policy.fingerprint != built("early_layers", None, layers=2, k=2).fingerprint
-        assert_routes_alike(built("early_layers", None, layers=2, k=2), built("fixed_k", k=2))
-        with pytest.raises(UserError, match=r"policy.early_layers.k is missing"):
-            parse_policy("early_layers", {"layers": 1})
-        with pytest.raises(UserError, match=r"policy.early_layers.k=9 exceeds top_k=4"):
-            parse_policy("early_layers", {"layers": 1, "k": 9}, SHAPE)
-
-    def test_so_is_the_toy_rule_beyond_the_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        code = re.findall(r"```python\n(.*?)```", self.PAGE, flags=re.DOTALL)[1]
-        module = self.entered(code, "sharpen", "Sharpen", tmp_path, monkeypatch)
-        assert doctest.testmod(module).attempted >= 4 and doctest.testmod(module).failed == 0
-        policy = built("sharpen", None, factor=0.5)
-        weights, ids, _ = policy.route(LOGITS, 1)
-        assert torch.equal(ids, built("none").route(LOGITS, 1)[1])
-        assert weights.allclose((LOGITS * 0.5).topk(TOP_K).values.softmax(-1), atol=1e-6)
-        assert policy.digest() != built("sharpen", None, factor=2).digest()
-
-    def test_the_entry_is_a_line_of_the_table_of_policies(self) -> None:
-        (entry,) = re.findall(r"```text\n(.*?)```", self.PAGE, flags=re.DOTALL)
-        source = (RULES_PAGE.parents[1] / "banpick_exp" / "policy" / "parse.py").read_text(encoding="utf-8")
-        assert entry.replace(", EarlyLayers", "") in source
-
-    def test_the_hooks_are_those_of_the_code(self) -> None:
-        section = self.PAGE.split("## A rule beyond the table")[1]
-        named = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
-        hooks = {name for name, value in vars(LayerEdit).items() if inspect.isfunction(value)}
-        assert named == {name for name in hooks if not name.startswith("_")} - {"tensors", "to", "digest"}

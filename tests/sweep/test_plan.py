@@ -16,7 +16,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy import parse_policy
-from banpick_exp.run_folder import MANIFEST, write_manifest
+from banpick_exp.run_folder import MANIFEST
 from banpick_exp.sweep.identity import engine_fingerprint, point_fingerprint
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep
 from banpick_exp.tasks.config import TaskConfig
@@ -239,18 +239,18 @@ def test_points_travel_to_other_processes(plan: Any) -> None:
 
 def test_a_new_run_is_named_by_its_time(plan: Any, tmp_path: Path) -> None:
     first = plan("+sweep=ban_pick")
-    assert first.run_dir == tmp_path / "ban_pick" / "20260131-093000"
+    assert first.folder.path == tmp_path / "ban_pick" / "20260131-093000"
     assert not (tmp_path / "ban_pick").exists(), "planning leaves nothing behind"
-    write_manifest(first.run_dir, first.manifest())
-    assert plan("+sweep=ban_pick").run_dir.name == "20260131-093000-2"
+    first.folder.write_manifest(first.manifest())
+    assert plan("+sweep=ban_pick").folder.path.name == "20260131-093000-2"
 
 
 def test_resume_takes_a_name_or_a_folder(plan: Any) -> None:
     first = plan("+sweep=ban_pick")
-    write_manifest(first.run_dir, first.manifest())
-    for typed in (first.run_dir.name, str(first.run_dir)):
+    first.folder.write_manifest(first.manifest())
+    for typed in (first.folder.path.name, str(first.folder.path)):
         again = plan("+sweep=ban_pick", f"resume={typed}", "cluster.engines=2")
-        assert again.resume and again.run_dir == first.run_dir
+        assert again.resume and again.folder.path == first.folder.path
         assert [point.fingerprint for point in again.points] == [point.fingerprint for point in first.points]
 
 
@@ -264,9 +264,9 @@ def test_resume_takes_a_name_or_a_folder(plan: Any) -> None:
 )
 def test_a_run_of_something_else_is_not_resumed(plan: Any, typed: list[str], words: str) -> None:
     first = plan("+sweep=ban_pick")
-    write_manifest(first.run_dir, first.manifest())
+    first.folder.write_manifest(first.manifest())
     with pytest.raises(UserError) as caught:
-        plan(*typed, f"resume={first.run_dir}")
+        plan(*typed, f"resume={first.folder.path}")
     if words != "on the data of tiny" or not first.points[0].data_missing:
         assert words in str(caught.value)
 
@@ -291,10 +291,10 @@ def test_a_real_run_needs_what_a_dry_run_only_mentions(tmp_path: Path) -> None:
 
 def test_an_estimate_grows_with_the_work_and_shrinks_with_engines(plan: Any) -> None:
     few, many = plan("+sweep=ban_pick", "task.max_problems=10"), plan("+sweep=ban_pick")
-    assert few.estimate.points_seconds < many.estimate.points_seconds
-    two = plan("+sweep=ban_pick", "cluster.engines=2")
-    assert two.estimate.engine_loads == 2 and two.estimate.points_seconds < many.estimate.points_seconds
-    assert plan("policy=none").estimate.calibration_seconds == 0
+    assert few.estimate(1).points_seconds < many.estimate(1).points_seconds
+    two = plan("+sweep=ban_pick").estimate(2)
+    assert two.engine_loads == 2 and two.points_seconds < many.estimate(1).points_seconds
+    assert plan("policy=none").estimate(1).calibration_seconds == 0
 
 
 def test_a_compiled_engine_too_narrow_for_added_experts_is_announced(plan: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import MANIFEST, write_manifest
+from banpick_exp.run_folder import MANIFEST
 from banpick_exp.sweep.dry_run import search_line
 from banpick_exp.sweep.overrides import interval_of
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep
@@ -39,9 +39,9 @@ def test_optuna_plans_the_references_and_keeps_the_space(plan: Any) -> None:
     assert len(found.calibrations()) == 1, "Ban needs one, although no Ban point is planned yet"
     tokens = {point.label: point for point in found.corners}
     assert {"ban lambda=0.2 k_min=2", "ban lambda=1.5 k_min=3"} <= set(tokens)
-    assert "optuna draws 24 points, 8 at random, from policy=ban policy.lambda=interval(0.2,1.5)" in search_line(found)
+    assert "optuna draws 24 points, 8 at random, from policy=ban policy.lambda=interval(0.2,1.5)" in search_line(found, found.estimate(1))
     grid = plan("policy=ban", "policy.lambda=choice(0.2,1.5)", "policy.k_min=2")
-    assert found.estimate.max_generated_tokens == grid.estimate.max_generated_tokens // 3 * (3 + 24)
+    assert found.estimate(1).max_generated_tokens == grid.estimate(1).max_generated_tokens // 3 * (3 + 24)
 
 
 def test_an_interval_takes_the_place_of_a_shipped_axis(plan: Any) -> None:
@@ -55,8 +55,8 @@ def test_an_interval_takes_the_place_of_a_shipped_axis(plan: Any) -> None:
 def test_racing_plans_the_grid_and_says_what_it_may_save(plan: Any) -> None:
     grid, race = plan("+sweep=pick_scan"), plan("+sweep=pick_scan", "search=racing")
     assert race.points == grid.points and len(race.points) == 40
-    words = search_line(race)
-    assert "32 points can be stopped" in words and f"{grid.estimate.max_generated_tokens:,}" in words
+    words = search_line(race, race.estimate(1))
+    assert "32 points can be stopped" in words and f"{grid.estimate(1).max_generated_tokens:,}" in words
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,11 @@ def test_racing_plans_the_grid_and_says_what_it_may_save(plan: Any) -> None:
         (["policy=none", "search=optunna"], "Did you mean search=optuna?"),
         (["policy=none", "search=racing", "search.blocks=[0.5]"], "does not rise from above 0 to 1"),
         (["policy=none", "search=racing", "search.blocks=[0.5,0.5,1]"], "does not rise from above 0 to 1"),
-        (["policy=none", "search.error_rate=0"], "search.error_rate=0 is not above 0"),
+        (["policy=none", "search=racing", "search.error_rate=0"], "search.error_rate=0 is not above 0"),
+        (["policy=none", "search.error_rate=0.1"], "search.error_rate=0.1 is idle under search=grid"),
+        (["policy=none", "search.trials=3"], "Type search=optuna beside it"),
         (["policy=none", "search=choice(grid,racing)"], "one value only"),
-        (["policy=none", "search.trails=3"], "Did you mean search.trials?"),
+        (["policy=none", "search=optuna", "search.trails=3"], "Did you mean search.trials?"),
     ],
 )
 def test_a_search_that_means_nothing_is_refused(plan: Any, typed: list[str], words: str) -> None:
@@ -87,14 +89,14 @@ def test_a_search_that_means_nothing_is_refused(plan: Any, typed: list[str], wor
 
 def test_a_run_goes_on_under_the_search_it_began_with(plan: Any, tmp_path: Path) -> None:
     begun = plan("+sweep=pick_strength", "search=racing")
-    write_manifest(begun.run_dir, begun.manifest())
-    assert plan("+sweep=pick_strength", "search=racing", f"resume={begun.run_dir}").resume
+    begun.folder.write_manifest(begun.manifest())
+    assert plan("+sweep=pick_strength", "search=racing", f"resume={begun.folder.path}").resume
     with pytest.raises(UserError, match="with search = racing, but this command is with search = grid"):
-        plan("+sweep=pick_strength", f"resume={begun.run_dir}")
-    path = begun.run_dir / MANIFEST
+        plan("+sweep=pick_strength", f"resume={begun.folder.path}")
+    path = begun.folder.path / MANIFEST
     older = {key: value for key, value in json.loads(path.read_text()).items() if key != "search"}
     path.write_text(json.dumps(older))
-    assert plan("+sweep=pick_strength", f"resume={begun.run_dir}").resume, "runs made before searches are grids"
+    assert plan("+sweep=pick_strength", f"resume={begun.folder.path}").resume, "runs made before searches are grids"
 
 
 def test_sampled_numbers_are_short_and_stay_inside(plan: Any) -> None:

@@ -1,28 +1,50 @@
-"""Where engines go: placement groups, named actors, the devices each one gets."""
+"""`cluster=local` and `cluster=standing`: engines as Ray actors, each in a placement group of its own.
+
+Why Ray core and not Ray Tune: reuse there is keyed by placement alone, and a killed driver recomputes every finished
+trial.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from banpick_exp.cluster.actor import EngineActor
+from banpick_exp.cluster.backends.base import CallFailed, CallT, DoesNotFit, EngineLost
 from banpick_exp.cluster.config import ClusterConfig
+from banpick_exp.cluster.faults import last_line
 from banpick_exp.engine.config import EngineConfig
+from banpick_exp.sweep.point import Point
 
 NAMESPACE = "banpick"
 
 
-class DoesNotFit(RuntimeError):
-    """The cluster is too small for the engines that were asked for. The message says what to type."""
+@dataclass(frozen=True, slots=True)
+class RayCall:
+    """A reference that Ray resolves."""
+
+    reference: Any
+
+    def result(self) -> Any:
+        try:
+            return ray.get(self.reference)
+        except RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            raise CallFailed(type(cause).__name__, last_line(cause)) from error
+        except (RayActorError, RayError) as error:  # a node that leaves is an ActorUnavailableError
+            raise EngineLost(f"{type(error).__name__}: {last_line(error)}") from error
 
 
 @dataclass(slots=True)
-class Slot:
-    """One place for an engine, and the actor in it."""
+class RaySlot:
+    """A placement group, and the actor in it."""
 
     name: str
     group: PlacementGroup
@@ -30,8 +52,16 @@ class Slot:
     gpus: int
     actor: Any = field(default=None)
 
-    def start_actor(self, actor_class: type, *arguments: Any) -> None:
-        """Create the actor inside this slot's placement group. Ray shows it only its own GPUs."""
+    @property
+    def occupied(self) -> bool:
+        return self.actor is not None
+
+    def start(self, point: Point, run_dir: str) -> RayCall:
+        self.occupy(EngineActor, point, run_dir)
+        return self.call("start")
+
+    def occupy(self, actor_class: type, *arguments: Any) -> None:
+        """Create an actor inside this slot's placement group. Ray shows it only its own GPUs."""
         spread = len(self.group.bundle_specs) > 1
         self.actor = (
             ray.remote(actor_class)
@@ -48,28 +78,66 @@ class Slot:
             .remote(*arguments)
         )
 
-    def stop_actor(self) -> None:
-        """End the actor's process; the slot can be used again."""
+    def call(self, method: str, *arguments: Any) -> RayCall:
+        return RayCall(getattr(self.actor, method).remote(*arguments))
+
+    def stop(self) -> None:
         if self.actor is not None:
-            with contextlib.suppress(ray.exceptions.RayError):
+            with contextlib.suppress(RayError):
                 ray.kill(self.actor)
             self.actor = None
 
     def release(self) -> None:
-        self.stop_actor()
+        self.stop()
         remove_placement_group(self.group)
 
 
-def connect(cluster: ClusterConfig) -> None:
-    """Join the standing cluster at `cluster.address`, or start one on this machine (explicitly local)."""
-    options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
-    if cluster.address is None:
-        options |= {"address": "local", "include_dashboard": False}
-        if cluster.cpus is not None:
-            options["num_cpus"] = cluster.cpus
-    else:
-        options["address"] = cluster.address
-    ray.init(**options)
+class RayBackend:
+    """A standing cluster at `cluster.address`, or one started on this machine (explicitly local)."""
+
+    def __init__(self, cluster: ClusterConfig) -> None:
+        self._cluster = cluster
+
+    def connect(self) -> None:
+        options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
+        if self._cluster.address is None:
+            options |= {"address": "local", "include_dashboard": False}
+            if self._cluster.cpus is not None:
+                options["num_cpus"] = self._cluster.cpus
+        else:
+            options["address"] = self._cluster.address
+        ray.init(**options)
+
+    def close(self) -> None:
+        ray.shutdown()
+
+    def wait(self, calls: Sequence[CallT], seconds: float) -> list[CallT]:
+        references = {call.reference: call for call in calls}  # type: ignore[attr-defined]
+        ready, _ = ray.wait(list(references), timeout=seconds)
+        return [references[reference] for reference in ready]
+
+    def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[RaySlot]:
+        """As in `Backend`. A standing cluster is given engine.start_timeout_seconds for nodes to join; one on this
+        machine does not grow."""
+        cpus = engine_cpus(engine, self._cluster)
+        wanted, strategy = bundles(engine, cpus)
+        have = {kind: ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")}
+        asked = {kind: len(names) * sum(bundle.get(kind, 0) for bundle in wanted) for kind in have}
+        refusal = DoesNotFit(
+            f"{len(names)} engine(s) of {wanted} ({strategy}) do not fit the cluster, which has {have}: no point could "
+            f"start. Use fewer with cluster.engines=1, or smaller ones with engine.gpus or engine.cpus."
+        )
+        if self._cluster.address is None and any(asked[kind] > have[kind] for kind in have):
+            raise refusal
+        groups = [placement_group(wanted, strategy=strategy, name=name) for name in names]
+        slots = [RaySlot(name, group, cpus, engine.gpus) for name, group in zip(names, groups, strict=True)]
+        ready = [group.ready() for group in groups]
+        _, waiting = ray.wait(ready, num_returns=len(ready), timeout=engine.start_timeout_seconds)
+        if waiting:
+            for group in groups:
+                remove_placement_group(group)
+            raise refusal
+        return slots
 
 
 def bundles(engine: EngineConfig, cpus: int) -> tuple[list[dict[str, float]], str]:
@@ -93,27 +161,3 @@ def engine_cpus(engine: EngineConfig, cluster: ClusterConfig) -> int:
     if engine.gpus:
         return max(1, engine.gpus)
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.engines)
-
-
-def reserve(names: list[str], engine: EngineConfig, cluster: ClusterConfig, timeout_seconds: float) -> list[Slot]:
-    """One slot a name. Raises DoesNotFit when the cluster cannot hold them, with what it has and what was asked.
-
-    A standing cluster is given `timeout_seconds` for nodes to join; one on this machine does not grow.
-    """
-    cpus = engine_cpus(engine, cluster)
-    wanted, strategy = bundles(engine, cpus)
-    have = {kind: ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")}
-    asked = {kind: len(names) * sum(bundle.get(kind, 0) for bundle in wanted) for kind in have}
-    refusal = DoesNotFit(
-        f"{len(names)} engine(s) of {wanted} ({strategy}) do not fit the cluster, which has {have}: no point could "
-        f"start. Use fewer with cluster.engines=1, or smaller ones with engine.gpus or engine.cpus."
-    )
-    if cluster.address is None and any(asked[kind] > have[kind] for kind in have):
-        raise refusal
-    slots = [Slot(name, placement_group(wanted, strategy=strategy, name=name), cpus, engine.gpus) for name in names]
-    _, waiting = ray.wait([s.group.ready() for s in slots], num_returns=len(slots), timeout=timeout_seconds)
-    if waiting:
-        for slot in slots:
-            remove_placement_group(slot.group)
-        raise refusal
-    return slots

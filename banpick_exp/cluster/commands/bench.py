@@ -6,6 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from banpick_exp.errors import UserError
+from banpick_exp.options import Options
+
 DESCRIPTION = """\
 Benchmarks. Variants alternate in one process; every figure is a ratio with its quartiles. JSON lines go to stdout.
 
@@ -19,12 +22,8 @@ Close other programs first: the ratios bear a busy machine, their quartiles show
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
-        prog="python -m banpick_exp bench",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _options() -> Options:
+    arguments = Options(prog="python -m banpick_exp bench", description=DESCRIPTION)
     arguments.add_argument("what", choices=("moe", "engine", "profile"))
     arguments.add_argument("--rounds", type=int, default=15, help="rounds of every variant (default: 15)")
     arguments.add_argument("--mean-kept", type=float, default=4.8, help="budget of Ban, of 8 experts (default: 4.8)")
@@ -37,13 +36,17 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = parser().parse_args(argv)
+def help_page() -> str:
+    return _options().format_help()
+
+
+def run(arguments: list[str]) -> int:
+    """Returns 0."""
+    options = _options().parse_args(arguments)
     sizes = options.sizes or {"moe": (1, 4, 16, 64, 256, 1024), "engine": (1, 8, 32), "profile": (8,)}[options.what]
     problem = _problem(options, sizes)
     if problem:
-        print(f"banpick: {problem}", file=sys.stderr)
-        return 2
+        raise UserError(problem)
     if options.dry_run:
         print(f"{options.what}: sizes {list(sizes)}, {options.rounds} rounds, {options.threads} threads")
         return 0
@@ -84,7 +87,3 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 1,8,32") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,35 +9,35 @@ artifact is shown, not repeated. All keys of `python -m banpick_exp --help` appl
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from banpick_exp.cli.console import run
 from banpick_exp.evaluation.calibration.arrays import SCORES, DomainCalibration, contrast, load, npmi, policy_view
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
+from banpick_exp.sweep.point import Point
 
 TOP = 5
 PLANNED_POLICY = ["policy=pick", "policy.mode=range_replace", "policy.key_experts=1"]
 """Any policy that needs a calibration: it makes the planner check the data and name the artifact."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command (`argv` without the program's name) and returns its exit code."""
-    return run(_run, str(__doc__), argv)
+def help_page() -> str:
+    return str(__doc__)
 
 
-def _run(arguments: list[str]) -> int:
-    from banpick_exp.sweep.plan import plan_sweep
+def run(arguments: list[str]) -> int:
+    """Returns 0."""
+    from banpick_exp.cluster.plan import plan_run
 
-    plan = plan_sweep([*arguments, *PLANNED_POLICY])
+    plan = plan_run([*arguments, *PLANNED_POLICY]).sweep
     (fingerprint, point), *_ = plan.calibrations().items()
-    folder = artifact_folder(point.calibration, plan.run_dir.parent.parent / "calibrations", fingerprint)
+    folder = artifact_folder(point.calibration, plan.folder.calibrations, fingerprint)
     console = Console()
     shape = point.checkpoint.shape
     candidates = 2 * shape.num_layers * shape.num_experts + shape.num_layers
@@ -49,7 +49,7 @@ def _run(arguments: list[str]) -> int:
     if plan.dry_run:
         return 0
     if load(folder, fingerprint) is None:
-        _measure(point, folder, console)
+        _measure(point, plan.folder.path, console)
     else:
         console.print("The artifact exists; it is shown, not made again.")
     domains = load(folder, fingerprint)
@@ -62,25 +62,13 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _measure(point: object, folder: Path, console: Console) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
+def _measure(point: Point, run_dir: Path, console: Console) -> None:
     from banpick_exp.cluster.actor import EngineActor
-    from banpick_exp.sweep.point import Point
 
-    assert isinstance(point, Point)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    actor = EngineActor(point, str(folder.parent), str(folder.parent))
+    actor = EngineActor(point, str(run_dir))
     started = actor.start()
-    console.print(f"Engine loaded in {started['load_seconds']:.1f} s, {len(started['layers'])} MoE layers hooked.")
+    console.print(f"Engine loaded in {started.load_seconds:.1f} s, {started.layers} MoE layers hooked.")
     columns = (TextColumn("layers"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("layers", total=None)
@@ -103,10 +91,11 @@ def _table(domain: str, found: DomainCalibration, others: Sequence[DomainCalibra
     for rank, row in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(rank), *row)
     view = policy_view(found, score)
-    sensitivity, fisher = (", ".join(f"{x:.2f}" for x in view[name]) for name in ("layer_sensitivity", "fisher"))
+    per_layer = (view.layer_sensitivity or (), view.fisher or ())
+    sensitivity, fisher = (", ".join(f"{value:.2f}" for value in values) for values in per_layer)
     lines = [
         f"per layer: sensitivity {sensitivity}; fisher {fisher}",
-        f"R from {view['r_min']:.3f} to {view['r_max']:.3f}; most alike: {', '.join(_most_alike(found))}",
+        f"R from {view.r_min:.3f} to {view.r_max:.3f}; most alike: {', '.join(_most_alike(found))}",
     ]
     if others:
         lines.append(f"more used here than elsewhere (share): {', '.join(_top(contrast(found, others), 3, '+.2f'))}")
@@ -133,7 +122,7 @@ def _most_alike(found: DomainCalibration) -> list[str]:
 
 def draw(domains: dict[str, DomainCalibration], folder: Path, score: str) -> list[Path]:
     """One heat map a domain and quantity (usage, `score`, contrast), layer x expert, as PNG in `folder`."""
-    from banpick_exp.report import heat_map
+    from banpick_exp.report.figures.heat_map import heat_map
 
     files = []
     for domain, found in domains.items():
@@ -146,7 +135,3 @@ def draw(domains: dict[str, DomainCalibration], folder: Path, score: str) -> lis
             heat_map(values_LE, path, f"{name} per expert, {domain}", unit)
             files.append(path)
     return files
-
-
-if __name__ == "__main__":
-    sys.exit(main())

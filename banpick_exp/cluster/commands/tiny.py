@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from rich.console import Console
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.tiny import ASSETS
+from banpick_exp.options import Options
 
 DEFAULT_OUTPUT = Path("tiny-out")
 CONTROLS = ("math", "knowledge")
@@ -24,15 +23,13 @@ Make the small MoE that ships with this package, and what belongs to it.
   python -m banpick_exp tiny --measure          measure the checkpoint and its controls in the real engine (minutes)
 
 The same seed and steps give the same files, byte for byte, on the same machine and library versions. Nothing replaces
-the shipped files unless --output names their folder: {ASSETS.parent.name}/{ASSETS.name} of the package.
+the shipped files unless --output names their folder: models/{ASSETS.parent.name}/{ASSETS.name} of the package.
 A sweep on the control needs none of this: python -m banpick_exp +sweep=pick_strength model=tiny_control
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
-        prog="python -m banpick_exp tiny", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _options() -> Options:
+    arguments = Options(prog="python -m banpick_exp tiny", description=DESCRIPTION)
     what = arguments.add_mutually_exclusive_group()
     what.add_argument(
         "--control",
@@ -54,21 +51,19 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-    try:
-        if options.measure:
-            _measure(options.output)
-        elif options.control:
-            _controls(options.control, options.output)
-        else:
-            _train(options.seed, options.steps, options.output)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: nothing was written", file=sys.stderr)
-        return 130
+def help_page() -> str:
+    return _options().format_help()
+
+
+def run(arguments: list[str]) -> int:
+    """Returns 0."""
+    options = _options().parse_args(arguments)
+    if options.measure:
+        _measure(options.output)
+    elif options.control:
+        _controls(options.control, options.output)
+    else:
+        _train(options.seed, options.steps, options.output)
     return 0
 
 
@@ -134,7 +129,3 @@ def _writable(output: Path | None, *names: str) -> Path:
             f"for example --output ~/tiny-out"
         ) from None
     return folder
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,6 @@ Exit code: 0 everything that applies holds, 1 something failed, 2 the command co
 from __future__ import annotations
 
 import shlex
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from banpick_exp.cli.console import run
 from banpick_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,19 +37,19 @@ WIDTH = 118
 STATUS_WIDTH = 16
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command (`argv` without the program's name) and returns its exit code."""
-    return run(_run, str(__doc__), argv)
+def help_page() -> str:
+    return str(__doc__)
 
 
-def _run(arguments: Sequence[str]) -> int:
-    from banpick_exp.sweep.plan import plan_sweep
+def run(arguments: list[str]) -> int:
+    """Returns 0, or 1 where something failed."""
+    from banpick_exp.cluster.plan import plan_run
 
     settings, output = _output_file(arguments)
     for text in settings:
         if text.split("=")[0].split(".")[0] in ("policy", "+sweep", "sweep"):
             raise UserError(f"{text} chooses a policy, but verify tries its own, of every family. Leave it out.")
-    plan = plan_sweep([*settings, "policy=none"])
+    plan = plan_run([*settings, "policy=none"]).sweep
     if len(plan.points) != 1:
         raise UserError(
             f"{len(plan.points)} engines are named, but a report is about one. Type one value a setting, and run the "
@@ -61,14 +59,15 @@ def _run(arguments: Sequence[str]) -> int:
     if plan.dry_run:
         print(_intention(point))
         return 0
-    from banpick_exp.engine.verify.checks import FAILED, check_machine  # only now: it loads the engine's modules
+    from banpick_exp.engine.verify.checks import FAILED, check_machine  # only now: they load the engine's modules
+    from banpick_exp.evaluation.session import engine_of
 
-    checks = list(check_machine(point))
+    checks = list(check_machine(engine_of(point)))
     text = report(point, checks, shlex.join(["python", "-m", "banpick_exp", "verify", *arguments]))
     print(text)
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
-    return int(any(status == FAILED for _, status, _ in checks))
+    return int(any(check.status == FAILED for check in checks))
 
 
 def _output_file(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -128,7 +127,3 @@ def report(point: Point, checks: Sequence[tuple[str, str, str]], command: str) -
     verdict = f"FAILED: {'; '.join(failed)}" if failed else "everything that applies holds"
     lines += ["", f"{verdict} ({', '.join(f'{count} {status}' for status, count in counts.items())})"]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,13 +17,11 @@ from vllm.compilation.decorators import _model_hash_key
 from vllm.config import VllmConfig
 from vllm.config.utils import hash_factors, normalize_value
 
+from banpick_exp.engine.types import CacheKeys
 
-def cache_keys(config: VllmConfig, model: torch.nn.Module) -> dict[str, str | bool]:
-    """`ours` and `stock`: the cache keys; `used`: the folder the engine works in, empty where it compiled nothing.
 
-    `exact`: `ours` was rebuilt to the name of that folder, so `stock` is a folder's name too; otherwise both are hashes
-    of the environment alone.
-    """
+def cache_keys(config: VllmConfig, model: torch.nn.Module) -> CacheKeys:
+    """Those of a loaded engine."""
     compilation = config.compilation_config
     used = compilation.local_cache_dir or compilation.cache_dir or ""
     env = envs.compile_factors()
@@ -32,5 +30,5 @@ def cache_keys(config: VllmConfig, model: torch.nn.Module) -> dict[str, str | bo
     for forward in {_model_hash_key(module.forward) for module in model.modules() if hasattr(module, "aot_compile")}:
         ours_key, stock_key = (hashlib.sha256(str([e, *rest, forward]).encode()).hexdigest() for e in (ours, stock))
         if ours_key in Path(used).parts:
-            return {"ours": ours_key, "stock": stock_key, "used": ours_key, "exact": True}
-    return {"ours": ours, "stock": stock, "used": Path(used).name, "exact": False}
+            return CacheKeys(ours=ours_key, stock=stock_key, used=ours_key, exact=True)
+    return CacheKeys(ours=ours, stock=stock, used=Path(used).name, exact=False)

@@ -3,7 +3,7 @@
 A layer's `quant_method.experts_cls` is replaced by a one-base subclass before vLLM builds its kernel, so every variant
 that inherits the CPU path (AVX2, AVX-512, AMX, NEON) is covered and no function of vLLM's is replaced. Where the class
 is another (quantised experts, say), nothing is replaced: banned slots are computed with weight 0, exact, not faster.
-On a GPU the class only gets the sum that an id of -1 needs; `handover` decides, on the device, whether -1 is used.
+On a GPU the class only gets the sum that an id of -1 needs; `skipping` decides, on the device, whether -1 is used.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoE
 from banpick_exp.engine.plugin.experts import keep_pairs_only
 from banpick_exp.engine.plugin.layer import HookedLayer
 from banpick_exp.engine.plugin.ops import route_op
+from banpick_exp.engine.plugin.router import RouterSpec
 from banpick_exp.engine.plugin.skipping import check_parallelism, choose_filler
 
 SUPPORTED_ROUTERS = frozenset({"CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter"})
@@ -71,10 +72,10 @@ def check_layer(name: str, runner: MoERunnerInterface) -> None:
             f"{name}: router {kind} cannot be hooked: its selection would ignore the policy. "
             f"Supported: {', '.join(sorted(SUPPORTED_ROUTERS))}."
         )
-    scoring = getattr(router, "scoring_func", "softmax")
-    if getattr(router, "custom_routing_function", None) is not None or scoring not in SUPPORTED_SCORING:
+    spec = RouterSpec.of(router)
+    if spec.custom or spec.scoring not in SUPPORTED_SCORING:
         raise RuntimeError(
-            f"{name}: routing by {scoring!r} or a custom function cannot be reproduced, so no policy could be "
+            f"{name}: routing by {spec.scoring!r} or a custom function cannot be reproduced, so no policy could be "
             f"applied to it. Supported scoring: {', '.join(sorted(SUPPORTED_SCORING))}."
         )
     if runner.routed_experts.quant_method.is_monolithic:
@@ -124,8 +125,8 @@ def install() -> None:
 def find_layers(model: torch.nn.Module) -> list[HookedLayer]:
     """The hooked MoE layers of a loaded model, in layer order; on a GPU each tries whether its kernel may skip.
 
-    Raises RuntimeError when any MoE runner in the model is not hooked, or has become unhookable since it was built
-    (quantisation methods are replaced after the weights load).
+    Raises RuntimeError when any MoE runner in the model is not hooked, or has become unhookable or another router since
+    it was built (quantisation methods are replaced after the weights load).
     """
     layers = []
     for module in model.modules():
@@ -134,7 +135,7 @@ def find_layers(model: torch.nn.Module) -> list[HookedLayer]:
             layer = getattr(module.router, "_banpick_layer", None)
             if layer is None:
                 remedy = (
-                    "This runner class needs its own entry in vllm_plugin.OTHER_RUNNERS."
+                    f"This runner class needs its own entry in {__name__}.OTHER_RUNNERS."
                     if "MoERunner" in op_registry_oot
                     else "vLLM did not load the plugin: start this process with VLLM_PLUGINS=banpick."
                 )
@@ -142,12 +143,22 @@ def find_layers(model: torch.nn.Module) -> list[HookedLayer]:
                     f"{module.layer_name}: a {type(module).__name__} that the plugin did not hook: its experts would "
                     f"ignore every policy. {remedy}"
                 )
+            _check_unchanged(layer)
             layers.append(layer)
             if layer.tokens_P.device.type != "cpu":
                 runner: Any = module
                 with torch.inference_mode():
                     layer.set_filler(*choose_filler(layer.name, runner, slots=layer.slots))
     return layers
+
+
+def _check_unchanged(layer: HookedLayer) -> None:
+    if (now := RouterSpec.of(layer.router)) != layer.spec:
+        raise RuntimeError(
+            f"{layer.name}: its router was {layer.spec} when it was hooked and is {now} now: policies would be applied "
+            f"as to the old one. This vLLM changes its routers late; use the one that `python -m banpick_exp verify` "
+            f"names."
+        )
 
 
 def detach(model: torch.nn.Module) -> None:

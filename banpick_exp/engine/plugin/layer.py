@@ -23,6 +23,7 @@ from torch import Tensor
 from vllm.forward_context import get_forward_context, is_forward_context_available
 from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 
+from banpick_exp.engine.plugin.router import RouterSpec
 from banpick_kernels.layer_hooks import LayerEdit
 from banpick_kernels.numpy_router import FEW_TOKENS, FewTokens, count_few
 from banpick_kernels.reference import (
@@ -52,7 +53,8 @@ class HookedLayer:
 
     def __init__(self, name: str, router: BaseRouter, device: torch.device, fixed_slots: int | None) -> None:
         self.name, self.router, self.stock = name, router, type(router)
-        self.num_experts, self.top_k = router.global_num_experts, router.top_k
+        self.spec = RouterSpec.of(router)
+        self.num_experts, self.top_k = self.spec.num_experts, self.spec.top_k
         self.handle = next(_HANDLES)
         _LAYERS[self.handle] = self
         self.fixed_slots = fixed_slots
@@ -68,23 +70,21 @@ class HookedLayer:
         self.filler: Literal["dup", "skip"] = "dup"
         """What stands in a banned slot: the token's first id, or -1 where the expert kernel is proved to skip it."""
         self.filler_reason = "every slot is computed; a banned one repeats the first id with weight 0"
-        corrected = getattr(router, "e_score_correction_bias", None) is not None
-        plain = device.type == "cpu" and not self.grouped and not corrected
+        plain = device.type == "cpu" and not self.spec.grouped and not self.spec.corrected
         self.few = FewTokens(self.table) if plain else None
         self.set_shortcuts(slots=self.top_k)
 
     @property
-    def grouped(self) -> bool:
-        """Whether the router sees only some groups of experts (DeepSeek)."""
+    def correction_E(self) -> Tensor | None:
+        """What the router adds to the scores to rank experts. Looked up each time: its values come with the weights."""
         router: Any = self.router
-        groups = getattr(router, "num_expert_group", None) or 1
-        return getattr(router, "use_grouped_topk", True) and 1 < groups < self.num_experts
+        return router.e_score_correction_bias if self.spec.corrected else None
 
     @property
     def fused(self) -> bool:
         """Whether edits are made by the Triton kernel."""
         plain = self.edit is None and (self.frozen or not self.masks)
-        return self.tokens_P.device.type == "cuda" and not self.grouped and plain
+        return self.tokens_P.device.type == "cuda" and not self.spec.grouped and plain
 
     @property
     def prunes(self) -> bool:
@@ -98,9 +98,9 @@ class HookedLayer:
             self.few.read()
         self.slots = self.fixed_slots or slots
         self.biased = bool((table.logit_bias_PE != 0).any())
-        corrected = getattr(self.router, "e_score_correction_bias", None) is not None
+        spec = self.spec
         # Scores of masked experts are 0, but where something is added to them or few groups are seen, that may suffice.
-        self.masks = (corrected or self.grouped) and bool((table.logit_bias_PE == -torch.inf).any())
+        self.masks = (spec.corrected or spec.grouped) and bool((table.logit_bias_PE == -torch.inf).any())
         self.inserts = self.frozen or bool((table.insert_window > 0).any() and table.key_PE.any())
         self.thresholds = self.frozen or any(
             bool((getattr(table, name) != COLUMNS[name].neutral).any()) for name in THRESHOLDS
@@ -110,7 +110,7 @@ class HookedLayer:
         # Adding a bias and keeping a constant k is what the stock router does anyway, given these logits and that k.
         self.stock_k = None if edits else min(self.slots, int(table.keep[0]))
         # A router with a correction bias keeps its first k by biased score, a policy by weight: not the same experts.
-        if self.stock_k != self.slots or (corrected and self.stock_k != self.top_k):
+        if self.stock_k != self.slots or (spec.corrected and self.stock_k != self.top_k):
             self.stock_k = None
 
     def stock_routing(
@@ -132,41 +132,43 @@ class HookedLayer:
         self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Weights [T, S] float32, ids [T, S] int32, kept [T, S]: stock selection, then the policy's edit in torch."""
-        router: Any = self.router
         if self.few is not None and self.edit is None and logits_TE.shape[0] <= FEW_TOKENS:
             return self.few_routing(logits_TE)
         logits_TE = biased_logits(logits_TE, self.table)
         if self.edit is not None:
             logits_TE = self.edit.logits(logits_TE)
         _, base_ids_TK = self.stock_routing(hidden_states, logits_TE, indices_type, input_ids, self.top_k)
-        scores_TE = router_scores(logits_TE, getattr(router, "scoring_func", "softmax"))
-        correction_E = getattr(router, "e_score_correction_bias", None)
+        spec, correction_E = self.spec, self.correction_E
+        scores_TE = router_scores(logits_TE, spec.scoring)
         ranking_TE = None if correction_E is None else scores_TE + correction_E
-        if self.grouped:
+        if spec.grouped:
             ranking_TE = scores_TE if ranking_TE is None else ranking_TE
-            ranking_TE = within_groups(
-                ranking_TE, router.num_expert_group, router.topk_group, corrected=correction_E is not None
-            )
+            ranking_TE = within_groups(ranking_TE, spec.groups, spec.groups_seen, corrected=spec.corrected)
         if self.masks and ranking_TE is not None:
             ranking_TE = masked_last(ranking_TE, logits_TE)
             base_ids_TK = select_top_k(ranking_TE, self.top_k)
-        policy = (base_ids_TK, self.table, self.slots, router.renormalize)
         weights, ids, kept = edit_selection(
-            logits_TE, scores_TE, *policy, ranking_TE=ranking_TE,
-            inserts=self.inserts, thresholds=self.thresholds, edit=self.edit,
-        )  # fmt: skip
-        return weights * getattr(router, "routed_scaling_factor", 1.0), ids, kept
+            logits_TE,
+            scores_TE,
+            base_ids_TK,
+            self.table,
+            self.slots,
+            spec.renormalize,
+            ranking_TE=ranking_TE,
+            inserts=self.inserts,
+            thresholds=self.thresholds,
+            edit=self.edit,
+        )
+        return weights * spec.scaling, ids, kept
 
     def few_routing(self, logits_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same for a few tokens on CPU, its own selection included."""
-        router: Any = self.router
         assert self.few is not None
+        spec = self.spec
         known = {"biased": self.biased, "inserts": self.inserts, "thresholds": self.thresholds}
-        scoring = getattr(router, "scoring_func", "softmax")
-        routed = self.few.route(logits_TE, self.top_k, self.slots, router.renormalize, scoring, **known)
+        routed = self.few.route(logits_TE, self.top_k, self.slots, spec.renormalize, spec.scoring, **known)
         weights, ids, kept = map(torch.from_numpy, routed)
-        scale = getattr(router, "routed_scaling_factor", 1.0)
-        return weights if scale == 1.0 else weights * scale, ids, kept
+        return weights if spec.scaling == 1.0 else weights * spec.scaling, ids, kept
 
     def fused_routing(
         self, hidden_states: Tensor, logits_TE: Tensor, indices_type: torch.dtype | None, input_ids: Tensor | None
@@ -174,20 +176,25 @@ class HookedLayer:
         """The same by the kernel, counters included. Never asked on a CPU."""
         from banpick_kernels.triton_router import fused_route
 
-        router: Any = self.router
         stock = None
         if self.frozen:
             stock = self.stock_routing(hidden_states, logits_TE, indices_type, input_ids, self.top_k)
         counts = self.counts
         padding_T = get_forward_context().is_padding if counts else None
         return fused_route(
-            logits_TE, self.table, top_k=self.top_k, slots=self.slots, renormalize=router.renormalize,
-            scoring=getattr(router, "scoring_func", "softmax"),
-            correction_E=getattr(router, "e_score_correction_bias", None),
+            logits_TE,
+            self.table,
+            top_k=self.top_k,
+            slots=self.slots,
+            renormalize=self.spec.renormalize,
+            scoring=self.spec.scoring,
+            correction_E=self.correction_E,
             is_padding_T=None if padding_T is None else padding_T[: logits_TE.shape[0]],
-            tokens_P=self.tokens_P if counts else None, usage_PE=self.usage_PE if counts else None,
-            scale=getattr(router, "routed_scaling_factor", 1.0), stock=stock,
-        )  # fmt: skip
+            tokens_P=self.tokens_P if counts else None,
+            usage_PE=self.usage_PE if counts else None,
+            scale=self.spec.scaling,
+            stock=stock,
+        )
 
     def biased_logits(self, logits_TE: Tensor) -> Tensor:
         """In float32 where there is a bias: a boost of 0.1 is lost in the bfloat16 of a large logit."""

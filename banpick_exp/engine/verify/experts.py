@@ -6,7 +6,7 @@ Shapes: T tokens, K experts a token, S slots, H hidden size.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedE
 from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
 
 from banpick_exp.engine.plugin.layer import HookedLayer
-from banpick_exp.engine.verify.router import (
-    FAILED,
-    NOT_APPLICABLE,
-    OK,
-    TOKENS,
-    Row,
-    routed,
-    trial_logits,
-    trial_policies,
-    under,
-)
+from banpick_exp.engine.plugin.skipping import experts_difference
+from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, Check
+from banpick_exp.engine.verify.router import TOKENS, routed, trial_logits, trial_policies, under
 from banpick_kernels.cpu_dispatch import run_kept
+
+
+CLAIMS = (
+    "a repeated id with weight 0 adds nothing",
+    "kept pairs alone give the same sum",
+    "id -1 agrees with a repeated id",
+)
+Difference = Callable[[Any, HookedLayer], float]
+"""(vLLM's runner, its layer) -> largest error, in units of the largest output."""
 
 
 def moe_runners(model: torch.nn.Module) -> list[Any]:
@@ -123,43 +124,41 @@ def _kept_difference(runner: Any, layer: HookedLayer) -> float:
     return worst
 
 
-def filler_rows(layers: Sequence[HookedLayer], runners: Sequence[Any]) -> list[Row]:
+def _skip_difference(runner: Any, layer: HookedLayer) -> float:
+    return experts_difference(runner, slots=layer.slots)
+
+
+def filler_checks(layers: Sequence[HookedLayer], runners: Sequence[Any]) -> list[Check]:
     """Does a banned slot add nothing, through the real weights: as a filler, and as what the kernels skip?"""
-    on_cpu = layers[0].tokens_P.device.type == "cpu"
     pairs = list(zip(layers, runners, strict=True))
     several = [pair for pair in pairs if pair[0].top_k > 1]
-    name = "filler: a repeated id with weight 0 adds nothing"
-    rows = [_filler_row(name, _dup_difference, several, "one expert a token: no slot to fill")]
-    if on_cpu:
+    repeated, alone, skipped = (f"filler: {claim}" for claim in CLAIMS)
+    checks = [_filler_check(repeated, _dup_difference, several, "one expert a token: no slot to fill")]
+    if layers[0].tokens_P.device.type == "cpu":
         skipping = [(layer, runner) for layer, runner in pairs if _stock_cpu_class(kernel_of(runner)) is not None]
-        rows.append(_filler_row("filler: kept pairs alone give the same sum", _kept_difference,
-                                skipping, "these experts compute every slot"))  # fmt: skip
-        rows.append(("filler: id -1 agrees with a repeated id", NOT_APPLICABLE, "not on this device: GPU kernels only"))
-        return rows
-    from banpick_exp.engine.plugin import skipping as plugin_skipping
-
-    def difference(runner: Any, layer: HookedLayer) -> float:
-        return plugin_skipping.experts_difference(runner, slots=layer.slots)
-
+        checks.append(_filler_check(alone, _kept_difference, skipping, "these experts compute every slot"))
+        return [*checks, Check(skipped, NOT_APPLICABLE, "not on this device: GPU kernels only")]
     skipping = [(layer, runner) for layer, runner in pairs if layer.filler == "skip"]
     reason = f"no layer skips: {filler_reason(runners[0], layers[0])}"
-    rows.append(("filler: kept pairs alone give the same sum", NOT_APPLICABLE, "not on this device: CPU kernels only"))
-    return [*rows, _filler_row("filler: id -1 agrees with a repeated id", difference, skipping, reason)]
+    checks.append(Check(alone, NOT_APPLICABLE, "not on this device: CPU kernels only"))
+    return [*checks, _filler_check(skipped, _skip_difference, skipping, reason)]
 
 
-def _filler_row(check: str, difference: Any, pairs: Sequence[tuple[HookedLayer, Any]], otherwise: str) -> Row:
+def _filler_check(
+    name: str, difference: Difference, pairs: Sequence[tuple[HookedLayer, Any]], otherwise: str
+) -> Check:
     if not pairs:
-        return check, NOT_APPLICABLE, otherwise
+        return Check(name, NOT_APPLICABLE, otherwise)
     allowed = 4 * torch.finfo(pairs[0][1].moe_config.in_dtype).eps
     with torch.no_grad():
         found = {layer.name: difference(runner, layer) for layer, runner in pairs}
-    problems = [f"{name}: outputs differ by {value:.1e} of the largest" for name, value in found.items()
-                if not value <= allowed]  # fmt: skip
+    problems = [
+        f"{layer}: outputs differ by {value:.1e} of the largest"
+        for layer, value in found.items()
+        if not value <= allowed
+    ]
     if problems:
-        return check, FAILED, f"{'; '.join(problems)}; {allowed:.1e} is allowed"
-    return (
-        check,
-        OK,
-        f"{len(found)} layers, real weights: within {max(found.values()):.1e} of the largest output "
-        + (f"({allowed:.1e} is allowed)"),
-    )
+        return Check(name, FAILED, f"{'; '.join(problems)}; {allowed:.1e} is allowed")
+    worst = max(found.values())
+    finding = f"{len(found)} layers, real weights: within {worst:.1e} of the largest output ({allowed:.1e} is allowed)"
+    return Check(name, OK, finding)

@@ -11,19 +11,17 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from banpick_exp.engine.plugin.layer import HookedLayer
-from banpick_exp.policy import Policy, build_policy
+from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, Check
+from banpick_exp.policy import Calibration, Policy, build_policy
 from banpick_kernels.reference import biased_logits, edit_selection, router_scores, select_top_k, within_groups
 
-Row = tuple[str, str, str]
-"""(check, status, finding)."""
-
-OK, FAILED, NOT_APPLICABLE = "ok", "FAILED", "not applicable"
 TOKENS = 72
 SIZES = (TOKENS, 8)
 """Routed as one batch and as the start of it: few tokens on CPU take a path of their own."""
@@ -38,7 +36,7 @@ SHORT = ("none", "ban", "pick range_replace")
 def trial_policies(num_experts: int, top_k: int) -> dict[str, Policy]:
     """One-layer policies of every family, by label. The calibration they read is made up."""
     experts = {0: sorted({num_experts // 3, num_experts - 1})}
-    calibration = {"influence": [], "layer_sensitivity": [0.35], "r_min": 0.45, "r_max": 1.0}
+    calibration = Calibration(influence=(), layer_sensitivity=(0.35,), r_min=0.45, r_max=1.0)
     ban = {"lambda": 0.9, "k_min": max(1, top_k // 2 - 1)}
     tried: dict[str, tuple[str, dict[str, Any]]] = {
         "none": ("none", {}),
@@ -53,11 +51,15 @@ def trial_policies(num_experts: int, top_k: int) -> dict[str, Policy]:
     }
     return {
         label: build_policy(
-            name, knobs, num_layers=1, num_experts=num_experts, top_k=top_k,
+            name,
+            knobs,
+            num_layers=1,
+            num_experts=num_experts,
+            top_k=top_k,
             calibration=calibration if name.startswith("ban") else None,
         )
         for label, (name, knobs) in tried.items()
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager
@@ -97,22 +99,18 @@ def _per_expert(weights_TS: Tensor, ids_TS: Tensor, num_experts: int) -> tuple[T
 
 def expected(layer: HookedLayer, policy: Policy, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
     """`_per_expert` of the reference on the CPU."""
-    router: Any = layer.router
-    table = policy.table.layer(0)
+    spec, correction_E, table = layer.spec, layer.correction_E, policy.table.layer(0)
     logits_TE = biased_logits(logits_TE.cpu(), table)
-    scores_TE = router_scores(logits_TE, getattr(router, "scoring_func", "softmax"))
-    correction_E = getattr(router, "e_score_correction_bias", None)
+    scores_TE = router_scores(logits_TE, spec.scoring)
     ranking_TE = None if correction_E is None else scores_TE + correction_E.float().cpu()
-    if layer.grouped:
+    if spec.grouped:
         ranking_TE = scores_TE if ranking_TE is None else ranking_TE
-        ranking_TE = within_groups(
-            ranking_TE, router.num_expert_group, router.topk_group, corrected=correction_E is not None
-        )
+        ranking_TE = within_groups(ranking_TE, spec.groups, spec.groups_seen, corrected=spec.corrected)
     base_TK = select_top_k(logits_TE if ranking_TE is None else ranking_TE, layer.top_k)
     weights_TS, ids_TS, _ = edit_selection(
-        logits_TE, scores_TE, base_TK, table, policy.slots, router.renormalize, ranking_TE=ranking_TE
+        logits_TE, scores_TE, base_TK, table, policy.slots, spec.renormalize, ranking_TE=ranking_TE
     )
-    return _per_expert(weights_TS * getattr(router, "routed_scaling_factor", 1.0), ids_TS, layer.num_experts)
+    return _per_expert(weights_TS * spec.scaling, ids_TS, layer.num_experts)
 
 
 def routed(layer: HookedLayer, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,48 +119,73 @@ def routed(layer: HookedLayer, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
     return layer.route(torch.zeros(logits_TE.shape[0], 1, device=device), logits_TE.to(device), None, None)
 
 
-def router_rows(layers: Sequence[HookedLayer], labels: Sequence[str] | None = None) -> list[Row]:
-    """One row a policy: the layers' own routing against the reference, ids exactly. `labels` None: every policy."""
-    rows: list[Row] = []
-    shapes = {(layer.num_experts, layer.top_k) for layer in layers}
-    policies, logits = {s: trial_policies(*s) for s in shapes}, {e: trial_logits(e) for e, _ in shapes}
-    for label in labels or next(iter(policies.values())):
-        problems, worst, kept, tokens, wide = [], 0.0, 0, 0, 0
-        for layer in layers:
-            policy, logits_TE = policies[layer.num_experts, layer.top_k][label], logits[layer.num_experts]
-            if layer.fixed_slots is not None and policy.max_kept > layer.fixed_slots:
-                wide = max(wide, policy.max_kept - layer.top_k)
-                continue
-            wanted_TE, chosen_TE = expected(layer, policy, logits_TE)
-            if policy.rule.name in BY_STOCK:
-                logits_TE = logits_TE.float()
-            wrong, difference = 0, 0.0
-            for size in SIZES:
-                with under(layer, policy):
-                    found_TE, used_TE = _per_expert(*routed(layer, logits_TE[:size]), layer.num_experts)
-                wrong = max(wrong, int((used_TE != chosen_TE[:size]).any(-1).sum()))
-                difference = max(difference, float((found_TE - wanted_TE[:size]).abs().max()))
-                kept, tokens = kept + int(used_TE.sum()), tokens + size
-            worst = max(worst, difference)
-            if wrong:
-                problems.append(f"{layer.name}: under {label}, {wrong} of {TOKENS} tokens go to other experts than the "
-                                f"reference selects")  # fmt: skip
-            elif not difference <= WEIGHT_TOLERANCE:
-                problems.append(f"{layer.name}: under {label}, weights differ from the reference by {difference:.1e}")
-        check = f"router against reference, {label}"
-        if problems:
-            rows.append((check, FAILED, "; ".join(problems)))
-        elif not tokens:
-            rows.append((check, NOT_APPLICABLE, f"a compiled engine needs engine.extra_slots={wide} for this policy"))
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """How one layer routed the trial tokens under one policy, held against the reference."""
+
+    wrong: int
+    """Of TOKENS tokens, those that go to other experts."""
+    difference: float
+    """Largest of the weights; NaN where one is."""
+    kept: int
+    """Experts kept by all tokens together."""
+    tokens: int
+    """Over all of SIZES."""
+
+    def problem(self, layer: str, label: str) -> str | None:
+        if self.wrong:
+            return (
+                f"{layer}: under {label}, {self.wrong} of {TOKENS} tokens go to other experts than the reference selects"
+            )
+        if not self.difference <= WEIGHT_TOLERANCE:
+            return f"{layer}: under {label}, weights differ from the reference by {self.difference:.1e}"
+        return None
+
+
+def _compared(layer: HookedLayer, policy: Policy) -> Routed:
+    logits_TE = trial_logits(layer.num_experts)
+    wanted_TE, chosen_TE = expected(layer, policy, logits_TE)
+    if policy.rule.name in BY_STOCK:
+        logits_TE = logits_TE.float()
+    wrong, difference, kept = 0, 0.0, 0
+    for size in SIZES:
+        with under(layer, policy):
+            found_TE, used_TE = _per_expert(*routed(layer, logits_TE[:size]), layer.num_experts)
+        wrong = max(wrong, int((used_TE != chosen_TE[:size]).any(-1).sum()))
+        difference = max(difference, float((found_TE - wanted_TE[:size]).abs().max()))
+        kept += int(used_TE.sum())
+    return Routed(wrong=wrong, difference=difference, kept=kept, tokens=sum(SIZES))
+
+
+def router_checks(layers: Sequence[HookedLayer], labels: Sequence[str] | None = None) -> list[Check]:
+    """One a policy: the layers' own routing against the reference, ids exactly. `labels` None: every policy."""
+    labels = labels or list(trial_policies(layers[0].num_experts, layers[0].top_k))
+    return [_router_check(layers, label) for label in labels]
+
+
+def _router_check(layers: Sequence[HookedLayer], label: str) -> Check:
+    name = f"router against reference, {label}"
+    found, wide = {}, 0
+    for layer in layers:
+        policy = trial_policies(layer.num_experts, layer.top_k)[label]
+        if layer.fixed_slots is not None and policy.max_kept > layer.fixed_slots:
+            wide = max(wide, policy.max_kept - layer.top_k)
         else:
-            finding = f"{tokens} choices over {len(layers)} layers: ids exact, weights within {worst:.0e}; "
-            rows.append((check, OK, f"{finding}{kept / tokens:.2f} experts kept"))
-    return rows
+            found[layer.name] = _compared(layer, policy)
+    problems = [problem for layer, compared in found.items() if (problem := compared.problem(layer, label))]
+    if problems:
+        return Check(name, FAILED, "; ".join(problems))
+    if not found:
+        return Check(name, NOT_APPLICABLE, f"a compiled engine needs engine.extra_slots={wide} for this policy")
+    tokens, worst = sum(each.tokens for each in found.values()), max(each.difference for each in found.values())
+    kept = sum(each.kept for each in found.values()) / tokens
+    finding = f"{tokens} choices over {len(layers)} layers: ids exact, weights within {worst:.0e}"
+    return Check(name, OK, f"{finding}; {kept:.2f} experts kept")
 
 
-def stock_row(layers: Sequence[HookedLayer]) -> Row:
+def stock_check(layers: Sequence[HookedLayer]) -> Check:
     """Policy none against vLLM's own router: the same bits, or the same experts where the width is another."""
-    check, problems, worst = "policy none against vLLM's router", [], 0.0
+    name, problems, worst = "policy none against vLLM's router", [], 0.0
     for layer in layers:
         logits_TE = trial_logits(layer.num_experts).to(layer.tokens_P.device)
         hidden = torch.zeros(TOKENS, 1, device=logits_TE.device)
@@ -181,6 +204,6 @@ def stock_row(layers: Sequence[HookedLayer]) -> Row:
         if not same:
             problems.append(f"{layer.name}: ids or weights are not those of {layer.stock.__name__}")
     if problems:
-        return check, FAILED, "; ".join(problems)
+        return Check(name, FAILED, "; ".join(problems))
     closeness = f"extra slots: ids equal, weights within {worst:.0e}" if worst else "ids and weights bit-equal"
-    return check, OK, f"{TOKENS} tokens x {len(layers)} layers: {closeness}"
+    return Check(name, OK, f"{TOKENS} tokens x {len(layers)} layers: {closeness}")

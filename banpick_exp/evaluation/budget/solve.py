@@ -1,4 +1,4 @@
-"""A point at a wanted budget on the loaded engine: probe a sample for the knob, run everything, confirm, correct once.
+"""A trial at a wanted budget on the loaded engine: probe a sample for the knob, run everything, confirm, correct once.
 
 A solved knob is kept beside the calibrations, so that no run solves it again; what is read back is confirmed all the
 same, because only the budget measured on all problems counts.
@@ -6,23 +6,22 @@ same, because only the budget measured on all problems counts.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from banpick_exp.config import fingerprint
 from banpick_exp.engine.engine import Engine
-from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, Problems
+from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems
 from banpick_exp.evaluation.budget.root_search import TOLERANCE, Solved, UnreachableBudget, solve
+from banpick_exp.evaluation.trial import Trial
 from banpick_exp.policy import Rule
 from banpick_exp.policy.budget import BUDGET, SAMPLE_PROBLEMS, knob_of, known_budgets, policy_of, with_knob
-from banpick_exp.sweep.point import Point
-from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.records import BudgetAccount
+from banpick_exp.run_folder import write_atomically
 from banpick_exp.tasks.problem import Problem
 
 SAMPLE_TOLERANCE = 0.025
@@ -32,8 +31,8 @@ Policies = Mapping[str, DomainPolicy]
 Runs = dict[str, DomainRun]
 Probed = dict[str, dict[float, float]]
 """Per rule and task, mean_kept by knob value; of one engine."""
-Answer = Callable[[Policies], tuple[Runs, float]]
-"""Answers all problems: the runs and the slowest swap in seconds."""
+Answer = Callable[[Policies], Answered]
+"""Answers all problems under these policies."""
 
 
 class Knob(BaseModel):
@@ -54,85 +53,81 @@ class Knob(BaseModel):
 class AtBudget:
     """The answers of all problems at the solved knob."""
 
-    policies: dict[str, DomainPolicy]
-    runs: Runs
-    swap_seconds: float
+    answered: Answered
     solve_seconds: float
     """All but the run that counts."""
-    account: dict[str, Any]
-    """The record's `budget`: target, knob, value, measured, probes, sample_problems, cached, corrected."""
+    account: BudgetAccount
     reason: str | None
     """Why the budget was not met, None where it was."""
 
 
 def answer_at_budget(
     engine: Engine,
-    point: Point,
+    trial: Trial,
     policies: Policies,
     problems: Problems,
     folder: Path,
     answer: Answer,
     probed: Probed | None = None,
 ) -> AtBudget:
-    """Solve the point's open knob and answer all problems under it.
+    """Solve the trial's open knob and answer all problems under it.
 
     `folder`: where solved knobs are kept; `probed`: what this engine probed so far, added to.
     Raises UnreachableBudget, with the reachable range, where no value of the knob leads to the target.
     """
-    assert point.budget is not None and point.knob_fingerprint is not None
+    assert trial.budget is not None
     begin = time.perf_counter()
-    path = folder / f"{point.knob_fingerprint}.json"
-    sample = {domain: _spread(items, SAMPLE_PROBLEMS) for domain, items in problems.items()}
-    solver = _Solver(engine, point, policies, problems, sample, _own(probed, point))
-    kept = _read(path, point)
-    knob = kept or solver.solve(point.budget)
-    swap, reason = 0.0, None
-    solved, running = with_value(policies, point.rule, knob.value), time.perf_counter()
-    runs, swap = answer(solved)
-    off = mean_kept(runs) - point.budget
-    corrected = abs(off) > TOLERANCE
+    path = folder / f"{trial.knob_fingerprint}.json"
+    solver = _solver(engine, trial, policies, problems, probed)
+    kept = _read(path, trial)
+    knob = kept or solver.solve(trial.budget)
+    running = time.perf_counter()
+    answered = answer(with_value(policies, trial.rule, knob.value))
+    reason = None
+    corrected = abs(mean_kept(answered.runs) - trial.budget) > TOLERANCE
     if corrected:
         # What the sample did not show, all problems did: aim as far to the other side.
         try:
-            knob = solver.solve(point.budget - (mean_kept(runs) - knob.sampled), knob)
+            knob = solver.solve(trial.budget - (mean_kept(answered.runs) - knob.sampled), knob)
         except UnreachableBudget as error:
             reason = str(error)
         else:
-            solved, running = with_value(policies, point.rule, knob.value), time.perf_counter()
-            runs, swap = answer(solved)
-    measured = mean_kept(runs)
-    if abs(measured - point.budget) > TOLERANCE:
+            running = time.perf_counter()
+            answered = answer(with_value(policies, trial.rule, knob.value))
+    measured = mean_kept(answered.runs)
+    if abs(measured - trial.budget) > TOLERANCE:
         reason = reason or knob.gap or "corrected once, by what all problems showed and the sample did not"
-        reason = f"budget={point.budget:g} is not met: {measured:.3f} measured on all problems ({reason})"
+        reason = f"budget={trial.budget:g} is not met: {measured:.3f} measured on all problems ({reason})"
     else:
         _write(path, knob)
-    account = knob.model_dump(mode="json", exclude={"fingerprint", "gap", "sampled"})
-    account |= {"measured": measured, "cached": kept is not None and not corrected, "corrected": corrected}
-    return AtBudget(
-        policies=solved, runs=runs, swap_seconds=swap, solve_seconds=running - begin, account=account, reason=reason
+    account = BudgetAccount(
+        **knob.model_dump(exclude={"fingerprint", "gap", "sampled"}),
+        measured=measured,
+        cached=kept is not None and not corrected,
+        corrected=corrected,
     )
+    return AtBudget(answered=answered, solve_seconds=running - begin, account=account, reason=reason)
 
 
 def solved_policies(
     engine: Engine,
-    point: Point,
+    trial: Trial,
     policies: Policies,
     problems: Problems,
     folder: Path,
     probed: Probed | None = None,
 ) -> dict[str, DomainPolicy]:
-    """The point's policies at the knob that a sample asks for, kept for `answer_at_budget` to confirm on all problems.
+    """The trial's policies at the knob that a sample asks for, kept for `answer_at_budget` to confirm on all problems.
 
-    For a point that is answered in blocks. Raises UnreachableBudget.
+    For a trial that is answered in blocks. Raises UnreachableBudget.
     """
-    assert point.budget is not None and point.knob_fingerprint is not None
-    path = folder / f"{point.knob_fingerprint}.json"
-    knob = _read(path, point)
+    assert trial.budget is not None
+    path = folder / f"{trial.knob_fingerprint}.json"
+    knob = _read(path, trial)
     if knob is None:
-        sample = {domain: _spread(items, SAMPLE_PROBLEMS) for domain, items in problems.items()}
-        knob = _Solver(engine, point, policies, problems, sample, _own(probed, point)).solve(point.budget)
+        knob = _solver(engine, trial, policies, problems, probed).solve(trial.budget)
         _write(path, knob)
-    return with_value(policies, point.rule, knob.value)
+    return with_value(policies, trial.rule, knob.value)
 
 
 def mean_kept(runs: Runs) -> float:
@@ -149,7 +144,7 @@ def with_value(policies: Policies, rule: Rule, value: float) -> dict[str, Domain
 @dataclass(frozen=True, slots=True)
 class _Solver:
     engine: Engine
-    point: Point
+    trial: Trial
     policies: Policies
     problems: Problems
     sample: dict[str, list[Problem]]
@@ -158,30 +153,36 @@ class _Solver:
 
     def solve(self, target: float, before: Knob | None = None) -> Knob:
         """`before`: what was found for another target; its probes are known."""
-        point = self.point
-        assert point.budget is not None and point.knob_fingerprint is not None
-        knob, shape = knob_of(point.rule).within(point.checkpoint.shape), point.checkpoint.shape
+        trial = self.trial
+        assert trial.budget is not None and trial.knob_fingerprint is not None
+        shape = trial.checkpoint.shape
+        knob = knob_of(trial.rule).within(shape)
         earlier = before.probes if before else []
-        known = known_budgets(point.rule, shape) | dict(earlier)
-        found: Solved = solve(self.measure, knob, target, SAMPLE_TOLERANCE, known)
+        known = known_budgets(trial.rule, shape) | dict(earlier)
+        solved: Solved = solve(self.measure, knob, target, SAMPLE_TOLERANCE, known)
         return Knob(
-            fingerprint=point.knob_fingerprint, knob=knob.name, target=point.budget, value=found.value,
-            sampled=found.measured, probes=[*earlier, *found.probes], gap=found.gap,
+            fingerprint=trial.knob_fingerprint,
+            knob=knob.name,
+            target=trial.budget,
+            value=solved.value,
+            sampled=solved.measured,
+            probes=[*earlier, *solved.probes],
+            gap=solved.gap,
             sample_problems=sum(map(len, self.sample.values())),
-        )  # fmt: skip
+        )
 
     def measure(self, value: float) -> float:
         """mean_kept on the sample, each domain weighing as it does among all problems."""
         if value in self.probed:
             return self.probed[value]
-        task: TaskConfig = self.point.task
+        task = self.trial.task
         kept = tokens = 0.0
-        for domain, policy in with_value(self.policies, self.point.rule, value).items():
+        for domain, policy in with_value(self.policies, self.trial.rule, value).items():
             items = self.sample[domain]
             policy.activate(self.engine)
             self.engine.counters(reset=True)
             # A salt of its own: a prompt found in the prefix cache would not be routed, and not be counted.
-            salt = f"probe{self.point.fingerprint}"
+            salt = f"probe{self.trial.fingerprint}"
             prompts = [problem.prompt for problem in items]
             self.engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat_template, salt=salt)
             counted, weight = self.engine.counters(reset=True), len(self.problems[domain]) / len(items)
@@ -191,11 +192,16 @@ class _Solver:
         return self.probed[value]
 
 
-def _own(probed: Probed | None, point: Point) -> dict[float, float]:
+def _solver(engine: Engine, trial: Trial, policies: Policies, problems: Problems, probed: Probed | None) -> _Solver:
+    sample = {domain: _spread(items, SAMPLE_PROBLEMS) for domain, items in problems.items()}
+    return _Solver(engine, trial, policies, problems, sample, _own(probed, trial))
+
+
+def _own(probed: Probed | None, trial: Trial) -> dict[float, float]:
     """The part of `probed` that is about this rule and task, whatever the budget."""
-    asked = {name: value for name, value in policy_of(point.rule, point.budget).items() if name != BUDGET}
-    given = [point.calibration_fingerprint, point.calibration.score, point.data_identity]
-    key = fingerprint([asked, *given, point.task.model_dump(mode="json")])
+    asked = {name: value for name, value in policy_of(trial.rule, trial.budget).items() if name != BUDGET}
+    given = [trial.calibration_fingerprint, trial.calibration.score, trial.data_identity]
+    key = fingerprint([asked, *given, trial.task.model_dump(mode="json")])
     return {} if probed is None else probed.setdefault(key, {})
 
 
@@ -205,19 +211,17 @@ def _spread(items: Sequence[Problem], count: int) -> list[Problem]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def _read(path: Path, point: Point) -> Knob | None:
+def _read(path: Path, trial: Trial) -> Knob | None:
     """A knob solved before; None where there is none, or none that can be trusted."""
     try:
         kept = Knob.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-    knob = knob_of(point.rule).within(point.checkpoint.shape)
-    same = (kept.fingerprint, kept.knob, kept.target) == (point.knob_fingerprint, knob.name, point.budget)
+    knob = knob_of(trial.rule).within(trial.checkpoint.shape)
+    same = (kept.fingerprint, kept.knob, kept.target) == (trial.knob_fingerprint, knob.name, trial.budget)
     return kept if same and knob.low <= kept.value <= knob.high else None
 
 
 def _write(path: Path, knob: Knob) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(knob.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, (knob.model_dump_json(indent=1) + "\n").encode())

@@ -1,6 +1,6 @@
 """The calibration artifact: what was measured per domain, and what a policy reads of it.
 
-A folder `<fingerprint>/` with `calibration.safetensors` (arrays per domain; `influence.py` says what they are) and
+A folder `<fingerprint>/` with `calibration.safetensors` (arrays per domain; `measure.py` says what they are) and
 `calibration.json` (settings, model, data, versions). One of another model, data or version is refused, never used.
 """
 
@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.artifact import METADATA, SCHEMA_VERSION, TENSORS, read_artifact
+from banpick_exp.policy.calibration import Calibration, Influence
 
 SCORES = ("removal_kl", "removal_kl_per_use", "insertion_kl")
 
@@ -27,8 +28,8 @@ DomainCalibration = dict[str, np.ndarray]
 SCORES [L,E], layer_kl, tail_square, fisher [L], similarity [L,E,E], ratio_range [2], self_kl []."""
 
 
-def policy_view(domain: DomainCalibration, score: str, others: Sequence[DomainCalibration] = ()) -> dict[str, Any]:
-    """What `build_policy` takes: influence by `score`, descending (ties: lower layer, then lower expert).
+def policy_view(domain: DomainCalibration, score: str, others: Sequence[DomainCalibration] = ()) -> Calibration:
+    """What a policy reads: influence by `score`, descending (ties: lower layer, then lower expert).
 
     `others`: the artifact's other domains, to which `contrast` compares this one.
     """
@@ -38,25 +39,27 @@ def policy_view(domain: DomainCalibration, score: str, others: Sequence[DomainCa
     low, high = domain["layer_kl"].min(), domain["layer_kl"].max()
     span = float(high - low)
     sensitivity = (domain["layer_kl"] - low) / span if span > 0 else np.zeros_like(domain["layer_kl"])
-    return {
-        "influence": [[int(i // num_experts), int(i % num_experts), float(values_LE.ravel()[i])] for i in order],
-        "layer_sensitivity": [float(x) for x in sensitivity],
-        "r_min": float(domain["ratio_range"][0]),
-        "r_max": float(domain["ratio_range"][1]),
-        "usage": domain["usage"].tolist(),
-        "tail_square": [float(x) for x in domain["tail_square"]],
-        "fisher": [float(x) for x in domain["fisher"]],
-        "similarity": _plain(domain["similarity"]),
-        "npmi": _plain(npmi(domain)),
-        "contrast": _plain(contrast(domain, others)),
-    }
+    return Calibration(
+        influence=tuple(
+            Influence(int(i // num_experts), int(i % num_experts), float(values_LE.ravel()[i])) for i in order
+        ),
+        layer_sensitivity=sensitivity.tolist(),
+        r_min=float(domain["ratio_range"][0]),
+        r_max=float(domain["ratio_range"][1]),
+        usage=domain["usage"].tolist(),
+        tail_square=domain["tail_square"].tolist(),
+        fisher=domain["fisher"].tolist(),
+        similarity=_plain(domain["similarity"]),
+        npmi=_plain(npmi(domain)),
+        contrast=_plain(contrast(domain, others)),
+    )
 
 
-def policy_views(domains: Mapping[str, DomainCalibration], score: str) -> dict[str, Mapping[str, Any]]:
+def policy_views(domains: Mapping[str, DomainCalibration], score: str) -> dict[str, Calibration]:
     """`policy_view` of every domain, each against all the others."""
     return {
-        name: policy_view(found, score, [other for other_name, other in domains.items() if other_name != name])
-        for name, found in domains.items()
+        name: policy_view(domain, score, [other for other_name, other in domains.items() if other_name != name])
+        for name, domain in domains.items()
     }
 
 
@@ -91,10 +94,9 @@ def contrast(domain: DomainCalibration, others: Sequence[DomainCalibration]) -> 
     return shares[0] - np.mean(shares[1:], axis=0) if others else np.zeros_like(shares[0])
 
 
-def _plain(values: np.ndarray) -> list[Any]:
+def _plain(values: np.ndarray) -> Any:
     """Nested lists, to six digits after the point: what a policy reads travels as JSON."""
-    found: list[Any] = np.asarray(values, dtype=np.float64).round(6).tolist()
-    return found
+    return np.asarray(values, dtype=np.float64).round(6).tolist()
 
 
 def save(folder: Path, fingerprint: str, domains: dict[str, DomainCalibration], metadata: dict[str, Any]) -> None:

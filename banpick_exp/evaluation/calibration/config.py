@@ -9,6 +9,9 @@ from pydantic import Field
 from banpick_exp.config import Section
 from banpick_exp.tasks.config import TaskConfig
 
+CALIBRATION_WORKER = "banpick_exp.evaluation.calibration.worker.CalibrationExtension"
+"""The worker extension of an engine that calibrates: a name, because the class imports vLLM."""
+
 Score = Literal["insertion_kl", "removal_kl", "removal_kl_per_use"]
 
 

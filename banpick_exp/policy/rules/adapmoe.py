@@ -26,10 +26,10 @@ from pydantic import field_validator
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import RUN_IT, fisher
+from banpick_exp.policy.bases.threshold import Threshold, limit_of_layer
+from banpick_exp.policy.calibration import RUN_IT, Calibration, fisher
 from banpick_exp.policy.knobs import Number
-from banpick_exp.policy.rule import BudgetKnob, Calibration
-from banpick_exp.policy.threshold import Threshold, limit_of_layer
+from banpick_exp.policy.rule import BudgetKnob
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -58,9 +58,6 @@ class AdapMoe(Threshold):
 
     def keeps_all(self) -> bool:
         return self.threshold == 0
-
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        return {"fisher": self.importances(shape, calibration)} if self.needs_calibration() else {}
 
     def importances(self, shape: MoeShape, calibration: Calibration | None) -> list[float]:
         """H_l over its mean, [L]. Raises UserError where the calibration lacks it or it is 0 everywhere."""

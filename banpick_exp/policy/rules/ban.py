@@ -1,15 +1,13 @@
-"""Ban: prune per token and per layer; and Ban&Pick, which lets key experts back in (arXiv 2509.06346, section 3)."""
+"""ban: prune per token and per layer (arXiv 2509.06346, section 3)."""
 
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator
 
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import ban_statistics
-from banpick_exp.policy.knobs import Number, Whole
-from banpick_exp.policy.rule import BudgetKnob, Calibration, Rule
-from banpick_exp.policy.rules.fixed_k import check_count
-from banpick_exp.policy.rules.pick import Mode, Reinforcing
+from banpick_exp.policy.calibration import Calibration, ban_statistics
+from banpick_exp.policy.knobs import Number, Whole, check_count
+from banpick_exp.policy.rule import BudgetKnob, Rule
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -47,10 +45,6 @@ class Ban(Rule):
     def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
         return float(self.k_min), float(shape.top_k)
 
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        found = ban_statistics(calibration, shape, self.name)
-        return {"layer_sensitivity": list(found.layer_sensitivity), "r_min": found.r_min, "r_max": found.r_max}
-
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         found = ban_statistics(calibration, shape, self.name)
         table.ban[0] = True
@@ -60,42 +54,3 @@ class Ban(Rule):
         table.ratio_max[0] = found.r_max
         for layer, sensitivity in enumerate(found.layer_sensitivity):
             table.sensitivity[0, layer] = sensitivity
-
-
-class BanPick(Ban, Reinforcing):
-    """`ban_pick`: Ban decides how many experts stay, then Pick inserts; a key expert Ban dropped can come back.
-
-    Under mode boost nothing is inserted: Ban then prunes the ranking of the boosted logits.
-    """
-
-    name: ClassVar[str] = "ban_pick"
-    mode: Mode = "range_add"
-
-    def needs_calibration(self) -> bool:
-        return True
-
-    def check(self, shape: MoeShape) -> None:
-        Ban.check(self, shape)
-        Reinforcing.check(self, shape)
-
-    def knobs(self) -> dict[str, object]:
-        return {**Ban.knobs(self), **Reinforcing.knobs(self)}
-
-    def label(self) -> str:
-        return Reinforcing.label(self)
-
-    def max_kept(self, shape: MoeShape, calibration: Calibration | None = None) -> int:
-        return Reinforcing.max_kept(self, shape, calibration)
-
-    def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
-        return Ban.budget(self, shape)[0], Reinforcing.budget(self, shape, calibration)[1]
-
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        return {
-            **Ban.calibration_used(self, shape, calibration),
-            **Reinforcing.calibration_used(self, shape, calibration),
-        }
-
-    def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
-        Ban.fill(self, table, shape, calibration)
-        Reinforcing.fill(self, table, shape, calibration)

@@ -25,8 +25,6 @@ it unlike it by as much, 0.1, it would need 0.04.
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -34,10 +32,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import field_validator
 
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import similarity
+from banpick_exp.policy.bases.threshold import Threshold, within_unit
+from banpick_exp.policy.calibration import Calibration, similarity
 from banpick_exp.policy.knobs import Number
-from banpick_exp.policy.rule import BudgetKnob, Calibration
-from banpick_exp.policy.threshold import Threshold, within_unit
+from banpick_exp.policy.rule import BudgetKnob
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:
@@ -88,15 +86,6 @@ class Diep(Threshold):
 
     def keeps_all(self) -> bool:
         return self.beta == 0
-
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        if not self.needs_calibration():
-            return {}
-        sha = hashlib.sha256()
-        for layer_EE in similarity(calibration, shape, self.name):
-            for values_E in layer_EE:
-                sha.update(array("d", values_E).tobytes())
-        return {"similarity": sha.hexdigest()}
 
     def edits(self, shape: MoeShape, calibration: Calibration | None) -> Sequence[LayerEdit | None] | None:
         if self.keeps_all() or self.k_min == shape.top_k:

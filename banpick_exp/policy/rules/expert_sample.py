@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import field_validator
 
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.bases.truncated import Truncated
+from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.knobs import Number, Whole
-from banpick_exp.policy.rule import Calibration
-from banpick_exp.policy.truncated import Truncated
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ Logits 0, 1, 2 and the offset 3, 0, 0 give 3, 1, 2: with K = 2, experts 0 and 2.
 [[0, 2]]
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -27,10 +28,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.offset_file import KEY, read_offset
-from banpick_exp.policy.rule import Calibration, Rule
+from banpick_exp.policy.rule import Pull, Rule
 
 if TYPE_CHECKING:
+    from banpick_kernels.layer_hooks import LayerEdit
     from banpick_kernels.table import RouterTable
 
 
@@ -100,3 +103,8 @@ class LogitOffset(Rule):
                 f"is {offset.sha256}. The run would carry another policy's name. Bring the file back, or plan again."
             )
         table.logit_bias_PLE[0] = torch.tensor(offset.values).reshape(offset.shape)
+
+    def pull(self, table: "RouterTable", edits: "Sequence[LayerEdit | None] | None") -> Pull | None:
+        """An offset touches every expert: what it raises is the mean offset of the selected ones."""
+        bias_LE = table.logit_bias_PLE[0]
+        return Pull(bias_LE) if bool(bias_LE.any()) else None

@@ -24,9 +24,10 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.experts import as_knob, check_enough_stay, check_named_experts
 from banpick_exp.policy.knobs import NamedExperts
-from banpick_exp.policy.rule import Calibration, Rule
+from banpick_exp.policy.rule import Rule
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import field_validator
 
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import layer_sensitivity
+from banpick_exp.policy.bases.threshold import Threshold, limit_of_layer, within_unit
+from banpick_exp.policy.calibration import Calibration, layer_sensitivity
 from banpick_exp.policy.knobs import Number
-from banpick_exp.policy.rule import BudgetKnob, Calibration
-from banpick_exp.policy.threshold import Threshold, limit_of_layer, within_unit
+from banpick_exp.policy.rule import BudgetKnob
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -66,11 +66,6 @@ class Modes(Threshold):
 
     def keeps_all(self) -> bool:
         return self.tau == 0
-
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        if not self.needs_calibration():
-            return {}
-        return {"layer_sensitivity": list(layer_sensitivity(calibration, shape, self.name))}
 
     def alphas(self, shape: MoeShape, calibration: Calibration | None) -> list[float]:
         """alpha_l, [L]. Raises UserError where it must come from a calibration that lacks it."""

@@ -33,11 +33,10 @@ from pydantic import field_validator
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import KeyExperts, npmi
-from banpick_exp.policy.experts import as_knob, check_named_experts, highest
+from banpick_exp.policy.bases.truncated import Truncated
+from banpick_exp.policy.calibration import Calibration, npmi
+from banpick_exp.policy.experts import KeyExperts, as_knob, check_named_experts, highest
 from banpick_exp.policy.knobs import NamedExperts, Number, Switch, Whole
-from banpick_exp.policy.rule import Calibration
-from banpick_exp.policy.truncated import Truncated
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:
@@ -107,11 +106,6 @@ class Rice(Truncated):
         if self.experts is not None:
             return self.experts
         return highest(npmi(calibration, shape, self.name), self.count or 0, f"policy.{self.name}.count")
-
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        if not self.needs_calibration():
-            return {}
-        return {"experts": as_knob(self.reinforced(shape, calibration))}
 
     def edits(self, shape: MoeShape, calibration: Calibration | None) -> Sequence[LayerEdit | None] | None:
         if self.multiplier == 1:

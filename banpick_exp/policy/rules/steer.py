@@ -38,11 +38,10 @@ from pydantic import field_validator
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import KeyExperts, contrast
-from banpick_exp.policy.experts import as_knob, check_enough_stay, check_named_experts, highest
+from banpick_exp.policy.bases.truncated import Truncated
+from banpick_exp.policy.calibration import Calibration, contrast
+from banpick_exp.policy.experts import KeyExperts, as_knob, check_enough_stay, check_named_experts, highest
 from banpick_exp.policy.knobs import NamedExperts, Number, Whole
-from banpick_exp.policy.rule import Calibration
-from banpick_exp.policy.truncated import Truncated
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:
@@ -139,11 +138,6 @@ class Steer(Truncated):
         room = self.kept(shape) if self.direction == "on" else shape.num_experts - shape.top_k
         chosen = highest(scores_LE, self.count or 0, f"policy.{self.name}.count", per_layer=room)
         return {"on": {}, "off": {}, self.direction: chosen}
-
-    def calibration_used(self, shape: MoeShape, calibration: Calibration | None) -> dict[str, object]:
-        if self.named:
-            return {}
-        return {key: as_knob(experts) for key, experts in self.steered(shape, calibration).items()}
 
     def edits(self, shape: MoeShape, calibration: Calibration | None) -> Sequence[LayerEdit | None]:
         import torch

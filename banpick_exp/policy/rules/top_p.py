@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import field_validator
 
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.bases.threshold import Threshold, within_unit
+from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.knobs import Number
-from banpick_exp.policy.rule import BudgetKnob, Calibration
-from banpick_exp.policy.threshold import Threshold, within_unit
+from banpick_exp.policy.rule import BudgetKnob
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable

@@ -14,7 +14,7 @@ it gains less than that over its reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,23 +159,3 @@ def upper_share(successes: int, n: int, alpha: float) -> float:
         tail = np.exp(logs + k * math.log(p) + (n - k) * math.log1p(-p)).sum() if p < 1 else 0.0
         low, high = (p, high) if tail > alpha else (low, p)
     return high
-
-
-def block_ends(total: int, shares: Sequence[float]) -> list[int]:
-    """Problems answered after each block: `block_ends(800, [0.0625, 0.5, 1])` is [50, 400, 800].
-
-    A small `total` may leave blocks empty, never the last.
-    """
-    return [round(share * total) for share in shares]
-
-
-def drawn_order(total: int, domain: str, seed: int) -> list[int]:
-    """The order in which the problems of a domain are asked: drawn once, the same for all points."""
-    rng = np.random.default_rng([seed, *domain.encode()])
-    return [int(index) for index in rng.permutation(total)]
-
-
-def block_indices(total: int, shares: Sequence[float], block: int, domain: str, seed: int) -> list[int]:
-    """Which problems of a domain the block asks, in file order inside the block."""
-    ends = [0, *block_ends(total, shares)]
-    return sorted(drawn_order(total, domain, seed)[ends[block] : ends[block + 1]])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from banpick_exp.records import PointRecord
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.search.strategy import Record, Work
+from banpick_exp.sweep.search.strategy import Work
 
 
 class Grid:
@@ -18,7 +19,7 @@ class Grid:
     def begin(self) -> list[Work]:
         return [Work(point=point) for point in self._points]
 
-    def finished(self, work: Work, record: Record | None) -> list[Work]:
+    def finished(self, work: Work, record: PointRecord | None) -> list[Work]:
         self._done += 1
         return []
 

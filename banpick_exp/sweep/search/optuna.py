@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from banpick_exp.errors import UserError
-from banpick_exp.sweep.config import SearchConfig
+from banpick_exp.records import PointRecord
+from banpick_exp.run_folder import RunFolder
+from banpick_exp.sweep.config import OptunaSearch
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.search.strategy import Record, Work
+from banpick_exp.sweep.search.strategy import Work
 from banpick_exp.sweep.space import Dimension, Space
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import Trial
 
-JOURNAL = "optuna.log"
 DIRECTIONS: list[Literal["maximize", "minimize"]] = ["maximize", "minimize", "maximize"]
 """Of accuracy, mean_kept and speed-up."""
 ASKED_PER_TRIAL = 5
@@ -42,16 +43,16 @@ class Sampling:
         points: Sequence[Point],
         spaces: Sequence[Space],
         maker: PointMaker,
-        records: Mapping[str, Record],
-        search: SearchConfig,
-        run_dir: Path,
+        records: Mapping[str, PointRecord],
+        search: OptunaSearch,
+        folder: RunFolder,
         slots: int,
     ) -> None:
         """`points`: run beside the trials, without being told to the study; `records`: what is finished already."""
         self._spaces, self._maker, self._search, self._slots = spaces, maker, search, slots
         self._records = dict(records)
         self._given = [point for point in points if point.fingerprint not in records]
-        self._study = open_study(run_dir / JOURNAL, spaces, search)
+        self._study = open_study(folder.journal, spaces, search)
         self._running: dict[str, list[int]] = {}
         """Trials waiting for the record of a point, by fingerprint."""
         self._out: dict[str, Point] = {}
@@ -64,7 +65,7 @@ class Sampling:
         works = [self._hand_out(point) for point in self._given]
         return works + self._interrupted() + self._more()
 
-    def finished(self, work: Work, record: Record | None) -> list[Work]:
+    def finished(self, work: Work, record: PointRecord | None) -> list[Work]:
         assert record is not None, "a sampled point comes back with its record"
         name = work.point.fingerprint
         self._out.pop(name, None)
@@ -134,17 +135,17 @@ class Sampling:
         self._out[point.fingerprint] = point
         return Work(point=point)
 
-    def _tell(self, number: int, record: Record) -> None:
+    def _tell(self, number: int, record: PointRecord) -> None:
         from optuna.trial import TrialState
 
-        if record["status"] == "done":
-            overall = record["metrics"]["overall"]
-            self._study.tell(number, [overall["accuracy"], overall["mean_kept"], overall["speedup"]])
+        if record.status == "done":
+            overall = record.measured.overall
+            self._study.tell(number, [overall.accuracy, overall.mean_kept, overall.speedup or 0.0])
         else:
             self._study.tell(number, state=TrialState.FAIL)
 
 
-def open_study(journal: Path, spaces: Sequence[Space], search: SearchConfig) -> Study:
+def open_study(journal: Path, spaces: Sequence[Space], search: OptunaSearch) -> Study:
     """The study in a journal, begun where there is none. UserError where it samples another space."""
     import optuna
     from optuna.storages import JournalStorage

@@ -6,19 +6,18 @@ Points race against those of the same set-up (engine, task, data, seed, repeat),
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-
-import polars as pl
 
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Layout, answers_of
-from banpick_exp.evaluation.blocks import Block, read_block, read_blocks
-from banpick_exp.sweep.config import SearchConfig
+from banpick_exp.evaluation.blocks import AnsweredBlock, read_block, read_blocks
+from banpick_exp.records import PointRecord, outcomes_frame
+from banpick_exp.run_folder import RunFolder
+from banpick_exp.sweep.config import RacingSearch
 from banpick_exp.sweep.estimate import answer_tokens, point_tokens
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.elimination import Standing, Stopped, rule_of, stops
-from banpick_exp.sweep.search.strategy import Record, Work, setup
+from banpick_exp.sweep.search.strategy import Work, setup
 
-Drop = Callable[[Point, str, Block, Block], None]
+Drop = Callable[[Point, str, AnsweredBlock, AnsweredBlock], None]
 """Records a stopped point: the point, why, its blocks and stock's."""
 
 
@@ -28,9 +27,9 @@ class Race:
     def __init__(
         self,
         points: Sequence[Point],
-        records: Mapping[str, Record],
-        search: SearchConfig,
-        run_dir: Path,
+        records: Mapping[str, PointRecord],
+        search: RacingSearch,
+        folder: RunFolder,
         drop: Drop,
         note: Callable[[str], None],
     ) -> None:
@@ -38,13 +37,13 @@ class Race:
         heats: dict[tuple[object, ...], list[Point]] = {}
         for point in points:
             heats.setdefault(setup(point), []).append(point)
-        self._heats = [Heat(members, records, search, run_dir, drop, note) for members in heats.values()]
+        self._heats = [Heat(members, records, search, folder, drop, note) for members in heats.values()]
         self._heat_of = {point.fingerprint: heat for heat in self._heats for point in heat.members}
 
     def begin(self) -> list[Work]:
         return [work for heat in self._heats for work in heat.advance()]
 
-    def finished(self, work: Work, record: Record | None) -> list[Work]:
+    def finished(self, work: Work, record: PointRecord | None) -> list[Work]:
         heat = self._heat_of[work.point.fingerprint]
         heat.close(work, record)
         return heat.advance()
@@ -66,15 +65,16 @@ class Heat:
     def __init__(
         self,
         members: Sequence[Point],
-        records: Mapping[str, Record],
-        search: SearchConfig,
-        run_dir: Path,
+        records: Mapping[str, PointRecord],
+        search: RacingSearch,
+        folder: RunFolder,
         drop: Drop,
         note: Callable[[str], None],
     ) -> None:
-        self.members, self.search, self.run_dir = list(members), search, run_dir
+        self.members, self.search, self.folder = list(members), search, folder
         self.drop, self.note = drop, note
-        self.status = {p.fingerprint: records[p.fingerprint]["status"] for p in members if p.fingerprint in records}
+        self.cut = search.cut
+        self.status = {p.fingerprint: records[p.fingerprint].status for p in members if p.fingerprint in records}
         """Of the points that are over."""
         self.asked: set[str] = set()
         """Points with work handed out."""
@@ -88,13 +88,13 @@ class Heat:
         """Those without a record, in plan order."""
         return [point for point in self.members if point.fingerprint not in self.status]
 
-    def close(self, work: Work, record: Record | None) -> None:
+    def close(self, work: Work, record: PointRecord | None) -> None:
         name = work.point.fingerprint
         self.asked.discard(name)
         if work.kind == "block":
             self.answered[name] = self.search.blocks[work.block]
         if record is not None:
-            self.status[name] = record["status"]
+            self.status[name] = record.status
 
     def advance(self) -> list[Work]:
         """The next work, once all that was handed out is over."""
@@ -130,7 +130,7 @@ class Heat:
         return works
 
     def _missing(self, point: Point) -> bool:
-        present = read_block(self.run_dir, point.fingerprint, self.search, self.round) is not None
+        present = read_block(self.folder, point.fingerprint, self.cut, self.round) is not None
         if present:
             self.answered[point.fingerprint] = self.search.blocks[self.round]
         return not present
@@ -140,7 +140,7 @@ class Heat:
         blocks = {}
         for point in self.members:
             if self.status.get(point.fingerprint) not in ("dropped", "failed"):
-                found = read_blocks(self.run_dir, point.fingerprint, self.search, self.round + 1)
+                found = read_blocks(self.folder, point.fingerprint, self.cut, self.round + 1)
                 if found is not None and found.runs:
                     blocks[point.fingerprint] = found
         stock = next((p.fingerprint for p in self.members if p.rule.name == "none"), None)
@@ -166,13 +166,13 @@ class Heat:
             f" {len(stopped)} stopped, {len(self.racing())} go on"
         )
 
-    def _standing(self, point: Point, block: Block, layout: Layout | None) -> Standing:
+    def _standing(self, point: Point, block: AnsweredBlock, layout: Layout | None) -> Standing:
         outcomes = [outcome for run in block.runs.values() for outcome in run.outcomes]
         tokens = sum(sum(run.counters.tokens) for run in block.runs.values())
         kept = sum(sum(run.counters.kept) for run in block.runs.values())
         return Standing(
             label=point.label,
-            answers=answers_of(pl.DataFrame(outcomes), layout),
+            answers=answers_of(outcomes_frame(outcomes), layout),
             mean_kept=kept / tokens,
             stays=_is_reference(point) or point.fingerprint in self.status,
             reference=_is_reference(point),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
+from banpick_exp.records import PointRecord
 from banpick_exp.sweep.point import Point
-
-Record = dict[str, Any]
 
 
 def setup(point: Point) -> tuple[object, ...]:
@@ -24,13 +23,13 @@ class Work:
     block: int = 0
 
 
-class Spending(Protocol):
+class Strategy(Protocol):
     """Hands out work until nothing is left; called by the driver alone, never from two threads."""
 
     def begin(self) -> list[Work]:
         """What can be done at once; nothing where all is finished already."""
 
-    def finished(self, work: Work, record: Record | None) -> list[Work]:
+    def finished(self, work: Work, record: PointRecord | None) -> list[Work]:
         """What can be done now that `work` is over. `record`: of its point, where that has one now (also failed)."""
 
     def waiting(self) -> list[Point]:

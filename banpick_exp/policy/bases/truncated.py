@@ -4,9 +4,9 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.knobs import Whole
-from banpick_exp.policy.rule import BudgetKnob, Calibration, Rule
-from banpick_exp.policy.rules.fixed_k import check_count
+from banpick_exp.policy.calibration import Calibration
+from banpick_exp.policy.knobs import Whole, check_count
+from banpick_exp.policy.rule import BudgetKnob, Rule
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.knobs import Whole
-from banpick_exp.policy.rule import Calibration, Rule
-from banpick_exp.policy.rules.fixed_k import check_count
+from banpick_exp.policy.calibration import Calibration
+from banpick_exp.policy.knobs import Whole, check_count
+from banpick_exp.policy.rule import Rule
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable

@@ -1,0 +1,84 @@
+"""The table of commands: the first word of a line, what it does, and the module that is imported when it is typed.
+
+A line that begins with a setting (`=`, `+` or a leading `-`) is a sweep: `python -m banpick_exp KEY=VALUE ...`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from banpick_exp.config import suggestion
+from banpick_exp.errors import UserError
+
+
+class CommandModule(Protocol):
+    """What a module must have to be a command."""
+
+    def run(self, arguments: list[str]) -> int:
+        """Takes the arguments without the command's name; returns 0, or 1 where something went wrong."""
+
+    def help_page(self) -> str:
+        """For -h and --help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One line of the table."""
+
+    name: str
+    summary: str
+    module: str
+
+    def load(self) -> CommandModule:
+        return cast(CommandModule, import_module(self.module))
+
+
+SWEEP = Command(
+    "sweep",
+    "run a search space, or one policy, next to stock",
+    "banpick_exp.cluster.commands.sweep",
+)
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "calibrate",
+            "make the calibration of a model and task alone, and look at it",
+            "banpick_exp.cluster.commands.calibrate",
+        ),
+        Command(
+            "verify",
+            "does this machine route, skip and count as the reference says?",
+            "banpick_exp.cluster.commands.verify",
+        ),
+        Command("report", "draw the report and figures of finished runs", "banpick_exp.report.command"),
+        Command("choose", "choose points on a dev run, report them on a test run", "banpick_exp.report.choose"),
+        Command("compare", "what a search saved, and whether its front is the same", "banpick_exp.report.compare"),
+        Command(
+            "bench",
+            "how fast is the router, and do banned experts cost nothing?",
+            "banpick_exp.cluster.commands.bench",
+        ),
+        Command("tiny", "train the embedded model, or build its controls", "banpick_exp.cluster.commands.tiny"),
+    )
+}
+
+
+def command_of(words: list[str]) -> tuple[Command, list[str]]:
+    """The command that a line names and its arguments. Raises UserError for a name that is nearly one.
+
+    Any other line is a sweep's, which has words of its own for what is no setting.
+    """
+    first = words[0] if words else ""
+    if first in COMMANDS:
+        return COMMANDS[first], words[1:]
+    if first and "=" not in first and first[0] not in "+-~" and (near := suggestion(first, COMMANDS)):
+        raise UserError(f"{first} is no command: nothing was started. {near}Commands: {', '.join(COMMANDS)}.")
+    return SWEEP, words
+
+
+def table() -> str:
+    """The commands as lines of a help page."""
+    return "\n".join(f"  {command.name:<12}{command.summary}" for command in COMMANDS.values())

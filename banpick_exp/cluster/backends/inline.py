@@ -1,0 +1,91 @@
+"""`cluster=inline`: the engine in this very process, without Ray. One engine at a time, one call after the other.
+
+For debuggers, profilers and machines where Ray cannot run. Nothing outlives a crash of the engine but the records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from banpick_exp.cluster.actor import EngineActor
+from banpick_exp.cluster.backends.base import Call, CallFailed, DoesNotFit
+from banpick_exp.cluster.config import ClusterConfig
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.sweep.point import Point
+
+
+class InlineCall:
+    """A call that runs when it is waited for."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._answer: Any = None
+        self._error: CallFailed | None = None
+
+    def run(self) -> None:
+        try:
+            self._answer = self._work()
+        except Exception as error:  # whatever a method raises is this call's failure, as it is in another process
+            self._error = CallFailed(type(error).__name__, str(error))
+            self._error.__cause__ = error
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
+class InlineSlot:
+    """The one place: this process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._actor: EngineActor | None = None
+
+    @property
+    def occupied(self) -> bool:
+        return self._actor is not None
+
+    def start(self, point: Point, run_dir: str) -> InlineCall:
+        self._actor = EngineActor(point, run_dir)
+        return InlineCall(self._actor.start)
+
+    def call(self, method: str, *arguments: Any) -> InlineCall:
+        bound = getattr(self._actor, method)
+        return InlineCall(lambda: bound(*arguments))
+
+    def stop(self) -> None:
+        if self._actor is not None:
+            self._actor.close()
+            self._actor = None
+
+    def release(self) -> None:
+        self.stop()
+
+
+class InlineBackend:
+    """Runs everything here."""
+
+    def __init__(self, cluster: ClusterConfig) -> None:
+        self._cluster = cluster
+
+    def connect(self) -> None:
+        """Nothing to reach."""
+
+    def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[InlineSlot]:
+        if len(names) > 1:
+            raise DoesNotFit(
+                f"cluster.engines={len(names)} do not fit cluster=inline, which runs one engine in this process."
+                " Type cluster.engines=1, or cluster=local."
+            )
+        return [InlineSlot(name) for name in names]
+
+    def wait(self, calls: Sequence[Call], seconds: float) -> list[Call]:
+        first = calls[0]
+        assert isinstance(first, InlineCall)
+        first.run()
+        return [first]
+
+    def close(self) -> None:
+        """Nothing to leave."""

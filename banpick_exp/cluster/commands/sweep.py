@@ -1,0 +1,30 @@
+"""`python -m banpick_exp [KEY=VALUE ...]`: plan what was typed, then run it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from banpick_exp.cluster.plan import plan_run
+from banpick_exp.sweep.dry_run import print_plan
+from banpick_exp.sweep.help import WELCOME
+from banpick_exp.sweep.help import help_page as help_page
+
+BAD_INPUT = 2
+
+
+def run(arguments: list[str]) -> int:
+    """Returns 0, 1 when a point failed or is invalid, 2 where nothing was typed."""
+    if not arguments:
+        print(WELCOME)
+        return BAD_INPUT
+    plan = plan_run(arguments)
+    if plan.sweep.dry_run:
+        print_plan(plan.sweep, plan.estimate, Console())
+        return 0
+    for note in plan.sweep.notes:
+        print(f"Note: {note}")
+    plan.folder.write_manifest(plan.sweep.manifest())
+
+    from banpick_exp.cluster.run import run_sweep  # only now: it loads Ray, and bad input must end before that
+
+    return run_sweep(plan)

@@ -1,0 +1,67 @@
+"""Every point of a run that has a record: read once at the start, kept as points finish, mirrored as they do."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from banpick_exp.cluster.record_of import record_of
+from banpick_exp.evaluation.blocks import AnsweredBlock
+from banpick_exp.evaluation.metrics import point_metrics
+from banpick_exp.records import Engagement, PointRecord
+from banpick_exp.report.tracking.wandb import Tracker
+from banpick_exp.sweep.plan import SweepPlan
+from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.rerun import rerun_command
+
+
+class Ledger:
+    """`records`: by fingerprint, those that count as finished; failed ones of an earlier driver are tried again."""
+
+    def __init__(self, plan: SweepPlan, tracker: Tracker, console: Console) -> None:
+        self._plan, self._tracker = plan, tracker
+        stored, set_aside = plan.folder.load_points()
+        for path in set_aside:
+            console.print(f"Note: {path.name} does not hold together: set aside, its point is computed again.")
+        self.records: dict[str, PointRecord] = {r.fingerprint: r for r in stored if r.status != "failed"}
+        if self.records and self.pending():
+            console.print(f"{len(self.records)} of {len(plan.points)} points are finished already.")
+
+    def pending(self) -> list[Point]:
+        """Points without a finished record, in plan order."""
+        return [point for point in self._plan.points if point.fingerprint not in self.records]
+
+    def start_mirror(self) -> None:
+        """Open the tracker and hand it what is finished already. Raises UserError where it cannot start."""
+        self._tracker.start(self._plan.folder, self._plan.manifest().model_dump())
+        for record in self.records.values():
+            self._tracker.log_point(record)
+
+    def finish(self, record: PointRecord) -> None:
+        """A point is over; its record is on disk."""
+        self.records[record.fingerprint] = record
+        self._tracker.log_point(record)
+
+    def fail(self, point: Point, reason: str) -> PointRecord:
+        """Record that a point could not be measured."""
+        record = record_of(point, self.command(point), status="failed", reason=reason)
+        self._plan.folder.write_point(record, None)
+        self.finish(record)
+        return record
+
+    def drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> PointRecord:
+        """Record a point that a race has stopped: what it answered, against stock on the same problems."""
+        record = record_of(
+            point,
+            self.command(point),
+            status="dropped",
+            reason=reason,
+            metrics=point_metrics(block.runs, stock.runs, {}),
+            engagement=Engagement(measured={domain: run.counters.mean_kept for domain, run in block.runs.items()}),
+        )
+        self._plan.folder.write_point(record, [outcome for run in block.runs.values() for outcome in run.outcomes])
+        self.finish(record)
+        return record
+
+    def command(self, point: Point) -> str:
+        """What to type to run one point again, next to stock."""
+        return rerun_command(self._plan.command, point)

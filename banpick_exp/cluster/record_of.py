@@ -1,0 +1,60 @@
+"""The record of a point, whether it ran, was stopped or failed: what it was, and what came of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from banpick_exp.policy.budget import policy_of
+from banpick_exp.records import (
+    SCHEMA_VERSION,
+    BudgetAccount,
+    Engagement,
+    ModelUsed,
+    PointMetrics,
+    PointRecord,
+    Status,
+    TaskUsed,
+    Timing,
+)
+from banpick_exp.sweep.point import Point
+from banpick_exp.versions import versions
+
+
+def record_of(
+    point: Point,
+    command: str,
+    *,
+    status: Status,
+    reason: str | None,
+    metrics: PointMetrics | None = None,
+    engagement: Engagement | None = None,
+    timing: Timing | None = None,
+    policy: dict[str, object] | None = None,
+    budget: BudgetAccount | None = None,
+) -> PointRecord:
+    """`command`: what to type to run the point again; `policy`: as it ran, where a knob was solved."""
+    shape = point.checkpoint.shape
+    sizes = {"num_layers": shape.num_layers, "num_experts": shape.num_experts, "top_k": shape.top_k}
+    model = {**point.model.model_dump(), "identity": point.checkpoint.identity, **sizes}
+    solved = {} if budget is None else {"budget": budget}
+    return PointRecord(
+        schema_version=SCHEMA_VERSION,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        fingerprint=point.fingerprint,
+        status=status,
+        reason=reason,
+        label=point.label,
+        seed=point.seed,
+        repeat=point.repeat,
+        policy=policy or policy_of(point.rule, point.budget),
+        model=ModelUsed.model_validate(model),
+        engine=point.engine.model_dump(),
+        task=TaskUsed.model_validate({**point.task.model_dump(mode="json"), "identity": point.data_identity}),
+        versions=versions(),
+        calibration=point.calibration_fingerprint,
+        metrics=metrics,
+        engagement=engagement or Engagement(),
+        timing=timing or Timing(),
+        command=command,
+        **solved,
+    )

@@ -1,0 +1,133 @@
+"""One loaded engine and what the trials on it share: stock's answers, calibrations handed over, probes of knobs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from banpick_exp.engine.engine import Engine
+from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
+from banpick_exp.evaluation.blocks import answered_in_blocks
+from banpick_exp.evaluation.budget.solve import Probed
+from banpick_exp.evaluation.calibration import arrays
+from banpick_exp.evaluation.calibration.artifact import artifact_folder
+from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
+from banpick_exp.evaluation.calibration.measure import calibrate
+from banpick_exp.evaluation.cut import Cut
+from banpick_exp.evaluation.trial import Trial
+from banpick_exp.models.tiny.location import location_of
+from banpick_exp.policy import Calibration, parse_policy
+from banpick_exp.records import CorruptRecord, outcomes_of
+from banpick_exp.run_folder import RunFolder
+from banpick_exp.versions import versions
+
+Progress = Callable[[int, int], None]
+"""(layers done, layers in all), over all domains."""
+
+
+def engine_of(trial: Trial) -> Engine:
+    """The engine that a trial runs on, not started yet; a control variant is built where it is missing."""
+    location = location_of(trial.model, trial.checkpoint.location)
+    return Engine(trial.model, location, trial.engine, trial.checkpoint.shape.num_layers, worker=CALIBRATION_WORKER)
+
+
+class Session:
+    """Measures trials on one engine, one at a time; `measure.measure` is the body."""
+
+    def __init__(self, engine: Engine, folder: RunFolder) -> None:
+        self.engine, self.folder = engine, folder
+        self.probed: Probed = {}
+        self._stock: dict[str, dict[str, DomainRun]] = {}
+        self._views: dict[str, dict[str, Calibration]] = {}
+        """By calibration and score, then by domain: what policies read; the engine holds them under the same key."""
+
+    # ------------------------------------------------------------ calibration
+
+    def calibrate(self, trial: Trial, on_progress: Progress) -> float:
+        """Make the calibration `trial` needs, unless its artifact exists. Returns seconds (0 when it was there)."""
+        assert trial.calibration_fingerprint is not None
+        folder = artifact_folder(trial.calibration, self.folder.calibrations, trial.calibration_fingerprint)
+        if arrays.load(folder, trial.calibration_fingerprint) is not None:
+            return 0.0
+        begin = time.perf_counter()
+        domains = calibrate(self.engine, trial.checkpoint.shape, trial.task, trial.calibration, on_progress)
+        header = {
+            "model": {"name": trial.model.name, "identity": trial.checkpoint.identity},
+            "settings": trial.calibration.model_dump(exclude={"path"}),
+            "data_files": trial.calibration_files,
+            "versions": versions(),
+            "seconds": time.perf_counter() - begin,
+        }
+        arrays.save(folder, trial.calibration_fingerprint, domains, header)
+        return time.perf_counter() - begin
+
+    def policies(self, trial: Trial) -> dict[str, DomainPolicy]:
+        """The trial's rule as the engine takes it, domain by domain. FileNotFoundError without its calibration."""
+        domains = trial.task.domains
+        fingerprint = trial.calibration_fingerprint
+        if fingerprint is None:
+            return dict.fromkeys(domains, DomainPolicy(rule=trial.rule, calibration_key="", calibration=None))
+        score = trial.calibration.score
+        key = f"{fingerprint}/{score}"
+        if key not in self._views:
+            folder = artifact_folder(trial.calibration, self.folder.calibrations, fingerprint)
+            measured = arrays.load(folder, fingerprint)
+            if measured is None:
+                raise FileNotFoundError(f"calibration {fingerprint} is not in {folder}")
+            self._views[key] = arrays.policy_views(measured, score)
+            for domain, view in self._views[key].items():
+                self.engine.load_calibration(f"{key}/{domain}", view)
+        views = self._views[key]
+        return {
+            domain: DomainPolicy(rule=trial.rule, calibration_key=f"{key}/{domain}", calibration=views[domain])
+            for domain in domains
+        }
+
+    # ------------------------------------------------------------ answers
+
+    def answer(
+        self, trial: Trial, policies: Mapping[str, DomainPolicy], problems: Problems, cut: Cut | None
+    ) -> Answered:
+        """All problems under these policies; what a race has answered in blocks is not asked again."""
+        in_blocks = answered_in_blocks(self.folder, trial.fingerprint, policies, cut, problems)
+        if in_blocks is not None:
+            return in_blocks
+        return answer_problems(self.engine, policies, trial.task, problems, seed=trial.seed, repeat=trial.repeat)
+
+    def stock(
+        self, trial: Trial, fingerprint: str, problems: Problems, cut: Cut | None
+    ) -> tuple[dict[str, DomainRun], float]:
+        """Stock answers to pair with, and the seconds they took now.
+
+        Those of this engine, of the record `fingerprint` that another engine wrote, or of its blocks; else made now.
+        """
+        if fingerprint in self._stock:
+            return self._stock[fingerprint], 0.0
+        runs = self._recorded_stock(fingerprint)
+        seconds = 0.0
+        if runs is None:
+            stock = DomainPolicy(rule=parse_policy("none", {}), calibration_key="", calibration=None)
+            policies = dict.fromkeys(trial.task.domains, stock)
+            begin = time.perf_counter()
+            in_blocks = answered_in_blocks(self.folder, fingerprint, policies, cut, problems)
+            if in_blocks is not None:
+                runs = in_blocks.runs
+            else:
+                task, seed, repeat = trial.task, trial.seed, trial.repeat
+                runs = answer_problems(self.engine, policies, task, problems, seed=seed, repeat=repeat).runs
+                seconds = time.perf_counter() - begin
+        self._stock[fingerprint] = runs
+        return runs, seconds
+
+    def _recorded_stock(self, fingerprint: str) -> dict[str, DomainRun] | None:
+        try:
+            record = self.folder.read_point(fingerprint)
+        except (FileNotFoundError, CorruptRecord):
+            return None
+        if record.status != "done":
+            return None
+        outcomes = outcomes_of(self.folder.outcomes(fingerprint))
+        return {
+            domain: DomainRun([outcome for outcome in outcomes if outcome.domain == domain], counters)
+            for domain, counters in record.engagement.stock_counters.items()
+        }

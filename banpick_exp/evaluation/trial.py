@@ -1,0 +1,40 @@
+"""What is measured of one policy: all that an engine needs to know of a point, and nothing of the sweep around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.models.checkpoint import Checkpoint
+from banpick_exp.models.config import ModelConfig
+from banpick_exp.policy.rule import Rule
+from banpick_exp.tasks.config import TaskConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A checked rule on a checkpoint and engine, and the problems it is asked."""
+
+    label: str
+    fingerprint: str
+    """Identity of everything that decides the result."""
+    rule: Rule
+    """Its budget knob is open where `budget` is set: the value it has then means nothing."""
+    budget: float | None = None
+    """The mean_kept that the knob is solved for on the loaded engine."""
+    knob_fingerprint: str | None = None
+    """Equal for trials that share a solved knob, the repeats of one; None where none is solved."""
+    model: ModelConfig
+    checkpoint: Checkpoint
+    engine: EngineConfig
+    task: TaskConfig
+    data_identity: str
+    seed: int
+    repeat: int
+    """0, or the number of a repeat: the same problems in other batches and another order."""
+    calibration: CalibrationConfig
+    calibration_files: dict[str, str]
+    """One file a domain, empty where no calibration is made."""
+    calibration_fingerprint: str | None
+    """Equal for trials that share a calibration; None for a policy that needs none. The artifact's own when typed."""
