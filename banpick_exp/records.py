@@ -341,6 +341,8 @@ class Outcome:
     """The whole generated text."""
     finish_reason: str | None = None
     """vLLM's: `stop` or `length`."""
+    gold: str | None = None
+    """The right answer, normalised as the given one was; several are one JSON list."""
 
 
 REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")

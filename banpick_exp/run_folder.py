@@ -151,6 +151,10 @@ class RunFolder:
     def block_path(self, fingerprint: str, number: int) -> Path:
         return self.path / "blocks" / f"{fingerprint}.{number}.json"
 
+    def trace_path(self, name: str) -> Path:
+        """The whole trace of what went wrong with a point or an engine."""
+        return self.path / "errors" / f"{name}.txt"
+
     def table_path(self, name: str) -> Path:
         """`points`, `guards` or `repeats`, as Parquet."""
         return self.path / f"{name}.parquet"
@@ -183,7 +187,8 @@ class RunFolder:
         except OSError as error:
             reason = (
                 f"{error.strerror}: point {record.fingerprint} ({record.label}) is not recorded. "
-                "Make room or fix the folder, then run the same command with resume=<run>; finished points are kept"
+                f"Make room or fix the folder, then run the same command with resume={self.path.name}; finished points"
+                " are kept"
             )
             raise OSError(error.errno, reason, str(path)) from error
         return path
@@ -288,6 +293,13 @@ class RunFolder:
         if not path.exists():
             text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
             write_atomically(path, text.encode())
+
+    def write_trace(self, name: str, trace: str) -> Path:
+        """Keep the whole trace of an error whose reason is one line; returns its path."""
+        path = self.trace_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, trace.encode(errors="replace"))
+        return path
 
     def write_table(self, name: str, frame: pl.DataFrame) -> Path:
         """Write one table of the run as Parquet, atomically; returns its path."""

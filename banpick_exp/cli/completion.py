@@ -65,7 +65,7 @@ def complete() -> int:
 
 
 def install(arguments: Sequence[str]) -> int:
-    """`banpick --install-completion [bash|zsh|fish]`: writes the shell's script into the home folder, names the file."""
+    """`banpick --install-completion [bash|zsh|fish]`: writes the shell's script into the home folder."""
     shell = arguments[0] if arguments else Path(os.environ.get("SHELL", "")).name
     if shell not in SCRIPTS:
         raise UserError(

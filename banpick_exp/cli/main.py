@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from banpick_exp import __version__
 from banpick_exp.cli.commands import SWEEP, command_of, table
 from banpick_exp.cli.completion import COMPLETING, INSTALL, complete, install
 from banpick_exp.cli.console import answered
@@ -12,31 +13,20 @@ from banpick_exp.cli.console import answered
 
 def run(typed: Sequence[str]) -> int:
     """The exit code of one line: 0, 1 where something went wrong, 2 for what cannot be understood, 130 after Ctrl-C."""
-    words = list(typed)
     if COMPLETING in os.environ:
         return complete()
-    return answered(lambda: _run(words), on_interrupt="interrupted; " + _how_to_go_on(words))
+    return answered(lambda: _run(list(typed)))
 
 
 def _run(words: list[str]) -> int:
     if words[:1] == [INSTALL]:
         return install(words[1:])
+    if words[:1] in (["--version"], ["-V"]):
+        print(f"banpick_exp {__version__}")
+        return 0
     command, arguments = command_of(words)
     if {"-h", "--help"} & set(arguments):
         page = command.load().help_page()
         print(f"{page}\nCommands: python -m banpick_exp NAME --help\n{table()}" if command is SWEEP else page)
         return 0
     return command.load().run(arguments)
-
-
-def _how_to_go_on(words: Sequence[str]) -> str:
-    """What to say after Ctrl-C."""
-    if words and words[0] in ("-h", "--help"):
-        return "nothing was started"
-    return (
-        "the same command with resume=<run> goes on from here" if _is_sweep(words) else "the same command begins anew"
-    )
-
-
-def _is_sweep(words: Sequence[str]) -> bool:
-    return bool(words) and "=" in words[0]

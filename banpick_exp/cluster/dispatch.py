@@ -173,7 +173,8 @@ class EngineGroup:
 
     def _failed(self, slot: Slot, job: Job, error: CallFailed) -> None:
         """The call raised. The engine stays, unless the error says that it cannot be trusted any more."""
-        reason = str(error)
+        name = job.point.fingerprint if job.work is not None else f"{job.kind}-{slot.name}"
+        reason = f"{error} (whole trace: {self._ledger.keep_trace(name, error.trace)})"
         if job.work is not None:
             self._fail(job, reason)
         elif job.kind == "calibrate":

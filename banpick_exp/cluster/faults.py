@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 ATTEMPTS = 2
@@ -23,7 +24,41 @@ class Restarts:
         return self._starts[slot] <= ATTEMPTS
 
 
-def last_line(error: BaseException) -> str:
-    """The line of an error's text that says what went wrong: the last one."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
+def reason_of(error: BaseException) -> str:
+    """The line of an error that says what went wrong, of its root cause where that says anything.
+
+    vLLM's settings are checked by pydantic, whose last line is an address and whose first is a count: neither helps.
+
+    >>> reason_of(ValueError("1 validation error for ModelConfig\\n  Value error, 512 is over 256 [type=value_error]\\n"
+    ...     "    For further information visit https://errors.pydantic.dev/2/v/value_error"))
+    '512 is over 256'
+    """
+    root = error
+    seen = {id(root)}
+    while (cause := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:
+        if id(cause) in seen or not _telling_lines(str(cause)):
+            break
+        root = cause
+        seen.add(id(root))
+    lines = _telling_lines(str(root))
+    return lines[-1] if lines else repr(root)
+
+
+FOOTERS = (
+    "For further information visit",
+    "During handling of the above exception",
+    "The above exception was the direct cause",
+    "See root cause above",
+    "Set the environment variable",
+    "You can set `",
+    "If you suspect this is",
+)
+"""How lines begin that follow what went wrong without saying it."""
+
+
+def _telling_lines(text: str) -> list[str]:
+    """The lines of an error's text that say something, without pydantic's marks."""
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(FOOTERS)]
+    lines = [line for line in lines if not re.fullmatch(r"\d+ validation errors? for \S+", line)]
+    return [re.sub(r" \[type=\w+.*$", "", line.removeprefix("Value error, ")) for line in lines]

@@ -62,6 +62,11 @@ class Ledger:
         self.finish(record)
         return record
 
+    def keep_trace(self, name: str, trace: str) -> str:
+        """Keep an error's trace in the run's folder; returns its path below it."""
+        folder = self._plan.folder
+        return str(folder.write_trace(name, trace).relative_to(folder.path))
+
     def command(self, point: Point) -> str:
         """What to type to run one point again, next to stock."""
         return rerun_command(self._plan.command, point)

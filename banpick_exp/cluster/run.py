@@ -118,7 +118,7 @@ class Run:
                 ledger=self._ledger,
                 display=display,
                 run_dir=str(folder.path),
-                stock={setup(point): point.fingerprint for point in sweep.points if point.rule.name == "none"},
+                stock={setup(point): point.fingerprint for point in sweep.points if point.rule.is_stock},
                 cut=sweep.search.cut,
                 loads=self._loads,
             ).run()

@@ -32,7 +32,7 @@ class EngineConfig(Section):
     """KV cache of a CPU engine, in GiB."""
     distributed_executor_backend: Literal["mp", "ray", "uni"] | None = None
     start_timeout_seconds: int = Field(default=600, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _can_start(self) -> EngineConfig:

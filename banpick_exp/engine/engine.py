@@ -216,9 +216,7 @@ class Engine:
             self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos
         )
 
-    def tokenize(
-        self, prompts: Sequence[str], *, chat: bool = False, special_tokens: bool = True
-    ) -> list[list[int]]:
+    def tokenize(self, prompts: Sequence[str], *, chat: bool = False, special_tokens: bool = True) -> list[list[int]]:
         """Token ids of each text. `special_tokens`: with those that the model's tokenizer puts around it."""
         tokenizer: Any = self.llm.get_tokenizer()
         if chat:

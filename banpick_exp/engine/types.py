@@ -94,7 +94,7 @@ class RankReport:
     @staticmethod
     def of(plain: Mapping[str, Any]) -> RankReport:
         """From its fields as a rank sends them: lists in place of tuples."""
-        values = {field.name: plain[field.name] for field in fields(RankReport)}
+        values: dict[str, Any] = {field.name: plain[field.name] for field in fields(RankReport)}
         return RankReport(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
@@ -107,5 +107,5 @@ class CacheKeys:
     used: str
     """The folder the engine works in; empty where it compiled nothing."""
     exact: bool
-    """`ours` was rebuilt to the name of that folder, so `stock` is a folder's name too; otherwise both are hashes of the
-    environment alone."""
+    """`ours` was rebuilt to the name of that folder, so `stock` is a folder's name too; otherwise both are hashes of
+    the environment alone."""

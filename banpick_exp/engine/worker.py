@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -122,7 +122,10 @@ class RoutingExtension:
         return dataclasses.asdict(counters)
 
 
-def _kinds[T: (str, int)](values: Iterable[T]) -> tuple[T, ...]:
+KindT = TypeVar("KindT", str, int)
+
+
+def _kinds(values: Iterable[KindT]) -> tuple[KindT, ...]:
     return tuple(sorted(set(values)))
 
 

@@ -22,6 +22,7 @@ from banpick_exp.evaluation.calibration.arrays import SCORES, DomainCalibration,
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.evaluation.calibration.measure import calibrate
 from banpick_exp.models.config import ModelConfig
+from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
 from banpick_exp.models.tiny import ASSETS, DOMAINS
 from banpick_exp.models.tiny.control import PLANTED, control_folder
 from banpick_exp.models.tiny.model import tiny_config
@@ -50,7 +51,7 @@ def tiny_shape() -> MoeShape:
 def open_engine(folder: Path) -> Engine:
     # One thread, as conf/engine/tiny.yaml: torch is loaded already, so the environment variable would come too late.
     torch.set_num_threads(1)
-    engine = Engine(ModelConfig(name="tiny"), str(folder), EngineConfig(cpus=1), tiny_shape().num_layers)
+    engine = Engine(ModelConfig(name="tiny"), str(folder), EngineConfig(cpus=1), tiny_shape().num_layers, worker=CALIBRATION_WORKER)
     engine.start()
     engine.verify()
     return engine

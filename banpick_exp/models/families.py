@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from banpick_exp.models.moe_layers import Config, Convention, Counted, all_but_the_first, count, first_int
+from banpick_exp.models.moe_layers import Config, Convention, Counted, all_but_the_first, count
 
 EXPERT_KEYS = (
     "num_experts",
@@ -91,6 +91,11 @@ FAMILIES = (
         unhooked="vLLM routes to zero experts too, which no policy can address",
     ),
     Family(
+        name="kimi_k3",
+        architectures=("KimiK3",),
+        unhooked="vLLM runs its experts on a runner of the model's own, which the hook is not registered for",
+    ),
+    Family(
         name="ernie_vl",
         architectures=("Ernie4_5_VL",),
         defaults={"moe_layer_start_index": 1, "moe_layer_end_index": -1, "moe_layer_interval": 1},
@@ -104,13 +109,17 @@ FAMILIES = (
     ),
     Family(
         name="qwen",
-        architectures=("Qwen2Moe", "Qwen3Moe", "Qwen3Next", "Qwen3VLMoe", "Qwen3OmniMoe", "Qwen3_5Moe", "Qwen3_5_Moe")
-        + ("Ovis2_6_Moe", "InternS1For", "InternS2", "InternVLChatModel", "K2Horizon"),
+        architectures=(
+            *("Qwen2Moe", "Qwen3Moe", "Qwen3Next", "Qwen3VLMoe", "Qwen3OmniMoe", "Qwen3_5Moe"),
+            *("Ovis2_6_Moe", "InternS1For", "InternS2", "InternVLChatModel", "K2Horizon"),
+        ),
     ),
     Family(
         name="mixtral",
-        architectures=("Mixtral", "Olmoe", "FlexOlmo", "GptOss", "GraniteMoe", "MiniMaxM2", "MiniMaxFor", "Dbrx")
-        + ("Aria", "HunYuanMoEV1", "Phimoe", "JetMoe"),
+        architectures=(
+            *("Mixtral", "Olmoe", "FlexOlmo", "GptOss", "GraniteMoe", "MiniMaxM2", "MiniMaxFor", "Dbrx"),
+            *("Aria", "HunYuanMoEV1", "Phimoe", "JetMoe"),
+        ),
     ),
     Family(name="deepseek_v3", architectures=("DeepseekV3For",), defaults={"first_k_dense_replace": 3}),
     Family(
@@ -146,6 +155,3 @@ def family_of(architectures: tuple[str, ...]) -> Family:
 def moe_layer_count(config: dict[str, Any]) -> int:
     """How many layers of the language part of a config.json have experts, by the usual conventions."""
     return len(UNKNOWN.count(config).layers)
-
-
-__all__ = ["EXPERT_KEYS", "FAMILIES", "TOP_K_KEYS", "UNKNOWN", "Family", "family_of", "first_int", "moe_layer_count"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+from banpick_exp.models.moe_layers import shown
 
 WRAPPERS = (
     "thinker_config",
@@ -37,9 +39,10 @@ def language_part(whole: Mapping[str, Any]) -> dict[str, Any]:
 def experts_elsewhere(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """The first object in `config`, under a key unknown here, that counts experts: (key, object); None without one."""
     for key, value in config.items():
-        if isinstance(value, dict) and not key.lower().startswith(OTHER_MODELS):
-            if any("expert" in name and isinstance(count, int) and count > 1 for name, count in value.items()):
-                return key, without_nulls(value)
+        if not isinstance(value, dict) or key.lower().startswith(OTHER_MODELS):
+            continue
+        if any("expert" in name and isinstance(count, int) and count > 1 for name, count in value.items()):
+            return key, without_nulls(value)
     return None
 
 
@@ -48,8 +51,8 @@ def without_nulls(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
-def speaks_of_experts(whole: Mapping[str, Any]) -> tuple[str, ...]:
-    """`ffn_config.moe_top_k=4`, ...: all that says that this is no dense model, at most four of it."""
+def speaks_of_experts(whole: Mapping[str, Any], but: Collection[str] = ()) -> tuple[str, ...]:
+    """`ffn_config.moe_top_k=4`, ...: what says that this is no dense model, four of it at most; not the keys `but`."""
     found = []
     architectures = whole.get("architectures")
     for name in architectures if isinstance(architectures, list) else [architectures]:
@@ -57,9 +60,8 @@ def speaks_of_experts(whole: Mapping[str, Any]) -> tuple[str, ...]:
             found.append(f"architectures={name}")
     for path, value in _leaves(whole, "", 0):
         key = path.rpartition(".")[2].lower()
-        if ("expert" in key or "moe" in key) and value not in (None, 0, False, "", [], {}):
-            text = str(value)
-            found.append(f"{path}={text if len(text) <= 30 else text[:27] + '...'}")
+        if ("expert" in key or "moe" in key) and key not in but and value not in (None, 0, False, "", [], {}):
+            found.append(f"{path}={shown(value)}")
     return tuple(found[:MOST_SHOWN])
 
 

@@ -17,9 +17,11 @@ Convention = Callable[[Config, int], Layers | None]
 TOTAL_KEYS = ("num_hidden_layers", "n_layers", "num_layers", "n_layer")
 MOST_LAYERS = 10_000
 """No model has more; a damaged number must not fill the memory."""
+MOST = 2**53
+"""Numbers beyond are written for "no limit"."""
 
-SPARSE_WORDS = frozenset({"sparse", "moe"})
-DENSE_WORDS = frozenset({"dense", "mlp"})
+TYPE_WORDS = frozenset({"sparse", "moe", "dense", "mlp"})
+"""What `mlp_layer_types` calls layers; the first two have experts."""
 
 
 def as_int(value: object) -> int | None:
@@ -29,11 +31,9 @@ def as_int(value: object) -> int | None:
     """
     if isinstance(value, list) and value:
         value = value[0]
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -MOST <= value <= MOST:
         return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) else None
+    return int(value) if value == int(value) else None
 
 
 def first_int(config: Config, keys: tuple[str, ...], default: int = 0) -> int:
@@ -68,7 +68,7 @@ def _by_types(config: Config, total: int) -> Layers | None:
     types = config.get("mlp_layer_types")
     if not isinstance(types, list):
         return None
-    return frozenset(n for n, kind in enumerate(types[:total]) if kind in SPARSE_WORDS)
+    return frozenset(n for n, kind in enumerate(types[:total]) if kind in ("sparse", "moe"))
 
 
 def _by_block_types(config: Config, total: int) -> Layers | None:
@@ -183,8 +183,8 @@ KNOWN_KEYS = frozenset(
 
 ABOUT_EXPERTS = frozenset({"moe", "expert", "experts", "sparse", "dense", "mlp"})
 ABOUT_PLACE = frozenset(
-    "layer layers freq frequency interval period step pattern enum start end first last types every replace skip"
-    " skipped indices idx list mask".split()
+    {"layer", "layers", "freq", "frequency", "interval", "period", "step", "every", "pattern", "types", "mask", "list"}
+    | {"enum", "indices", "idx", "start", "end", "first", "last", "replace", "skip", "skipped"}
 )
 
 
@@ -206,7 +206,7 @@ def count(config: Config, fallback: Convention | None = None) -> Counted:
     if not 0 <= total <= MOST_LAYERS:
         return Counted(frozenset(), (f"{total} layers are no number of layers",))
     doubts = [
-        f"{key}={_short(config[key])} is not understood"
+        f"{key}={shown(config[key])} is not understood"
         for key in config
         if key not in KNOWN_KEYS and config[key] and _speaks_of_layers(key)
     ]
@@ -223,7 +223,7 @@ def count(config: Config, fallback: Convention | None = None) -> Counted:
             if len(entries) != total:
                 doubts.append(f"{key} has {len(entries)} entries for {total} layers")
             if key == "mlp_layer_types":
-                odd = {str(kind) for kind in entries} - SPARSE_WORDS - DENSE_WORDS
+                odd = {shown(kind) for kind in entries} - TYPE_WORDS
                 doubts += [f"{key} calls layers {', '.join(sorted(odd))}"] if odd else []
         return Counted(layers, tuple(doubts))
     if fallback is not None and (layers_or_none := fallback(config, total)) is not None:
@@ -245,6 +245,11 @@ def _speaks_of_layers(key: str) -> bool:
     return bool(words & ABOUT_EXPERTS) and bool(words & ABOUT_PLACE)
 
 
-def _short(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of a config.json in a few characters."""
+    if isinstance(value, dict):
+        return "{...}"
+    if isinstance(value, list):
+        return f"[{', '.join('...' if isinstance(item, (list, dict)) else str(item) for item in value[:6])}, ...]"
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

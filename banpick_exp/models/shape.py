@@ -26,3 +26,13 @@ class MoeShape:
                 f"num_layers={self.num_layers}, num_experts={self.num_experts}, top_k={self.top_k} describe no router: "
                 "nothing can be routed. Use num_layers >= 1 and 1 <= top_k <= num_experts."
             )
+
+    @property
+    def usual_k_min(self) -> int:
+        """Fewest experts kept that published models bear (arXiv 2509.06346): 3 for K = 8, 2 for K = 4 or 6.
+
+        Ours beyond those: 3 for any larger K, and 1 where K is 1 or 2.
+        """
+        if self.top_k >= 7:
+            return 3
+        return 2 if self.top_k >= 3 else 1

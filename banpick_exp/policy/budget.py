@@ -12,7 +12,7 @@ from typing import Any
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy import POLICIES, parse_policy
+from banpick_exp.policy.registry import POLICIES, parse_policy, rule_named
 from banpick_exp.policy.rule import BudgetKnob, Rule, short
 
 BUDGET = "budget"
@@ -38,7 +38,7 @@ def with_budget(
 
     Raises: UserError for a rule without such a knob, for both of them typed, and for a budget out of reach.
     """
-    rule_type, at = POLICIES[name], f"policy.{BUDGET}={typed[BUDGET]}"
+    rule_type, at = rule_named(name), f"policy.{BUDGET}={typed[BUDGET]}"
     knob = rule_type.budget_knob
     if knob is None:
         others = ", ".join(each for each, rule in POLICIES.items() if rule.budget_knob is not None)

@@ -65,17 +65,20 @@ EXAMPLES = {
 """What to type for a knob that is missing."""
 
 
+def rule_named(name: str) -> type[Rule]:
+    """The class of the rule `name`. Raises UserError where there is none."""
+    if isinstance(name, str) and name in POLICIES:
+        return POLICIES[name]
+    near = suggestion(str(name), POLICIES, nearness=NEARNESS)
+    raise UserError(f"policy={name} is unknown: there is no such routing rule. {near}Use one of {', '.join(POLICIES)}.")
+
+
 def parse_policy(name: str, params: Mapping[str, Any] | None, shape: MoeShape | None = None) -> Rule:
     """The rule `name` with the knobs `params` (None = absent), checked against `shape` where that is known.
 
     Raises UserError: unknown policy, knob or mode, a knob missing, of the wrong type or out of range.
     """
-    if not isinstance(name, str) or name not in POLICIES:
-        near = suggestion(str(name), POLICIES, nearness=NEARNESS)
-        raise UserError(
-            f"policy={name} is unknown: there is no such routing rule. {near}Use one of {', '.join(POLICIES)}."
-        )
-    rule_type = POLICIES[name]
+    rule_type = rule_named(name)
     if params is not None and not isinstance(params, Mapping):
         raise UserError(f"policy.{name}={params!r} is no mapping of knobs to values. Write for example {{k: 4}}.")
     given = {str(knob): value for knob, value in (params or {}).items() if value is not None}

@@ -24,6 +24,7 @@ from banpick_exp.models.inspect import inspect_checkpoint
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy import parse_policy
 from banpick_exp.policy.budget import BUDGET, with_budget
+from banpick_exp.policy.registry import rule_named
 from banpick_exp.policy.rule import Rule
 from banpick_exp.sweep.config import RunConfig, SweepConfig, search_config
 from banpick_exp.sweep.overrides import Assignment
@@ -107,9 +108,12 @@ class Composer:
             model = model.model_copy(update={"name": Path(model.path).expanduser().name})
         if model not in self._checkpoints:
             self._checkpoints[model] = inspect_checkpoint(model)
+        shape = self._checkpoints[model].shape
         seed = tree["seed"]
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise UserError(f"seed={seed} is no whole number: the run could not be repeated. Type e.g. seed=0.")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed} is outside 0 to {2**32 - 1}: the engine would refuse it. Type e.g. seed=0.")
         repeat = tree["repeat"]
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 0:
             raise UserError(f"repeat={repeat} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1.")
@@ -117,7 +121,7 @@ class Composer:
             model=model,
             engine=validated(EngineConfig, tree["engine"], "engine"),
             task=_anchored(validated(TaskConfig, tree["task"], "task")),
-            calibration=_anchored_calibration(validated(CalibrationConfig, tree["calibration"], "calibration")),
+            calibration=_settled(validated(CalibrationConfig, tree["calibration"], "calibration"), shape),
             seed=seed,
             repeat=repeat,
             checkpoint=self._checkpoints[model],
@@ -135,12 +139,9 @@ class Composer:
             assert isinstance(tree, dict)
             self._policies[name] = {key: value for key, value in tree["policy"].items() if key != "name"}
         typed = {key.removeprefix("policy."): value for key, value in assignment.items() if key.startswith("policy.")}
-        knobs = self._policies[name] | typed
-        if typed.get("experts") is not None:  # named outright: the default choice by influence steps back
-            knobs = {
-                key: value for key, value in knobs.items() if key in typed or key not in ("key_experts", "per_layer")
-            }
-        knobs = {key: value for key, value in knobs.items() if value is not None}
+        superseded = rule_named(name).superseded_knobs(typed)
+        usual = {key: value for key, value in self._policies[name].items() if key not in superseded}
+        knobs = {key: value for key, value in (usual | typed).items() if value is not None}
         budget = knobs.pop(BUDGET, None)
         if budget is not None:
             return with_budget(name, typed, knobs, shape)
@@ -186,10 +187,11 @@ def _anchored(task: TaskConfig) -> TaskConfig:
     return task.model_copy(update={"data_files": str(Path(task.data_files).expanduser().absolute())})
 
 
-def _anchored_calibration(settings: CalibrationConfig) -> CalibrationConfig:
-    if settings.path is None:
-        return settings
-    return settings.model_copy(update={"path": str(Path(settings.path).expanduser().absolute())})
+def _settled(settings: CalibrationConfig, shape: MoeShape) -> CalibrationConfig:
+    """With an absolute path, and with what follows from the checkpoint in the place of null."""
+    path = None if settings.path is None else str(Path(settings.path).expanduser().absolute())
+    k_min = shape.usual_k_min if settings.k_min is None else settings.k_min
+    return settings.model_copy(update={"path": path, "k_min": k_min})
 
 
 def check_choice(group: str, name: object) -> str:

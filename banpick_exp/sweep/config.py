@@ -12,16 +12,30 @@ from banpick_exp.config import Section, suggestion, validated
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.cut import Cut
 
+RESERVED_NAMES = ("calibrations", "solved")
+"""Folders of output_dir that all sweeps share."""
+
 
 class SweepConfig(Section):
     """A search space: a list of overrides is the product of its `choice()` and `range()`; K is the model's top_k."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)
+    """Also of the folder below output_dir."""
     params: tuple[str, ...] = ()
     blocks: tuple[tuple[str, ...], ...] = ()
     """More products, beside `params`."""
     reference: tuple[tuple[str, ...], ...] = ()
     """Points that every result is held against; `policy=none` is always one of them."""
+
+    @model_validator(mode="after")
+    def _name_is_a_folder_of_its_own(self) -> SweepConfig:
+        if self.name.startswith(".") or self.name in RESERVED_NAMES:
+            raise ValueError(
+                f"sweep.name={self.name} is no name for a sweep: its runs would lie among the folders that all sweeps"
+                f" share, or outside of output_dir. Type another, e.g. sweep.name=mine (not"
+                f" {', '.join(RESERVED_NAMES)}, nor one that begins with a dot)"
+            )
+        return self
 
 
 class GridSearch(Section):
@@ -95,9 +109,7 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
     name = values.get("name")
     if name not in SEARCHES:
         near = suggestion(str(name), SEARCHES, "search=")
-        raise UserError(
-            f"search.name={name} is unknown: nothing would be run. {near}Use one of {', '.join(SEARCHES)}."
-        )
+        raise UserError(f"search.name={name} is unknown: nothing would be run. {near}Use one of {', '.join(SEARCHES)}.")
     own = SEARCHES[str(name)]
     for key in values:
         owners = [other for other, section in SEARCHES.items() if key in section.model_fields]
@@ -116,6 +128,6 @@ class RunConfig(Section):
     resume: str | None = None
     dry_run: bool = False
     repeats: int = Field(default=1, ge=1)
-    """Runs of every point, in other batches and another order (`evaluation.answer.batches`), to see how far scores move."""
+    """Runs of every point, in other batches and another order (`evaluation.answer`), to see how far scores move."""
     sweep: SweepConfig
     search: SearchConfig = GridSearch()

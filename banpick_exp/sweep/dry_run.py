@@ -10,7 +10,7 @@ from banpick_exp.evaluation.budget.root_search import MAX_PROBES
 from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS, knob_of
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
 from banpick_exp.sweep.estimate import Estimate, answer_tokens, point_tokens
-from banpick_exp.sweep.plan import POLICY_ORDER, SweepPlan
+from banpick_exp.sweep.plan import SweepPlan
 from banpick_exp.sweep.point import Point
 
 
@@ -54,9 +54,9 @@ def search_line(plan: SweepPlan, cost: Estimate) -> str:
         return f"Search: optuna draws {_count(search.trials, 'point')}, {search.startup} at random, from {spaces}."
     if not isinstance(search, RacingSearch):
         return "Search: grid, every point on every problem."
-    racing = [point for point in plan.points if point.rule.name not in POLICY_ORDER]
+    racing = [point for point in plan.points if not point.rule.is_reference]
     least = sum(search.blocks[0] * answer_tokens(point) for point in racing)
-    least += sum(point_tokens(point) for point in plan.points if point.rule.name in POLICY_ORDER)
+    least += sum(point_tokens(point) for point in plan.points if point.rule.is_reference)
     shares = ", ".join(f"{share:.4g}" for share in search.blocks)
     return (
         f"Search: racing, points are compared after {shares} of the problems; {_count(len(racing), 'point')} can be"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from banpick_exp.config import fingerprint
@@ -20,6 +22,17 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import CALIBRATION_SPLIT, TaskFiles, inspect_task
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Calibration:
+    """What a point's policy reads of a calibration, before there is one."""
+
+    identity: dict[str, Any] | None = None
+    """Part of the point's fingerprint; None for a policy that reads none."""
+    fingerprint: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """One file a domain, empty where none is made."""
+
+
 class PointMaker:
     """Turns assignments into points; files are read and hashed once for equal settings."""
 
@@ -27,58 +40,36 @@ class PointMaker:
         self._composer = composer
         self._files: dict[tuple[TaskConfig, str], TaskFiles] = {}
         self._artifacts: dict[tuple[CalibrationConfig, str, tuple[str, ...]], Artifact] = {}
-        self.varied: tuple[str, ...] = ()
-        """Keys besides the policy's that differ between points, to be shown in labels."""
 
     def assignments(self, block: Block) -> list[Assignment]:
         return expand(block, lambda assignment: self._composer.setting(assignment).checkpoint.shape)
 
-    def point(self, assignment: Assignment) -> Point:
+    def point(self, assignment: Assignment, varied: Sequence[str] = ()) -> Point:
+        """The point of an assignment. `varied`: keys besides the policy's that its label is to show.
+
+        Raises UserError for what cannot run: knobs, lengths, data, a calibration of another model.
+        """
         setting = self._composer.setting(assignment)
         rule, budget = self._composer.policy(assignment, setting.checkpoint.shape)
         _check_lengths(setting)
         _check_graphs(rule, setting)
         files = self._read(setting, setting.task.split)
         engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
-        calibration: dict[str, Any] | None = None
-        calibration_key: str | None = None
-        calibration_files: dict[str, str] = {}
-        if rule.needs_calibration() and setting.calibration.path is not None:
-            artifact = self._checked_artifact(setting)
-            calibration = {"artifact": artifact.fingerprint, "score": setting.calibration.score}
-            calibration_key = artifact.fingerprint
-        elif rule.needs_calibration():
-            _check_calibration(setting)
-            source = self._read(setting, CALIBRATION_SPLIT)
-            calibration_files = source.paths
-            calibration = {
-                "version": CALIBRATION_VERSION,
-                "data": source.identity,
-                "chat_template": setting.task.chat_template,
-                **setting.calibration.model_dump(exclude={"path"}),
-                "markers": setting.calibration.markers_of(setting.task),
-            }
-            calibration_key = fingerprint({"engine": engine, "seed": setting.seed, **calibration})
-        limit = setting.task.max_problems
-        problems = {
-            d: count if limit is None or count is None else min(count, limit) for d, count in files.problems.items()
-        }
+        calibration = self._calibration(rule, setting, engine)
         identity = functools.partial(
             point_fingerprint,
             policy=policy_of(rule, budget),
             engine=engine,
             task=setting.task,
             data_identity=files.identity,
-            calibration=calibration,
+            calibration=calibration.identity,
             seed=setting.seed,
         )
-        shown = [f"{key}={assignment[key]}" for key in self.varied if key in assignment and key != "repeat"]
-        shown += [f"repeat={setting.repeat}"] if setting.repeat else []
         return Point(
             rule=rule,
             budget=budget,
             knob_fingerprint=None if budget is None else identity(),
-            label=" ".join([label_of(rule, budget), *shown]),
+            label=" ".join([label_of(rule, budget), *_shown(assignment, varied, setting.repeat)]),
             model=setting.model,
             engine=setting.engine,
             task=setting.task,
@@ -89,17 +80,36 @@ class PointMaker:
             data_files=files.paths,
             data_identity=files.identity,
             data_missing=files.missing,
-            problems=problems,
-            calibration_files=calibration_files,
+            problems=_at_most(files.problems, setting.task.max_problems),
+            calibration_files=dict(calibration.files),
             fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
-            calibration_fingerprint=calibration_key,
+            calibration_fingerprint=calibration.fingerprint,
             settings={
                 key: value
                 for key, value in assignment.items()
                 if key.split(".")[0] != "policy" and (key, value) != ("repeat", 0)
             },
         )
+
+    def _calibration(self, rule: Rule, setting: Setting, engine: str) -> _Calibration:
+        if not rule.needs_calibration():
+            return _Calibration()
+        if setting.calibration.path is not None:
+            artifact = self._checked_artifact(setting)
+            identity: dict[str, Any] = {"artifact": artifact.fingerprint, "score": setting.calibration.score}
+            return _Calibration(identity=identity, fingerprint=artifact.fingerprint)
+        _check_calibration(setting)
+        source = self._read(setting, CALIBRATION_SPLIT)
+        identity = {
+            "version": CALIBRATION_VERSION,
+            "data": source.identity,
+            "chat_template": setting.task.chat_template,
+            **setting.calibration.model_dump(exclude={"path"}),
+            "markers": setting.calibration.markers_of(setting.task),
+        }
+        name = fingerprint({"engine": engine, "seed": setting.seed, **identity})
+        return _Calibration(identity=identity, fingerprint=name, files=source.paths)
 
     def _checked_artifact(self, setting: Setting) -> Artifact:
         key = (setting.calibration, setting.checkpoint.identity, setting.task.domains)
@@ -118,6 +128,16 @@ class PointMaker:
         if key not in self._files:
             self._files[key] = inspect_task(setting.task, split)
         return self._files[key]
+
+
+def _shown(assignment: Assignment, varied: Sequence[str], repeat: int) -> list[str]:
+    """What a label says beside the policy."""
+    shown = [f"{key}={assignment[key]}" for key in varied if key in assignment and key != "repeat"]
+    return [*shown, f"repeat={repeat}"] if repeat else shown
+
+
+def _at_most(problems: Mapping[str, int | None], limit: int | None) -> dict[str, int | None]:
+    return {d: count if limit is None or count is None else min(count, limit) for d, count in problems.items()}
 
 
 def _check_lengths(setting: Setting) -> None:
@@ -139,7 +159,7 @@ def _check_graphs(rule: Rule, setting: Setting) -> None:
 
 def _check_calibration(setting: Setting) -> None:
     k_min, top_k = setting.calibration.k_min, setting.checkpoint.shape.top_k
-    if k_min > top_k:
+    if k_min is not None and k_min > top_k:
         raise UserError(
             f"calibration.k_min={k_min} exceeds top_k={top_k} of {setting.model.name}: layer sensitivity would compare"
             f" nothing. Type calibration.k_min=1..{top_k}."

@@ -6,6 +6,7 @@ and leaves nothing behind.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,6 @@ from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
 
 SectionT = TypeVar("SectionT", bound=Section)
-
-POLICY_ORDER = ("none", "fixed_k")
-"""These come first, so that every later point can be held against them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,14 +168,15 @@ def _points(
     settings = sorted({tuple(text for text in block if not _is_policy(text)) for block in blocks})
     references = dict.fromkeys(merged(each, setting) for each in [("policy=none",), *reference] for setting in settings)
     every = [assignment for _, assignments in spaces for assignment in assignments]
-    maker.varied = tuple(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every))
+    varied = tuple(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every))
     found: dict[str, Point] = {}
     for block in references:
-        for point in map(maker.point, maker.assignments(block)):
+        for assignment in maker.assignments(block):
+            point = maker.point(assignment, varied)
             found.setdefault(point.fingerprint, point)
     known, dropped = set(found), []
     for block, assignments in spaces:
-        points = [maker.point(assignment) for assignment in assignments]
+        points = [maker.point(assignment, varied) for assignment in assignments]
         _refuse_idle_knobs(block, points)
         for point in points:
             if point.fingerprint in found and point.fingerprint not in known:
@@ -214,7 +213,13 @@ def _search_space(command: Command, shipped: Sequence[Block]) -> list[Block]:
                 f"{named} and {space} both choose the policies: one of them would be ignored. Leave {space} out to run"
                 f" {named} alone, or type the whole space: sweep.params='[\"{named}\", ...]'."
             )
-        blocks = edited_blocks([block for block in shipped if block], [*(command.params or []), *command.policy])
+        params = command.params or []
+        if any(key_of(text) == "policy" for text in params):
+            # They take the place of the shipped space; blocks that were typed too are products of their own.
+            typed = [tuple(block) for block in command.run_values.get("sweep.blocks", ())]
+            blocks = [merged(tuple(params), command.policy), *edited_blocks(typed, command.policy)]
+        else:
+            blocks = edited_blocks([block for block in shipped if block], [*params, *command.policy])
     return [merged(block, command.settings) for block in blocks]
 
 
@@ -253,12 +258,9 @@ def _refuse_idle_knobs(block: Block, points: Sequence[Point]) -> None:
         if all(value in (None, False) for value in parse_axis(text, points[0].checkpoint.shape).values):
             continue
         others = "; ".join(dict.fromkeys(point.rule.label() for point in points[:3]))
-        remedy = (
-            "Add policy.mode=boost, or leave it out."
-            if knob == "boost"
-            else "Leave it out, or choose a mode that uses it."
+        raise UserError(
+            f"{text} changes nothing here ({others}): no point would differ by it. {points[0].rule.idle_remedy(knob)}"
         )
-        raise UserError(f"{text} changes nothing here ({others}): no point would differ by it. {remedy}")
 
 
 def _varies(key: str, assignments: Sequence[Assignment]) -> bool:
@@ -291,11 +293,15 @@ def _ordered(points: Iterable[Point]) -> tuple[Point, ...]:
     points = list(points)
     first_seen = {name: index for index, name in enumerate(dict.fromkeys(point.engine_fingerprint for point in points))}
 
-    def rank(point: Point) -> tuple[int, int, int, int, int]:
-        name = point.rule.name
-        order = POLICY_ORDER.index(name) if name in POLICY_ORDER else len(POLICY_ORDER)
-        engine = point.engine
+    def rank(point: Point) -> tuple[int, int, int, int, float]:
+        engine, order = point.engine, point.rule.reference_rank
         # Repeats last: a run that ends early then has every point once.
-        return -engine.gpus, -engine.tensor_parallel_size, first_seen[point.engine_fingerprint], point.repeat, order
+        return (
+            -engine.gpus,
+            -engine.tensor_parallel_size,
+            first_seen[point.engine_fingerprint],
+            point.repeat,
+            math.inf if order is None else order,
+        )
 
     return tuple(sorted(points, key=rank))

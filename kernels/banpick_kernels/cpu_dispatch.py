@@ -26,8 +26,8 @@ COPY_COST = 1 << 18
 """What handing over one pair costs, in weights multiplied: a Qwen3-30B expert has 18 times as many, so there skipping
 pays from about 5 % of the slots on; an expert of the embedded model has 12,288, so there it never does."""
 
-FEW_TOKENS = 16
-"""Up to here kept slots are counted in Python."""
+COUNTED_IN_PYTHON = 16
+"""Tokens up to which kept slots are counted in Python, not in torch."""
 
 
 def pays(saved: int, pairs: int, expert_numbers: int) -> bool:
@@ -61,14 +61,14 @@ def run_kept(
     if tokens == 0 or not pays(tokens * (slots - 1), tokens, expert_numbers):
         run(output_TH, hidden_TH, weights_TS, ids_TS)
         return
-    if tokens <= FEW_TOKENS:  # one call instead of six: each costs some 20 us after experts have emptied the cache
+    if tokens <= COUNTED_IN_PYTHON:  # one call, not six: each costs some 20 us after experts have emptied the cache
         kept = [slots - row[1:].count(row[0]) for row in ids_TS.tolist()]
         widest, pairs = max(kept), sum(kept)
     else:
         kept_T = kept_slots(ids_TS)
         widest, pairs = int(kept_T.max()), int(kept_T.sum())
     if pays(tokens * widest - pairs, pairs, expert_numbers):
-        if tokens <= FEW_TOKENS:
+        if tokens <= COUNTED_IN_PYTHON:
             at_N = torch.tensor([token * slots + slot for token, count in enumerate(kept) for slot in range(count)])
         else:
             at_N = (torch.arange(slots, device=ids_TS.device) < kept_T[:, None]).flatten().nonzero().flatten()

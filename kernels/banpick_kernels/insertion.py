@@ -1,9 +1,25 @@
-"""Which key experts come into a selection, and whom they evict: Pick's part of the reference router.
+"""Which key experts come into a selection, and whom they evict: Pick's part of the reference router. Imports no torch.
 
 Shape suffixes: T tokens, R ranks: the experts of a token, best first. A 1 is an axis that broadcasts.
 """
 
-from torch import Tensor
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def rank_window(factor: float, k: int, num_experts: int) -> int:
+    """How many ranks lie within `factor` times k, E at most: where a key expert must stand to come in.
+
+    >>> rank_window(2.0, 8, 128), rank_window(2.0, 8, 12), rank_window(61 / 7, 7, 128)
+    (16, 12, 61)
+    """
+    # 61 / 7 * 7 is 60.999...: the small addend keeps a whole window whole.
+    return min(num_experts, math.floor(factor * k + 1e-9))
 
 
 def insert_keys(kept_TR: Tensor, key_TR: Tensor, in_window_TR: Tensor, replaces_T1: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_folder import write_checkpoint
 
 from banpick_exp.__main__ import main
 
@@ -28,11 +29,7 @@ def _clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checkpoint(folder: Path, **config: Any) -> str:
-    folder.mkdir()
-    base = {"num_hidden_layers": 2, "num_experts": 16, "num_experts_per_tok": 4}
-    (folder / "config.json").write_text(json.dumps(base | config))
-    (folder / "model.safetensors").write_bytes(b"x")
-    return str(folder)
+    return str(write_checkpoint(folder, **config))
 
 
 def test_alone_it_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_a_relative_folder_is_made_absolute(tmp_path: Path, plan: Any, monkeypat
 
 def test_the_command_to_rerun_a_point_keeps_it(tmp_path: Path, plan: Any) -> None:
     found = plan("+sweep=ban_threshold", f"calibration.path={write(tmp_path / 'mine')}")
-    again = plan(*shlex.split(rerun_command(found, found.points[-1]))[3:])
+    again = plan(*shlex.split(rerun_command(found.command, found.points[-1]))[3:])
     assert again.points[-1].fingerprint == found.points[-1].fingerprint
 
 

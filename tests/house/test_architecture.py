@@ -1,135 +1,96 @@
-"""The house: which module may import which, what planning must not load, and how long a module may be.
+"""The house: which room imports which (contracts in pyproject.toml), what planning must not load, and docs that follow.
 
-The arrows are read from the source, imports inside functions included: a lazy import is still a dependency.
+import-linter reads the arrows from the source: imports inside functions and under TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "banpick_exp"
 KERNELS = ROOT / "kernels" / "banpick_kernels"
+LINTER: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
 HEAVY = ("torch", "vllm", "ray", "wandb", "transformers", "datasets")
-MAX_LINES = 300
-
-SPINE = ("__main__", "runner", "engine", "vllm_plugin", "policy", "errors")
-"""Arrows point from left to right along this line, never back."""
-
-PLANNING = frozenset(
-    {"artifact", "axes", "budget", "checkpoint", "command", "compose", "config", "errors", "estimate", "plan", "points"}
-    | {"policy", "preview", "records", "run_folder", "solve", "space", "task_files", "tiny", "validation"}
-)
-"""What `plan` and `preview` may reach. Of tiny only the package itself, which holds the names of its files."""
+PUBLIC_ROOMS = ("banpick_exp", "banpick_exp.analysis", "banpick_exp.policy")
+"""What may be imported from the package itself, so that its __init__ says something."""
 
 
-def unit_of(path: Path) -> str:
-    """`plan` for banpick_exp/sweep/plan.py, `policy` for everything under banpick_exp/policy/."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@cache
+def arrows() -> grimp.ImportGraph:
+    """Module -> modules it imports, from both source roots."""
+    return grimp.build_graph("banpick_exp", "banpick_kernels", exclude_type_checking_imports=False, cache_dir=None)
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Absolute names of everything a file imports; imports for type checkers alone are left out."""
-    names: set[str] = set()
-
-    class Collector(ast.NodeVisitor):
-        def visit_If(self, node: ast.If) -> None:
-            if ast.unparse(node.test) not in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-                self.generic_visit(node)
-
-        def visit_Import(self, node: ast.Import) -> None:
-            names.update(alias.name for alias in node.names)
-
-        def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-            assert node.level == 0, f"{path}: relative imports hide the arrows"
-            module = str(node.module)
-            names.update({module} if module != "banpick_exp" else {f"banpick_exp.{alias.name}" for alias in node.names})
-
-    Collector().visit(ast.parse(path.read_text(encoding="utf-8")))
-    return names
+def outside_python(*command: str, limit: int = 60) -> subprocess.CompletedProcess[str]:
+    """Runs a command from the repository, which imports this checkout and nothing that a test has loaded."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    environment = os.environ | {"PYTHONPATH": paths}
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=ROOT, env=environment)
 
 
-def arrows() -> dict[str, set[str]]:
-    """For each unit of the package, the units it imports."""
-    units = {unit_of(path) for path in PACKAGE.rglob("*.py")}
-    graph: dict[str, set[str]] = {unit: set() for unit in units}
-    for path in PACKAGE.rglob("*.py"):
-        for name in imported_modules(path):
-            parts = name.split(".")
-            if parts[0] == "banpick_exp" and len(parts) > 1 and parts[1] in units:
-                graph[unit_of(path)].add(parts[1])
-    return {unit: found - {unit} for unit, found in graph.items()}
+def test_every_contract_of_the_house_is_kept() -> None:
+    checked = outside_python(str(Path(sys.executable).parent / "lint-imports"), "--no-logo", "--no-cache")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"Contracts: {len(LINTER['contracts'])} kept, 0 broken." in checked.stdout
 
 
-def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    seen: set[str] = set()
-    queue = [start]
-    while queue:
-        for found in graph.get(queue.pop(), set()) - seen:
-            seen.add(found)
-            queue.append(found)
-    return seen
+def test_no_contract_has_an_exception() -> None:
+    assert LINTER["exclude_type_checking_imports"] is False
+    rules = {
+        key: value
+        for contract in LINTER["contracts"]
+        for key, value in contract.items()
+        if key.startswith(("ignore", "exhaustive_ignores", "skip", "unmatched", "allow_indirect", "depth"))
+    }
+    assert rules == {}
+    optional = [layer for contract in LINTER["contracts"] for layer in contract.get("layers", ()) if "(" in layer]
+    assert optional == []
 
 
-def test_arrows_never_point_back() -> None:
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Finer than the contract, which compares folders: circles of single modules, `__init__` among them."""
     graph = arrows()
-    for index, unit in enumerate(SPINE):
-        back = reachable(graph, unit) & set(SPINE[:index])
-        assert not back, f"{unit} reaches {back}, which stand above it"
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    while removable := {module for module, imported in imports.items() if not imported & imports.keys()}:
+        imports = {module: imported for module, imported in imports.items() if module not in removable}
+    assert sorted(imports) == [], "modules of a circle, and what stands on it"
 
 
-def test_there_are_no_import_cycles() -> None:
-    graph = arrows()
-    assert [unit for unit in graph if unit in reachable(graph, unit)] == []
+def test_imports_are_absolute() -> None:
+    for path in [*PACKAGE.rglob("*.py"), *KERNELS.rglob("*.py")]:
+        relative = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        assert all(node.level == 0 for node in relative), f"{path}: relative imports hide the arrows"
 
 
-def test_planning_reaches_only_light_modules() -> None:
-    assert imported_modules(PACKAGE / "tiny" / "__init__.py") <= {"pathlib"}
-    graph = arrows() | {"tiny": set()}  # its other modules train and measure; nobody in PLANNING imports one of them
-    for start in ("plan", "preview"):
-        assert reachable(graph, start) | {start} <= PLANNING
-    for unit in PLANNING - {"tiny"}:
-        path = PACKAGE / f"{unit}.py"
-        for file in [path] if path.is_file() else sorted((PACKAGE / unit).rglob("*.py")):
-            assert not {name for name in imported_modules(file) if name.startswith("banpick_exp.models.tiny.")}, file
+def test_every_folder_is_a_package_and_rooms_are_imported_by_module() -> None:
+    """An `__init__` that imports makes everyone who wants one module load them all; two rooms are public instead."""
+    for folder in {path.parent for root in (PACKAGE, KERNELS) for path in root.rglob("*.py")}:
+        assert (folder / "__init__.py").is_file(), f"{folder.relative_to(ROOT)} has no __init__.py"
+    for path in PACKAGE.rglob("__init__.py"):
+        name = ".".join(path.parent.relative_to(ROOT).parts)
+        if name not in PUBLIC_ROOMS:
+            imported = arrows().find_modules_directly_imported_by(name)
+            assert not imported, f"{name} imports {sorted(imported)}"
 
 
-def test_records_and_analysis_stand_alone() -> None:
-    graph = arrows()
-    assert graph["records"] <= {"config", "errors", "validation"}
-    assert graph["analysis"] <= {"config", "errors", "records", "validation"}
-    assert graph["config"] | graph["validation"] <= {"errors", "validation"}
-
-
-def test_only_the_plugin_knows_vllm_internals() -> None:
-    """`vllm.LLM` and `vllm.SamplingParams` are public; anything deeper belongs to the hook."""
-    for path in PACKAGE.rglob("*.py"):
-        inner = {name for name in imported_modules(path) if name.startswith("vllm.")}
-        if unit_of(path) != "vllm_plugin":
-            assert not inner, f"{path.relative_to(ROOT)} imports {inner}"
-
-
-def test_the_kernels_know_nothing_of_the_experiments() -> None:
-    files = sorted(KERNELS.rglob("*.py"))
-    assert files
-    for path in files:
-        assert not {name for name in imported_modules(path) if name.split(".")[0] == "banpick_exp"}, path
-
-
-@pytest.mark.parametrize("path", sorted([*PACKAGE.rglob("*.py"), *KERNELS.rglob("*.py")]), ids=lambda p: p.stem)
-def test_modules_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
-
-
-def test_the_entry_point_is_short() -> None:
-    assert len((PACKAGE / "__main__.py").read_text(encoding="utf-8").splitlines()) < 60
+def test_vllm_finds_its_plugin_without_loading_the_engine() -> None:
+    """vLLM loads the entry point in every process it starts, before the platform is known."""
+    code = "import sys, banpick_exp.engine.vllm_entry; print([n for n in ('vllm', 'torch') if n in sys.modules])"
+    loaded = outside_python(sys.executable, "-c", code)
+    assert loaded.stdout == "[]\n", loaded.stdout + loaded.stderr
 
 
 def test_planning_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -140,13 +101,60 @@ def test_planning_loads_nothing_heavy(tmp_path: Path) -> None:
         f"assert main(['+sweep=ban_pick', 'model=qwen3_30b_a3b', 'dry_run=true', {f'output_dir={tmp_path}'!r}]) == 0\n"
         f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])},
-    )
+    done = outside_python(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
     assert "loaded: []" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("config.py")), ids=lambda path: path.parent.name)
+def test_settings_load_nothing_heavy(path: Path) -> None:
+    """Settings live beside their owner and are read by every process, so they import what is light."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    code = f"import sys, {name}; print([name for name in {HEAVY} if name in sys.modules])"
+    loaded = outside_python(sys.executable, "-c", code)
+    assert loaded.stdout == "[]\n", loaded.stdout + loaded.stderr
+
+
+# ---- docs/architecture.md
+
+
+def rooms_table() -> dict[str, set[str]]:
+    """Folder -> the modules that the page names in its line, both relative to the repository."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+/)` \|[^|]*\|([^|]*)\|$", text, re.MULTILINE)
+    return {folder.rstrip("/"): set(re.findall(r"`(\w+)`", modules)) for folder, modules in rows}
+
+
+def test_the_page_names_every_module_and_none_that_is_gone() -> None:
+    tree: dict[str, set[str]] = {}
+    for path in [*PACKAGE.rglob("*.py"), *KERNELS.rglob("*.py")]:
+        if path.name != "__init__.py":
+            tree.setdefault(path.parent.relative_to(ROOT).as_posix(), set()).add(path.stem)
+    assert rooms_table() == tree
+
+
+def test_the_page_tells_the_arrow_rule_of_the_contract() -> None:
+    layers = next(contract["layers"] for contract in LINTER["contracts"] if contract["id"] == "rooms")
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("`former · "))
+    assert re.findall(r"\w+", line) == [*re.findall(r"\w+", " ".join(layers)), "kernels"]
+
+
+NAMED = re.compile(r"`((?:banpick_exp|banpick_kernels|kernels|tests|conf|sweeps)/[\w./-]*)(?:::\w+)?`")
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))], ids=lambda page: page.name
+)
+def test_pages_name_paths_and_modules_that_exist(page: Path) -> None:
+    """CHANGELOG.md tells of what was, and is not asked."""
+    if page.name == "CHANGELOG.md":
+        pytest.skip("tells of what was")
+    text = page.read_text(encoding="utf-8")
+    gone = [
+        name for name in NAMED.findall(text) if not (ROOT / name).exists() and not (ROOT / "kernels" / name).exists()
+    ]
+    modules = set(re.findall(r"\b(banpick_(?:exp|kernels)(?:\.[a-z_]\w*)+)", text))
+    known = arrows().modules
+    gone += [name for name in modules if name not in known and name.rpartition(".")[0] not in known]
+    assert gone == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from banpick_kernels import reference
+from banpick_kernels import insertion, reference
 from banpick_kernels.reference import edit_selection, route, router_scores, select_top_k
 from banpick_kernels.table import COLUMNS, WIDTH, LayerTable, RouterTable
 
@@ -50,9 +50,10 @@ def edit(
     return ids[kept].tolist(), [round(weight, 6) for weight in weights[kept].tolist()]
 
 
-def test_the_examples_of_the_docstrings() -> None:
-    result = doctest.testmod(reference)
-    assert result.attempted >= 12 and result.failed == 0
+@pytest.mark.parametrize(("module", "least"), [(reference, 12), (insertion, 5)], ids=["reference", "insertion"])
+def test_the_examples_of_the_docstrings(module: Any, least: int) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted >= least and result.failed == 0
 
 
 class TestScores:

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_folder import write_checkpoint
 
 from banpick_exp.config import fingerprint, validated
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
-from banpick_exp.models.checkpoint import END_BYTES, WHOLE_FILE_LIMIT
 from banpick_exp.models.config import ModelConfig
-from banpick_exp.models.families import moe_layer_count
-from banpick_exp.models.inspect import inspect_checkpoint
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy import POLICIES
 from banpick_exp.sweep.compose import GROUPS, Composer, choices, conf_dir
@@ -22,27 +20,10 @@ from banpick_exp.sweep.help import help_page
 from banpick_exp.sweep.overrides import edited_blocks, expand, parse_axis
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.files import inspect_task
 
 SHAPE = MoeShape(num_layers=2, num_experts=16, top_k=4)
 MODELS = [name for name in choices("model") if name != "local"]
 FILES = [(group, name) for group in GROUPS for name in choices(group)]
-
-
-def write_checkpoint(folder: Path, weights: bytes | None = b"weights", **changes: Any) -> Path:
-    """A folder that looks like a Qwen3-MoE checkpoint of SHAPE; a change to None removes the key."""
-    config: dict[str, Any] = {
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "num_hidden_layers": 2,
-        "num_experts": 16,
-        "num_experts_per_tok": 4,
-    }
-    config = {key: value for key, value in (config | changes).items() if value is not None}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    if weights is not None:
-        (folder / "model.safetensors").write_bytes(weights)
-    return folder
 
 
 def write_offset(path: Path, layers: int = 4, experts: int = 32) -> Path:
@@ -52,10 +33,6 @@ def write_offset(path: Path, layers: int = 4, experts: int = 32) -> Path:
     header = json.dumps({"logit_offset": tensor}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
     return path
-
-
-def inspect(path: Path | str, **settings: Any) -> Any:
-    return inspect_checkpoint(ModelConfig(name="local", path=str(path), **settings))
 
 
 # ---------------------------------------------------------------- conf/
@@ -217,156 +194,3 @@ RANGE = ("policy=pick", "policy.mode=range_replace", "policy.key_experts=choice(
 )
 def test_the_command_line_narrows_and_adds_axes(edits: list[str], expected: list[tuple[str, ...]]) -> None:
     assert edited_blocks([BOOST, RANGE], edits) == expected
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def test_a_folder_gives_its_own_sizes(tmp_path: Path) -> None:
-    checkpoint = inspect(write_checkpoint(tmp_path))
-    assert checkpoint.shape == SHAPE
-    assert checkpoint.missing is None
-    assert checkpoint.location == str(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("config", "layers"),
-    [
-        ({"num_hidden_layers": 48}, 48),
-        ({"num_hidden_layers": 24, "decoder_sparse_step": 2, "mlp_only_layers": [1]}, 11),
-        ({"num_hidden_layers": 27, "first_k_dense_replace": 1, "moe_layer_freq": 1}, 26),
-        ({"num_hidden_layers": 48, "interleave_moe_layer_step": 2}, 24),
-        ({"num_hidden_layers": 48, "moe_layers": [1, 3, 5]}, 3),
-        ({"num_hidden_layers": 4, "moe_layer_freq": [0, 1, 1, 1]}, 3),
-        ({"num_hidden_layers": 32, "expert_layer_period": 2, "expert_layer_offset": 1}, 16),
-        ({"num_hidden_layers": 28, "moe_layer_start_index": 1, "moe_layer_end_index": -1, "moe_layer_interval": 1}, 27),
-    ],
-    ids=["all", "qwen2", "deepseek", "llama4", "llama4-list", "frequency-list", "jamba", "ernie"],
-)
-def test_moe_layers_are_counted_as_each_family_writes_them(config: dict[str, Any], layers: int) -> None:
-    assert moe_layer_count(config) == layers
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"num_experts": None}, ["is a dense model (Qwen3MoeForCausalLM)", "model=tiny"]),
-        ({"num_experts": 1}, ["is a dense model"]),
-        ({"first_k_dense_replace": 2}, ["is a dense model"]),
-        ({"architectures": ["MiniCPMForCausalLM"]}, ["MiniCPMForCausalLM", "silently do nothing"]),
-        ({"architectures": ["DeepseekV4ForCausalLM"]}, ["DeepseekV4ForCausalLM"]),
-        ({"architectures": ["Moondream3ForCausalLM"]}, ["Moondream3ForCausalLM"]),
-        ({"num_experts_per_tok": None}, ["no number of experts per token"]),
-        ({"num_experts_per_tok": 17}, ["17 experts per token"]),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_routed_is_refused(
-    tmp_path: Path, changes: dict[str, Any], words: list[str]
-) -> None:
-    with pytest.raises(UserError) as caught:
-        inspect(write_checkpoint(tmp_path, **changes))
-    for word in words:
-        assert word in str(caught.value)
-
-
-def test_a_text_model_inside_a_larger_config_is_found(tmp_path: Path) -> None:
-    text = {"num_hidden_layers": 3, "num_local_experts": 16, "num_experts_per_tok": 2}
-    folder = write_checkpoint(tmp_path, num_experts=None, num_experts_per_tok=None, text_config=text)
-    assert inspect(folder).shape == MoeShape(num_layers=3, num_experts=16, top_k=2)
-
-
-def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no config\.json"):
-        inspect(tmp_path)
-    with pytest.raises(UserError, match="no folder and no Hugging Face id"):
-        inspect(tmp_path / "nowhere")
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        inspect(tmp_path)
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="damaged"):
-        inspect(tmp_path)
-    assert "no weights" in inspect(write_checkpoint(tmp_path / "b", weights=None)).missing
-
-
-def test_stated_sizes_must_agree_with_the_folder(tmp_path: Path) -> None:
-    assert inspect(write_checkpoint(tmp_path), top_k=4).shape == SHAPE
-    with pytest.raises(UserError, match=r"model\.top_k=8, but .* says 4"):
-        inspect(tmp_path, top_k=8)
-
-
-def test_a_hub_id_needs_its_sizes_stated() -> None:
-    sizes = {"num_layers": 2, "num_experts": 16, "top_k": 4}
-    assert inspect("owner/name", **sizes).identity == "hub:owner/name@main"
-    assert inspect("owner/name", **sizes, revision="abc").identity == "hub:owner/name@abc"
-    with pytest.raises(UserError, match=r"model\.num_experts=NUMBER model\.top_k=NUMBER"):
-        inspect("owner/name", num_layers=2)
-    with pytest.raises(UserError, match=r"model\.top_k=17 exceeds model\.num_experts=16"):
-        inspect("owner/name", **(sizes | {"top_k": 17}))
-
-
-def test_identity_follows_content_not_place(tmp_path: Path) -> None:
-    one = inspect(write_checkpoint(tmp_path / "one"))
-    same = inspect(write_checkpoint(tmp_path / "two"))
-    assert one.identity == same.identity
-    assert inspect(write_checkpoint(tmp_path / "three", weights=b"Weights")).identity != one.identity
-    assert inspect(write_checkpoint(tmp_path / "four", rope_theta=1)).identity != one.identity
-
-
-def test_large_files_are_known_by_size_and_ends(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path)
-    weights = folder / "model.safetensors"
-    seen = set()
-    for place in (None, 0, WHOLE_FILE_LIMIT, WHOLE_FILE_LIMIT // 2):
-        with weights.open("wb") as file:
-            file.truncate(WHOLE_FILE_LIMIT + END_BYTES)
-            if place is not None:
-                file.seek(place)
-                file.write(b"x")
-        seen.add(inspect(folder).identity)
-    assert len(seen) == 3, "both ends count, the middle of a large file does not"
-
-
-# ---------------------------------------------------------------- task files
-
-
-def write_problems(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).write_text('{"prompt": "1+1=", "answer": "2"}\n\n{"prompt": "1+2=", "answer": "3"}\n')
-
-
-def test_local_problems_are_counted_and_hashed(tmp_path: Path) -> None:
-    write_problems(tmp_path, "a_test.jsonl", "b_test.jsonl")
-    task = TaskConfig(name="x", domains=("a", "b"), data_files=f"{tmp_path}/{{domain}}_{{split}}.jsonl")
-    before = inspect_task(task)
-    assert before.problems == {"a": 2, "b": 2}
-    (tmp_path / "a_test.jsonl").write_text('{"prompt": "1+1=", "answer": "3"}\n')
-    assert inspect_task(task).identity != before.identity
-
-
-@pytest.mark.parametrize(
-    ("template", "words"),
-    [
-        ("{domain}.jsonl", "has no {split}"),
-        ("{split}.jsonl", "has no {domain}"),
-        ("{domain}_{split}_{size}.jsonl", "'size'"),
-        ("{domain}_{split.jsonl", "no path template"),
-        ("{domain}_{split}.jsonl", "there is no file"),
-        ("empty_{domain}_{split}.jsonl", "is empty"),
-        ("wrong_{domain}_{split}.jsonl", "does not begin with a problem"),
-    ],
-)
-def test_data_files_that_cannot_be_read_are_refused(tmp_path: Path, template: str, words: str) -> None:
-    for domain in "ab":
-        (tmp_path / f"empty_{domain}_test.jsonl").write_text("\n")
-        (tmp_path / f"wrong_{domain}_test.jsonl").write_text('{"question": 1}\n')
-    with pytest.raises(UserError) as caught:
-        inspect_task(TaskConfig(name="x", domains=("a", "b"), data_files=f"{tmp_path}/{template}"))
-    assert words in str(caught.value)
-
-
-def test_embedded_tasks_offer_their_own_names() -> None:
-    with pytest.raises(UserError, match=r"task\.domains=maths .*Did you mean math\?"):
-        inspect_task(TaskConfig(name="tiny", domains=("maths",)))
-    with pytest.raises(UserError, match=r"task\.split=train .*calibration, dev, test"):
-        inspect_task(TaskConfig(name="tiny", domains=("math",), split="train"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 from datetime import datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_folder import write_checkpoint
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
@@ -77,11 +77,7 @@ def test_any_key_can_be_an_axis_and_references_follow_it(plan: Any) -> None:
 
 
 def test_the_ladder_is_as_long_as_each_checkpoint_allows(plan: Any, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    config = {"num_hidden_layers": 2, "num_experts": 16, "num_experts_per_tok": 3}
-    (small / "config.json").write_text(json.dumps(config))
-    (small / "model.safetensors").write_bytes(b"x")
+    small = write_checkpoint(tmp_path / "small", num_experts_per_tok=3)
     found = plan("policy=fixed_k", "policy.k=range(1,K)", f"model.path={small}")
     assert labels(found) == ["none", "fixed_k k=1", "fixed_k k=2"]
     assert found.points[0].model.name == "small"
@@ -303,3 +299,27 @@ def test_a_compiled_engine_too_narrow_for_added_experts_is_announced(plan: Any) 
     assert "engine.extra_slots=4, or engine.compile=false" in note and "pick range_add key_experts=4" in note
     assert not plan(*wide, "engine.extra_slots=4").notes
     assert not plan("engine.compile=true", "policy=ban", "policy.lambda=1", "policy.k_min=3").notes
+
+
+def test_nothing_typed_is_dropped_because_params_name_a_policy(plan: Any) -> None:
+    """15 planned points became 5."""
+    typed = [
+        """sweep.params=["policy=naee","policy.beta=choice(0.3,0.5)"]""",
+        """sweep.blocks=[["policy=ban","policy.lambda=choice(0.5,0.7,1)"]]""",
+    ]
+    names = [point.rule.name for point in plan(*typed).points]
+    assert names == ["none", "naee", "naee", "ban", "ban", "ban"]
+    beside = [point.rule.name for point in plan("+sweep=pick_strength", *typed).points]
+    assert [name for name in beside if name not in ("none", "fixed_k")] == names[1:]
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "calibrations", "solved"])
+def test_a_sweep_cannot_be_named_out_of_its_folder(plan: Any, name: str) -> None:
+    with pytest.raises(UserError, match="is no name for a sweep"):
+        plan("policy=none", f"sweep.name={name}")
+
+
+@pytest.mark.parametrize("seed", [-5, 2**32, 20261126155720])
+def test_a_seed_that_the_engine_would_refuse_is_refused(plan: Any, seed: int) -> None:
+    with pytest.raises(UserError, match="outside 0 to 4294967295"):
+        plan("policy=none", f"seed={seed}")

@@ -41,7 +41,9 @@ class Run:
     def __init__(self, plan: SweepPlan, engine: Engine) -> None:
         self.sweep = Sweep(plan, Console(file=io.StringIO()))
         self.plan = plan
-        self.actor = EngineActor(plan.points[0], str(plan.folder.path), str(plan.folder.path.parent.parent / "calibrations"))
+        self.actor = EngineActor(
+            plan.points[0], str(plan.folder.path), str(plan.folder.path.parent.parent / "calibrations")
+        )
         self.actor._engine = engine
         self.stock = {setup(p): p.fingerprint for p in plan.points if p.rule.name == "none"}
         self.calls: list[tuple[str, str, int]] = []

@@ -24,11 +24,11 @@ class DoesNotFit(RuntimeError):
 
 
 class CallFailed(RuntimeError):
-    """The call raised inside the engine's process; `error` is the name of what it raised."""
+    """The call raised inside the engine's process: the name of what it raised, why, and the whole trace."""
 
-    def __init__(self, error: str, reason: str) -> None:
+    def __init__(self, error: str, reason: str, trace: str) -> None:
         super().__init__(f"{error}: {reason}")
-        self.error = error
+        self.error, self.trace = error, trace
 
 
 class EngineLost(RuntimeError):

@@ -5,12 +5,14 @@ For debuggers, profilers and machines where Ray cannot run. Nothing outlives a c
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from banpick_exp.cluster.actor import EngineActor
 from banpick_exp.cluster.backends.base import Call, CallFailed, DoesNotFit
 from banpick_exp.cluster.config import ClusterConfig
+from banpick_exp.cluster.faults import reason_of
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.sweep.point import Point
 
@@ -27,7 +29,8 @@ class InlineCall:
         try:
             self._answer = self._work()
         except Exception as error:  # whatever a method raises is this call's failure, as it is in another process
-            self._error = CallFailed(type(error).__name__, str(error))
+            trace = "".join(traceback.format_exception(error))
+            self._error = CallFailed(type(error).__name__, reason_of(error), trace)
             self._error.__cause__ = error
 
     def result(self) -> Any:

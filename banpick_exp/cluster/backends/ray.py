@@ -7,6 +7,9 @@ trial.
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +22,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from banpick_exp.cluster.actor import EngineActor
 from banpick_exp.cluster.backends.base import CallFailed, CallT, DoesNotFit, EngineLost
 from banpick_exp.cluster.config import ClusterConfig
-from banpick_exp.cluster.faults import last_line
+from banpick_exp.cluster.faults import reason_of
 from banpick_exp.engine.config import EngineConfig
+from banpick_exp.errors import UserError
 from banpick_exp.sweep.point import Point
 
 NAMESPACE = "banpick"
+CONNECT_SECONDS = 5
+"""How long a cluster's port may take to answer."""
+LONGEST_TEMP_DIR = 40
+"""Characters: below it Ray puts sockets, whose whole path the kernel limits to 107 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +45,9 @@ class RayCall:
             return ray.get(self.reference)
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, BaseException) else error
-            raise CallFailed(type(cause).__name__, last_line(cause)) from error
+            raise CallFailed(type(cause).__name__, reason_of(cause), str(error)) from error
         except (RayActorError, RayError) as error:  # a node that leaves is an ActorUnavailableError
-            raise EngineLost(f"{type(error).__name__}: {last_line(error)}") from error
+            raise EngineLost(f"{type(error).__name__}: {reason_of(error)}") from error
 
 
 @dataclass(slots=True)
@@ -99,14 +107,26 @@ class RayBackend:
         self._cluster = cluster
 
     def connect(self) -> None:
+        """Raises UserError where the cluster cannot be reached, within CONNECT_SECONDS and in one line."""
         options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
-        if self._cluster.address is None:
+        address = self._cluster.address
+        if address is None:
             options |= {"address": "local", "include_dashboard": False}
             if self._cluster.cpus is not None:
                 options["num_cpus"] = self._cluster.cpus
+            if short := short_temp_dir():
+                options["_temp_dir"] = short
         else:
-            options["address"] = self._cluster.address
-        ray.init(**options)
+            check_reachable(address, os.environ.get("RAY_ADDRESS"))
+            options["address"] = address
+        try:
+            ray.init(**options)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            where = "a Ray cluster on this machine" if address is None else f"the Ray cluster at {address}"
+            raise UserError(
+                f"{where} could not be {'started' if address is None else 'joined'} ({reason_of(error)}): no engine was"
+                " started. Type cluster=inline to run one engine without Ray, or mend the cluster: ray status."
+            ) from error
 
     def close(self) -> None:
         ray.shutdown()
@@ -161,3 +181,32 @@ def engine_cpus(engine: EngineConfig, cluster: ClusterConfig) -> int:
     if engine.gpus:
         return max(1, engine.gpus)
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.engines)
+
+
+def short_temp_dir() -> str | None:
+    """A folder for Ray's sockets where that of the machine (TMPDIR) is too long for them, None where it is not."""
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TEMP_DIR:
+        return None
+    return tempfile.mkdtemp(prefix="banpick-ray-", dir="/tmp")
+
+
+def check_reachable(address: str, ray_address: str | None) -> None:
+    """UserError unless something answers at a cluster's address. `ray_address`: RAY_ADDRESS, which `auto` follows."""
+    typed = f"cluster.address={address}"
+    if address == "auto":
+        if not ray_address:
+            return
+        address, typed = ray_address, f"RAY_ADDRESS={ray_address}"
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(
+            f"{typed} is no address of a cluster that a driver can join: no engine was started. Run the command on a"
+            " machine of the cluster and type cluster.address=auto, or the head's HOST:PORT (its port is mostly 6379)."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"{typed} does not answer ({error.strerror or error}): no engine was started. Start the cluster (ray start"
+            " --head), or leave it out and type cluster=local for one on this machine."
+        ) from None

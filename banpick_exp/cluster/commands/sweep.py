@@ -27,4 +27,9 @@ def run(arguments: list[str]) -> int:
 
     from banpick_exp.cluster.run import run_sweep  # only now: it loads Ray, and bad input must end before that
 
-    return run_sweep(plan)
+    try:
+        return run_sweep(plan)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command with resume={plan.folder.path.name} goes on from here; finished points are kept"
+        ) from None

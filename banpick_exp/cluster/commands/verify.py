@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 from banpick_exp.errors import UserError
 
 if TYPE_CHECKING:
+    from banpick_exp.engine.types import Check
     from banpick_exp.sweep.point import Point
 
 WIDTH = 118
@@ -59,7 +60,7 @@ def run(arguments: list[str]) -> int:
     if plan.dry_run:
         print(_intention(point))
         return 0
-    from banpick_exp.engine.verify.checks import FAILED, check_machine  # only now: they load the engine's modules
+    from banpick_exp.engine.verify.checks import check_machine  # only now: they load the engine's modules
     from banpick_exp.evaluation.session import engine_of
 
     checks = list(check_machine(engine_of(point)))
@@ -67,7 +68,7 @@ def run(arguments: list[str]) -> int:
     print(text)
     if output is not None:
         output.write_text(text + "\n", encoding="utf-8")
-    return int(any(check.status == FAILED for check in checks))
+    return int(any(check.failed for check in checks))
 
 
 def _output_file(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -108,7 +109,7 @@ def _intention(point: Point) -> str:
 # ------------------------------------------------------------ report
 
 
-def report(point: Point, checks: Sequence[tuple[str, str, str]], command: str) -> str:
+def report(point: Point, checks: Sequence[Check], command: str) -> str:
     """The whole report: a line a check, its finding folded below where it is long, and the sum at the end."""
     engine = point.engine
     lines = [
@@ -119,11 +120,11 @@ def report(point: Point, checks: Sequence[tuple[str, str, str]], command: str) -
         "",
     ]
     indent = " " * STATUS_WIDTH
-    for name, status, finding in checks:
-        text = f"{status:<{STATUS_WIDTH}}{name}: {finding}"
+    for check in checks:
+        text = f"{check.status:<{STATUS_WIDTH}}{check.name}: {check.finding}"
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=indent + "  ", break_long_words=False)
-    counts = Counter(status for _, status, _ in checks)
-    failed = [name for name, status, _ in checks if status == "FAILED"]
+    counts = Counter(check.status for check in checks)
+    failed = [check.name for check in checks if check.failed]
     verdict = f"FAILED: {'; '.join(failed)}" if failed else "everything that applies holds"
     lines += ["", f"{verdict} ({', '.join(f'{count} {status}' for status, count in counts.items())})"]
     return "\n".join(lines)

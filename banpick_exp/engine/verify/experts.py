@@ -21,7 +21,6 @@ from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, Check
 from banpick_exp.engine.verify.router import TOKENS, routed, trial_logits, trial_policies, under
 from banpick_kernels.cpu_dispatch import run_kept
 
-
 CLAIMS = (
     "a repeated id with weight 0 adds nothing",
     "kept pairs alone give the same sum",
@@ -144,9 +143,7 @@ def filler_checks(layers: Sequence[HookedLayer], runners: Sequence[Any]) -> list
     return [*checks, _filler_check(skipped, _skip_difference, skipping, reason)]
 
 
-def _filler_check(
-    name: str, difference: Difference, pairs: Sequence[tuple[HookedLayer, Any]], otherwise: str
-) -> Check:
+def _filler_check(name: str, difference: Difference, pairs: Sequence[tuple[HookedLayer, Any]], otherwise: str) -> Check:
     if not pairs:
         return Check(name, NOT_APPLICABLE, otherwise)
     allowed = 4 * torch.finfo(pairs[0][1].moe_config.in_dtype).eps

@@ -126,7 +126,7 @@ class Routed:
     wrong: int
     """Of TOKENS tokens, those that go to other experts."""
     difference: float
-    """Largest of the weights; NaN where one is."""
+    """Largest of the weights; infinite where one is NaN."""
     kept: int
     """Experts kept by all tokens together."""
     tokens: int
@@ -134,10 +134,9 @@ class Routed:
 
     def problem(self, layer: str, label: str) -> str | None:
         if self.wrong:
-            return (
-                f"{layer}: under {label}, {self.wrong} of {TOKENS} tokens go to other experts than the reference selects"
-            )
-        if not self.difference <= WEIGHT_TOLERANCE:
+            away = f"{self.wrong} of {TOKENS} tokens go to other experts than the reference selects"
+            return f"{layer}: under {label}, {away}"
+        if self.difference > WEIGHT_TOLERANCE:
             return f"{layer}: under {label}, weights differ from the reference by {self.difference:.1e}"
         return None
 
@@ -152,7 +151,8 @@ def _compared(layer: HookedLayer, policy: Policy) -> Routed:
         with under(layer, policy):
             found_TE, used_TE = _per_expert(*routed(layer, logits_TE[:size]), layer.num_experts)
         wrong = max(wrong, int((used_TE != chosen_TE[:size]).any(-1).sum()))
-        difference = max(difference, float((found_TE - wanted_TE[:size]).abs().max()))
+        difference_TE = (found_TE - wanted_TE[:size]).abs().nan_to_num(nan=torch.inf)
+        difference = max(difference, float(difference_TE.max()))
         kept += int(used_TE.sum())
     return Routed(wrong=wrong, difference=difference, kept=kept, tokens=sum(SIZES))
 

@@ -10,85 +10,73 @@ import itertools
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.stepping import Stepper
 from banpick_exp.evaluation.bench.moe import FIXED_K
 from banpick_exp.evaluation.bench.random_engine import VOCABULARY, open_engine
+from banpick_exp.evaluation.bench.routing import LAMBDA
 from banpick_exp.evaluation.bench.timing import Row, emit, print_table, ratios
+from banpick_exp.evaluation.budget.root_search import MAX_PROBES, solve
 
 PREFILL = 2048
 PROMPT = 8
 K_MIN = 3
-PROBE_STEPS = 6
+PROBE_STEPS = 3
+"""Decode steps behind one measured mean kept."""
+PROBE_TOLERANCE = 0.02
+"""Experts kept a token."""
 BAN_PICK = {"mode": "range_add", "key_experts": 4}
 
 Variant = tuple[str, str, dict[str, Any]]
 """(label, policy, params); the policy `stock` is vLLM without the hook."""
 
 
-class Stepper:
-    """Requests of a started engine, advanced one engine step at a time."""
+class BenchStepper(Stepper):
+    """A stepper that knows the variants, and prompts of which no two are equal."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self._ids = engine, itertools.count()
-        self._core: Any = engine.llm.llm_engine
+        super().__init__(engine)
+        self._prompts = itertools.count()
 
-    def add(self, requests: int, prompt_tokens: int, max_tokens: int) -> list[str]:
-        from vllm import SamplingParams
+    def prompts(self, requests: int, tokens: int) -> list[list[int]]:
+        numbers = itertools.islice(self._prompts, requests)
+        return [[(7 * number + 3 * i) % VOCABULARY for i in range(tokens)] for number in numbers]
 
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
-        added = []
-        for _ in range(requests):
-            number = next(self._ids)
-            prompt = {"prompt_token_ids": [(7 * number + 3 * i) % VOCABULARY for i in range(prompt_tokens)]}
-            self._core.add_request(str(number), prompt | {"cache_salt": str(number)}, sampling)
-            added.append(str(number))
-        return added
+    def decoding_batch(self, batch: int, steps: int) -> AbstractContextManager[None]:
+        return self.decoding(self.prompts(batch, PROMPT), steps=steps)
 
-    def step(self) -> float:
-        begin = time.perf_counter()
-        self._core.step()
-        return time.perf_counter() - begin
-
-    @contextmanager
-    def decoding(self, batch: int, steps: int) -> Iterator[None]:
-        """A batch past its prefill, with room for `steps` more."""
-        added = self.add(batch, PROMPT, steps + 8)
-        self.step()
-        yield
-        self._core.abort_request(added)
-        while self._core.has_unfinished_requests():
-            self._core.step()
+    def prefill(self) -> float:
+        """Seconds of a prefill of PREFILL tokens."""
+        self.add(self.prompts(1, PREFILL), max_tokens=1)
+        return self.step()
 
     def set(self, variant: Variant) -> None:
         _, policy, params = variant
-        self.engine.llm.collective_rpc("banpick_hook", args=(policy != "stock",))
+        self.engine.call("banpick_hook", policy != "stock")
         self.engine.set_policy("none" if policy == "stock" else policy, params, "random" if "ban" in policy else "")
 
 
-def solve_lambda(stepper: Stepper, policy: str, params: dict[str, Any], target: float) -> dict[str, Any]:
-    """The lambda at which the decode of a batch of 32 measures `target` experts kept: bisection on the counters."""
-    low, high = 0.0, 2.0
-    with stepper.decoding(32, 12 * PROBE_STEPS):
-        for _ in range(8):
-            middle = (low + high) / 2
-            stepper.set(("", policy, params | {"lambda": middle}))
-            stepper.engine.counters(reset=True)
-            for _ in range(PROBE_STEPS // 2):
-                stepper.step()
-            kept = stepper.engine.counters(reset=True).mean_kept
-            low, high = (middle, high) if kept < target else (low, middle)
-            if abs(kept - target) < 0.02:
-                break
-    return params | {"lambda": middle}
+def solved_lambda(stepper: BenchStepper, policy: str, params: dict[str, Any], target: float) -> dict[str, Any]:
+    """The knobs with the lambda at which the decode of a batch of 32 measures `target` experts kept, or nearest to."""
+
+    def mean_kept(value: float) -> float:
+        stepper.set(("", policy, params | {"lambda": value}))
+        stepper.engine.counters(reset=True)
+        for _ in range(PROBE_STEPS):
+            stepper.step()
+        return stepper.engine.counters(reset=True).mean_kept
+
+    with stepper.decoding_batch(32, PROBE_STEPS * (MAX_PROBES + 2)):
+        solved = solve(mean_kept, LAMBDA, target, tolerance=PROBE_TOLERANCE, nearest=True)
+    return params | {"lambda": solved.value}
 
 
-def measure(stepper: Stepper, variants: Sequence[Variant], rounds: int, timed: Callable[[], float]) -> list[Row]:
+def measure(stepper: BenchStepper, variants: Sequence[Variant], rounds: int, timed: Callable[[], float]) -> list[Row]:
     """One row a variant: milliseconds, speed-up over stock with quartiles, and the measured mean kept."""
     seconds: dict[str, list[float]] = {label: [] for label, _, _ in variants}
     kept: dict[str, list[float]] = {label: [] for label, _, _ in variants}
@@ -106,37 +94,42 @@ def measure(stepper: Stepper, variants: Sequence[Variant], rounds: int, timed: C
         ratio = ratios(seconds["stock"], seconds[label])
         rows.append(
             {
-                "variant": label, "policy": policy, "params": params, "rounds": rounds,
-                "milliseconds": 1e3 * statistics.median(seconds[label]), "speedup": ratio["ratio"],
-                "speedup_q1": ratio["ratio_q1"], "speedup_q3": ratio["ratio_q3"],
+                "variant": label,
+                "policy": policy,
+                "params": params,
+                "rounds": rounds,
+                "milliseconds": 1e3 * statistics.median(seconds[label]),
+                "speedup": ratio["ratio"],
+                "speedup_q1": ratio["ratio_q1"],
+                "speedup_q3": ratio["ratio_q3"],
                 "mean_kept": None if policy == "stock" else statistics.mean(kept[label]),
             }
-        )  # fmt: skip
+        )
     matched, fixed = f"ban at {FIXED_K}", f"fixed_k {FIXED_K}"
     row = next(row for row in rows if row["variant"] == matched)
     row["over_fixed_k"] = ratios(seconds[fixed], seconds[matched])["ratio"]
     return rows
 
 
-def variants_of(stepper: Stepper, mean_kept: float) -> list[Variant]:
+def variants_of(stepper: BenchStepper, mean_kept: float) -> list[Variant]:
     ban, ban_pick = {"k_min": K_MIN}, {"k_min": K_MIN, **BAN_PICK}
     return [
         ("stock", "stock", {}),
         ("none", "none", {}),
         (f"fixed_k {FIXED_K}", "fixed_k", {"k": FIXED_K}),
-        (f"ban at {mean_kept:g}", "ban", solve_lambda(stepper, "ban", ban, mean_kept)),
-        (f"ban at {FIXED_K}", "ban", solve_lambda(stepper, "ban", ban, FIXED_K)),
-        (f"ban_pick at {mean_kept:g}", "ban_pick", solve_lambda(stepper, "ban_pick", ban_pick, mean_kept)),
+        (f"ban at {mean_kept:g}", "ban", solved_lambda(stepper, "ban", ban, mean_kept)),
+        (f"ban at {FIXED_K}", "ban", solved_lambda(stepper, "ban", ban, FIXED_K)),
+        (f"ban_pick at {mean_kept:g}", "ban_pick", solved_lambda(stepper, "ban_pick", ban_pick, mean_kept)),
     ]
 
 
 @contextmanager
-def random_stepper(layers: int, threads: int) -> Iterator[Stepper]:
+def random_stepper(layers: int, threads: int) -> Iterator[BenchStepper]:
     """A started engine of random layers, closed at the end."""
     with tempfile.TemporaryDirectory() as folder:
         print(f"Building {layers} random layers of 1.2 GB and an engine around them.", file=sys.stderr)
         engine = open_engine(Path(folder), layers, threads, PREFILL)
-        yield Stepper(engine)
+        yield BenchStepper(engine)
         engine.close()
 
 
@@ -147,15 +140,12 @@ def bench_engine(
     rows: list[Row] = []
     with random_stepper(layers, threads) as stepper:
         variants = variants_of(stepper, mean_kept)
-
-        def prefill() -> float:
-            stepper.add(1, PREFILL, 1)
-            return stepper.step()
-
         for batch in batches:
-            with stepper.decoding(batch, (rounds + 1) * len(variants)):
+            with stepper.decoding_batch(batch, (rounds + 1) * len(variants)):
                 _collect(rows, measure(stepper, variants, rounds, stepper.step), "decode", batch, threads, output)
-        _collect(rows, measure(stepper, variants, max(2, rounds // 3), prefill), "prefill", PREFILL, threads, output)
+        _collect(
+            rows, measure(stepper, variants, max(2, rounds // 3), stepper.prefill), "prefill", PREFILL, threads, output
+        )
     columns = [("phase", ""), ("batch", "d"), ("variant", ""), ("mean_kept", ".2f"), ("milliseconds", ".1f")]
     columns += [("speedup", ".3f"), ("speedup_q1", ".3f"), ("speedup_q3", ".3f"), ("over_fixed_k", ".3f")]
     print_table(f"{layers} layers of Qwen3-30B's shape, {threads} threads: speed-up over stock vLLM", rows, columns)

@@ -28,7 +28,7 @@ def bench_profile(
     with random_stepper(layers, threads) as stepper:
         chosen = [v for v in variants_of(stepper, mean_kept) if v[0] in ("stock", f"ban at {mean_kept:g}")]
         for batch in batches:
-            with stepper.decoding(batch, 2 * len(chosen) * (rounds + 1)):
+            with stepper.decoding_batch(batch, 2 * len(chosen) * (rounds + 1)):
                 for variant in chosen:
                     stepper.set(variant)
                     stepper.step()

@@ -10,7 +10,9 @@ from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.bench.moe import EXPERTS, HIDDEN, INTERMEDIATE, TOP_K
 from banpick_exp.models.config import ModelConfig
+from banpick_exp.policy.calibration import Calibration, Influence
 
+BENCH_WORKER = "banpick_exp.evaluation.bench.worker.BenchExtension"
 VOCABULARY = 1024
 SENSITIVITY = (0.2, 0.4, 0.6, 0.8)
 """Of the layers in turn: made up, since random weights have none."""
@@ -52,20 +54,15 @@ def open_engine(folder: Path, layers: int, threads: int, prefill: int) -> Engine
     settings = EngineConfig(
         cpus=threads, max_model_len=4096, max_num_seqs=64, max_num_batched_tokens=max(4096, prefill), kv_cache_gib=2
     )
-    options = {
-        "load_format": "dummy",
-        "skip_tokenizer_init": True,
-        "async_scheduling": False,
-        "worker_extension_cls": "banpick_exp.evaluation.bench.worker.BenchExtension",
-    }
-    engine = Engine(ModelConfig(name="random"), str(folder), settings, layers, options)
+    options = {"load_format": "dummy", "skip_tokenizer_init": True, "async_scheduling": False}
+    engine = Engine(ModelConfig(name="random"), str(folder), settings, layers, options, worker=BENCH_WORKER)
     engine.start()
-    engine.llm.collective_rpc("banpick_randomise", args=(0,))
-    calibration = {
-        "influence": [[layer, expert, 1.0] for layer in range(layers) for expert in range(4)],
-        "layer_sensitivity": [SENSITIVITY[layer % len(SENSITIVITY)] for layer in range(layers)],
-        "r_min": 0.4,
-        "r_max": 0.9,
-    }
+    engine.call("banpick_randomise", 0)
+    calibration = Calibration(
+        influence=tuple(Influence(layer, expert, 1.0) for layer in range(layers) for expert in range(4)),
+        layer_sensitivity=tuple(SENSITIVITY[layer % len(SENSITIVITY)] for layer in range(layers)),
+        r_min=0.4,
+        r_max=0.9,
+    )
     engine.load_calibration("random", calibration)
     return engine

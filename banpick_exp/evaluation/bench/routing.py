@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from banpick_exp.evaluation.budget.root_search import solve
+from banpick_exp.policy.rule import BudgetKnob
 from banpick_kernels.reference import route
 from banpick_kernels.table import RouterTable
 
@@ -17,6 +19,9 @@ LOGIT_SPREAD = (0.7, 3.0)
 """Standard deviation of a token's random router logits, from flat tokens to peaked ones, evenly."""
 CALIBRATION_TOKENS = 4096
 CANDIDATE_BATCHES = 64
+LAMBDA = BudgetKnob("lambda", 0.0, 2.0)
+TABLE_TOLERANCE = 0.002
+"""Experts kept a token, over CALIBRATION_TOKENS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Routed:
 
 
 def ban_table(experts: int, top_k: int, mean_kept: float) -> RouterTable:
-    """Ban with k_min 3 at the lambda that keeps `mean_kept` of random tokens."""
+    """Ban with k_min 3 at the lambda that keeps `mean_kept` of random tokens, or nearest to it."""
     logits_TE = _logits(CALIBRATION_TOKENS, experts, seed=-1)
     table = RouterTable.neutral(1, experts, top_k)
     weights, _, _ = route(logits_TE, table.layer(0), top_k, top_k, True)
@@ -43,11 +48,12 @@ def ban_table(experts: int, top_k: int, mean_kept: float) -> RouterTable:
     table.sensitivity.fill_(0.5)
     table.ratio_min.fill_(float(ratio_T.min()))
     table.ratio_max.fill_(float(ratio_T.max()))
-    low, high = 0.0, 2.0
-    for _ in range(20):
-        table.ban_lambda.fill_((low + high) / 2)
-        kept = float(route(logits_TE, table.layer(0), top_k, top_k, True)[2].sum(-1).float().mean())
-        low, high = ((low + high) / 2, high) if kept < mean_kept else (low, (low + high) / 2)
+
+    def measured(value: float) -> float:
+        table.ban_lambda.fill_(value)
+        return float(route(logits_TE, table.layer(0), top_k, top_k, True)[2].sum(-1).float().mean())
+
+    table.ban_lambda.fill_(solve(measured, LAMBDA, mean_kept, tolerance=TABLE_TOLERANCE, nearest=True).value)
     return table
 
 

@@ -47,15 +47,18 @@ def solve(
     target: float,
     tolerance: float = TOLERANCE,
     known: Mapping[float, float] | None = None,
+    *,
+    nearest: bool = False,
 ) -> Solved:
     """The knob value whose measured budget lies within `tolerance` of `target`, after at most MAX_PROBES probes.
 
     Args:
         measure: mean_kept at a knob value.
         known: budgets that need no probe, such as those an end of the knob implies by definition.
+        nearest: a target out of reach gives the nearer end of the knob and a `gap`.
 
     Deterministic. A target between two steps of a whole knob, or inside a jump, gives the nearer side and a `gap`.
-    Raises: UnreachableBudget for a target outside of what the ends of the knob lead to.
+    Raises: UnreachableBudget for a target outside of what the ends of the knob lead to, unless `nearest`.
 
     >>> solve(lambda beta: 8 - 7 * beta, BudgetKnob("beta", 0, 1), target=5.0).measured
     5.0
@@ -63,10 +66,13 @@ def solve(
     search = _Search(measure, knob, target, tolerance, dict(known or {}))
     low, high = search.at(knob.low), search.at(knob.high)
     if not min(low, high) - tolerance <= target <= max(low, high) + tolerance:
-        raise UnreachableBudget(
-            f"budget={target:g} is out of reach: {knob.name} from {knob.low:g} to {knob.high:g} leads to measured"
-            f" budgets of {min(low, high):.3f} to {max(low, high):.3f} on this task. Type a policy.budget between them."
+        reach = (
+            f"{knob.name} from {knob.low:g} to {knob.high:g} leads to measured budgets of {min(low, high):.3f} to"
+            f" {max(low, high):.3f} on this task"
         )
+        if nearest:
+            return search.result(gap=f"the target {target:g} is out of reach: {reach}")
+        raise UnreachableBudget(f"budget={target:g} is out of reach: {reach}. Type a policy.budget between them.")
     if not search.settled() and (low > target) != (high > target):
         search.whole_steps() if knob.whole else search.interpolate()
     return search.result()
@@ -125,9 +131,9 @@ class _Search:
             x1, f1 = x, f
             step = min(max(_step((x1, f1), (x2, f2), (x3, f3)), EDGE), 1 - EDGE)
 
-    def result(self) -> Solved:
+    def result(self, gap: str | None = None) -> Solved:
         value, measured = self.best()
-        gap = None if self.settled() else self._gap()
+        gap = gap or (None if self.settled() else self._gap())
         return Solved(value=value, measured=measured, probes=tuple(self.probes), gap=gap)
 
     def _gap(self) -> str:

@@ -103,14 +103,15 @@ def check_artifact(
                 f" {model} has {expected} (layers, experts): the folder is mixed up. Copy it again, or leave"
                 " calibration.path out to make one."
             )
-    _check_settings(settings, found, folder)
+    _check_settings(settings, found, folder, shape)
     return found
 
 
-def _check_settings(settings: CalibrationConfig, found: Artifact, folder: Path) -> None:
+def _check_settings(settings: CalibrationConfig, found: Artifact, folder: Path, shape: MoeShape) -> None:
     """UserError for a typed setting that the artifact was not made with. A score is a choice among what it holds."""
     for key, value in settings.model_dump(mode="json", exclude={"path", "score"}).items():
-        made_with, default = found.settings.get(key), CalibrationConfig.model_fields[key].default
+        made_with = found.settings.get(key)
+        default = shape.usual_k_min if key == "k_min" else CalibrationConfig.model_fields[key].default
         if value not in (made_with, default):
             raise UserError(
                 f"calibration.{key}={value} would change nothing: calibration.path={folder} was made with {made_with}."

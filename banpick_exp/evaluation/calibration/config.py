@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from banpick_exp.config import Section
+from banpick_exp.models.shape import MoeShape
 from banpick_exp.tasks.config import TaskConfig
 
 CALIBRATION_WORKER = "banpick_exp.evaluation.calibration.worker.CalibrationExtension"
@@ -25,12 +26,17 @@ class CalibrationConfig(Section):
     """Per domain."""
     top_vocab: int = Field(default=1000, ge=2)
     """KL is taken over the unchanged model's most likely tokens, this many."""
-    k_min: int = Field(default=3, ge=1)
+    k_min: int | None = Field(default=None, ge=1)
+    """Layer sensitivity compares this budget with top_k; null is the usual floor of the checkpoint's top_k."""
     range_factor: float = Field(default=2.0, ge=1)
     max_tokens: int = Field(default=24, ge=1)
     markers: tuple[str, ...] | None = None
     """Texts of one token each whose experts `npmi` finds; null is the task's answer separator, else <think>, </think>.
     Others are left out; with none left, the policies that follow npmi cannot start."""
+
+    def floor(self, shape: MoeShape) -> int:
+        """`k_min` for a checkpoint: as typed or as usual, at most its top_k."""
+        return min(shape.usual_k_min if self.k_min is None else self.k_min, shape.top_k)
 
     def markers_of(self, task: TaskConfig) -> tuple[str, ...]:
         """The marker texts for a task."""

@@ -26,8 +26,10 @@ import numpy as np
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.engine.types import Generation
+from banpick_exp.evaluation.calibration import passes
 from banpick_exp.evaluation.calibration.arrays import DomainCalibration
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.evaluation.calibration.kl_probe import Candidate
 from banpick_exp.policy import MoeShape
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.load import load_problems
@@ -46,7 +48,10 @@ def calibrate(
     settings: CalibrationConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, DomainCalibration]:
-    """Measure everything on the loaded engine. `on_progress(done, total)` counts layers over domains."""
+    """Measure everything on the loaded engine, opened with `worker=config.CALIBRATION_WORKER`.
+
+    `on_progress(done, total)` counts layers over domains. Policy none is on afterwards.
+    """
     problems = load_problems(task, "calibration", settings.samples)
     total = len(problems) * (shape.num_layers + 1)
     result: dict[str, DomainCalibration] = {}
@@ -74,44 +79,19 @@ def _calibrate_domain(
     answers = engine.generate(prompts, max_tokens=settings.max_tokens, chat=task.chat_template)
     counters = engine.counters(reset=True)
     sequences, prompt_lengths = _sequences(answers)
-    usage_LE = np.array(counters.usage, dtype=np.int64)
-    k_min = min(settings.k_min, shape.top_k)
-    seen = _unchanged(engine, shape, sequences, engine.token_ids(settings.markers_of(task)), k_min)
-    removal_LE = np.zeros((shape.num_layers, shape.num_experts), dtype=np.float32)
-    insertion_LE, layer_kl_L = removal_LE.copy(), np.zeros(shape.num_layers, dtype=np.float32)
-    self_kl = 0.0
-    for layer in range(shape.num_layers):
-        candidates = [(kind, layer, e) for kind in ("remove", "insert") for e in range(shape.num_experts)]
-        candidates.append(("limit", layer, k_min))
-        kl = np.zeros(len(candidates))
-        weight = 0
-        for block in _blocks(sequences, engine.settings):
-            answer = engine.probe(
-                [sequences[i] for i in block],
-                [prompt_lengths[i] for i in block],
-                candidates,
-                top_vocab=settings.top_vocab,
-                range_factor=settings.range_factor,
-            )
-            kl += np.array(answer["kl"]) * answer["positions"]
-            weight += answer["positions"]
-            self_kl = max(self_kl, abs(answer["self_kl"]))
-        kl /= weight
-        removal_LE[layer] = kl[: shape.num_experts]
-        insertion_LE[layer] = kl[shape.num_experts : -1]
-        layer_kl_L[layer] = kl[-1]
-        on_layer(layer + 1)
-    share_LE = usage_LE / np.maximum(np.array(counters.tokens)[:, None], 1)
+    k_min = settings.floor(shape)
+    seen = _unchanged(engine, shape, sequences, passes.token_ids(engine, settings.markers_of(task)), k_min)
+    scores = _influence(engine, shape, settings, sequences, prompt_lengths, on_layer)
+    usage_LE, tokens_L = np.array(counters.usage, dtype=np.int64), np.array(counters.tokens, dtype=np.int64)
+    share_LE, removal_LE = usage_LE / np.maximum(tokens_L[:, None], 1), scores["removal_kl"]
     per_use_LE = np.divide(removal_LE, share_LE, out=np.zeros_like(removal_LE), where=share_LE > 0)
-    return seen | {
+    return {
+        **seen,
+        **scores,
         "usage": usage_LE,
-        "tokens": np.array(counters.tokens, dtype=np.int64),
-        "removal_kl": removal_LE,
+        "tokens": tokens_L,
         "removal_kl_per_use": per_use_LE.astype(np.float32),
-        "insertion_kl": insertion_LE,
-        "layer_kl": layer_kl_L,
-        "fisher": fisher_information(layer_kl_L, seen["tail_square"]),
-        "self_kl": np.array(self_kl, dtype=np.float32),
+        "fisher": fisher_information(scores["layer_kl"], seen["tail_square"]),
     }
 
 
@@ -119,21 +99,64 @@ def _unchanged(
     engine: Engine, shape: MoeShape, sequences: Sequence[Sequence[int]], markers: Sequence[int], k_min: int
 ) -> DomainCalibration:
     """What one pass through the unchanged model shows. Raises EngineError where ranks compare experts differently."""
-    seen = engine.observe(sequences, markers=markers, k_min=k_min, hidden_states=HIDDEN_STATES)
+    seen = passes.observe(engine, sequences, markers=markers, k_min=k_min, hidden_states=HIDDEN_STATES)
     similarity_LEE = np.zeros((shape.num_layers, shape.num_experts, shape.num_experts), dtype=np.float32)
     for layer in range(shape.num_layers):
-        similarity_LEE[layer], *others = np.array(engine.similarity(layer), dtype=np.float32)
+        similarity_LEE[layer], *others = np.array(passes.similarity(engine, layer), dtype=np.float32)
         for rank, other_EE in enumerate(others, start=1):
             if (worst := np.abs(other_EE - similarity_LEE[layer]).max()) > RANKS_AGREE:
                 raise EngineError(f"rank {rank} finds experts of layer {layer} {worst:.1e} more alike than rank 0 does")
     return {
-        "observed_usage": np.array(seen["usage"], dtype=np.int64),
-        "observed_tokens": np.full(shape.num_layers, seen["tokens"], dtype=np.int64),
-        "marker_usage": np.array(seen["marker_usage"], dtype=np.int64),
-        "marker_tokens": np.full(shape.num_layers, seen["marker_tokens"], dtype=np.int64),
-        "tail_square": np.array(seen["tail_square"], dtype=np.float32),
-        "ratio_range": np.array(seen["ratio_range"], dtype=np.float32),
+        "observed_usage": np.array(seen.usage, dtype=np.int64),
+        "observed_tokens": np.full(shape.num_layers, seen.tokens, dtype=np.int64),
+        "marker_usage": np.array(seen.marker_usage, dtype=np.int64),
+        "marker_tokens": np.full(shape.num_layers, seen.marker_tokens, dtype=np.int64),
+        "tail_square": np.array(seen.tail_square, dtype=np.float32),
+        "ratio_range": np.array(seen.ratio_range, dtype=np.float32),
         "similarity": similarity_LEE,
+    }
+
+
+def _influence(
+    engine: Engine,
+    shape: MoeShape,
+    settings: CalibrationConfig,
+    sequences: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    on_layer: Callable[[int], None],
+) -> DomainCalibration:
+    """removal_kl and insertion_kl [L,E], layer_kl [L], and the largest self_kl that a probe saw."""
+    removal_LE = np.zeros((shape.num_layers, shape.num_experts), dtype=np.float32)
+    insertion_LE, layer_kl_L = removal_LE.copy(), np.zeros(shape.num_layers, dtype=np.float32)
+    blocks, self_kl = _blocks(sequences, engine.settings), 0.0
+    for layer in range(shape.num_layers):
+        candidates: list[Candidate] = [
+            (kind, layer, expert) for kind in ("remove", "insert") for expert in range(shape.num_experts)
+        ]
+        candidates.append(("limit", layer, settings.floor(shape)))
+        kl_C, positions = np.zeros(len(candidates)), 0
+        for block in blocks:
+            scores = passes.probe(
+                engine,
+                [sequences[i] for i in block],
+                [prompt_lengths[i] for i in block],
+                candidates,
+                top_vocab=settings.top_vocab,
+                range_factor=settings.range_factor,
+            )
+            kl_C += np.array(scores.kl) * scores.positions
+            positions += scores.positions
+            self_kl = max(self_kl, abs(scores.self_kl))
+        kl_C /= positions
+        removal_LE[layer] = kl_C[: shape.num_experts]
+        insertion_LE[layer] = kl_C[shape.num_experts : -1]
+        layer_kl_L[layer] = kl_C[-1]
+        on_layer(layer + 1)
+    return {
+        "removal_kl": removal_LE,
+        "insertion_kl": insertion_LE,
+        "layer_kl": layer_kl_L,
+        "self_kl": np.array(self_kl, dtype=np.float32),
     }
 
 

@@ -6,7 +6,6 @@ nothing is counted, and afterwards the policy from before is on again.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,17 +13,14 @@ import torch
 from banpick_exp.engine.plugin.layer import HookedLayer
 from banpick_exp.engine.plugin.observation import Observer, expert_similarity
 from banpick_exp.engine.verify.experts import moe_runners
+from banpick_exp.engine.worker import RoutingExtension
 from banpick_exp.evaluation.calibration.kl_probe import SELF_KL_LIMIT, Candidate, Probe
+from banpick_kernels.insertion import rank_window
 from banpick_kernels.table import RouterTable
 
 
-class CalibrationMethods:
-    """Mixed into `worker.RoutingExtension`."""
-
-    model_runner: Any
-
-    def _banpick_layers(self) -> list[HookedLayer]:
-        raise NotImplementedError
+class CalibrationExtension(RoutingExtension):
+    """Mixed into vLLM's worker in place of `RoutingExtension`; `config.CALIBRATION_WORKER` names it."""
 
     def _banpick_set_aside(self) -> list[HookedLayer]:
         """The layers, with stock routing and no counting until `_banpick_put_back`."""
@@ -54,7 +50,7 @@ class CalibrationMethods:
         )
 
     def banpick_observe_finish(self) -> dict[str, Any]:
-        """What was seen: `Observer`'s sums, `tail_square` a mean over tokens. The hidden states stay here.
+        """The fields of an `Observation`. The hidden states stay here.
 
         Raises RuntimeError when other tokens passed than were expected, or past a layer.
         """
@@ -112,7 +108,7 @@ class CalibrationMethods:
         self._banpick_probe_handle = model.register_forward_hook(self._banpick_probe, with_kwargs=True)
 
     def banpick_probe_finish(self) -> dict[str, Any]:
-        """Disarm. Mean KL per candidate (nats) and the number of positions behind it.
+        """Disarm. The fields of `ChangeScores`.
 
         Raises RuntimeError when a sequence did not arrive whole in one step, or when the unchanged model differs
         from itself: every score would be noise.
@@ -153,7 +149,7 @@ def _apply_candidate(layers: list[HookedLayer], candidate: Candidate | None, ran
     elif kind == "insert":
         table.key_PE[0, value] = True
         table.insert_replaces[0] = True
-        table.insert_window[0] = min(layer.num_experts, math.floor(range_factor * layer.top_k + 1e-9))  # as in Pick
+        table.insert_window[0] = rank_window(range_factor, layer.top_k, layer.num_experts)
     elif kind == "limit":
         table.keep[0] = value
     else:

@@ -12,6 +12,7 @@ from banpick_exp.policy.calibration import Calibration, most_influential
 from banpick_exp.policy.experts import KeyExperts, as_knob, check_named_experts
 from banpick_exp.policy.knobs import NamedExperts, Number, Switch, Whole
 from banpick_exp.policy.rule import Rule, short
+from banpick_kernels.insertion import rank_window
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -147,8 +148,7 @@ class Reinforcing(Rule):
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         if self.mode in RANGED:
-            # 61 / 7 * 7 is 60.999...: the small addend keeps a whole window whole.
-            table.insert_window[0] = min(shape.num_experts, math.floor(self.range_factor * shape.top_k + 1e-9))
+            table.insert_window[0] = rank_window(self.range_factor, shape.top_k, shape.num_experts)
         elif self.mode != "boost":
             table.insert_window[0] = shape.num_experts
         table.insert_replaces[0] = self.mode in REPLACING

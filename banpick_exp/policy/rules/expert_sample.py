@@ -26,7 +26,6 @@ Logits 5, 4, 3, 2.5, 2, 1 and K = 4: experts 0, 1 and 2 stay, the fourth is one 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -37,6 +36,7 @@ from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.truncated import Truncated
 from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.knobs import Number, Whole
+from banpick_kernels.insertion import rank_window
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class ExpertSample(Truncated):
 
     def edits(self, shape: MoeShape, calibration: Calibration | None) -> Sequence[LayerEdit | None] | None:
         k = self.kept(shape)
-        head, pool = k // 2 + 1, min(shape.num_experts, math.floor(self.pool_factor * k + 1e-9))
+        head, pool = k // 2 + 1, rank_window(self.pool_factor, k, shape.num_experts)
         if self.temperature == 0 or head >= k or pool == k:
             return None
         return [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Layout, answers_of
+from banpick_exp.analysis.pairing import Layout, answers_of
 from banpick_exp.evaluation.blocks import AnsweredBlock, read_block, read_blocks
 from banpick_exp.records import PointRecord, outcomes_frame
 from banpick_exp.run_folder import RunFolder
@@ -81,7 +81,7 @@ class Heat:
         self.round, self.handed_out = 0, False
         self.answered = dict.fromkeys((p.fingerprint for p in members), 0.0)
         """Share of its problems each point has answered, as far as this driver knows."""
-        references = sum(_is_reference(point) for point in members)
+        references = sum(point.rule.is_reference for point in members)
         self.rule = rule_of(len(members), references, len(search.blocks), search.error_rate, search.margin)
 
     def racing(self) -> list[Point]:
@@ -143,7 +143,7 @@ class Heat:
                 found = read_blocks(self.folder, point.fingerprint, self.cut, self.round + 1)
                 if found is not None and found.runs:
                     blocks[point.fingerprint] = found
-        stock = next((p.fingerprint for p in self.members if p.rule.name == "none"), None)
+        stock = next((p.fingerprint for p in self.members if p.rule.is_stock), None)
         if stock not in blocks:
             return  # its blocks failed: nothing is stopped, because nothing could be held against it
         standings: dict[str, Standing] = {}
@@ -174,10 +174,6 @@ class Heat:
             label=point.label,
             answers=answers_of(outcomes_frame(outcomes), layout),
             mean_kept=kept / tokens,
-            stays=_is_reference(point) or point.fingerprint in self.status,
-            reference=_is_reference(point),
+            stays=point.rule.is_reference or point.fingerprint in self.status,
+            reference=point.rule.is_reference,
         )
-
-
-def _is_reference(point: Point) -> bool:
-    return point.rule.name in REFERENCE_POLICIES

@@ -1,0 +1,62 @@
+"""A started engine driven step by step, so that something may change between two steps of one running batch."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from banpick_exp.engine.engine import Engine
+
+
+class Stepper:
+    """Requests of an engine, advanced one engine step at a time.
+
+    A policy that is swapped in between two steps routes what is computed from then on; keys and values of before stay
+    as they are. That is for timing: answers of such a mixture are nobody's, and none are handed out.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """`engine`: started, and asked for nothing else while requests of this are unfinished."""
+        self.engine, self._numbers = engine, itertools.count()
+        self._core: Any = engine.llm.llm_engine
+
+    def add(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[str]:
+        """Queue one greedy request a prompt (token ids), which goes on to `max_tokens`. Returns their names.
+
+        No request finds another's keys and values in the prefix cache.
+        """
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+        names = [f"step-{next(self._numbers)}" for _ in prompts]
+        for name, prompt in zip(names, prompts, strict=True):
+            self._core.add_request(name, {"prompt_token_ids": list(prompt), "cache_salt": name}, sampling)
+        return names
+
+    def step(self) -> float:
+        """One engine step: a token of every running request, or the prefill of new ones. Returns seconds."""
+        begin = time.perf_counter()
+        self._core.step()
+        return time.perf_counter() - begin
+
+    def abort(self, names: Sequence[str]) -> None:
+        """Take requests out, finished or not, and step until none is left unfinished."""
+        self._core.abort_request(list(names))
+        while self._core.has_unfinished_requests():
+            self._core.step()
+
+    @contextmanager
+    def decoding(self, prompts: Sequence[Sequence[int]], *, steps: int) -> Iterator[None]:
+        """A batch of these prompts past its prefill, with room for `steps` more; gone afterwards.
+
+        The prefill must fit one step: engine.max_num_batched_tokens, engine.max_num_seqs.
+        """
+        names = self.add(prompts, max_tokens=steps + 2)
+        self.step()
+        try:
+            yield
+        finally:
+            self.abort(names)

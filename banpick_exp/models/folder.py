@@ -1,0 +1,214 @@
+"""Is a folder a checkpoint that an engine can load? What is damaged is refused, what is absent is said, in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from banpick_exp.errors import UserError
+from banpick_exp.models.checkpoint import identity_files, weight_files
+
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that Git LFS has not fetched."""
+LONGEST_HEADER = 100_000_000
+"""Bytes: safetensors refuses longer ones."""
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer.model.v*",
+    "tekken.json",
+    "*.tiktoken",
+    "tiktoken.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tokenization_*.py",
+)
+"""Any of these can make tokens of a prompt."""
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "tekken.json")
+OTHER_WEIGHTS = {
+    "*.bin": "PyTorch's *.bin",
+    "*.pt": "PyTorch's *.pt",
+    "*.pth": "PyTorch's *.pth",
+    "*.gguf": "*.gguf",
+    "*.h5": "TensorFlow's *.h5",
+    "*.msgpack": "Flax's *.msgpack",
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint. UserError where there is none."""
+    try:
+        content = path.read_bytes()
+        _refuse_pointer(path, content)
+        value = json.loads(content.decode("utf-8"))
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({_line(error)}): the checkpoint is damaged. Copy or download it again."
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path} holds a {type(value).__name__}, not an object: the checkpoint is damaged. Copy it again."
+        )
+    return value
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError for what is no checkpoint: no config.json, links to nothing, an adapter."""
+    with _readable(folder):
+        _refuse_dangling_links(folder)
+        _refuse_adapter(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"model.path={folder} has no config.json, so it is no Hugging Face checkpoint and no engine can load"
+                " it. Type the folder that holds config.json and the *.safetensors files."
+            )
+
+
+def missing_files(folder: Path) -> str | None:
+    """What a real run still needs of `folder`, None when it is complete.
+
+    Raises UserError for what is there and cannot be loaded: Git LFS pointers, damaged weights, weights of another
+    format.
+    """
+    with _readable(folder):
+        for path in identity_files(folder):
+            with path.open("rb") as file:
+                _refuse_pointer(path, file.read(len(LFS_POINTER)))
+        weights = weight_files(folder)
+        if not weights:
+            return _no_weights(folder)
+        for path in weights:
+            _check_safetensors(path)
+        _check_index(folder)
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
+        return (
+            f"{folder} holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json, ...), so no prompt could be"
+            " read. Copy its tokenizer files there too"
+        )
+    return None
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"model.path={folder} cannot be read ({_line(error)}): no engine could load it. Make it readable, or type"
+            " another model.path."
+        ) from None
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer of a checkpoint can turn chat messages into a prompt. UserError for a damaged file."""
+    if any(next(folder.glob(pattern), None) for pattern in TEMPLATES):
+        return True
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and bool(read_json(path).get("chat_template"))
+
+
+def _refuse_dangling_links(folder: Path) -> None:
+    dangling = sorted(path.name for path in folder.iterdir() if path.is_symlink() and not path.exists())
+    if dangling:
+        target = os.readlink(folder / dangling[0])
+        more = f" and {len(dangling) - 1} more" if len(dangling) > 1 else ""
+        raise UserError(
+            f"model.path={folder}: {dangling[0]}{more} links to {target}, which is not there (a Hugging Face cache that"
+            f" was pruned or copied without its blobs): nothing could be loaded. Copy the folder with its contents"
+            f" (cp -rL SOURCE {folder}), or download it again."
+        )
+
+
+def _refuse_adapter(folder: Path) -> None:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return
+    base = read_json(path).get("base_model_name_or_path") or "ITS_BASE_MODEL"
+    raise UserError(
+        f"model.path={folder} holds an adapter (adapter_config.json, trained on {base}), which changes a checkpoint and"
+        f' is none: it would be left out or loaded in its place. Merge the two and type the result: python -c "from'
+        f" peft import AutoPeftModelForCausalLM as M; M.from_pretrained('{folder}').merge_and_unload()"
+        f".save_pretrained('merged')\", then model.path=merged."
+    )
+
+
+def _refuse_pointer(path: Path, begin: bytes) -> None:
+    if begin.startswith(LFS_POINTER):
+        raise UserError(
+            f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file itself: nothing could be loaded."
+            f" Type git -C {path.parent} lfs pull."
+        )
+
+
+def _no_weights(folder: Path) -> str:
+    """UserError for weights that are there in another format; else what is missing."""
+    for pattern, name in OTHER_WEIGHTS.items():
+        found = [path.name for path in folder.glob(pattern) if path.name != "training_args.bin"]
+        if found:
+            remedy = (
+                "Use the checkpoint it was made from, with its *.safetensors"
+                if pattern == "*.gguf"
+                else f'Convert it: python -c "from transformers import AutoModelForCausalLM as M;'
+                f" M.from_pretrained('{folder}', dtype='auto').save_pretrained('converted')\", copy its tokenizer files"
+                " there, then type model.path=converted"
+            )
+            raise UserError(
+                f"model.path={folder} holds its weights as {name} ({sorted(found)[0]}), not as *.safetensors: they are"
+                f" not read here, so they would be no part of a result's identity. {remedy}."
+            )
+    return f"{folder} holds no weights (*.safetensors)"
+
+
+def _check_safetensors(path: Path) -> None:
+    """UserError unless the header can be read and the file is exactly as long as it says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        begin = file.read(max(8, len(LFS_POINTER)))
+        _refuse_pointer(path, begin)
+        length = int.from_bytes(begin[:8], "little")
+        if size < 8 or length > LONGEST_HEADER or 8 + length > size:
+            raise UserError(
+                f"{path} {'is empty' if not size else f'({size} bytes) has no whole header'}: the weights are damaged"
+                " or were not copied whole. Copy or download it again."
+            )
+        file.seek(8)
+        content = file.read(length)
+    try:
+        header = json.loads(content.decode("utf-8"))
+        ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path} has no header that can be read: the weights are damaged. Copy or download it again."
+        ) from None
+    due = 8 + length + max(ends, default=0)
+    if due != size:
+        state = "is cut off (a download or copy that did not end?)" if size < due else "is damaged"
+        raise UserError(
+            f"{path} has {size} bytes, but its header speaks of {due}: it {state}. Copy or download it again."
+        )
+
+
+def _check_index(folder: Path) -> None:
+    """UserError where the index names a weight file that is not there."""
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict):
+            raise UserError(f"{index} has no weight_map: the checkpoint is damaged. Copy or download it again.")
+        absent = sorted({str(name) for name in named.values() if not (folder / str(name)).is_file()})
+        if absent:
+            raise UserError(
+                f"{index.name} of {folder} names {len(absent)} weight files that are not there ({absent[0]}, ...): the"
+                " model would be loaded in part. Copy or download them."
+            )
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
