@@ -8,27 +8,36 @@ SHELL := bash
 PYTHON ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 UV ?= uv
+KEEP ?=
 SWEEP ?= pick_strength
 ARGS ?=
-export PYTHON TORCH_INDEX UV
+export PYTHON TORCH_INDEX UV KEEP
 # Set on some machines; without its bytecode vLLM takes 15 s of compiling at every single start.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
-LINT = $(BIN)/ruff check . || status=$$?; $(BIN)/ruff format --check . || status=$$?; $(BIN)/mypy || status=$$?
+LINT = $(BIN)/ruff check . || status=$$?; $(BIN)/ruff format --check . || status=$$?; $(BIN)/mypy || status=$$?; \
+	$(BIN)/lint-imports --no-logo || status=$$?
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+FAST = -q -m 'not slow and not engine and not gpu'
 
-.PHONY: help sweep test lint format env env-cuda lock clean
+.PHONY: help sweep test check lint format hooks docs env env-cuda lock clean
 
 help:
 	@echo 'make sweep     run the sweep $(SWEEP) on the embedded model; results go to outputs/'
 	@echo '                 another sweep, other settings:  make sweep SWEEP=ban_threshold ARGS="model=tiny_control"'
-	@echo 'make test      ruff (lint and format), mypy, then every test'
-	@echo 'make lint      the same without the tests'
+	@echo 'make test      ruff (lint and format), mypy, import-linter, then every test'
+	@echo 'make check     the same with the fast tests alone, in under a minute: for every change'
+	@echo '                 one room:  make check ARGS=tests/policy'
+	@echo 'make lint      the same without tests'
 	@echo 'make format    rewrites the Python files as the format check wants them'
+	@echo 'make hooks     ruff and import-linter before every commit of this clone (pre-commit)'
+	@echo 'make docs      the pages of docs/ and a reference from the docstrings, as build/docs/index.html'
 	@echo 'make env       .venv alone (Linux x86_64, Python 3.11 or 3.12)'
 	@echo '                 another Python:  make env PYTHON=/path/to/python3.12'
 	@echo 'make env-cuda  .venv-cuda from requirements-cuda.lock, for GPU machines'
 	@echo 'make lock      resolve pyproject.toml into both lock files again; needs uv (make lock UV=/path/to/uv)'
+	@echo '                 a new dependency alone, every other version kept:  make lock KEEP=1'
 	@echo 'make clean     remove the environments, caches and build folders; outputs/ stays'
 
 sweep: env
@@ -37,13 +46,24 @@ sweep: env
 # Every check runs, whichever fails: one round of a slow machine then shows all there is to mend. Tests run two files at a
 # time, one by one with ARGS="-n 0".
 test: env
-	@status=0; $(LINT); $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || status=$$?; exit $$status
+	@status=0; $(LINT); $(PYTEST) $(ARGS) || status=$$?; exit $$status
+
+# No engine is started, and nothing is built or trained.
+check: env
+	@status=0; $(LINT); $(PYTEST) $(FAST) $(ARGS) || status=$$?; exit $$status
 
 lint: env
 	@status=0; $(LINT); exit $$status
 
 format: env
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+hooks: env
+	@$(BIN)/pre-commit install
+
+# Any warning is an error: a dead link, a docstring whose sections cannot be read.
+docs: env
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file .ci/mkdocs.yml
 
 env:
 	@.ci/venv cpu
@@ -55,5 +75,6 @@ lock:
 	@.ci/lock
 
 clean:
-	rm -rf .venv .venv-cuda build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-cuda build dist *.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache \
+		.hypothesis
 	find banpick_exp kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -263,6 +263,16 @@ class PointRecord(Part):
         return self.metrics
 
     @property
+    def mean_kept(self) -> float:
+        """The measured budget over all domains, in experts a token and layer; AssertionError where the point failed."""
+        return self.measured.overall.mean_kept
+
+    @property
+    def is_stock(self) -> bool:
+        """Of the model as it is, unpruned."""
+        return self.policy_name == "none"
+
+    @property
     def budget_target(self) -> float | None:
         """What its knob was, or was to be, solved for."""
         return self.budget.target if self.budget is not None else self.policy.get("budget")
@@ -353,8 +363,8 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
     """One row an outcome; columns that no outcome tells are left out."""
     import polars as pl
 
-    types: dict[str, Any] = {"correct": pl.Boolean, "truncated": pl.Boolean, "repetitive": pl.Boolean, "found": pl.Boolean}
-    types |= {"tokens": pl.Int32, "sample": pl.Int32}
+    types: dict[str, Any] = {"tokens": pl.Int32, "sample": pl.Int32}
+    types |= dict.fromkeys(("correct", "truncated", "repetitive", "found"), pl.Boolean)
     told = [
         name
         for name in OUTCOME_COLUMNS

@@ -155,6 +155,15 @@ class RunFolder:
         """The whole trace of what went wrong with a point or an engine."""
         return self.path / "errors" / f"{name}.txt"
 
+    def figure_path(self, name: str) -> Path:
+        """A figure for papers; the names are in `report.figures.names`."""
+        return self.path / f"{name}.png"
+
+    @property
+    def mirror(self) -> Path:
+        """W&B's own files, and the list of what was mirrored."""
+        return self.path / "wandb"
+
     def table_path(self, name: str) -> Path:
         """`points`, `guards` or `repeats`, as Parquet."""
         return self.path / f"{name}.parquet"

@@ -53,8 +53,8 @@ def difference_at_n(ours: pl.DataFrame, theirs: pl.DataFrame) -> pl.DataFrame:
         raise ValueError("the two points have no problem in common: there is no difference to speak of")
     for domain in (OVERALL, *pairs.layout.domains):
         found = compare_counts(*pairs.domain(domain).differences("correct"), comparisons=1)
-        keys = ("difference", "lo", "hi", "mcnemar_p", "wins", "losses", "n_pairs")
-        rows.append((domain, *(found[key] for key in keys)))
+        interval, counts = (found["lo"], found["hi"]), (found["wins"], found["losses"], found["n_pairs"])
+        rows.append((domain, found["difference"], *interval, found["mcnemar_p"], *counts))
     schema: dict[str, Any] = {"domain": pl.String, "difference": pl.Float64, "lo": pl.Float64, "hi": pl.Float64}
     schema |= {"p": pl.Float64, "wins": pl.Int64, "losses": pl.Int64, "n_problems": pl.Int64}
     return pl.DataFrame(rows, schema=schema, orient="row")

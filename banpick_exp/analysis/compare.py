@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -20,6 +20,31 @@ from banpick_exp.analysis.intervals import MAX_LATTICE, BootstrapMean
 ERROR_RATE = 0.05
 SMALLEST_P = 1e-12
 """What a Fourier transform in double precision can tell from zero."""
+
+Verdict = Literal["beats", "ties", "loses"]
+
+
+class Comparison(TypedDict):
+    """One paired comparison over problems, as one of `comparisons` made together."""
+
+    difference: float
+    """Policy minus reference, -1 to 1."""
+    lo: float
+    """Of its 95 % interval, as `hi`."""
+    hi: float
+    lo_simultaneous: float
+    """Of the interval at 1 - 0.05 / comparisons, as `hi_simultaneous`."""
+    hi_simultaneous: float
+    wins: int
+    """Problems, as `losses` and `n_pairs`."""
+    losses: int
+    n_pairs: int
+    mcnemar_p: float
+    """Exact and two-sided; its sign-flip generalisation where there are several samples."""
+    p_holm: float
+    comparisons: int
+    """Size of the family."""
+    verdict: Verdict
 
 
 def paired_bootstrap(
@@ -109,17 +134,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def compare_counts(
     counts: Mapping[int, int], scale: int, comparisons: int, *, p: float | None = None, p_holm: float | None = None
-) -> dict[str, Any]:
+) -> Comparison:
     """One paired comparison over problems, as one of `comparisons` made together.
+
+    With few discordant pairs the bootstrap is too sure of itself (7 wins, 0 losses exclude zero at 99.75 %, although a
+    fair coin does that once in 64), so there the exact test decides.
 
     Args:
         counts: how often each difference occurs, as an integer in units of 1/scale.
         comparisons: size of the family; the simultaneous interval has confidence 1 - 0.05 / comparisons.
         p: `sign_flip_p(counts)`, where a caller has it already.
         p_holm: adjusted in its family; None takes Bonferroni's bound, which is Holm's for the family's smallest p.
-
-    Returns: difference (0..1) with lo, hi (95 %), lo_simultaneous, hi_simultaneous; wins, losses, n_pairs in problems;
-        mcnemar_p, p_holm, comparisons and verdict (beats, ties, loses).
     """
     distribution = BootstrapMean(counts)
     p = sign_flip_p(counts) if p is None else p
@@ -128,19 +153,17 @@ def compare_counts(
     low_all, high_all = distribution.interval(1 - ERROR_RATE / comparisons)
     difference = sum(value * count for value, count in counts.items()) / distribution.n / scale
     apart = p_holm <= ERROR_RATE and (low_all > 0 if difference > 0 else high_all < 0)
-    return {
-        "difference": difference, "lo": low / scale, "hi": high / scale, "lo_simultaneous": low_all / scale,
-        "hi_simultaneous": high_all / scale, "wins": sum(count for value, count in counts.items() if value > 0),
-        "losses": sum(count for value, count in counts.items() if value < 0), "n_pairs": distribution.n,
-        "mcnemar_p": p, "p_holm": p_holm, "comparisons": comparisons,
-        "verdict": ("beats" if difference > 0 else "loses") if apart else "ties",
-    }  # fmt: skip
-
-
-def compare_pairs(wins: int, losses: int, n: int, comparisons: int) -> dict[str, Any]:
-    """`compare_counts` of one answer a problem: `wins` problems only the policy got right, `losses` only the reference.
-
-    With few discordant pairs the bootstrap is too sure of itself (7 wins, 0 losses exclude zero at 99.75 %, although a
-    fair coin does that once in 64), so there the exact test decides.
-    """
-    return compare_counts({1: wins, 0: n - wins - losses, -1: losses}, 1, comparisons)
+    return Comparison(
+        difference=difference,
+        lo=low / scale,
+        hi=high / scale,
+        lo_simultaneous=low_all / scale,
+        hi_simultaneous=high_all / scale,
+        wins=sum(count for value, count in counts.items() if value > 0),
+        losses=sum(count for value, count in counts.items() if value < 0),
+        n_pairs=distribution.n,
+        mcnemar_p=p,
+        p_holm=p_holm,
+        comparisons=comparisons,
+        verdict=("beats" if difference > 0 else "loses") if apart else "ties",
+    )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from banpick_exp.analysis.compare import ERROR_RATE, holm, sign_flip_p
+from banpick_exp.analysis.finding import Finding, Guard
 from banpick_exp.analysis.intervals import BootstrapMean, ratio_of_means
-from banpick_exp.analysis.pairing import Pairs, Record
-from banpick_exp.records import OVERALL
+from banpick_exp.analysis.pairing import Pairs
+from banpick_exp.records import OVERALL, PointRecord
 
 RISE = 0.01
 """Share of answers, for truncation and repetition: one point more than stock."""
@@ -27,8 +27,8 @@ MIN_PROBLEMS = 30
 class Change:
     """One measured change of a point against stock. `p`: of no change; `large`: reaches the size worth a row."""
 
-    record: Record
-    guard: str
+    record: PointRecord
+    guard: Guard
     domain: str
     value: float
     p: float
@@ -37,22 +37,24 @@ class Change:
     """What happened with its interval; called only for rows that are shown, since intervals cost more than p values."""
 
 
-def settle(changes: list[Change]) -> Iterator[dict[str, Any]]:
-    """The rows of one guard: every large change, `warning` where it survives Holm over all of `changes`."""
+def change_findings(changes: list[Change]) -> Iterator[Finding]:
+    """Those of one guard: every large change, `warning` where it survives Holm over all of `changes`."""
     for change, p in zip(changes, holm([change.p for change in changes]), strict=True):
         if not change.large:
             continue
         sure = p <= ERROR_RATE
-        doubt = "" if sure else (
-            f"; may be noise: p = {change.p:.2g}, {p:.2g} after Holm over {len(changes)} comparisons"
-        )  # fmt: skip
-        yield {
-            "record": change.record, "guard": change.guard, "domain": change.domain, "value": change.value,
-            "level": "warning" if sure else "ok", "detail": change.sentence() + doubt,
-        }  # fmt: skip
+        doubt = f"; may be noise: p = {change.p:.2g}, {p:.2g} after Holm over {len(changes)} comparisons"
+        yield Finding(
+            record=change.record,
+            guard=change.guard,
+            domain=change.domain,
+            level="warning" if sure else "ok",
+            value=change.value,
+            detail=change.sentence() + ("" if sure else doubt),
+        )
 
 
-def share_change(record: Record, pairs: Pairs, domain: str, guard: str, column: str, noun: str) -> Change:
+def share_change(record: PointRecord, pairs: Pairs, domain: str, guard: Guard, column: str, predicate: str) -> Change:
     """The rise of a share of answers (a column of `pairs`) over stock's; repetition's value is the share itself."""
     counts, scale = pairs.differences(column)
     ours, theirs = pairs.mean(column)
@@ -60,16 +62,23 @@ def share_change(record: Record, pairs: Pairs, domain: str, guard: str, column: 
     def sentence() -> str:
         low, high = (100 * end / scale for end in BootstrapMean(counts).interval(1 - ERROR_RATE))
         rise = 100 * (ours - theirs)
-        return f"{ours:.1%} of the answers {noun}, stock {theirs:.1%}: {rise:+.1f} points [{low:+.1f}, {high:+.1f}]"
+        return (
+            f"{ours:.1%} of the answers {predicate}, stock {theirs:.1%}: {rise:+.1f} points [{low:+.1f}, {high:+.1f}]"
+        )
 
     rise = ours - theirs
     return Change(
-        record=record, guard=guard, domain=domain, value=ours if guard == "repetition" else rise,
-        p=sign_flip_p(counts), large=rise >= RISE, sentence=sentence,
-    )  # fmt: skip
+        record=record,
+        guard=guard,
+        domain=domain,
+        value=ours if guard == "repetition" else rise,
+        p=sign_flip_p(counts),
+        large=rise >= RISE,
+        sentence=sentence,
+    )
 
 
-def length_change(record: Record, pairs: Pairs, domain: str) -> Change | None:
+def length_change(record: PointRecord, pairs: Pairs, domain: str) -> Change | None:
     """The relative change of the mean answer length; None where the problems are too few to say."""
     ours, theirs = pairs.per_answer("tokens")
     if pairs.n < MIN_PROBLEMS or not theirs.mean() > 0:
@@ -83,15 +92,20 @@ def length_change(record: Record, pairs: Pairs, domain: str) -> Change | None:
         )
 
     return Change(
-        record=record, guard="length_drift", domain=domain, value=ratio - 1, p=p,
-        large=abs(ratio - 1) >= LENGTH_DRIFT, sentence=sentence,
-    )  # fmt: skip
+        record=record,
+        guard="length_drift",
+        domain=domain,
+        value=ratio - 1,
+        p=p,
+        large=abs(ratio - 1) >= LENGTH_DRIFT,
+        sentence=sentence,
+    )
 
 
-def blocks(record: Record, pairs: Pairs) -> Iterator[tuple[str, Pairs]]:
+def by_domain(record: PointRecord, pairs: Pairs) -> Iterator[tuple[str, Pairs]]:
     """The pairs of all domains together, then of each; a single domain is not said twice, empty ones not at all."""
     yield OVERALL, pairs
-    domains = list(record["metrics"]["domains"])
+    domains = list(record.measured.domains)
     for domain in domains if len(domains) > 1 else []:
         part = pairs.domain(domain)
         if part.n:

@@ -1,12 +1,12 @@
-"""Did the policy take effect: the measured budget against what it implies, native K and the floor. A row a point."""
+"""Did the policy take effect: the measured budget against what it implies, native K and the floor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
-from banpick_exp.analysis.pairing import Record, mean_kept
-from banpick_exp.records import OVERALL
+from banpick_exp.analysis.finding import Finding, Level
+from banpick_exp.records import PointRecord
 
 SLACK = 1e-6
 """Measured budgets are ratios of exact counts."""
@@ -14,66 +14,62 @@ MARGIN = 0.05
 """Experts per token: closer than this to the end of its range, a rule that spends a range hardly does anything."""
 
 
-def engaged_rows(record: Record) -> Iterator[dict[str, Any]]:
-    """One `overall` row: invalid with the record's reason, else what was measured; one more a domain at an end."""
-    row: dict[str, Any] = {"guard": "engaged", "domain": OVERALL, "level": "ok", "value": None}
-    if record["metrics"] is None:
-        yield row | {"level": "invalid", "detail": f"nothing was measured: {record['reason'] or 'no reason recorded'}"}
+def engagement_findings(record: PointRecord) -> Iterator[Finding]:
+    """One `overall` finding: invalid with the record's reason, else what was measured; one more a domain at an end."""
+    own = Finding(record=record, guard="engaged", detail="", level="invalid")
+    if record.metrics is None:
+        yield replace(own, detail=f"nothing was measured: {record.reason or 'no reason recorded'}")
         return
-    kept, native = mean_kept(record), record["model"].get("top_k")
-    row["value"] = kept
-    if record["status"] == "invalid":
-        yield row | {"level": "invalid", "detail": record["reason"] or "the point is invalid, no reason recorded"}
+    kept, native = record.mean_kept, record.model.top_k
+    if record.status == "invalid":
+        yield replace(own, value=kept, detail=record.reason or "the point is invalid, no reason recorded")
         return
-    problems = list(_at_an_end(record, native))
-    worst = [level for _, _, level, _ in problems]
+    ends = list(_at_an_end(record))
+    level: Level = "ok" if not ends else "invalid" if any(end.level == "invalid" for end in ends) else "warning"
     detail = f"keeps {kept:.2f}{f' of {native}' if native else ''} experts a token{_implied(record)}{_keys(record)}"
-    if worst:
-        row["level"] = "invalid" if "invalid" in worst else "warning"
-        detail += "; " + "; ".join(f"{domain}: {sentence}" for domain, _, _, sentence in problems)
-    yield row | {"detail": detail}
-    for domain, measured, level, sentence in problems:
-        yield row | {"domain": domain, "value": measured, "level": level, "detail": sentence}
+    if ends:
+        detail += "; " + "; ".join(f"{end.domain}: {end.detail}" for end in ends)
+    yield replace(own, value=kept, level=level, detail=detail)
+    yield from ends
 
 
-def _at_an_end(record: Record, native: int | None) -> Iterator[tuple[str, float, str, str]]:
-    """(domain, measured, level, sentence) where the budget is not what the policy implies, or hardly moves."""
-    for domain in record["metrics"]["domains"]:
-        measured, (low, high) = mean_kept(record, domain), _range(record, domain, native)
-        if low is None or high is None:
+def _at_an_end(record: PointRecord) -> Iterator[Finding]:
+    """The domains where the budget is not what the policy implies, or hardly moves."""
+    native = record.model.top_k
+    for domain, metrics in record.measured.domains.items():
+        implied, measured = _range(record, domain), metrics.mean_kept
+        if implied is None:
             continue
+        low, high = implied
+        found = Finding(record=record, guard="engaged", domain=domain, value=measured, level="warning", detail="")
         if not low - SLACK <= measured <= high + SLACK:
-            yield (
-                domain,
-                measured,
-                "invalid",
-                f"measured {measured:.3f} experts, the policy implies {low:g} to {high:g}",
-            )
+            detail = f"measured {measured:.3f} experts, the policy implies {low:g} to {high:g}"
+            yield replace(found, level="invalid", detail=detail)
         elif low < high and native and high <= native and measured >= high - MARGIN:
-            yield domain, measured, "warning", f"keeps {measured:.3f} experts, native K: it prunes next to nothing"
+            yield replace(found, detail=f"keeps {measured:.3f} experts, native K: it prunes next to nothing")
         elif low < high and native and low < native and measured <= low + MARGIN:
-            yield domain, measured, "warning", f"keeps {measured:.3f} experts, its floor almost everywhere"
+            yield replace(found, detail=f"keeps {measured:.3f} experts, its floor almost everywhere")
 
 
-def _range(record: Record, domain: str, native: int | None) -> tuple[float | None, float | None]:
+def _range(record: PointRecord, domain: str) -> tuple[float, float] | None:
     """The budget the policy implies: as recorded, else what the two references imply by their definition."""
-    implied = record["engagement"].get("implied", {}).get(domain)
+    implied = record.engagement.implied.get(domain)
     if implied is not None:
-        return float(implied[0]), float(implied[1])
-    k = {"fixed_k": record["policy"].get("k"), "none": native}.get(record["policy"]["name"])
-    return (None, None) if k is None else (float(k), float(k))
+        return implied
+    k = {"fixed_k": record.knobs.get("k"), "none": record.model.top_k}.get(record.policy_name)
+    return None if k is None else (float(k), float(k))
 
 
-def _implied(record: Record) -> str:
-    ranges = list(record["engagement"].get("implied", {}).values())
+def _implied(record: PointRecord) -> str:
+    ranges = record.engagement.implied.values()
     if not ranges:
         return ""
-    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     return f", implied {low:g}" if low == high else f", implied {low:g} to {high:g}"
 
 
-def _keys(record: Record) -> str:
-    share = record["engagement"].get("key_expert_share")
-    if not share:
+def _keys(record: PointRecord) -> str:
+    share = record.engagement.key_expert_share
+    if share is None:
         return ""
-    return f"; its key experts take {share['policy']:.2%} of the selections, under stock {share['stock']:.2%}"
+    return f"; its key experts take {share.policy:.2%} of the selections, under stock {share.stock:.2%}"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
 
-from banpick_exp.analysis.drift import Change, blocks, length_change, settle, share_change
-from banpick_exp.analysis.engagement import engaged_rows
-from banpick_exp.analysis.pairing import Answers, Outcomes, Pairs, Record, References, all_answers, pair
-from banpick_exp.analysis.replays import duplicate_rows
+from banpick_exp.analysis.drift import Change, by_domain, change_findings, length_change, share_change
+from banpick_exp.analysis.engagement import engagement_findings
+from banpick_exp.analysis.finding import GUARDS, Finding, Guard
+from banpick_exp.analysis.pairing import Answers, Outcomes, Pairs, References, all_answers, pair
+from banpick_exp.analysis.replays import replay_findings
 from banpick_exp.analysis.subtasks import subtask_change
-from banpick_exp.records import OVERALL
+from banpick_exp.records import OVERALL, PointRecord
 
-GUARDS = ("engaged", "truncation", "length_drift", "duplicated_scores", "repetition", "subtask_drop")
-LEVELS = ("ok", "warning", "invalid")
+PAIRED: tuple[Guard, ...] = ("truncation", "length_drift", "subtask_drop")
+"""Those that say so where there is no stock to pair with; `repetition` has a share of its own to tell."""
 
 _SCHEMA: dict[str, Any] = {
     "fingerprint": pl.String, "label": pl.String, "domain": pl.String, "guard": pl.String, "level": pl.String,
@@ -23,7 +24,7 @@ _SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-def guards(records: Iterable[Record], outcomes: Outcomes) -> pl.DataFrame:
+def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     """What there is to say about every point, one row a finding; each point has at least its `engaged` row.
 
     | guard | value | warns (`warning`, `invalid`) of |
@@ -40,62 +41,60 @@ def guards(records: Iterable[Record], outcomes: Outcomes) -> pl.DataFrame:
     stock point of its set-up has rows with null saying so.
 
     Args:
-        records: as `load_points` returns them, all statuses.
+        records: as `RunFolder.load_points` returns them, all statuses.
         outcomes: fingerprint -> per-problem outcomes; points without any are judged by their record alone.
 
     Returns: fingerprint, label, domain, guard, level, value, detail; in the order of the records and of GUARDS.
     """
     records = list(records)
-    done = [r for r in records if r["status"] == "done" and r["fingerprint"] in outcomes]
-    rows = [{"record": record} | row for record in records for row in engaged_rows(record)]
-    rows += duplicate_rows(records, outcomes)
+    done = [record for record in records if record.status == "done" and record.fingerprint in outcomes]
     answers = all_answers(done, outcomes)
+    found = [finding for record in records for finding in engagement_findings(record)]
+    found += replay_findings(records, outcomes)
+    found += _against_stock(done, answers)
+    told = {f.record.fingerprint for f in found if f.guard == "repetition" and f.domain == OVERALL}
+    found += [_repetition_share(r, answers[r.fingerprint]) for r in done if r.fingerprint not in told]
+    place = {record.fingerprint: index for index, record in enumerate(records)}
+    found.sort(key=lambda finding: (place[finding.record.fingerprint], GUARDS.index(finding.guard)))
+    rows = [(f.record.fingerprint, f.record.label, f.domain, f.guard, f.level, f.value, f.detail) for f in found]
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+
+
+def _against_stock(done: Sequence[PointRecord], answers: dict[str, Answers]) -> Iterator[Finding]:
+    """Those of the guards that pair each point with stock of its set-up."""
     references = References(done)
-    changes: dict[str, list[Change]] = {name: [] for name in GUARDS}
+    changes: dict[Guard, list[Change]] = {guard: [] for guard in GUARDS}
     for record in done:
         stock = references.stock(record)
         if stock is record:
             continue
-        pairs = None if stock is None else pair(answers[record["fingerprint"]], answers[stock["fingerprint"]])
+        pairs = None if stock is None else pair(answers[record.fingerprint], answers[stock.fingerprint])
         if pairs is None or pairs.n == 0:
             why = "no finished stock point of the same set-up" if pairs is None else "no problem in common with stock"
-            rows += [
-                {"record": record} | _unchecked(name, why) for name in ("truncation", "length_drift", "subtask_drop")
-            ]
+            yield from (Finding(record=record, guard=guard, detail=f"not checked: {why}") for guard in PAIRED)
             continue
-        _add_changes(changes, record, pairs)
-    for found in changes.values():
-        rows += settle(found)
-    said = {row["record"]["fingerprint"] for row in rows if row["guard"] == "repetition" and row["domain"] == OVERALL}
-    for record in (record for record in done if record["fingerprint"] not in said):
-        rows.append({"record": record} | _repetition_share(answers[record["fingerprint"]]))
-    place = {record["fingerprint"]: index for index, record in enumerate(records)}
-    rows.sort(key=lambda row: (place[row["record"]["fingerprint"]], GUARDS.index(row["guard"])))
-    told = [row | {key: row["record"][key] for key in ("fingerprint", "label")} for row in rows]
-    return pl.DataFrame([{name: row[name] for name in _SCHEMA} for row in told], schema=_SCHEMA)
+        for change in _changes(record, pairs):
+            changes[change.guard].append(change)
+    for of_one_guard in changes.values():
+        yield from change_findings(of_one_guard)
 
 
-def _add_changes(changes: dict[str, list[Change]], record: Record, pairs: Pairs) -> None:
-    for domain, part in blocks(record, pairs):
-        if "truncated" in part.sums[0]:
-            noun = "hit the token cap"
-            changes["truncation"].append(share_change(record, part, domain, "truncation", "truncated", noun))
-        if "tokens" in part.sums[0] and (length := length_change(record, part, domain)) is not None:
-            changes["length_drift"].append(length)
-        if "repetitive" in part.sums[0]:
-            changes["repetition"].append(
-                share_change(record, part, domain, "repetition", "repetitive", "end in a loop")
-            )
-    changes["subtask_drop"] += [subtask_change(record, *found) for found in pairs.by_subtask()]
+def _changes(record: PointRecord, pairs: Pairs) -> Iterator[Change]:
+    for domain, part in by_domain(record, pairs):
+        told = part.sums[0]
+        if "truncated" in told:
+            yield share_change(record, part, domain, "truncation", "truncated", "hit the token cap")
+        if "tokens" in told and (length := length_change(record, part, domain)) is not None:
+            yield length
+        if "repetitive" in told:
+            yield share_change(record, part, domain, "repetition", "repetitive", "end in a loop")
+    for domain, task, part in pairs.by_subtask():
+        yield subtask_change(record, domain, task, part)
 
 
-def _repetition_share(own: Answers) -> dict[str, Any]:
-    row: dict[str, Any] = {"guard": "repetition", "domain": OVERALL, "level": "ok", "value": None}
+def _repetition_share(record: PointRecord, own: Answers) -> Finding:
     if "repetitive" not in own.sums:
-        return row | {"detail": "not recorded: these answers were made before repetition was looked for"}
+        unknown = "not recorded: these answers were made before repetition was looked for"
+        return Finding(record=record, guard="repetition", detail=unknown)
     share = own.mean("repetitive")
-    return row | {"value": share, "detail": f"{share:.1%} of the answers end in a loop"}
-
-
-def _unchecked(guard: str, why: str) -> dict[str, Any]:
-    return {"guard": guard, "domain": OVERALL, "level": "ok", "value": None, "detail": f"not checked: {why}"}
+    return Finding(record=record, guard="repetition", value=share, detail=f"{share:.1%} of the answers end in a loop")

@@ -12,22 +12,19 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
-from banpick_exp.records import OVERALL
+from banpick_exp.records import OVERALL, PointRecord
 from banpick_exp.tasks.config import GREEDY
 
 REFERENCE_POLICIES = ("none", "fixed_k")
 PROBLEM = ("domain", "problem_id")
 SUMMED = ("correct", "truncated", "tokens", "repetitive")
 
-Record = Mapping[str, Any]
-RecordT = TypeVar("RecordT", bound=Mapping[str, Any])
 Outcomes = Mapping[str, pl.DataFrame]
-"""fingerprint -> per-problem outcomes, as `read_outcomes` gives them."""
+"""fingerprint -> per-problem outcomes, as `RunFolder.all_outcomes` gives them."""
 Sums = dict[str, np.ndarray]
 
 
@@ -81,12 +78,12 @@ def answers_of(outcomes: pl.DataFrame, known: Layout | None = None) -> Answers:
     return Answers(layout, samples, {name: frame[name].to_numpy() for name in told})
 
 
-def all_answers(records: Iterable[Record], outcomes: Outcomes) -> dict[str, Answers]:
+def all_answers(records: Iterable[PointRecord], outcomes: Outcomes) -> dict[str, Answers]:
     """fingerprint -> answers, with one layout for all points that answered the same problems in the same order."""
     found: dict[str, Answers] = {}
     known = None
     for record in records:
-        found[record["fingerprint"]] = answers = answers_of(outcomes[record["fingerprint"]], known)
+        found[record.fingerprint] = answers = answers_of(outcomes[record.fingerprint], known)
         known = answers.layout
     return found
 
@@ -161,60 +158,39 @@ def pair(ours: Answers, theirs: Answers) -> Pairs:
     return Pairs(layout, layout.n, samples, (sums, reference))
 
 
-def setup(record: Record) -> str:
+def setup(record: PointRecord) -> str:
     """What two points must share to be paired: model, engine and task, and the seed or repeat where one is recorded."""
-    shared = [record["model"], record["engine"], GREEDY | record["task"], record.get("seed"), repeat_of(record)]
+    shared = [record.model.plain(), record.engine, GREEDY | record.task.plain(), record.seed, record.repeat]
     return json.dumps(shared, sort_keys=True, default=str)
 
 
-def repeat_of(record: Record) -> int:
-    """0 is the point itself, 1 its first repeat."""
-    return int(record.get("repeat") or 0)
-
-
-def without_repeats(records: Iterable[RecordT]) -> list[RecordT]:
+def without_repeats(records: Iterable[PointRecord]) -> list[PointRecord]:
     """The records of the lowest repeat among them: the others say how far scores move and are no further policies."""
     found = list(records)
-    first = min(map(repeat_of, found), default=0)
-    return [record for record in found if repeat_of(record) == first]
-
-
-def asked_policy(record: Record) -> Record:
-    """The policy as it was asked for: a solved knob gives way to the budget that it was solved for."""
-    spent, policy = record.get("budget"), record["policy"]
-    if spent is None:
-        return dict(policy)
-    return {name: value for name, value in policy.items() if name != spent["knob"]} | {"budget": spent["target"]}
-
-
-def mean_kept(record: Record, domain: str = OVERALL) -> float:
-    """The measured budget of a point, in experts per token and layer."""
-    metrics = record["metrics"]
-    return float((metrics["overall"] if domain == OVERALL else metrics["domains"][domain])["mean_kept"])
+    first = min((record.repeat for record in found), default=0)
+    return [record for record in found if record.repeat == first]
 
 
 class References:
     """The `none` and `fixed_k` points among the done ones, by set-up."""
 
-    def __init__(self, done: Iterable[Record]) -> None:
-        self._by_setup: dict[str, list[Record]] = {}
+    def __init__(self, done: Iterable[PointRecord]) -> None:
+        self._by_setup: dict[str, list[PointRecord]] = {}
         for record in done:
-            if record["policy"]["name"] in REFERENCE_POLICIES:
+            if record.policy_name in REFERENCE_POLICIES:
                 self._by_setup.setdefault(setup(record), []).append(record)
 
-    def nearest_fixed_k(self, record: Record) -> Record | None:
+    def nearest_fixed_k(self, record: PointRecord) -> PointRecord | None:
         """The one of the same set-up at the nearest measured budget (`none` is fixed_k at K).
 
         At equal distance the one that keeps more, then `none`.
         """
-        own = mean_kept(record)
 
-        def rank(point: Record) -> tuple[float, float, bool]:
-            kept = mean_kept(point)
-            return round(abs(kept - own), 6), -round(kept, 6), point["policy"]["name"] != "none"
+        def rank(point: PointRecord) -> tuple[float, float, bool]:
+            return round(abs(point.mean_kept - record.mean_kept), 6), -round(point.mean_kept, 6), not point.is_stock
 
         return min(self._by_setup.get(setup(record), ()), key=rank, default=None)
 
-    def stock(self, record: Record) -> Record | None:
+    def stock(self, record: PointRecord) -> PointRecord | None:
         """The `none` point of the same set-up."""
-        return next((p for p in self._by_setup.get(setup(record), ()) if p["policy"]["name"] == "none"), None)
+        return next((point for point in self._by_setup.get(setup(record), ()) if point.is_stock), None)

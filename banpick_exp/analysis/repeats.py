@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import NormalDist
 from typing import Any
 
 import polars as pl
 
-from banpick_exp.analysis.pairing import PROBLEM, Outcomes, Record, asked_policy, repeat_of
-from banpick_exp.records import OVERALL
+from banpick_exp.analysis.pairing import PROBLEM, Outcomes
+from banpick_exp.records import OVERALL, Metrics, PointRecord
 from banpick_exp.tasks.config import GREEDY
 
 REPEATED = ("max_num_seqs", "seed", "repeat")
@@ -26,7 +26,7 @@ _SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-def repeat_spread(records: Iterable[Record], outcomes: Outcomes | None = None) -> pl.DataFrame:
+def repeat_spread(records: Iterable[PointRecord], outcomes: Outcomes | None = None) -> pl.DataFrame:
     """The spread of accuracy over done points that differ only in engine.max_num_seqs, a seed or `repeat`.
 
     Args:
@@ -39,39 +39,46 @@ def repeat_spread(records: Iterable[Record], outcomes: Outcomes | None = None) -
         well below it does not move conclusions), unstable (share of problems that not all repeats score alike; null
         without outcomes), n_problems, fingerprints.
     """
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[PointRecord]] = {}
     for record in records:
-        if record["status"] == "done":
+        if record.status == "done":
             groups.setdefault(_identity(record), []).append(record)
     rows = []
     for group in groups.values():
         if len(group) < 2:
             continue
-        group.sort(key=repeat_of)  # records come in the order of their file names
-        for domain in (OVERALL, *group[0]["metrics"]["domains"]):
+        group.sort(key=lambda record: record.repeat)  # records come in the order of their file names
+        for domain in (OVERALL, *group[0].measured.domains):
             rows.append(_row(group, domain, outcomes))
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-def _row(group: list[Record], domain: str, outcomes: Outcomes | None) -> dict[str, Any]:
-    blocks = [r["metrics"]["overall"] if domain == OVERALL else r["metrics"]["domains"][domain] for r in group]
-    scores = [float(block["accuracy"]) for block in blocks]
-    mean, n = statistics.fmean(scores), int(blocks[0]["n_problems"])
+def _row(group: list[PointRecord], domain: str, outcomes: Outcomes | None) -> dict[str, Any]:
+    first, metrics = group[0], [record.measured.of(domain) for record in group]
+    scores = [each.accuracy for each in metrics]
+    mean = statistics.fmean(scores)
     return {
-        "label": _label(group[0]), "policy": group[0]["policy"]["name"], "domain": domain, "repeats": len(group),
-        "settings": _settings(group), "accuracy_mean": mean,
-        "accuracy_sd": statistics.stdev(scores), "accuracy_min": min(scores), "accuracy_max": max(scores),
-        "sampling_error": _sampling_error(group[0], blocks[0], mean), "n_problems": n,
-        "unstable": None if outcomes is None else _unstable([outcomes[r["fingerprint"]] for r in group], domain),
-        "fingerprints": [record["fingerprint"] for record in group],
-    }  # fmt: skip
+        "label": _label(first),
+        "policy": first.policy_name,
+        "domain": domain,
+        "repeats": len(group),
+        "settings": _settings(group),
+        "accuracy_mean": mean,
+        "accuracy_sd": statistics.stdev(scores),
+        "accuracy_min": min(scores),
+        "accuracy_max": max(scores),
+        "sampling_error": _sampling_error(metrics[0], mean, first.task.samples),
+        "unstable": None if outcomes is None else _unstable([outcomes[r.fingerprint] for r in group], domain),
+        "n_problems": metrics[0].n_problems,
+        "fingerprints": [record.fingerprint for record in group],
+    }
 
 
-def _sampling_error(record: Record, block: Record, mean: float) -> float:
-    if record["task"].get("samples", 1) == 1:
-        return math.sqrt(mean * (1 - mean) / block["n_problems"])
-    low, high = block["accuracy_ci95"]  # of avg@n: over problems
-    return float(high - low) / 2 / NormalDist().inv_cdf(0.975)
+def _sampling_error(metrics: Metrics, mean: float, samples: int) -> float:
+    if samples == 1:
+        return math.sqrt(mean * (1 - mean) / metrics.n_problems)
+    low, high = metrics.accuracy_ci95  # of avg@n: over problems
+    return (high - low) / 2 / NormalDist().inv_cdf(0.975)
 
 
 def _unstable(frames: list[pl.DataFrame], domain: str) -> float:
@@ -84,27 +91,31 @@ def _unstable(frames: list[pl.DataFrame], domain: str) -> float:
     return float(varied["varies"].sum() / varied.height)
 
 
-def _identity(record: Record) -> str:
-    def shared(section: str) -> dict[str, Any]:
-        return {key: value for key, value in record[section].items() if key not in REPEATED}
+def _identity(record: PointRecord) -> str:
+    def shared(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key not in REPEATED}
 
     # The label tells what no section does, such as the calibration's score. The calibration itself may not be compared:
     # its fingerprint follows the engine's settings, max_num_seqs among them.
-    same = [record["model"], shared("engine"), GREEDY | shared("task"), asked_policy(record), _label(record)]
+    task = GREEDY | shared(record.task.plain())
+    same = [record.model.plain(), shared(record.engine), task, record.asked_policy(), _label(record)]
     return json.dumps(same, sort_keys=True, default=str)
 
 
-def _label(record: Record) -> str:
-    return " ".join(part for part in record["label"].split() if part.split("=")[0].split(".")[-1] not in REPEATED)
+def _label(record: PointRecord) -> str:
+    return " ".join(part for part in record.label.split() if part.split("=")[0].split(".")[-1] not in REPEATED)
 
 
-def _settings(group: list[Record]) -> list[str]:
+def _settings(group: list[PointRecord]) -> list[str]:
     """What differs between the repeats, a text each."""
-    found = []
-    for record in group:
-        places = {"engine.": record["engine"], "task.": record["task"], "": {"repeat": 0} | dict(record)}
-        found.append({f"{at}{key}": values[key] for at, values in places.items() for key in REPEATED if key in values})
-    varied = [
-        key for key in dict.fromkeys(k for one in found for k in one) if len({str(f.get(key)) for f in found}) > 1
-    ]
-    return [" ".join(f"{key}={one[key]}" for key in varied if key in one) for one in found]
+    found = [_repeated_settings(record) for record in group]
+    names = dict.fromkeys(name for settings in found for name in settings)
+    varied = [name for name in names if len({str(settings.get(name)) for settings in found}) > 1]
+    return [" ".join(f"{name}={settings[name]}" for name in varied if name in settings) for settings in found]
+
+
+def _repeated_settings(record: PointRecord) -> dict[str, Any]:
+    """Those of REPEATED that the record tells, by the name they are typed by."""
+    own = {"repeat": record.repeat} if record.seed is None else {"seed": record.seed, "repeat": record.repeat}
+    places = {"engine.": record.engine, "task.": record.task.plain(), "": own}
+    return {f"{at}{key}": values[key] for at, values in places.items() for key in REPEATED if key in values}

@@ -7,7 +7,7 @@ functions that refuse each other's data, and what passes between them is a `Chos
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -18,23 +18,19 @@ from banpick_exp.analysis.pairing import (
     PROBLEM,
     REFERENCE_POLICIES,
     Outcomes,
-    Record,
     answers_of,
-    asked_policy,
-    mean_kept,
-    repeat_of,
     without_repeats,
 )
-from banpick_exp.analysis.verdict import BUDGET_TOLERANCE, RIVALS, verdicts
+from banpick_exp.analysis.verdict import EQUAL_BUDGET_TOLERANCE, RIVALS, verdicts
 from banpick_exp.errors import UserError
-from banpick_exp.records import OVERALL
+from banpick_exp.records import OVERALL, PointRecord
 from banpick_exp.tasks.config import GREEDY
 
 DEV, TEST = "dev", "test"
 SPLIT_SETTINGS = ("split", "identity", "data_files", "max_problems")
 """What a task may change between dev and test."""
 
-Score = Callable[[Record, pl.DataFrame], float]
+Score = Callable[[PointRecord, pl.DataFrame], float]
 _BY_CHOICE = object()
 
 
@@ -68,7 +64,7 @@ class Chosen:
 
 
 def choose(
-    dev_records: Iterable[Record],
+    dev_records: Iterable[PointRecord],
     dev_outcomes: Outcomes,
     *,
     score: str | Score = "accuracy",
@@ -90,39 +86,63 @@ def choose(
     _require_split(
         records, DEV, f"choose() would pick on the problems it is later reported on. Run with task.split={DEV}"
     )
-    done = [r for r in records if r["status"] == "done" and r["policy"]["name"] not in REFERENCE_POLICIES]
+    done = [r for r in records if r.status == "done" and r.policy_name not in REFERENCE_POLICIES]
     if not done:
         raise UserError("choose() got no finished policy point: there is nothing to choose from. Run the sweep on dev.")
     found = verdicts(records, dev_outcomes).filter(pl.col("domain") == OVERALL)
     differences = dict(found.select("fingerprint", "difference").iter_rows())
     scores = _scores(done, dev_outcomes, score, differences)
-    chosen = []
-    for budget in [None] if per_budget is None else per_budget:
-        here = [r for r in done if budget is None or abs(mean_kept(r) - budget) <= BUDGET_TOLERANCE]
-        if not here:
-            kept = sorted(mean_kept(r) for r in done)
-            raise UserError(
-                f"per_budget={budget:g}: no dev point was measured within {BUDGET_TOLERANCE} experts of it, so none can"
-                f" be chosen. The points keep {kept[0]:.2f} to {kept[-1]:.2f}; name budgets among them."
-            )
-        groups = sorted({r["policy"]["name"] for r in here}) if per_policy else [None]
-        for name in groups:
-            group = [r for r in here if name is None or r["policy"]["name"] == name]
-            best = min(group, key=lambda r: (-scores[r["fingerprint"]], mean_kept(r), r["label"]))
-            chosen.append(
-                Chosen(
-                    label=_label(best), policy=dict(best["policy"]), command=best["command"], budget=budget,
-                    mean_kept=mean_kept(best), dev_score=scores[best["fingerprint"]], candidates=len(group),
-                    dev_difference=differences.get(best["fingerprint"]), identity=_identity(best),
-                    dev_data=best["task"].get("identity"), made_by=_BY_CHOICE,
-                )
-            )  # fmt: skip
-    return chosen
+    return [
+        _best(group, budget, scores, differences)
+        for budget in ([None] if per_budget is None else per_budget)
+        for group in _groups(_kept_about(done, budget), per_policy)
+    ]
+
+
+def _kept_about(done: list[PointRecord], budget: float | None) -> list[PointRecord]:
+    """The points measured at a budget; UserError where there is none."""
+    if budget is None:
+        return done
+    here = [record for record in done if abs(record.mean_kept - budget) <= EQUAL_BUDGET_TOLERANCE]
+    if not here:
+        kept = sorted(record.mean_kept for record in done)
+        raise UserError(
+            f"per_budget={budget:g}: no dev point was measured within {EQUAL_BUDGET_TOLERANCE} experts of it, so none"
+            f" can be chosen. The points keep {kept[0]:.2f} to {kept[-1]:.2f}; name budgets among them."
+        )
+    return here
+
+
+def _groups(records: list[PointRecord], per_policy: bool) -> list[list[PointRecord]]:
+    """What one point is chosen from: all of them, or those of each rule."""
+    if not per_policy:
+        return [records]
+    names = sorted({record.policy_name for record in records})
+    return [[record for record in records if record.policy_name == name] for name in names]
+
+
+def _best(
+    group: list[PointRecord], budget: float | None, scores: dict[str, float], differences: dict[str, float | None]
+) -> Chosen:
+    best = min(group, key=lambda record: (-scores[record.fingerprint], record.mean_kept, record.label))
+    return Chosen(
+        label=_label(best),
+        policy=dict(best.policy),
+        command=best.command or "",
+        budget=budget,
+        mean_kept=best.mean_kept,
+        dev_score=scores[best.fingerprint],
+        dev_difference=differences.get(best.fingerprint),
+        candidates=len(group),
+        identity=_identity(best),
+        dev_data=best.task.identity,
+        made_by=_BY_CHOICE,
+    )
 
 
 def report_on_test(
     chosen: Sequence[Chosen],
-    test_records: Iterable[Record],
+    test_records: Iterable[PointRecord],
     test_outcomes: Outcomes,
     *,
     against: Sequence[str] = RIVALS,
@@ -143,26 +163,10 @@ def report_on_test(
         raise UserError(f"report_on_test() got {strangers[0]!r}, which choose() did not make. Choose on dev first.")
     _require_split(records, TEST, f"report_on_test() would report the problems that chose. Run with task.split={TEST}")
     wanted = {point.identity: point for point in chosen}
-    rivals = [r for r in records if r["policy"]["name"] in REFERENCE_POLICIES]
-    tested = {_identity(r): r for r in records if r["policy"]["name"] not in REFERENCE_POLICIES}
-    for identity, record in tested.items():
-        if identity not in wanted:
-            raise UserError(
-                f"{record['label']} was not chosen on dev: reporting it would let test choose. Leave its record out, or"
-                " choose again on dev with it among the candidates."
-            )
-    for identity, point in wanted.items():
-        if identity not in tested or tested[identity]["status"] != "done":
-            raise UserError(
-                f"{point.label} was chosen on dev but did not finish on test: the report would lack it. Type"
-                f" {point.command} task.split={TEST}"
-            )
-        if point.dev_data is not None and tested[identity]["task"].get("identity") == point.dev_data:
-            raise UserError(
-                f"{point.label} was chosen on the very problems of this test split (data {point.dev_data}): the report"
-                " would repeat the choice. Give dev and test files of their own in task.data_files."
-            )
-    beside = {tested[identity]["fingerprint"]: point for identity, point in wanted.items()}
+    rivals = [record for record in records if record.policy_name in REFERENCE_POLICIES]
+    tested = {_identity(record): record for record in records if record.policy_name not in REFERENCE_POLICIES}
+    _require_the_chosen(wanted, tested)
+    beside = {tested[identity].fingerprint: point for identity, point in wanted.items()}
     found = verdicts([*rivals, *tested.values()], test_outcomes, against=against)
     found = found.filter(pl.col("fingerprint").is_in(list(beside)))
     points = [beside[fingerprint] for fingerprint in found["fingerprint"]]
@@ -174,21 +178,51 @@ def report_on_test(
     )
 
 
-def _scores(
-    done: list[Record], outcomes: Outcomes, score: str | Score, differences: dict[str, Any]
-) -> dict[str, float]:
-    if callable(score):
-        return {r["fingerprint"]: float(score(r, outcomes[r["fingerprint"]])) for r in done}
-    if score == "difference":
-        if unmatched := [r["label"] for r in done if differences.get(r["fingerprint"]) is None]:
+def _require_the_chosen(wanted: Mapping[str, Chosen], tested: Mapping[str, PointRecord]) -> None:
+    """UserError unless the same points finished on test as were chosen on dev, on other problems; by identity."""
+    for identity, record in tested.items():
+        if identity not in wanted:
             raise UserError(
-                f"score=difference: {unmatched[0]} has no fixed_k point of its set-up on dev, so it has no score. Add"
-                " the fixed_k ladder to the dev sweep, or use score=accuracy."
+                f"{record.label} was not chosen on dev: reporting it would let test choose. Leave its record out, or"
+                " choose again on dev with it among the candidates."
             )
-        return {r["fingerprint"]: differences[r["fingerprint"]] for r in done}
+    for identity, point in wanted.items():
+        if identity not in tested or tested[identity].status != "done":
+            raise UserError(
+                f"{point.label} was chosen on dev but did not finish on test: the report would lack it. Type"
+                f" {point.command} task.split={TEST}"
+            )
+        if point.dev_data is not None and tested[identity].task.identity == point.dev_data:
+            raise UserError(
+                f"{point.label} was chosen on the very problems of this test split (data {point.dev_data}): the report"
+                " would repeat the choice. Give dev and test files of their own in task.data_files."
+            )
+
+
+def _scores(
+    done: list[PointRecord], outcomes: Outcomes, score: str | Score, differences: dict[str, float | None]
+) -> dict[str, float]:
+    """fingerprint -> score."""
+    if callable(score):
+        return {record.fingerprint: float(score(record, outcomes[record.fingerprint])) for record in done}
+    if score == "difference":
+        scores = {}
+        for record in done:
+            difference = differences.get(record.fingerprint)
+            if difference is None:
+                raise UserError(
+                    f"score=difference: {record.label} has no fixed_k point of its set-up on dev, so it has no score."
+                    " Add the fixed_k ladder to the dev sweep, or use score=accuracy."
+                )
+            scores[record.fingerprint] = difference
+        return scores
     if score != "accuracy":
         raise UserError(f"score={score} is unknown: nothing can be ranked. Use accuracy, difference or a function.")
-    frames = {r["fingerprint"]: outcomes[r["fingerprint"]] for r in done}
+    return _shared_accuracy({record.fingerprint: outcomes[record.fingerprint] for record in done})
+
+
+def _shared_accuracy(frames: dict[str, pl.DataFrame]) -> dict[str, float]:
+    """Accuracy on the problems that all of them answered; UserError where there is none."""
     common = reduce(lambda a, b: a.join(b, on=PROBLEM, how="semi"), frames.values()).select(PROBLEM)
     if common.height == 0:
         raise UserError("score=accuracy: the candidates have no problem in common, so no score compares. Use one task.")
@@ -196,18 +230,19 @@ def _scores(
     return {name: answers_of(frame).mean("correct") for name, frame in shared.items()}
 
 
-def _require_split(records: list[Record], split: str, consequence: str) -> None:
+def _require_split(records: list[PointRecord], split: str, consequence: str) -> None:
     for record in records:
-        found = record["task"].get("split")
-        if found != split:
-            raise UserError(f"{record['label']} is a record of task.split={found}, not {split}: {consequence}.")
+        if record.task.split != split:
+            raise UserError(
+                f"{record.label} is a record of task.split={record.task.split}, not {split}: {consequence}."
+            )
 
 
-def _identity(record: Record) -> str:
-    task = GREEDY | {key: value for key, value in record["task"].items() if key not in SPLIT_SETTINGS}
-    parts = [record["model"], record["engine"], task, asked_policy(record), record["calibration"]]
-    return json.dumps([*parts, record.get("seed"), repeat_of(record)], sort_keys=True, default=str)
+def _identity(record: PointRecord) -> str:
+    task = GREEDY | {key: value for key, value in record.task.plain().items() if key not in SPLIT_SETTINGS}
+    parts = [record.model.plain(), record.engine, task, record.asked_policy(), record.calibration]
+    return json.dumps([*parts, record.seed, record.repeat], sort_keys=True, default=str)
 
 
-def _label(record: Record) -> str:
-    return " ".join(part for part in record["label"].split() if not part.startswith("task.split="))
+def _label(record: PointRecord) -> str:
+    return " ".join(part for part in record.label.split() if not part.startswith("task.split="))

@@ -10,7 +10,8 @@ import polars as pl
 from banpick_exp.analysis.compare import ERROR_RATE, sign_flip_p
 from banpick_exp.analysis.drift import Change
 from banpick_exp.analysis.intervals import BootstrapMean
-from banpick_exp.analysis.pairing import Outcomes, Pairs, Record, References, all_answers, pair
+from banpick_exp.analysis.pairing import Outcomes, Pairs, References, all_answers, pair
+from banpick_exp.records import PointRecord
 
 DROP = 0.05
 """Accuracy, 0..1: a sub-task that loses more than this is named."""
@@ -22,34 +23,34 @@ _SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-def subtasks(records: Iterable[Record], outcomes: Outcomes) -> pl.DataFrame:
+def subtasks(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     """Every done policy on every sub-task, on the problems it shares with stock of the same set-up.
 
     Returns: one row a point x domain x sub-task: fingerprint, label, domain, task, accuracy, stock_accuracy,
         difference (0..1) with its paired 95 % interval lo..hi, the exact p (not adjusted), n_problems.
     """
-    done = [record for record in records if record["status"] == "done"]
+    done = [record for record in records if record.status == "done"]
     answers = all_answers(done, outcomes)
     references = References(done)
     rows = []
     for record in done:
         stock = references.stock(record)
-        if stock is None or stock["fingerprint"] == record["fingerprint"]:
+        if stock is None or stock.fingerprint == record.fingerprint:
             continue
-        paired = pair(answers[record["fingerprint"]], answers[stock["fingerprint"]])
+        paired = pair(answers[record.fingerprint], answers[stock.fingerprint])
         for domain, task, pairs in paired.by_subtask():
             counts, scale = pairs.differences("correct")
             low, high = BootstrapMean(counts).interval(1 - ERROR_RATE)
             ours, theirs = pairs.mean("correct")
             rows.append({
-                "fingerprint": record["fingerprint"], "label": record["label"], "domain": domain, "task": task,
+                "fingerprint": record.fingerprint, "label": record.label, "domain": domain, "task": task,
                 "accuracy": ours, "stock_accuracy": theirs, "difference": ours - theirs, "lo": low / scale,
                 "hi": high / scale, "p": sign_flip_p(counts), "n_problems": pairs.n,
             })  # fmt: skip
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-def subtask_change(record: Record, domain: str, task: str, pairs: Pairs) -> Change:
+def subtask_change(record: PointRecord, domain: str, task: str, pairs: Pairs) -> Change:
     """The change of one sub-task as a guard reads it."""
     counts, scale = pairs.differences("correct")
     ours, theirs = pairs.mean("correct")
@@ -63,6 +64,11 @@ def subtask_change(record: Record, domain: str, task: str, pairs: Pairs) -> Chan
         )
 
     return Change(
-        record=record, guard="subtask_drop", domain=domain, value=difference, p=sign_flip_p(counts),
-        large=difference < -DROP - 1e-12, sentence=sentence,
-    )  # fmt: skip
+        record=record,
+        guard="subtask_drop",
+        domain=domain,
+        value=difference,
+        p=sign_flip_p(counts),
+        large=difference < -DROP - 1e-12,
+        sentence=sentence,
+    )

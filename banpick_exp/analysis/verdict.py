@@ -7,26 +7,26 @@ a model where nothing helps, 19 sweeps of 20 must report no winner at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from banpick_exp.analysis.compare import compare_counts, holm, sign_flip_p
+from banpick_exp.analysis.compare import Comparison, compare_counts, holm, sign_flip_p
 from banpick_exp.analysis.pairing import (
     REFERENCE_POLICIES,
     Answers,
     Outcomes,
-    Record,
     References,
     all_answers,
-    mean_kept,
     pair,
     without_repeats,
 )
-from banpick_exp.records import OVERALL
+from banpick_exp.records import OVERALL, PointRecord
 
-BUDGET_TOLERANCE = 0.25  # experts per token; beyond it a verdict is about the budget as much as about the policy
+EQUAL_BUDGET_TOLERANCE = 0.25
+"""Experts per token; beyond it a verdict is about the budget as much as about the policy."""
 RIVALS = ("fixed_k", "stock")
 
 _SCHEMA: dict[str, Any] = {
@@ -40,7 +40,9 @@ _SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-def verdicts(records: Iterable[Record], outcomes: Outcomes, *, against: Sequence[str] = ("fixed_k",)) -> pl.DataFrame:
+def verdicts(
+    records: Iterable[PointRecord], outcomes: Outcomes, *, against: Sequence[str] = ("fixed_k",)
+) -> pl.DataFrame:
     """Every finished policy against its rivals, overall and per domain.
 
     `fixed_k`: the done `fixed_k` or `none` point (`none` is fixed_k at K) of the same model, engine and task whose
@@ -50,7 +52,7 @@ def verdicts(records: Iterable[Record], outcomes: Outcomes, *, against: Sequence
     for each rival: the overall verdicts of all policies, and those of all policies x domains.
 
     Args:
-        records: as `load_points` returns them.
+        records: as `RunFolder.load_points` returns them.
         outcomes: fingerprint -> per-problem outcomes (problem_id, domain, task, correct, truncated, tokens and, for
             sampling tasks, sample), paired on domain and problem_id.
         against: which rivals; filter the column `against` where both are asked for.
@@ -65,67 +67,112 @@ def verdicts(records: Iterable[Record], outcomes: Outcomes, *, against: Sequence
     """
     if unknown := sorted(set(against) - set(RIVALS)):
         raise ValueError(f"against={unknown} names no rival. Use {' or '.join(RIVALS)}")
-    done = [record for record in without_repeats(records) if record["status"] == "done"]
+    done = [record for record in without_repeats(records) if record.status == "done"]
     answers = all_answers(done, outcomes)
     references = References(done)
-    rows: list[dict[str, Any]] = []
-    for rival in against:
-        for record in done:
-            if record["policy"]["name"] in (REFERENCE_POLICIES if rival == "fixed_k" else ("none",)):
-                continue
-            reference = (references.nearest_fixed_k if rival == "fixed_k" else references.stock)(record)
-            rows += _unjudged(record, reference, rival, answers)
-    for rival in against:
-        for overall in (True, False):
-            _judge([r for r in rows if "counts" in r and r["against"] == rival and (r["domain"] == OVERALL) == overall])
-    totals = {r["fingerprint"]: r["metrics"] for r in done}
-    for row in rows:
-        if row["verdict"] != "unmatched":
-            row["note"] = _note(row, totals[row["fingerprint"]])
-    return pl.DataFrame([{name: row[name] for name in _SCHEMA} for row in rows], schema=_SCHEMA)
+    pairings = [
+        pairing
+        for rival in against
+        for record in done
+        if record.policy_name not in (REFERENCE_POLICIES if rival == "fixed_k" else ("none",))
+        for pairing in _pairings(record, rival, references, answers)
+    ]
+    families: dict[tuple[str, bool], list[_Pairing]] = {}
+    for pairing in pairings:
+        if pairing.answered is not None:
+            families.setdefault((pairing.against, pairing.domain == OVERALL), []).append(pairing)
+    compared: dict[_Pairing, Comparison] = {}
+    for family in families.values():
+        compared |= _compared(family)
+    return pl.DataFrame([_row(pairing, compared.get(pairing)) for pairing in pairings], schema=_SCHEMA)
 
 
-def _unjudged(
-    record: Record, reference: Record | None, rival: str, answers: dict[str, Answers]
-) -> list[dict[str, Any]]:
-    """The rows of one policy without their verdicts; those that can be judged hold `counts` and `scale`."""
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """What a policy and its reference made of the problems they share."""
+
+    counts: Mapping[int, int]
+    """Differences in right answers, in units of 1/scale: how often each occurs."""
+    scale: int
+    accuracy: float
+    reference_accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Pairing:
+    """One policy beside one rival in one domain, not yet judged."""
+
+    record: PointRecord
+    against: str
+    domain: str
+    reference: PointRecord | None = None
+    answered: _Answered | None = None
+    """None where there is nothing to compare; `why_not` says why."""
+    why_not: str | None = None
+
+    @property
+    def mean_kept(self) -> float:
+        """As measured in the domain."""
+        return self.record.measured.of(self.domain).mean_kept
+
+    @property
+    def reference_mean_kept(self) -> float | None:
+        """None where there is no reference, or it was not measured there."""
+        metrics = {} if self.reference is None else self.reference.measured.all()
+        return metrics[self.domain].mean_kept if self.domain in metrics else None
+
+    @property
+    def budget_gap(self) -> float | None:
+        """Policy minus reference."""
+        return None if self.reference_mean_kept is None else self.mean_kept - self.reference_mean_kept
+
+
+def _pairings(
+    record: PointRecord, rival: str, references: References, answers: Mapping[str, Answers]
+) -> Iterator[_Pairing]:
+    """Of one policy, domain by domain."""
+    reference = references.nearest_fixed_k(record) if rival == "fixed_k" else references.stock(record)
     if reference is None:
-        wanted = "none or fixed_k" if rival == "fixed_k" else "none"
-        return [_row(record, None, OVERALL, rival) | {"note": f"no finished {wanted} point of the same set-up"}]
-    paired = pair(answers[record["fingerprint"]], answers[reference["fingerprint"]])
-    rows = []
-    for domain in (OVERALL, *record["metrics"]["domains"]):
-        row = _row(record, reference, domain, rival)
+        why_not = f"no finished {'none or fixed_k' if rival == 'fixed_k' else 'none'} point of the same set-up"
+        yield _Pairing(record=record, against=rival, domain=OVERALL, why_not=why_not)
+        return
+    paired = pair(answers[record.fingerprint], answers[reference.fingerprint])
+    for domain in record.measured.all():
         pairs = paired.domain(domain)
-        if pairs.n == 0:
-            rows.append(row | {"note": f"no problem in common with {reference['label']}"})
-            continue
-        counts, scale = pairs.differences("correct")
-        row |= {"counts": counts, "scale": scale}
-        row["accuracy"], row["reference_accuracy"] = pairs.mean("correct")
-        rows.append(row)
-    return rows
+        answered = _Answered(*pairs.differences("correct"), *pairs.mean("correct")) if pairs.n else None
+        yield _Pairing(
+            record=record,
+            against=rival,
+            domain=domain,
+            reference=reference,
+            answered=answered,
+            why_not=None if answered else f"no problem in common with {reference.label}",
+        )
 
 
-def _judge(family: list[dict[str, Any]]) -> None:
-    """Write the comparisons of one family into its rows."""
-    p_values = [sign_flip_p(row["counts"]) for row in family]
-    for row, p, p_holm in zip(family, p_values, holm(p_values), strict=True):
-        row |= compare_counts(row["counts"], row["scale"], len(family), p=p, p_holm=p_holm)
+def _compared(family: Sequence[_Pairing]) -> dict[_Pairing, Comparison]:
+    """One family, adjusted for all of its comparisons."""
+    answered = [pairing.answered for pairing in family if pairing.answered is not None]
+    p_values = [sign_flip_p(each.counts) for each in answered]
+    comparisons = [
+        compare_counts(each.counts, each.scale, len(family), p=p, p_holm=p_holm)
+        for each, p, p_holm in zip(answered, p_values, holm(p_values), strict=True)
+    ]
+    return dict(zip(family, comparisons, strict=True))
 
 
 def headline(frame: pl.DataFrame) -> str:
     """The conclusion of a sweep in one sentence, from `verdicts`; percentages points and the simultaneous interval.
 
-    Only rows against fixed_k count. A `beats` that keeps over BUDGET_TOLERANCE more experts than its reference is no
-    gain: it may be the budget's.
+    Only rows against fixed_k count. A `beats` that keeps over EQUAL_BUDGET_TOLERANCE more experts than its
+    reference is no gain: it may be the budget's.
     """
     compared = frame.filter((pl.col("verdict") != "unmatched") & (pl.col("against") == "fixed_k"))
     if compared.height == 0:
         return "No verdict: no policy point and fixed_k reference finished together."
     total = compared["fingerprint"].n_unique()
     beats = compared.filter(pl.col("verdict") == "beats")
-    gains = beats.filter(pl.col("budget_gap") <= BUDGET_TOLERANCE).sort("lo_simultaneous", descending=True)
+    gains = beats.filter(pl.col("budget_gap") <= EQUAL_BUDGET_TOLERANCE).sort("lo_simultaneous", descending=True)
     if gains.height:
         best = gains.row(0, named=True)
         where = OVERALL if best["domain"] == OVERALL else f"on {best['domain']}"
@@ -137,40 +184,50 @@ def headline(frame: pl.DataFrame) -> str:
             + (f"; {others} more of {total} points gain too." if others else f" (1 of {total} points).")
         )
     names = "/".join(sorted(set(compared["policy"])))
-    apart = (pl.col("domain") == OVERALL) & (pl.col("budget_gap").abs() > BUDGET_TOLERANCE)
+    apart = (pl.col("domain") == OVERALL) & (pl.col("budget_gap").abs() > EQUAL_BUDGET_TOLERANCE)
     far = compared.filter(apart)["fingerprint"].n_unique()
     if far:
         verb = "has" if far == 1 else "have"
         return (
             f"No gain shown: {total - far} of {total} {names} points tie or lose against fixed_k at equal budget; "
-            f"the other {far} {verb} no fixed_k point within {BUDGET_TOLERANCE} experts per token."
+            f"the other {far} {verb} no fixed_k point within {EQUAL_BUDGET_TOLERANCE} experts per token."
         )
     return f"No gain: {total} of {total} {names} points tie or lose against fixed_k at equal budget."
 
 
-def _row(record: Record, reference: Record | None, domain: str, rival: str) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(_SCHEMA)
-    row |= {"fingerprint": record["fingerprint"], "label": record["label"], "policy": record["policy"]["name"]}
-    row |= {"domain": domain, "against": rival, "verdict": "unmatched", "mean_kept": mean_kept(record, domain)}
+def _row(pairing: _Pairing, comparison: Comparison | None) -> dict[str, Any]:
+    record, reference, answered = pairing.record, pairing.reference, pairing.answered
+    row: dict[str, Any] = {
+        "fingerprint": record.fingerprint,
+        "label": record.label,
+        "policy": record.policy_name,
+        "domain": pairing.domain,
+        "against": pairing.against,
+        "mean_kept": pairing.mean_kept,
+        "reference_mean_kept": pairing.reference_mean_kept,
+        "budget_gap": pairing.budget_gap,
+        "verdict": "unmatched",
+        "note": pairing.why_not,
+    }
     if reference is not None:
-        kept = mean_kept(reference, domain) if domain in (OVERALL, *reference["metrics"]["domains"]) else None
-        row |= {"reference_fingerprint": reference["fingerprint"], "reference_label": reference["label"]}
-        row |= {"reference_mean_kept": kept, "budget_gap": None if kept is None else row["mean_kept"] - kept}
+        row |= {"reference_fingerprint": reference.fingerprint, "reference_label": reference.label}
+    if answered is not None and comparison is not None:
+        row |= {"accuracy": answered.accuracy, "reference_accuracy": answered.reference_accuracy}
+        row |= comparison | {"note": _note(pairing, comparison)}
     return row
 
 
-def _note(row: dict[str, Any], metrics: Record) -> str | None:
+def _note(pairing: _Pairing, found: Comparison) -> str | None:
     """What a reader must know before quoting the verdict; None when there is nothing."""
     notes = []
-    gap = row["budget_gap"]
-    if row["against"] == "fixed_k" and gap is not None and abs(gap) > BUDGET_TOLERANCE:
+    gap, reference = pairing.budget_gap, pairing.reference
+    if pairing.against == "fixed_k" and reference and gap is not None and abs(gap) > EQUAL_BUDGET_TOLERANCE:
         amount = f"{abs(gap):.2f} {'more' if gap > 0 else 'fewer'}"
-        notes.append(f"not at equal budget: keeps {amount} experts per token than {row['reference_label']}")
-    if row["verdict"] == "ties" and (row["lo_simultaneous"] > 0 or row["hi_simultaneous"] < 0):
-        notes.append(
-            f"few problems differ: exact McNemar p = {row['mcnemar_p']:.2g}, {row['p_holm']:.2g} after Holm, decides"
-        )
-    total = (metrics["overall"] if row["domain"] == OVERALL else metrics["domains"][row["domain"]])["n_problems"]
-    if row["n_pairs"] != total:
-        notes.append(f"paired on {row['n_pairs']} of {total} problems")
+        notes.append(f"not at equal budget: keeps {amount} experts per token than {reference.label}")
+    if found["verdict"] == "ties" and (found["lo_simultaneous"] > 0 or found["hi_simultaneous"] < 0):
+        p, p_holm = found["mcnemar_p"], found["p_holm"]
+        notes.append(f"few problems differ: exact McNemar p = {p:.2g}, {p_holm:.2g} after Holm, decides")
+    total = pairing.record.measured.of(pairing.domain).n_problems
+    if found["n_pairs"] != total:
+        notes.append(f"paired on {found['n_pairs']} of {total} problems")
     return "; ".join(notes) or None

@@ -13,8 +13,10 @@ from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineL
 from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.progress import Display, Running
+from banpick_exp.evaluation.blocks import read_block
 from banpick_exp.evaluation.cut import Cut
-from banpick_exp.records import PointRecord
+from banpick_exp.records import PointRecord, outcomes_frame
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.strategy import Strategy, Work, setup
 
@@ -55,7 +57,7 @@ class EngineGroup:
         *,
         ledger: Ledger,
         display: Display,
-        run_dir: str,
+        folder: RunFolder,
         stock: Mapping[tuple[object, ...], str],
         cut: Cut | None,
         loads: Loads,
@@ -63,7 +65,7 @@ class EngineGroup:
         """`works`: what `strategy.begin()` gave, at least one; `stock`: fingerprint of the `none` point of a set-up."""
         self._backend, self._slots, self._strategy = backend, slots, strategy
         self._ledger, self._display, self._loads = ledger, display, loads
-        self._run_dir, self._stock, self._cut = run_dir, stock, cut
+        self._folder, self._stock, self._cut = folder, stock, cut
         self._jobs: deque[Job] = deque()
         self._calibrations: set[str] = set()
         """Asked for so far; `_missing` are those that are not there yet."""
@@ -108,7 +110,7 @@ class EngineGroup:
 
     def _start(self, slot: Slot, point: Point) -> None:
         self._restarts.started(slot.name)
-        self._running[slot.start(point, self._run_dir)] = (slot, Job("start", point))
+        self._running[slot.start(point, str(self._folder.path))] = (slot, Job("start", point))
 
     def _dispatch(self, slot: Slot) -> None:
         """Give the slot the first job that can run now; one waiting for a calibration waits for the slot making it."""
@@ -153,7 +155,20 @@ class EngineGroup:
         else:
             if isinstance(answer, PointRecord):
                 self._ledger.finish(answer)
+            self._check_stock(job)
             self._finished(job, answer if isinstance(answer, PointRecord) else None)
+
+    def _check_stock(self, job: Job) -> None:
+        """Stock comes first: where its answers are no answers, nothing else need be asked."""
+        if not job.point.rule.is_stock:
+            return
+        if job.kind == "point":
+            self._ledger.check_stock(job.point, self._folder.outcomes(job.point.fingerprint))
+        elif self._cut is not None and job.work is not None:
+            block = read_block(self._folder, job.point.fingerprint, self._cut, job.work.block)
+            if block is not None:
+                outcomes = [outcome for run in block.runs.values() for outcome in run.outcomes]
+                self._ledger.check_stock(job.point, outcomes_frame(outcomes))
 
     def _idle(self) -> Iterator[Slot]:
         busy = [slot for slot, _ in self._running.values()]

@@ -11,6 +11,10 @@ FATAL_TO_ENGINE = ("EngineError", "EngineDeadError")
 """Errors of a call after which the engine can no longer be trusted with the next point."""
 
 
+class StockIsWrong(RuntimeError):
+    """Stock's own answers say that nothing measured on this task means anything. The message has completions."""
+
+
 class Restarts:
     """How often an engine was started in each slot."""
 

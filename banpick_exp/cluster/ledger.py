@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import polars as pl
 from rich.console import Console
 
+from banpick_exp.analysis.stock_answers import stock_alarms
+from banpick_exp.cluster.faults import StockIsWrong
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.evaluation.metrics import point_metrics
@@ -61,6 +64,18 @@ class Ledger:
         self._plan.folder.write_point(record, [outcome for run in block.runs.values() for outcome in run.outcomes])
         self.finish(record)
         return record
+
+    def check_stock(self, point: Point, outcomes: pl.DataFrame) -> None:
+        """Raises StockIsWrong where stock's answers make every comparison meaningless, unless the task allows it."""
+        if point.task.allow_zero:
+            return
+        fatal = [alarm for alarm in stock_alarms(outcomes) if alarm.fatal]
+        if fatal:
+            found = "\n".join(f"  {alarm.alarm} ({alarm.domain}): {alarm.detail}" for alarm in fatal)
+            raise StockIsWrong(
+                f"Stopped after stock, because nothing measured would mean anything:\n{found}\nMend the task and run the"
+                " command again, or type task.allow_zero=true to go on all the same."
+            )
 
     def keep_trace(self, name: str, trace: str) -> str:
         """Keep an error's trace in the run's folder; returns its path below it."""

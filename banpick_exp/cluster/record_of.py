@@ -16,6 +16,7 @@ from banpick_exp.records import (
     TaskUsed,
     Timing,
 )
+from banpick_exp.sweep.identity import TASK_NO_RESULT
 from banpick_exp.sweep.point import Point
 from banpick_exp.versions import versions
 
@@ -49,7 +50,9 @@ def record_of(
         policy=policy or policy_of(point.rule, point.budget),
         model=ModelUsed.model_validate(model),
         engine=point.engine.model_dump(),
-        task=TaskUsed.model_validate({**point.task.model_dump(mode="json"), "identity": point.data_identity}),
+        task=TaskUsed.model_validate(
+            {**point.task.model_dump(mode="json", exclude=set(TASK_NO_RESULT)), "identity": point.data_identity}
+        ),
         versions=versions(),
         calibration=point.calibration_fingerprint,
         metrics=metrics,

@@ -16,6 +16,7 @@ from rich.console import Console
 from banpick_exp.cluster.backends.base import Backend, DoesNotFit
 from banpick_exp.cluster.backends.registry import backend_of
 from banpick_exp.cluster.dispatch import EngineGroup, Loads
+from banpick_exp.cluster.faults import StockIsWrong
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
@@ -43,8 +44,9 @@ class EngineWork:
 class Run:
     """One run of a plan."""
 
-    def __init__(self, plan: RunPlan, console: Console) -> None:
-        self._plan, self._console = plan, console
+    def __init__(self, plan: RunPlan, console: Console, backend: Backend | None = None) -> None:
+        """`backend`: where engines run, in place of the one that the plan names."""
+        self._plan, self._console, self._backend = plan, console, backend
         self._tracker = Tracker(plan.tracking)
         self._ledger = Ledger(plan.sweep, self._tracker, console)
         self._loads, self._slots = Loads(), 0
@@ -57,8 +59,13 @@ class Run:
         self._ledger.start_mirror()
         engines = self._engines(pending)
         computed = sum(engine.strategy.points_left() for engine in engines)
+        stopped = False
         if engines:
-            self._run_engines(engines, computed)
+            try:
+                self._run_engines(engines, computed)
+            except StockIsWrong as error:
+                stopped = True
+                self._console.print(str(error), markup=False, highlight=False, style="red")
         elif self._plan.sweep.points:
             self._console.print("Every point of this run is finished: nothing to compute.")
         totals = Totals(
@@ -68,7 +75,8 @@ class Run:
             engine_load_seconds=self._loads.seconds,
             points_computed=computed,
         )
-        return finish(self._plan, self._tracker, self._console, totals)
+        code = finish(self._plan, self._tracker, self._console, totals)
+        return 1 if stopped else code
 
     def _engines(self, pending: Sequence[Point]) -> list[EngineWork]:
         """The engines that have something to do, in the order to load them."""
@@ -93,7 +101,7 @@ class Run:
         cluster = self._plan.cluster
         name = "Ray and " if cluster.backend == "ray" else ""
         self._console.print(f"Starting {name}{cluster.engines} engine slot(s) ...")
-        backend = backend_of(cluster)
+        backend = self._backend or backend_of(cluster)
         backend.connect()
         try:
             with Display(self._console, total=total, progress_file=self._plan.folder.progress) as display:
@@ -117,7 +125,7 @@ class Run:
                 engine.works,
                 ledger=self._ledger,
                 display=display,
-                run_dir=str(folder.path),
+                folder=folder,
                 stock={setup(point): point.fingerprint for point in sweep.points if point.rule.is_stock},
                 cut=sweep.search.cut,
                 loads=self._loads,

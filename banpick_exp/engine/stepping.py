@@ -19,7 +19,10 @@ class Stepper:
     """
 
     def __init__(self, engine: Engine) -> None:
-        """`engine`: started, and asked for nothing else while requests of this are unfinished."""
+        """`engine`: started, and asked for nothing else while requests of this are unfinished.
+
+        Open it with `options={"async_scheduling": False}`: otherwise vLLM is a step ahead of what `step` returns from.
+        """
         self.engine, self._numbers = engine, itertools.count()
         self._core: Any = engine.llm.llm_engine
 

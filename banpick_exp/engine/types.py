@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 
@@ -94,8 +94,10 @@ class RankReport:
     @staticmethod
     def of(plain: Mapping[str, Any]) -> RankReport:
         """From its fields as a rank sends them: lists in place of tuples."""
-        values: dict[str, Any] = {field.name: plain[field.name] for field in fields(RankReport)}
-        return RankReport(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()
+        }
+        return RankReport(**values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

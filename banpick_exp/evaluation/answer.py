@@ -17,8 +17,8 @@ from banpick_exp.evaluation.repetition import is_repetitive
 from banpick_exp.policy import Calibration, Rule
 from banpick_exp.records import Counters, Outcome
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.exact_match import extract_answer
 from banpick_exp.tasks.problem import Problem
+from banpick_exp.tasks.registry import grader_of
 
 Problems = Mapping[str, Sequence[Problem]]
 
@@ -88,18 +88,20 @@ def answer_problems(
 
 def graded(problem: Problem, answer: Generation, task: TaskConfig, sample: int | None) -> Outcome:
     """What came of one answer, with all that is needed to grade it again."""
-    given = extract_answer(answer.text, task)
+    grade = grader_of(task).grade(answer.text, problem, task)
     return Outcome(
         problem_id=problem.problem_id,
         domain=problem.domain,
         task=problem.task,
-        correct=given == problem.answer,
+        correct=grade.correct,
         truncated=answer.truncated,
         tokens=len(answer.token_ids),
-        answer=given,
+        answer=grade.answer,
+        found=grade.found,
         repetitive=is_repetitive(answer.token_ids, stopped=not answer.truncated),
         sample=sample,
         completion=answer.text,
+        finish_reason=answer.finish_reason,
     )
 
 

@@ -19,18 +19,17 @@ from banpick_exp.analysis import paired_bootstrap
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.calibration.arrays import SCORES, DomainCalibration, policy_view
-from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER, CalibrationConfig
 from banpick_exp.evaluation.calibration.measure import calibrate
 from banpick_exp.models.config import ModelConfig
-from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
 from banpick_exp.models.tiny import ASSETS, DOMAINS
 from banpick_exp.models.tiny.control import PLANTED, control_folder
 from banpick_exp.models.tiny.model import tiny_config
 from banpick_exp.policy import MoeShape
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.exact_match import extract_answer
 from banpick_exp.tasks.load import load_problems
 from banpick_exp.tasks.problem import Problem
+from banpick_exp.tasks.registry import grader_of
 
 BOOSTS = (0.25, 0.5, 1.0, 2.0)
 RANDOM_DRAWS = 3
@@ -64,7 +63,7 @@ def correct(
     engine.set_policy(name, params or {})
     task = tiny_task(problems[0].domain)
     answers = engine.generate([p.prompt for p in problems], max_tokens=task.max_tokens)
-    right = [extract_answer(a.text, task) == p.answer for a, p in zip(answers, problems, strict=True)]
+    right = [grader_of(task).grade(a.text, p, task).correct for a, p in zip(answers, problems, strict=True)]
     return np.array(right, dtype=np.int8)
 
 

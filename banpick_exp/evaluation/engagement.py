@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from banpick_exp.config import fingerprint
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
 from banpick_exp.policy import MoeShape, Policy, build_policy
 from banpick_exp.policy.rule import Pull
-from banpick_exp.records import Counters
+from banpick_exp.records import Counters, Engagement, KeyExpertShare
 
 BUDGET_TOLERANCE = 1e-6
 """Measured budgets are ratios of exact counts."""
@@ -22,7 +21,7 @@ def check_engagement(
     runs: Mapping[str, DomainRun],
     stock: Mapping[str, DomainRun],
     shape: MoeShape,
-) -> tuple[dict[str, Any], str | None]:
+) -> tuple[Engagement, str | None]:
     """Evidence that the policy took effect, and the reason it did not (None when it did).
 
     The measured budget must lie within what the rule implies, in every domain. A rule that spends a range must not
@@ -33,38 +32,18 @@ def check_engagement(
     policy is and of what was counted: with them the replay guard tells equal by definition from replayed.
     """
     built = {domain: _built(policies[domain], shape) for domain in runs}
-    evidence: dict[str, Any] = {"implied": {}, "measured": {}, "routing_table": {}, "routing_counts": {}}
-    reasons, pulls = [], {}
-    for domain, run in runs.items():
-        policy, counted = built[domain], run.counters
-        evidence["implied"][domain], evidence["measured"][domain] = list(policy.budget), counted.mean_kept
-        evidence["routing_table"][domain] = policy.digest()[:16]
-        evidence["routing_counts"][domain] = fingerprint([counted.tokens, counted.kept, counted.usage])
-        if problem := _off_budget(policy, counted.mean_kept):
-            reasons.append(f"{domain}: measured {problem}")
-        pull = policy.pull()
-        if pull is not None:
-            pulls[domain] = pull
-        elif policy.rule.needs_pull:
-            reasons.append(f"{domain}: no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
-    if pulls:
-        # A mean over all domains: a rule that pulls has experts in each.
-        share = {
-            side: sum(_share(pull, of[domain].counters) for domain, pull in pulls.items()) / len(runs)
-            for side, of in (("policy", runs), ("stock", stock))
-        }
-        evidence["key_expert_share"] = share
-        down = any(pull.down for pull in pulls.values())
-        gained = share["policy"] - share["stock"]
-        if not (-gained if down else gained) > 0:
-            reasons.append(
-                f"key experts take {share['policy']:.4f} of the selections, no {'less' if down else 'more'} "
-                f"than stock's {share['stock']:.4f}: it never took effect"
-            )
-    rerouted = any(map(_reroutes, built.values()))
-    if rerouted and all(run.counters == stock[domain].counters for domain, run in runs.items()):
+    pulls = {domain: pull for domain, policy in built.items() if (pull := policy.pull()) is not None}
+    share = _key_expert_share(pulls, runs, stock)
+    reasons = [
+        f"{domain}: {problem}"
+        for domain, policy in built.items()
+        for problem in _problems_of_domain(policy, runs[domain].counters.mean_kept, pulls.get(domain))
+    ]
+    if share is not None and (problem := _unmoved(share, down=any(pull.down for pull in pulls.values()))):
+        reasons.append(problem)
+    if any(map(_reroutes, built.values())) and not _left_a_trace(runs, stock):
         reasons.append("every expert was selected exactly as often as under stock: nothing shows that it was applied")
-    return evidence, "the policy did not engage: " + "; ".join(reasons) if reasons else None
+    return _evidence(built, runs, share), "the policy did not engage: " + "; ".join(reasons) if reasons else None
 
 
 def _built(chosen: DomainPolicy, shape: MoeShape) -> Policy:
@@ -78,6 +57,28 @@ def _built(chosen: DomainPolicy, shape: MoeShape) -> Policy:
     )
 
 
+def _evidence(built: Mapping[str, Policy], runs: Mapping[str, DomainRun], share: KeyExpertShare | None) -> Engagement:
+    counters = {domain: run.counters for domain, run in runs.items()}
+    evidence = Engagement(
+        implied={domain: policy.budget for domain, policy in built.items()},
+        measured={domain: counted.mean_kept for domain, counted in counters.items()},
+        routing_table={domain: policy.digest()[:16] for domain, policy in built.items()},
+        routing_counts={domain: fingerprint([c.tokens, c.kept, c.usage]) for domain, c in counters.items()},
+        counters=counters,
+    )
+    return evidence if share is None else evidence.model_copy(update={"key_expert_share": share})
+
+
+def _problems_of_domain(policy: Policy, measured: float, pull: Pull | None) -> list[str]:
+    """What one domain alone shows against the policy; `measured`: mean_kept."""
+    problems = []
+    if off := _off_budget(policy, measured):
+        problems.append(f"measured {off}")
+    if pull is None and policy.rule.needs_pull:
+        problems.append("no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
+    return problems
+
+
 def _off_budget(policy: Policy, measured: float) -> str | None:
     """What the measured budget (mean_kept) shows against the policy, None where nothing."""
     low, high = policy.budget
@@ -87,6 +88,35 @@ def _off_budget(policy: Policy, measured: float) -> str | None:
         where = "native K: it did not engage" if measured == high else "its floor everywhere: the threshold is off"
         return f"{measured:g} experts a token, {where}"
     return None
+
+
+def _key_expert_share(
+    pulls: Mapping[str, Pull], runs: Mapping[str, DomainRun], stock: Mapping[str, DomainRun]
+) -> KeyExpertShare | None:
+    """Mean over all domains, because a rule that pulls has experts in each; None for one that pulls none."""
+    if not pulls:
+        return None
+
+    def mean(of: Mapping[str, DomainRun]) -> float:
+        return sum(_share(pull, of[domain].counters) for domain, pull in pulls.items()) / len(runs)
+
+    return KeyExpertShare(policy=mean(runs), stock=mean(stock))
+
+
+def _unmoved(share: KeyExpertShare, *, down: bool) -> str | None:
+    """What is wrong where the pulled experts' share did not move the way it must, None where it did."""
+    gained = share.policy - share.stock
+    if (-gained if down else gained) > 0:
+        return None
+    return (
+        f"key experts take {share.policy:.4f} of the selections, no {'less' if down else 'more'} "
+        f"than stock's {share.stock:.4f}: it never took effect"
+    )
+
+
+def _left_a_trace(runs: Mapping[str, DomainRun], stock: Mapping[str, DomainRun]) -> bool:
+    """Whether anything at all was counted otherwise than under stock."""
+    return any(run.counters != stock[domain].counters for domain, run in runs.items())
 
 
 def _share(pull: Pull, counted: Counters) -> float:

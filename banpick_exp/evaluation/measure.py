@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from banpick_exp.evaluation.answer import Answered, DomainRun, Problems
+from banpick_exp.evaluation.answer import Answered, Problems
 from banpick_exp.evaluation.blocks import answer_block
 from banpick_exp.evaluation.budget.solve import AtBudget, answer_at_budget, solved_policies
 from banpick_exp.evaluation.cut import Cut
@@ -59,15 +59,17 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     # A repeat asks how far the score moves; the speed is that of the point itself.
     timings = {} if trial.repeat else time_against_stock(session.engine, answered.policies, trial.task, problems)
     throughput_seconds = time.perf_counter() - timing
-    evidence, reason = check_engagement(answered.policies, answered.runs, stock, trial.checkpoint.shape)
-    counted = {"counters": _counters(answered.runs), **({"stock_counters": _counters(stock)} if is_stock else {})}
+    engagement, reason = check_engagement(answered.policies, answered.runs, stock, trial.checkpoint.shape)
+    if is_stock:
+        stock_counters = {domain: run.counters for domain, run in stock.items()}
+        engagement = engagement.model_copy(update={"stock_counters": stock_counters})
     generating = stock_seconds + solve_seconds + accuracy_seconds + throughput_seconds
     metrics = point_metrics(answered.runs, stock, timings)
     return Measured(
         reason=reason or (met.reason if met else None),
         policy=answered.policies[trial.task.domains[0]].rule.canonical() if met else policy_of(trial.rule, None),
         metrics=metrics,
-        engagement=Engagement.model_validate({**evidence, **counted}),
+        engagement=engagement,
         timing=Timing(
             swap_seconds=answered.swap_seconds,
             stock_seconds=stock_seconds,
@@ -103,7 +105,3 @@ def _at_budget(session: Session, trial: Trial, problems: Problems, cut: Cut | No
         lambda policies: session.answer(trial, policies, problems, cut),
         session.probed,
     )
-
-
-def _counters(runs: dict[str, DomainRun]) -> dict[str, object]:
-    return {domain: run.counters for domain, run in runs.items()}

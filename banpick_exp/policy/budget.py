@@ -1,4 +1,4 @@
-"""`policy.budget=5`: the rule is planned with its knob open, and the loaded engine solves the knob (`equal_budget`).
+"""`policy.budget=5`: a rule is planned with its knob open, and the loaded engine solves the knob (`evaluation.budget`).
 
 What can be known without an engine ends here: whether the rule has a knob for it, and whether the target can be met.
 A whole knob that is the budget by definition (fixed_k) is set at once: such a point is no other than the one with k.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from banpick_exp.cli.console import run
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
+from banpick_exp.records import OVERALL
+from banpick_exp.report.text import Row, in_words, points, rival, signed_points
 
 if TYPE_CHECKING:
     from banpick_exp.analysis import Chosen
@@ -42,9 +42,8 @@ Exit code: 0 done, 2 the runs or the options cannot be used; the message says wh
 LADDER = ["policy=fixed_k", "policy.k=range(1,K)"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command (`argv` without the program's name, default the process's own) and returns its exit code."""
-    return run(_run, _options().format_help, argv)
+def help_page() -> str:
+    return _options().format_help()
 
 
 def _options() -> Options:
@@ -52,18 +51,27 @@ def _options() -> Options:
     parser.add_argument("dev", metavar="DEV_RUN", help="run folder of a sweep with task.split=dev")
     parser.add_argument("test", metavar="TEST_RUN", nargs="?", help="run folder of the command that this one printed")
     parser.add_argument(
-        "--score", choices=("accuracy", "difference"), default="accuracy",
+        "--score",
+        choices=("accuracy", "difference"),
+        default="accuracy",
         help="what is highest: accuracy on dev (default), or the paired difference to fixed_k at equal budget",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--budget", type=float, action="append", metavar="EXPERTS",
+        "--budget",
+        type=float,
+        action="append",
+        metavar="EXPERTS",
         help="choose one for this measured budget (within 0.25 experts a token); may be repeated",
-    )  # fmt: skip
+    )
     parser.add_argument("--per-policy", action="store_true", help="choose one of each rule instead of one of all")
     return parser
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Prints what dev chooses and, without a test run, the command for test, else its verdict; returns 0.
+
+    Raises: UserError for runs that may not be chosen from or reported on.
+    """
     typed = _options().parse_args(arguments)
     # Imported here: --help and a mistyped option answer at once.
     from banpick_exp.analysis import choose, report_on_test
@@ -71,9 +79,7 @@ def _run(arguments: list[str]) -> int:
     from banpick_exp.report.terminal import unwrapped
 
     dev = require_run(typed.dev)
-    chosen = choose(
-        dev.records, dev.outcomes, score=typed.score, per_budget=typed.budget, per_policy=typed.per_policy
-    )  # fmt: skip
+    chosen = choose(dev.records, dev.outcomes, score=typed.score, per_budget=typed.budget, per_policy=typed.per_policy)
     console = unwrapped(Console())
     console.print(_chosen_table(chosen, typed.score))
     if typed.test is None:
@@ -84,10 +90,10 @@ def _run(arguments: list[str]) -> int:
         print(f"and then, with the folder it prints:\n\n  {again} TEST_RUN {shlex.join(shown)}".rstrip())
         return 0
     test = require_run(typed.test)
-    found = report_on_test(chosen, test.records, test.outcomes)
-    console.print(_test_table(found.iter_rows(named=True)))
-    for row in found.iter_rows(named=True):
-        if row["domain"] == "overall" and row["against"] == "fixed_k":
+    rows = list(report_on_test(chosen, test.records, test.outcomes).iter_rows(named=True))
+    console.print(_test_table(rows))
+    for row in rows:
+        if row["domain"] == OVERALL and row["against"] == "fixed_k":
             console.print(escape(_sentence(row)), highlight=False)
     return 0
 
@@ -121,51 +127,41 @@ def _chosen_table(chosen: Sequence[Chosen], score: str) -> Table:
     for point in chosen:
         value = 100 * point.dev_score
         table.add_row(
-            "any" if point.budget is None else f"{point.budget:g}", escape(point.label), f"{point.mean_kept:.2f}",
-            f"{value:.1f} %" if score == "accuracy" else f"{value:+.1f}", _signed(point.dev_difference),
+            "any" if point.budget is None else f"{point.budget:g}",
+            escape(point.label),
+            f"{point.mean_kept:.2f}",
+            f"{value:.1f} %" if score == "accuracy" else f"{value:+.1f}",
+            signed_points(point.dev_difference),
             str(point.candidates),
-        )  # fmt: skip
+        )
     return table
 
 
-def _test_table(rows: Any) -> Table:
+def _test_table(rows: Iterable[Row]) -> Table:
     table = Table(title="Reported on test (intervals and p right for all chosen points at once)", title_justify="left")
     for name in ("policy", "domain", "against"):
         table.add_column(name)
     for name in ("accuracy %", "difference, points", "p (Holm)", "verdict", "dev promised, points", "kept"):
         table.add_column(name, justify="right")
     for row in rows:
-        promised = row["dev_difference"] if (row["domain"], row["against"]) == ("overall", "fixed_k") else None
+        promised = row["dev_difference"] if (row["domain"], row["against"]) == (OVERALL, "fixed_k") else None
         if row["verdict"] == "unmatched":
             cells = ["-", "-", "-", row["note"] or "unmatched"]
         else:
-            cells = [f"{100 * row['accuracy']:.1f}", _interval(row), f"{row['p_holm']:.2g}", row["verdict"]]
-        rival = row["reference_label"] or row["against"]
-        first = (row["label"], row["domain"], "stock" if rival == "none" else rival)
-        table.add_row(*map(escape, (*first, *cells)), _signed(promised), f"{row['mean_kept']:.2f}")
+            interval = points(row, simultaneous=True)
+            cells = [f"{100 * row['accuracy']:.1f}", interval, f"{row['p_holm']:.2g}", row["verdict"]]
+        first = (row["label"], row["domain"], in_words(row["reference_label"] or row["against"]))
+        table.add_row(*map(escape, (*first, *cells)), signed_points(promised), f"{row['mean_kept']:.2f}")
     return table
 
 
-def _sentence(row: dict[str, Any]) -> str:
+def _sentence(row: Row) -> str:
     if row["verdict"] == "unmatched":
         return f"{row['label']}: no verdict on test, {row['note']}."
-    promised = "dev had promised " + _signed(row["dev_difference"]) if row["dev_difference"] is not None else "on test"
+    dev = row["dev_difference"]
+    promised = "on test" if dev is None else "dev had promised " + signed_points(dev)
     note = f" ({row['note']})" if row["note"] else ""
-    rival = "stock" if row["reference_label"] == "none" else row["reference_label"]
     return (
-        f"{row['label']}: {promised}, test gives {_interval(row)} points against {rival}: it {row['verdict']}{note}. "
-        f"It was the best of {row['candidates']} on dev."
+        f"{row['label']}: {promised}, test gives {points(row, simultaneous=True)} points against {rival(row)}: "
+        f"it {row['verdict']}{note}. It was the best of {row['candidates']} on dev."
     )
-
-
-def _interval(row: dict[str, Any]) -> str:
-    low, high = 100 * row["lo_simultaneous"], 100 * row["hi_simultaneous"]
-    return f"{100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.1f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,9 @@
-"""`python -m banpick_exp report RUN [RUN ...]`: draw what finished runs found. Exit codes: 0 done, 2 bad input."""
+"""`python -m banpick_exp report RUN [RUN ...]`: draw what finished runs found."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from banpick_exp.cli.console import run
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
 
@@ -24,50 +22,52 @@ examples:
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command (`argv` without the program's name, default the process's own) and returns its exit code."""
-    return run(_run, _options().format_help, argv)
+def run(arguments: list[str]) -> int:
+    """Writes the page and the figures and prints their paths; returns 0.
 
-
-def _options() -> Options:
-    parser = Options(prog="python -m banpick_exp report", description=DESCRIPTION, epilog=EXAMPLES)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as a sweep printed it (holds points/)")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE",
-        help="where the page goes; default: report.html in the run's folder, of several runs in the current one",
-    )  # fmt: skip
-    parser.add_argument(
-        "--policy", metavar="LABEL",
-        help="the point whose expert usage is drawn beside stock's, by label or fingerprint; default: the best at "
-        "equal budget",
-    )  # fmt: skip
-    return parser
-
-
-def _run(arguments: list[str]) -> int:
+    Raises: UserError for a folder that is no finished run, and for a page that cannot be written.
+    """
     typed = _options().parse_args(arguments)
     for path in _report(typed.runs, typed.output, typed.policy):
         print(path)
     return 0
 
 
+def help_page() -> str:
+    return _options().format_help()
+
+
+def _options() -> Options:
+    parser = Options(prog="python -m banpick_exp report", description=DESCRIPTION, epilog=EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, as a sweep printed it (holds points/)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes; default: report.html in the run's folder, of several runs in the current one",
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="LABEL",
+        help="the point whose expert usage is drawn beside stock's, by label or fingerprint; default: the best at "
+        "equal budget",
+    )
+    return parser
+
+
 def _report(typed: list[str], output: Path | None, policy: str | None) -> list[Path]:
-    # Imported here: --help and a wrong folder answer at once.
-    from banpick_exp.report import PAGE, draw_figures
+    # Imported here: --help and a wrong option answer at once.
+    from banpick_exp.report.files import draw_figures
     from banpick_exp.report.maps import maps_of
     from banpick_exp.report.page.page import write_page
     from banpick_exp.report.run import require_run
 
     runs = [require_run(folder) for folder in dict.fromkeys(typed)]
-    path = output or (runs[0].folder if len(runs) == 1 else Path()) / PAGE
+    path = output or (runs[0].folder.report if len(runs) == 1 else Path(runs[0].folder.report.name))
     if not path.parent.is_dir():
         raise UserError(
             f"--output {path}: there is no folder {path.parent}, so the page cannot be written. Make it first."
         )
     maps = [maps_of(run, policy) for run in runs]
-    figures = [file for run, found in zip(runs, maps, strict=True) for file in draw_figures(run, found)]
+    figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
     return [*figures, write_page(runs, maps, path)]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

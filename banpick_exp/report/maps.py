@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from banpick_exp.records import OVERALL
+from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
+from banpick_exp.errors import UserError
+from banpick_exp.records import OVERALL, Counters, PointRecord
 from banpick_exp.report.figures.heat_map import heat_grid
-from banpick_exp.report.run import Run, chosen_policy
+from banpick_exp.report.figures.names import INFLUENCE, KEPT, USAGE
+from banpick_exp.report.run import Run
+from banpick_exp.report.text import rival
 
 MOST_ROWS = 40  # policies in one picture of kept experts; beyond, the table has the rest
 
@@ -23,7 +26,7 @@ class Maps:
 
     stock_usage: dict[str, np.ndarray]
     policy_usage: dict[str, np.ndarray]
-    policy: dict[str, Any] | None
+    policy: PointRecord | None
     why: str
     influence: dict[str, np.ndarray]
     score: str
@@ -35,24 +38,53 @@ class Maps:
 
 def maps_of(run: Run, label: str | None = None) -> Maps:
     """The arrays of a run for one policy (see `chosen_policy`). Usage is the share of tokens that select an expert."""
-    record, why = chosen_policy(run, label)
-    stock = _stock_of(run, record)
-    influence: dict[str, np.ndarray] = {}
-    score = ""
-    followed = record["calibration"] if record and record["calibration"] else next(iter(run.calibrations), None)
-    if followed in run.calibrations:
-        score, domains = run.calibrations[followed]
-        influence = {domain: found[score] for domain, found in domains.items()}
-    rows = run.frame.filter((pl.col("status") == "done") & (pl.col("domain") == OVERALL))
-    by_layer = [(row["label"], row["mean_kept_by_layer"]) for row in rows.sort("mean_kept").iter_rows(named=True)]
-    by_layer = [(name, np.array(kept, float)) for name, kept in by_layer if kept]
+    policy, why = chosen_policy(run, label)
+    stock = _stock_of(run, policy)
+    influence, score = _influence(run, policy)
+    by_layer = [
+        (row["label"], np.array(row["mean_kept_by_layer"], float))
+        for row in run.done_rows().sort("mean_kept").iter_rows(named=True)
+        if row["mean_kept_by_layer"]
+    ]
     uneven = [(name, kept) for name, kept in by_layer if np.ptp(kept) > 1e-6]
     shown = uneven[:MOST_ROWS]
     return Maps(
-        stock_usage=_usage(stock, "stock_counters"), policy_usage=_usage(record, "counters"), policy=record, why=why,
-        influence=influence, score=score, kept=np.array([kept for _, kept in shown]),
-        kept_labels=[name for name, _ in shown], even=len(by_layer) - len(uneven),
-    )  # fmt: skip
+        stock_usage={} if stock is None else _usage(stock.engagement.stock_counters),
+        policy_usage={} if policy is None else _usage(policy.engagement.counters),
+        policy=policy,
+        why=why,
+        influence=influence,
+        score=score,
+        kept=np.array([kept for _, kept in shown]),
+        kept_labels=[name for name, _ in shown],
+        even=len(by_layer) - len(uneven),
+    )
+
+
+def chosen_policy(run: Run, label: str | None = None) -> tuple[PointRecord | None, str]:
+    """The point whose routing is drawn beside stock's, and why it: the one asked for, else the best at equal budget.
+
+    Args: label: also a fingerprint.
+    Raises: UserError for a label that no done point has.
+    """
+    others = [record for record in run.done if not record.is_stock]
+    if label is not None:
+        for record in others:
+            if label in (record.label, record.fingerprint):
+                return record, "as asked for"
+        known = ", ".join(f'"{record.label}"' for record in others[:12])
+        raise UserError(
+            f'--policy "{label}" is no finished policy of {run.folder.path}: nothing could be drawn.'
+            f" Type one of: {known}."
+        )
+    compared = run.verdicts.filter((pl.col("domain") == OVERALL) & pl.col("lo_simultaneous").is_not_null())
+    near = compared.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
+    for row in (near if near.height else compared).sort("lo_simultaneous", descending=True).iter_rows(named=True):
+        record = next(record for record in run.done if record.fingerprint == row["fingerprint"])
+        if row["verdict"] == "beats":
+            return record, f"beats {rival(row)}"
+        return record, f"no policy gains over all domains; of those that tie this one stands best, against {rival(row)}"
+    return (others[0], "no policy was compared; the first point") if others else (None, "")
 
 
 def most_changed(maps: Maps, domain: str, count: int = 3) -> list[str]:
@@ -71,31 +103,45 @@ def draw_maps(run: Run, maps: Maps) -> list[Path]:
         cells = [[(f"{domain}: stock", usage, unit)] for domain, usage in maps.stock_usage.items()]
         title = f"Expert usage, {run.models}"
         if maps.policy and maps.policy_usage.keys() == maps.stock_usage.keys():
-            title += f": stock (left) and {maps.policy['label']} (right)"
+            title += f": stock (left) and {maps.policy.label} (right)"
             for line, (domain, usage) in zip(cells, maps.policy_usage.items(), strict=True):
-                line.append((f"{domain}: {maps.policy['policy']['name']}", usage, unit))
-        files.append(heat_grid(cells, run.folder / "usage.png", title=title, shared=True))
+                line.append((f"{domain}: {maps.policy.policy_name}", usage, unit))
+        files.append(heat_grid(cells, run.folder.figure_path(USAGE), title=title, shared=True))
     if maps.influence:
         influence = [(domain, values, f"{maps.score} (nats)") for domain, values in maps.influence.items()]
         title = f"Influence of single experts ({maps.score}), {run.models}"
-        files.append(heat_grid([influence], run.folder / "influence.png", title=title))
+        files.append(heat_grid([influence], run.folder.figure_path(INFLUENCE), title=title))
     if len(maps.kept):
         kept = [("all domains", maps.kept, "mean experts kept")]
         title = f"Experts kept per layer, {run.models}"
-        path = run.folder / "kept.png"
+        path = run.folder.figure_path(KEPT)
         files.append(heat_grid([kept], path, title=title, y_label="", x_label="MoE layer", rows=maps.kept_labels))
     return files
 
 
-def _stock_of(run: Run, record: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    stock = [r for r in run.done if r["policy"]["name"] == "none"]
-    same = [r for r in stock if record is not None and all(r[k] == record[k] for k in ("model", "engine", "task"))]
+def _stock_of(run: Run, policy: PointRecord | None) -> PointRecord | None:
+    """Of the policy's set-up where there is one."""
+    stock = [record for record in run.done if record.is_stock]
+    same = [
+        record
+        for record in stock
+        if policy is not None
+        and (record.model, record.engine, record.task) == (policy.model, policy.engine, policy.task)
+    ]
     return next(iter([*same, *stock]), None)
 
 
-def _usage(record: Mapping[str, Any] | None, key: str) -> dict[str, np.ndarray]:
-    counters = (record or {}).get("engagement", {}).get(key) or {}
+def _influence(run: Run, policy: PointRecord | None) -> tuple[dict[str, np.ndarray], str]:
+    """By domain, and its score: of the calibration that the policy followed, else of the run's first."""
+    followed = policy.calibration if policy and policy.calibration else next(iter(run.calibrations), None)
+    if followed not in run.calibrations:
+        return {}, ""
+    score, domains = run.calibrations[followed]
+    return {domain: found[score] for domain, found in domains.items()}, score
+
+
+def _usage(counters: Mapping[str, Counters]) -> dict[str, np.ndarray]:
     return {
-        domain: np.array(found["usage"], float) / np.maximum(np.array(found["tokens"], float), 1)[:, None]
+        domain: np.array(found.usage, float) / np.maximum(np.array(found.tokens, float), 1)[:, None]
         for domain, found in counters.items()
     }

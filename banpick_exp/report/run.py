@@ -1,18 +1,15 @@
-"""A run folder, read: its points, front, verdicts, guards, and the calibrations its policies followed."""
+"""A run, read: its points, front, verdicts, guards, and the calibrations its policies followed."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from banpick_exp.analysis import (
-    BUDGET_TOLERANCE,
     accuracy_name,
     guards,
     headline,
@@ -22,36 +19,68 @@ from banpick_exp.analysis import (
     verdicts,
     without_repeats,
 )
+from banpick_exp.analysis.pairing import Outcomes
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.evaluation.calibration.artifact import read_artifact
-from banpick_exp.records import OVERALL, load_outcomes, load_points
-from banpick_exp.run_folder import MANIFEST
+from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.report.text import Row
+from banpick_exp.run_folder import MANIFEST, Manifest, RunFolder
 
-POINTS = "points"
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """What a report says about one run. `records`: all points; `outcomes`: of the done and invalid ones."""
+    """What is said about one run; all else follows from its records and outcomes, each part when it is asked for."""
 
-    folder: Path
-    records: list[dict[str, Any]]
-    outcomes: Mapping[str, pl.DataFrame]
-    frame: pl.DataFrame
-    """As `points_frame` returns it, with `on_front`; done repeats left out, `repeats` speaks of them."""
-    found: pl.DataFrame
-    """As `verdicts` returns it, against fixed_k only."""
+    folder: RunFolder
+    records: Sequence[PointRecord]
+    """All points, those that failed and repeats too."""
+    outcomes: Outcomes
+    """Fingerprint -> outcomes, of all points that did not fail."""
 
     @cached_property
     def name(self) -> str:
         """`<sweep>/<run>`."""
-        return "/".join(self.folder.resolve().parts[-2:])
+        return self.folder.name
 
     @cached_property
-    def done(self) -> list[dict[str, Any]]:
+    def manifest(self) -> Manifest:
+        return self.folder.manifest()
+
+    @cached_property
+    def done(self) -> list[PointRecord]:
         """Without repeats."""
-        return [record for record in without_repeats(self.records) if record["status"] == "done"]
+        return [record for record in without_repeats(self.records) if record.status == "done"]
+
+    @cached_property
+    def frame_of_all(self) -> pl.DataFrame:
+        """As `points_frame` returns it."""
+        return points_frame(self.records)
+
+    @cached_property
+    def frame(self) -> pl.DataFrame:
+        """`frame_of_all` with `on_front` and without done points that repeat others: `repeats` speaks of them."""
+        first = pl.col("repeat") == pl.col("repeat").min()
+        return pareto_front(self.frame_of_all).filter(first | (pl.col("status") != "done"))
+
+    @cached_property
+    def verdicts(self) -> pl.DataFrame:
+        """As `analysis.verdicts` returns them, against fixed_k."""
+        return verdicts(self.records, self.outcomes)
+
+    @cached_property
+    def verdict_of(self) -> dict[tuple[str, str], Row]:
+        """(fingerprint, domain) -> row of `verdicts`; references have none."""
+        return {(row["fingerprint"], row["domain"]): row for row in self.verdicts.iter_rows(named=True)}
+
+    @cached_property
+    def headline(self) -> str:
+        return headline(self.verdicts)
+
+    @cached_property
+    def guards(self) -> pl.DataFrame:
+        """One row a finding; see `analysis.guards`."""
+        return guards(self.records, self.outcomes)
 
     @cached_property
     def repeats(self) -> pl.DataFrame:
@@ -68,85 +97,50 @@ class Run:
         """`overall` first, then those of the task."""
         return self.frame.filter(pl.col("status") == "done")["domain"].unique(maintain_order=True).to_list()
 
+    def done_rows(self, domain: str = OVERALL) -> pl.DataFrame:
+        """The done points of `frame`, a row each."""
+        return self.frame.filter((pl.col("status") == "done") & (pl.col("domain") == domain))
+
     @cached_property
     def models(self) -> str:
-        return ", ".join(sorted({str(record["model"].get("name", "")) for record in self.records}))
+        return ", ".join(sorted({record.model.name for record in self.records}))
 
     @cached_property
     def tasks(self) -> str:
-        return ", ".join(sorted({f"{r['task'].get('name', '')} {r['task'].get('split', '')}" for r in self.records}))
-
-    @cached_property
-    def headline(self) -> str:
-        return headline(self.found)
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        path = self.folder / MANIFEST
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-    @cached_property
-    def guards(self) -> pl.DataFrame:
-        """One row a finding; see `analysis.guards`."""
-        return guards(self.records, self.outcomes)
+        return ", ".join(sorted({f"{record.task.name} {record.task.split}" for record in self.records}))
 
     @cached_property
     def calibrations(self) -> dict[str, tuple[str, dict[str, arrays.DomainCalibration]]]:
         """Fingerprint -> score its policies followed, arrays per domain; of the artifacts beside this run."""
         found = {}
-        for fingerprint in sorted({str(r["calibration"]) for r in self.records if r["calibration"]}):
-            folder = self.folder.parent.parent / "calibrations" / fingerprint
+        for fingerprint in sorted({record.calibration for record in self.records if record.calibration}):
+            folder = self.folder.calibrations / fingerprint
             domains = arrays.load(folder, fingerprint)
             if domains is not None:
                 found[fingerprint] = (str(read_artifact(folder).settings["score"]), domains)
         return found
 
-    @cached_property
-    def verdict_of(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """(fingerprint, domain) -> row of `found`."""
-        return {(row["fingerprint"], row["domain"]): row for row in self.found.iter_rows(named=True)}
 
-
-def load_run(run_dir: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A run's points (`points_frame` with `on_front`) and its verdicts, from its records and outcomes."""
-    run = read_run(run_dir)
-    return run.frame, run.found
-
-
-def read_run(run_dir: Path, frame: pl.DataFrame | None = None, found: pl.DataFrame | None = None) -> Run:
-    """What is in a run folder; `frame` and `found` where a caller has them already."""
-    records, _ = load_points(Path(run_dir) / POINTS)
-    outcomes = load_outcomes(Path(run_dir) / POINTS, records)
-    if found is None:
-        found = verdicts(records, outcomes)
-    return Run(
-        folder=Path(run_dir),
-        records=records,
-        outcomes=outcomes,
-        frame=first_of_repeats(pareto_front(points_frame(records)) if frame is None else frame),
-        found=found.filter(pl.col("against") == "fixed_k"),
-    )
-
-
-def first_of_repeats(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame without the done points that repeat others; repeats that went wrong stay, to be told of."""
-    return frame.filter((pl.col("repeat") == pl.col("repeat").min()) | (pl.col("status") != "done"))
+def read_run(folder: RunFolder) -> Run:
+    """What is in a run folder: every record and its outcomes, read once."""
+    records, _ = folder.load_points()
+    return Run(folder=folder, records=records, outcomes=folder.all_outcomes(records))
 
 
 def require_run(typed: str) -> Run:
     """The run in a folder that was typed. Raises UserError, with what to type, for one that holds no finished point."""
-    folder = Path(typed).expanduser()
-    if not (folder / POINTS).is_dir():
-        what = "has no points/" if folder.is_dir() else "is no folder"
-        raise UserError(f"{typed} {what}, so it is no run and there is nothing to report. {_what_to_type(folder)}")
+    folder = RunFolder(Path(typed).expanduser())
+    if not folder.points.is_dir():
+        what = f"has no {folder.points.name}/" if folder.path.is_dir() else "is no folder"
+        raise UserError(f"{typed} {what}, so it is no run and there is nothing to report. {_what_to_type(folder.path)}")
     run = read_run(folder)
     if not run.done:
-        reasons = sorted({str(record["reason"]) for record in run.records if record["reason"]})
-        command = run.manifest.get("command", "the sweep's command")
+        reasons = sorted({str(record.reason) for record in run.records if record.reason})
+        command = run.manifest.command or "the sweep's command"
         raise UserError(
             f"{typed} has {len(run.records)} points and none is done, so there is no front to draw"
             + (f" (first reason: {reasons[0]})" if reasons else "")
-            + f". Type {command} resume={folder.resolve()} to finish it."
+            + f". Type {command} resume={folder.path.resolve()} to finish it."
         )
     return run
 
@@ -158,28 +152,3 @@ def _what_to_type(folder: Path) -> str:
     if runs:
         return f"Type one of these: {', '.join(map(str, runs[-5:]))}."
     return "Type the folder that a sweep printed, e.g. outputs/pick_strength/<time>: it holds run.json and points/."
-
-
-def chosen_policy(run: Run, label: str | None = None) -> tuple[dict[str, Any] | None, str]:
-    """The point whose routing is drawn beside stock's, and why it: the one asked for, else the best at equal budget.
-
-    Raises UserError for a label that no done point has.
-    """
-    others = [record for record in run.done if record["policy"]["name"] != "none"]
-    if label is not None:
-        for record in others:
-            if label in (record["label"], record["fingerprint"]):
-                return record, "as asked for"
-        known = ", ".join(f'"{record["label"]}"' for record in others[:12])
-        raise UserError(
-            f'--policy "{label}" is no finished policy of {run.folder}: nothing could be drawn. Type one of: {known}.'
-        )
-    compared = run.found.filter((pl.col("domain") == OVERALL) & pl.col("lo_simultaneous").is_not_null())
-    near = compared.filter(pl.col("budget_gap").abs() <= BUDGET_TOLERANCE)
-    for row in (near if near.height else compared).sort("lo_simultaneous", descending=True).iter_rows(named=True):
-        record = next(record for record in run.done if record["fingerprint"] == row["fingerprint"])
-        rival = "stock" if row["reference_label"] == "none" else row["reference_label"]
-        if row["verdict"] == "beats":
-            return record, f"beats {rival}"
-        return record, f"no policy gains over all domains; of those that tie this one stands best, against {rival}"
-    return (others[0], "no policy was compared; the first point") if others else (None, "")

@@ -20,6 +20,9 @@ NO_RESULT = frozenset({"start_timeout_seconds"})
 TASK_LABELS = frozenset({"name", "data_files"})
 """Task settings replaced by the content of the files they name."""
 
+TASK_NO_RESULT = frozenset({"allow_zero"})
+"""Task settings that change no result."""
+
 
 def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
     """Identity of a loaded engine: the checkpoint's content, how it is read, and engine settings but the timeout."""
@@ -44,7 +47,7 @@ def point_fingerprint(
 
     What is as it was before it could be set (repeat 0, greedy answers) is left out: results from then stay valid.
     """
-    left_out = {*TASK_LABELS, *(key for key, value in GREEDY.items() if getattr(task, key) == value)}
+    left_out = {*TASK_LABELS, *TASK_NO_RESULT, *(key for key, value in GREEDY.items() if getattr(task, key) == value)}
     return fingerprint(
         {
             "schema": FINGERPRINT_SCHEMA,

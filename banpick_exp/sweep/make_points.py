@@ -92,6 +92,10 @@ class PointMaker:
             },
         )
 
+    def check_fits(self, assignment: Assignment) -> None:
+        """UserError where the assignment's policy and knobs have no room on its checkpoint."""
+        self._composer.policy(assignment, self._composer.setting(assignment).checkpoint.shape)
+
     def _calibration(self, rule: Rule, setting: Setting, engine: str) -> _Calibration:
         if not rule.needs_calibration():
             return _Calibration()

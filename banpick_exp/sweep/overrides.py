@@ -2,12 +2,14 @@
 
 An override is KEY=VALUE. With `choice()`, `range()` or commas it is an axis; a list of overrides (a block) stands for
 the product of its axes. In `range()` and `choice()` the letters K, E and L are the checkpoint's top_k, experts and MoE
-layers.
+layers, also in sums and products: `choice(K/2,3*K/4)`.
 """
 
 from __future__ import annotations
 
+import ast
 import itertools
+import operator
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,7 +73,7 @@ def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
     if shape is not None and is_symbolic(text):
         numbers = {"K": shape.top_k, "E": shape.num_experts, "L": shape.num_layers}
         key, _, value = text.partition("=")
-        resolved = f"{key}={_SYMBOL.sub(lambda match: str(numbers[match.group()]), value)}"
+        resolved = f"{key}={_sized(value, numbers, text)}"
     if resolved.partition("=")[2].replace(" ", "") == "choice()":
         raise UserError(
             f"{text} lists no values, so this is a sweep with zero points: there is nothing to run."
@@ -90,6 +92,44 @@ def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
     except (HydraException, ValueError, TypeError, ArithmeticError) as error:  # Hydra checks a range only here
         raise _unreadable(text, error) from None
     return Axis(override.key_or_group, values, swept)
+
+
+def _sized(value: str, numbers: Mapping[str, int], text: str) -> str:
+    """`choice(K/2,3*K/4)` with numbers in the place of the symbols, and of the arithmetic around them.
+
+    >>> _sized("choice(K/2,3*K/8,1)", {"K": 4}, "")
+    'choice(2,1.5,1)'
+    """
+    call, _, inner = value.strip().partition("(")
+    entries = []
+    for entry in inner.removesuffix(")").split(","):
+        if _SYMBOL.search(entry):
+            try:
+                number = _computed(ast.parse(entry.strip(), mode="eval").body, numbers)
+            except (SyntaxError, KeyError, ZeroDivisionError) as error:
+                raise _unreadable(text, error) from None
+            entries.append(f"{number:.10g}")
+        else:
+            entries.append(entry)
+    return f"{call}({','.join(entries)})"
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+def _computed(node: ast.expr, numbers: Mapping[str, int]) -> float:
+    """The value of numbers, K, E and L under the four operations. KeyError for anything else."""
+    if isinstance(node, ast.BinOp):
+        return _OPERATORS[type(node.op)](_computed(node.left, numbers), _computed(node.right, numbers))
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return node.value
+    return numbers[node.id if isinstance(node, ast.Name) else ast.unparse(node)]
 
 
 def interval_of(text: str) -> tuple[float, float] | None:

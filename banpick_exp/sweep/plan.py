@@ -108,13 +108,15 @@ def plan_sweep(
     maker = PointMaker(composer)
     sampled = isinstance(run.search, OptunaSearch)
     blocks = _search_space(command, [run.sweep.params, *run.sweep.blocks])
-    points, notes = _points(maker, [cornered(b) for b in blocks] if sampled else blocks, run.sweep.reference)
+    points, notes = _points(
+        maker, [cornered(b) for b in blocks] if sampled else blocks, run.sweep.reference, Shipped(command)
+    )
     missing = sorted({text for point in points for text in (point.checkpoint.missing, point.data_missing) if text})
     spaces: tuple[Space, ...] = ()
     corners = points
     if sampled:
         spaces, given = _spaces(blocks, points[0].checkpoint.shape)
-        points, notes = _points(maker, given, run.sweep.reference)
+        points, notes = _points(maker, given, run.sweep.reference, Shipped(command))
     if missing and not run.dry_run:
         raise UserError("Nothing can be started: " + "; ".join(missing) + ".")
     if run.resume is None:
@@ -157,7 +159,7 @@ def _spaces(blocks: Sequence[Block], shape: MoeShape) -> tuple[tuple[Space, ...]
 
 
 def _points(
-    maker: PointMaker, blocks: Sequence[Block], reference: Sequence[Block]
+    maker: PointMaker, blocks: Sequence[Block], reference: Sequence[Block], shipped: Shipped
 ) -> tuple[tuple[Point, ...], list[str]]:
     """Unique points in the order to run, and what to tell the user about them."""
     spaces = [(block, maker.assignments(block)) for block in blocks]
@@ -176,13 +178,14 @@ def _points(
             found.setdefault(point.fingerprint, point)
     known, dropped = set(found), []
     for block, assignments in spaces:
-        points = [maker.point(assignment, varied) for assignment in assignments]
-        _refuse_idle_knobs(block, points)
+        points = shipped.fitting(maker, assignments, varied)
+        if points:
+            _refuse_idle_knobs(block, points)
         for point in points:
             if point.fingerprint in found and point.fingerprint not in known:
                 dropped.append(point.label)
             found.setdefault(point.fingerprint, point)
-    notes = []
+    notes = shipped.notes()
     if dropped:
         shown = ", ".join(dict.fromkeys(dropped[:3])) + (", ..." if len(set(dropped)) > 3 else "")
         notes.append(f"{len(dropped)} duplicate point(s) dropped, because another point is the same: {shown}")
@@ -190,6 +193,42 @@ def _points(
         notes.append("the embedded tasks suit the embedded model; for your own type task=jsonl task.data_files=PATH")
     notes += _narrow_engines(found.values())
     return _ordered(found.values()), notes
+
+
+class Shipped:
+    """Values of a shipped sweep that a checkpoint has no room for (a k_min of 3 where K is 2) are left out and said.
+
+    What was typed must fit: there the error is the user's to see.
+    """
+
+    def __init__(self, command: Command) -> None:
+        self._lenient = command.sweep is not None
+        self._typed = {key_of(text) for text in [*command.policy, *(command.params or [])]}
+        self._left_out: dict[str, str] = {}
+        """Assignment as text -> why."""
+
+    def fitting(self, maker: PointMaker, assignments: Sequence[Assignment], varied: Sequence[str]) -> list[Point]:
+        """The points of one block. Raises UserError where one that was typed does not fit."""
+        points = []
+        for assignment in assignments:
+            try:
+                maker.check_fits(assignment)
+            except UserError as error:
+                knobs = {key: value for key, value in assignment.items() if _is_policy(key)}
+                if not self._lenient or self._typed & set(knobs):
+                    raise
+                self._left_out[" ".join(f"{key}={value}" for key, value in knobs.items())] = str(error)
+            else:
+                points.append(maker.point(assignment, varied))
+        return points
+
+    def notes(self) -> list[str]:
+        """One line for all that was left out, with the first reason."""
+        if not self._left_out:
+            return []
+        (first, why), *more = self._left_out.items()
+        others = f" and {len(more)} more" if more else ""
+        return [f"left out, because this checkpoint has no room for it: {first}{others} ({why})"]
 
 
 def _repeat_axis(command: Command, repeats: int) -> str:

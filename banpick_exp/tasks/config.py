@@ -7,13 +7,19 @@ import re
 from pydantic import Field, model_validator
 
 from banpick_exp.config import Section
+from banpick_exp.records import OVERALL
+
+RESERVED_DOMAINS = frozenset({OVERALL, "calibrations", "solved"})
+"""Names that stand for something else in records and run folders."""
 
 
 class TaskConfig(Section):
-    """What is asked and how an answer is read. `data_files`: a path with {domain} and {split}; null: embedded."""
+    """What is asked and how an answer is read."""
 
     name: str
+    """Chooses the benchmark (`registry.BENCHMARKS`)."""
     data_files: str | None = None
+    """A path with {domain} and {split}; null: the benchmark's own files."""
     domains: tuple[str, ...] = Field(min_length=1)
     split: str = "test"
     max_problems: int | None = Field(default=None, ge=1)
@@ -29,6 +35,8 @@ class TaskConfig(Section):
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy. Above, every answer is drawn with a seed of its own, the same for every policy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    allow_zero: bool = False
+    """Go on although stock's own answers say that nothing measured would mean anything; changes no result."""
     throughput_prompts: int = Field(default=192, ge=1)
     """Prompts of a timed run, over all domains."""
     throughput_tokens: int | None = Field(default=None, ge=1)
@@ -42,6 +50,26 @@ class TaskConfig(Section):
             raise ValueError(
                 f"{idle} at task.temperature=0 is greedy decoding all the same: the same answer every time, so it would"
                 f" change nothing. Type task.temperature=0.6 beside it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _separator_separates(self) -> TaskConfig:
+        if self.answer_separator == "":
+            raise ValueError(
+                "task.answer_separator='' is empty: no text can be divided at it. Type task.answer_separator=null to"
+                " take the whole text for the answer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _domains_have_names_of_their_own(self) -> TaskConfig:
+        if any(not domain.strip() for domain in self.domains):
+            raise ValueError("task.domains holds an empty name: no file belongs to it. Leave it out")
+        if reserved := sorted(RESERVED_DOMAINS & set(self.domains)):
+            raise ValueError(
+                f"task.domains names {', '.join(reserved)}, which stands for something else in a run's folder and"
+                " tables: the two would be mixed. Rename the domain and its files"
             )
         return self
 

@@ -1,21 +1,31 @@
-"""Which files a task reads, and what they are: their content is part of every result's identity."""
+"""Which files a task reads, what they are, and their problems: all of the same bytes, read once.
+
+The content of the files is part of every result's identity, so the problems must be those that were hashed.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import string
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
-from banpick_exp.models.tiny import ASSETS, DOMAINS, SPLITS
+from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.registry import GRADERS
+from banpick_exp.tasks.problem import Problem
+from banpick_exp.tasks.reading import read_problems
+from banpick_exp.tasks.registry import benchmark_of
+from banpick_exp.tasks.templates import files_of_template
 
-EMBEDDED_DATA = ASSETS / "data"
-EMBEDDED_TEMPLATE = "{domain}_{split}.jsonl"
 CALIBRATION_SPLIT = "calibration"
+
+Loaded = tuple[Problem, ...]
+
+MOST_KEPT = 32
+_kept: dict[tuple[object, ...], Loaded] = {}
+"""Problems by the content they were read from: settings that vary do not parse the same bytes again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,100 +36,73 @@ class TaskFiles:
     identity: str
     problems: dict[str, int | None]
     missing: str | None = None
+    loaded: Mapping[str, Loaded] = field(default_factory=dict, repr=False, compare=False)
+    """The problems themselves, per domain; empty where something is missing."""
 
 
 def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
-    """The files of `split` (the task's own when None), one a domain, hashed.
+    """The files of `split` (the task's own when None), one a domain, hashed, and their problems.
 
-    Raises UserError for a template without its placeholders, and for a file that is not there or holds no problems.
+    Raises UserError for a template without its placeholders, a file that is not there or holds no problems, and any
+    row that could not be asked or graded as it is meant.
     """
     split = task.split if split is None else split
-    template = task.data_files
-    if template is None:
-        return _embedded(task, split)
-    _check_template(template, task)
-    paths = {domain: template.format(domain=domain, split=split) for domain in task.domains}
-    for domain, path in paths.items():
-        if not Path(path).expanduser().is_file():
-            raise UserError(
-                f"task.data_files={template}: there is no file {path} (domain {domain}, split {split}), so there is"
-                f" nothing to ask. Put it there, or type another task.data_files, task.domains or task.split."
+    benchmark = benchmark_of(task)
+    if task.data_files is not None:
+        paths: Mapping[str, Path] = files_of_template(task.data_files, task, split)
+    else:
+        paths = benchmark.files(task, split)
+        if benchmark.missing is not None and not all(path.is_file() for path in paths.values()):
+            return TaskFiles(
+                paths={domain: str(path) for domain, path in paths.items()},
+                identity="unbuilt",
+                problems=dict.fromkeys(paths),
+                missing=benchmark.missing,
             )
-    return _read({domain: Path(path).expanduser().resolve() for domain, path in paths.items()})
-
-
-def _embedded(task: TaskConfig, split: str) -> TaskFiles:
-    for key, value, offered in [("task.split", split, SPLITS), *(("task.domains", d, DOMAINS) for d in task.domains)]:
-        if value not in offered:
-            raise UserError(
-                f"{key}={value} is not among the embedded tasks: there is nothing to ask."
-                f" {suggestion(value, offered)}Choices: {', '.join(offered)}. For files of your own type task=jsonl."
-            )
-    paths = {domain: EMBEDDED_DATA / EMBEDDED_TEMPLATE.format(domain=domain, split=split) for domain in task.domains}
-    if all(path.is_file() for path in paths.values()):
-        return _read(paths)
-    return TaskFiles(
-        paths={domain: str(path) for domain, path in paths.items()},
-        identity="unbuilt",
-        problems=dict.fromkeys(paths),
-        missing="the embedded tasks are not in this installation. Type python -m banpick_exp tiny to write them",
-    )
-
-
-def _check_template(template: str, task: TaskConfig) -> None:
-    try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-    except ValueError as error:
-        raise UserError(
-            f"task.data_files={template} is no path template ({error}): no file can be found with it."
-            " Type e.g. task.data_files='\"data/{domain}_{split}.jsonl\"'."
-        ) from None
-    if extra := sorted(fields - {"domain", "split"}):
-        raise UserError(
-            f"task.data_files={template} asks for {', '.join(map(repr, extra))}, which nothing fills in."
-            " Only {domain} and {split} are known."
-        )
-    if "split" not in fields:
-        raise UserError(
-            f"task.data_files={template} has no {{split}}: calibration would learn from the test problems."
-            " Type e.g. task.data_files='\"data/{domain}_{split}.jsonl\"'."
-        )
-    if "domain" not in fields and len(task.domains) > 1:
-        raise UserError(
-            f"task.data_files={template} has no {{domain}}, but there are {len(task.domains)} domains: all would ask"
-            " the same problems. Type e.g. task.data_files='\"data/{domain}_{split}.jsonl\"', or name one domain."
-        )
-
-
-def _read(paths: dict[str, Path]) -> TaskFiles:
     digest = hashlib.sha256()
-    problems: dict[str, int | None] = {}
+    if benchmark.version:
+        grader = GRADERS[benchmark.grader]
+        digest.update(f"{benchmark.name}\0{benchmark.version}\0{grader.name}\0{grader.version}\0".encode())
+    loaded: dict[str, Loaded] = {}
     for domain, path in paths.items():
-        data = path.read_bytes()
+        data = _content(task, path, domain, split)
         digest.update(f"{domain}\0{len(data)}\0".encode())
         digest.update(data)
-        lines = [line for line in data.splitlines() if line.strip()]
-        if not lines:
-            raise UserError(
-                f"{path} is empty: domain {domain} would have no problems. Fill it, or leave the domain out."
-            )
-        _check_line(path, lines[0])
-        problems[domain] = len(lines)
+        loaded[domain] = _problems(data, path, benchmark, task, domain, split)
     return TaskFiles(
-        paths={domain: str(path) for domain, path in paths.items()},
+        paths={domain: str(path.resolve()) for domain, path in paths.items()},
         identity=digest.hexdigest()[:16],
-        problems=problems,
+        problems={domain: len(problems) for domain, problems in loaded.items()},
+        loaded=loaded,
     )
 
 
-def _check_line(path: Path, line: bytes) -> None:
-    """UserError unless a line is a problem; only the first is looked at, the rest when the problems are loaded."""
+def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
+    place = f"task.data_files={task.data_files}" if task.data_files is not None else f"task={task.name}"
+    remedy = "Put it there, or type another task.data_files, task.domains or task.split."
     try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not {"prompt", "answer"} <= set(row):
+        if not path.is_file():
+            what = "is no plain file" if path.exists() else "there is no file"
+            raise UserError(
+                f"{place}: {what} {path} (domain {domain}, split {split}), so there is nothing to ask. {remedy}"
+                if what.startswith("there")
+                else f"{place}: {path} {what} (domain {domain}, split {split}), so there is nothing to ask. {remedy}"
+            )
+        return path.read_bytes()
+    except OSError as error:
         raise UserError(
-            f"{path} does not begin with a problem: nothing could be asked or graded. Every line must be a JSON object"
-            ' such as {"prompt": "1+1=", "answer": "2"}.'
-        )
+            f"{place}: {path} cannot be read ({error.strerror}; domain {domain}, split {split}), so there is nothing"
+            f" to ask. {remedy}"
+        ) from None
+
+
+def _problems(data: bytes, path: Path, benchmark: Benchmark, task: TaskConfig, domain: str, split: str) -> Loaded:
+    content = hashlib.sha256(data).digest()
+    rules = (task.answer_separator, task.answer_pattern)
+    key = (content, str(path), benchmark, domain, split, rules)
+    if key not in _kept:
+        problems = read_problems(data, path, benchmark, task, domain=domain, split=split)
+        while len(_kept) >= MOST_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = problems
+    return _kept[key]

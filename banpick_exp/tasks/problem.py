@@ -1,20 +1,25 @@
-"""One question and its right answer."""
+"""One question and its right answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question. `task` is its sub-task inside the domain."""
+    """One question. Its texts are as the file has them, its answers as the grader compares them."""
 
     problem_id: str
+    """Unique within its domain."""
     domain: str
     task: str
+    """Sub-task inside the domain."""
     prompt: str
     answer: str
+    also: tuple[str, ...] = ()
+    """Other answers that are right."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every right answer."""
+        return (self.answer, *self.also)

@@ -37,7 +37,7 @@ class Routed(NamedTuple):
     kept_TS: Bools
 
 
-class FewTokens:
+class NumpyRouter:
     """One layer's table as numpy sees it, row 0. Call `read` after every change of the table."""
 
     def __init__(self, table: LayerTable) -> None:

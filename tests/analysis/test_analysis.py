@@ -12,7 +12,7 @@ import pytest
 from synthetic_run import DOMAINS, SyntheticRun, ladder, pick_strength
 
 from banpick_exp.analysis import (
-    compare_pairs,
+    compare_counts,
     headline,
     holm,
     mcnemar_exact_p,
@@ -22,11 +22,16 @@ from banpick_exp.analysis import (
     verdicts,
     wilson,
 )
+from banpick_exp.analysis.compare import Comparison
 
 
 def judge(run: SyntheticRun) -> pl.DataFrame:
-    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points if rows is not None}
-    return verdicts([record for record, _ in run.points], outcomes)
+    return verdicts(run.records, run.outcomes)
+
+
+def of_single_answers(wins: int, losses: int, n: int, comparisons: int) -> Comparison:
+    """One answer a problem: `wins` problems only the policy got right, `losses` only the reference."""
+    return compare_counts({1: wins, 0: n - wins - losses, -1: losses}, 1, comparisons)
 
 
 def test_wilson_known_values() -> None:
@@ -132,19 +137,22 @@ def test_simultaneous_error_rate_of_the_verdict() -> None:
     rng = np.random.default_rng(0)
     for discordant in (8, 60):
         wins = rng.binomial(discordant, 0.5, (300, 20))
-        cases = {int(w): compare_pairs(int(w), discordant - int(w), 800, 20)["verdict"] for w in np.unique(wins)}
+        cases = {int(w): of_single_answers(int(w), discordant - int(w), 800, 20)["verdict"] for w in np.unique(wins)}
         rate = np.mean([any(cases[int(w)] != "ties" for w in sweep) for sweep in wins])
         assert rate <= 0.09
-        single = {w: compare_pairs(w, discordant - w, 800, 1) for w in cases}
+        single = {w: of_single_answers(w, discordant - w, 800, 1) for w in cases}
         alone = np.mean([any(single[int(w)]["lo"] > 0 or single[int(w)]["hi"] < 0 for w in sweep) for sweep in wins])
         assert alone > 0.4  # the trap this protects from: 95 % intervals, one for each of 20 settings
 
 
 def test_few_discordant_pairs_tie() -> None:
     """7 wins and no loss: the bootstrap excludes zero even at 1 - 0.05/20, a fair coin does it once in 64."""
-    row = compare_pairs(7, 0, 800, 20)
+    row = of_single_answers(7, 0, 800, 20)
     assert row["lo_simultaneous"] > 0 and row["mcnemar_p"] > 0.05 / 20 and row["verdict"] == "ties"
-    assert compare_pairs(14, 0, 800, 20)["verdict"] == "beats" and compare_pairs(0, 14, 800, 20)["verdict"] == "loses"
+    assert (
+        of_single_answers(14, 0, 800, 20)["verdict"] == "beats"
+        and of_single_answers(0, 14, 800, 20)["verdict"] == "loses"
+    )
 
 
 def test_gain_on_math_is_found_and_said() -> None:
@@ -226,8 +234,8 @@ def test_only_done_points_of_the_same_set_up_are_compared() -> None:
 def test_partly_shared_problems_are_noted() -> None:
     run = SyntheticRun(problems=50)
     stock, pick = run.add("none"), run.add("pick", {"boost": 1})
-    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points}
-    outcomes[stock["fingerprint"]] = outcomes[stock["fingerprint"]].head(120)  # the third domain lacks 30 of 50
+    outcomes = run.outcomes
+    outcomes[stock.fingerprint] = outcomes[stock.fingerprint].head(120)  # the third domain lacks 30 of 50
     notes = dict(verdicts([stock, pick], outcomes).select("domain", "note").rows())
     assert notes == {
         "overall": "paired on 120 of 150 problems", "math": None, "code": None,
@@ -237,7 +245,7 @@ def test_partly_shared_problems_are_noted() -> None:
 
 def test_points_frame_is_one_row_a_point_and_domain() -> None:
     run = ladder(SyntheticRun(problems=10))
-    frame = points_frame([record for record, _ in run.points])
+    frame = points_frame(run.records)
     assert frame["domain"].to_list()[:4] == ["overall", *DOMAINS] and frame.height == 7 * 4
     assert frame.filter(pl.col("policy") == "none")["delta"].null_count() == 4
 
@@ -263,18 +271,18 @@ def test_holm_finds_what_bonferroni_misses_and_the_interval_agrees() -> None:
     run.add("none")
     for boost in range(20):
         run.add("pick", {"boost": boost})
-    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points}
+    outcomes = run.outcomes
     wrong, right = np.flatnonzero(~run.stock), np.flatnonzero(run.stock)
     for index, (record, _) in enumerate(run.points[1:]):
         wins, losses = (60, 5) if index < 10 else (22, 6) if index == 10 else (5, 5)
         correct = run.stock.copy()
         correct[wrong[:wins]], correct[right[:losses]] = True, False
-        outcomes[record["fingerprint"]] = outcomes[record["fingerprint"]].with_columns(correct=correct)
-    found = verdicts([record for record, _ in run.points], outcomes).filter(pl.col("domain") == "overall")
+        outcomes[record.fingerprint] = outcomes[record.fingerprint].with_columns(correct=correct)
+    found = verdicts(run.records, outcomes).filter(pl.col("domain") == "overall")
     row = found.row(10, named=True)
     assert 0.05 / 20 < row["mcnemar_p"] < 0.05 / 10 and row["p_holm"] == pytest.approx(10 * row["mcnemar_p"])
     assert row["verdict"] == "beats" and row["lo_simultaneous"] > 0
-    assert compare_pairs(22, 6, 1800, 20)["verdict"] == "ties"  # Bonferroni alone
+    assert of_single_answers(22, 6, 1800, 20)["verdict"] == "ties"  # Bonferroni alone
     assert found["verdict"].to_list() == ["beats"] * 11 + ["ties"] * 9
 
 
@@ -289,8 +297,8 @@ def test_every_verdict_has_both_of_its_reasons() -> None:
 def test_against_stock_is_another_family() -> None:
     run = ladder(SyntheticRun(problems=200))
     run.add("ban", {"lambda": 0.3}, kept=3.0, churn=0.05)
-    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points if rows is not None}
-    records = [record for record, _ in run.points]
+    outcomes = run.outcomes
+    records = run.records
     both = verdicts(records, outcomes, against=("fixed_k", "stock"))
     assert both.filter(pl.col("against") == "fixed_k").equals(verdicts(records, outcomes))
     stock = both.filter((pl.col("against") == "stock") & (pl.col("domain") == "overall"))
@@ -307,15 +315,13 @@ def test_ids_that_repeat_between_domains_are_not_crossed() -> None:
     run = SyntheticRun(problems=30)
     stock, pick = run.add("none"), run.add("pick", {"boost": 1}, churn=0.3)
     same_ids = pl.int_range(pl.len()).mod(30).cast(pl.String)
-    outcomes = {
-        record["fingerprint"]: pl.DataFrame(rows).with_columns(problem_id=same_ids) for record, rows in run.points
-    }
+    outcomes = {name: frame.with_columns(problem_id=same_ids) for name, frame in run.outcomes.items()}
     assert verdicts([stock, pick], outcomes)["n_pairs"].to_list() == [90, 30, 30, 30]
 
 
 def test_the_order_of_the_problems_does_not_matter() -> None:
     run = SyntheticRun(problems=50)
     stock, pick = run.add("none"), run.add("pick", {"boost": 1}, churn=0.3)
-    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points}
-    shuffled = outcomes | {pick["fingerprint"]: outcomes[pick["fingerprint"]].sample(fraction=1, shuffle=True, seed=1)}
+    outcomes = run.outcomes
+    shuffled = outcomes | {pick.fingerprint: outcomes[pick.fingerprint].sample(fraction=1, shuffle=True, seed=1)}
     assert verdicts([stock, pick], shuffled).equals(verdicts([stock, pick], outcomes))

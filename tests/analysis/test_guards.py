@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 from synthetic_run import DOMAINS, SyntheticRun, ladder
 
-from banpick_exp.analysis import guards, points_frame, subtasks, verdicts
-from banpick_exp.evaluation.repetition import is_repetitive
-from banpick_exp.report import print_pareto
+from banpick_exp.analysis import guards, subtasks
 
 STOCK_BUDGET = {name: [8.0, 8.0] for name in DOMAINS}
 ENGAGED = {"implied": {name: [3.0, 8.0] for name in DOMAINS}, "measured": {}}
 
 
-def frames(run: SyntheticRun) -> dict[str, pl.DataFrame]:
-    return {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points if rows is not None}
-
-
 def judge(run: SyntheticRun, outcomes: dict[str, pl.DataFrame] | None = None) -> pl.DataFrame:
-    return guards([record for record, _ in run.points], frames(run) if outcomes is None else outcomes)
+    return guards(run.records, run.outcomes if outcomes is None else outcomes)
 
 
 def rows_of(found: pl.DataFrame, guard: str, **where: str) -> list[dict[str, Any]]:
@@ -37,9 +29,10 @@ def planted(
     """Stock and one policy whose last `extra` answers have `column` set to `value`."""
     run = SyntheticRun(problems=problems)
     run.add("none")
-    name = run.add("ban", {"lambda": 0.5}, kept=5.0, churn=0.05)["fingerprint"]
+    name = run.add("ban", {"lambda": 0.5}, kept=5.0, churn=0.05).fingerprint
     outcomes = {
-        key: frame.with_columns(truncated=pl.lit(False), repetitive=pl.lit(False)) for key, frame in frames(run).items()
+        key: frame.with_columns(truncated=pl.lit(False), repetitive=pl.lit(False))
+        for key, frame in run.outcomes.items()
     }
     row = pl.int_range(pl.len())
     outcomes[name] = outcomes[name].with_columns(
@@ -59,7 +52,7 @@ def test_a_healthy_sweep_raises_nothing_and_every_point_is_said_to_be_engaged() 
     assert found.columns == ["fingerprint", "label", "domain", "guard", "level", "value", "detail"]
     assert found.filter(pl.col("level") != "ok").height == 0
     engaged = found.filter(pl.col("guard") == "engaged")
-    assert engaged["fingerprint"].to_list() == [record["fingerprint"] for record, _ in run.points]
+    assert engaged["fingerprint"].to_list() == [record.fingerprint for record, _ in run.points]
     assert engaged["value"].to_list()[:3] == [8.0, 7.0, 6.0]
 
 
@@ -89,8 +82,8 @@ def test_without_stock_the_paired_guards_say_that_they_could_not_look() -> None:
 )  # fmt: skip
 def test_a_budget_at_an_end_is_no_pruning(kept: float, level: str, words: str) -> None:
     run = SyntheticRun(problems=20)
-    run.add("none")["model"]["top_k"] = 8
-    run.add("ban", {"lambda": 0.5}, kept=kept, engagement=ENGAGED)["model"]["top_k"] = 8
+    run.change(run.add("none"), model={"top_k": 8})
+    run.change(run.add("ban", {"lambda": 0.5}, kept=kept, engagement=ENGAGED), model={"top_k": 8})
     rows = rows_of(judge(run), "engaged", label="ban lambda=0.5")
     assert rows[0]["domain"] == "overall" and rows[0]["level"] == level and words in rows[0]["detail"]
     assert [row["domain"] for row in rows[1:]] == ([] if level == "ok" else list(DOMAINS))
@@ -136,7 +129,7 @@ def test_longer_answers_are_seen_and_have_an_interval() -> None:
     run, outcomes, name = planted("tokens", 400, pl.col("tokens") + 5 + pl.int_range(pl.len()) % 2)
     rows = rows_of(judge(run, outcomes), "length_drift", fingerprint=name)
     assert [(r["domain"], r["level"]) for r in rows] == [("overall", "warning"), ("knowledge", "warning")]
-    ours, stock = (outcomes[key]["tokens"].mean() for key in (name, run.points[0][0]["fingerprint"]))
+    ours, stock = (outcomes[key]["tokens"].mean() for key in (name, run.records[0].fingerprint))
     assert rows[0]["value"] == pytest.approx(ours / stock - 1)  # type: ignore[operator]
 
 
@@ -145,39 +138,6 @@ def test_old_records_say_that_repetition_was_not_recorded() -> None:
     run.add("none")
     (row,) = rows_of(judge(run), "repetition")
     assert row["value"] is None and row["level"] == "ok" and "not recorded" in row["detail"]
-
-
-@pytest.mark.parametrize(
-    ("ids", "stopped", "expected"),
-    [
-        ([5, 1, 2] + [7, 8] * 8, False, True),  # the docstring's example
-        ([5, 1, 2] + [7, 8] * 7, False, False),
-        ([0] * 16, False, True), ([0] * 15, False, False), ([0] * 16 + [2], True, True), ([0] * 16 + [2], False, False),
-        (list(range(64)) * 4, False, True), (list(range(64)) * 3, False, False), (list(range(65)) * 4, False, False),
-        (list(range(200)), False, False), ([], False, False), ([2], True, False),
-        ([1] * 40 + list(range(30)), False, False),  # it came out of the loop
-    ],
-)  # fmt: skip
-def test_what_counts_as_a_loop(ids: list[int], stopped: bool, expected: bool) -> None:
-    assert is_repetitive(ids, stopped=stopped) is expected
-
-
-def test_loops_against_a_plain_search() -> None:
-    rng = np.random.default_rng(0)
-
-    def slow(ids: list[int]) -> bool:
-        for p in range(1, 65):
-            length = max(16, 4 * p)
-            if len(ids) >= length and all(ids[i] == ids[i - p] for i in range(len(ids) - length + p, len(ids))):
-                return True
-        return False
-
-    results = set()
-    for _ in range(400):
-        ids = [*rng.integers(0, 3, rng.integers(0, 20)).tolist(), *rng.integers(0, 2, rng.integers(1, 5)).tolist() * 8]
-        assert is_repetitive(ids, stopped=False) == slow(ids)
-        results.add(slow(ids))
-    assert results == {True, False}
 
 
 # ---------------------------------------------------------------- duplicated scores
@@ -189,8 +149,8 @@ def duplicated(
     """The guard's rows after `second`'s answers were overwritten with `first`'s."""
     run = SyntheticRun(problems=problems)
     run.add("none", engagement={"implied": STOCK_BUDGET})
-    one, other = (run.add(churn=0.2, **point)["fingerprint"] for point in (first, second))
-    outcomes = frames(run)
+    one, other = (run.add(churn=0.2, **point).fingerprint for point in (first, second))
+    outcomes = run.outcomes
     outcomes[other] = outcomes[one].with_columns(**change) if change else outcomes[one]
     return rows_of(judge(run, outcomes), "duplicated_scores")
 
@@ -239,10 +199,10 @@ def test_policies_that_are_equal_by_definition_may_answer_alike(second: dict[str
 
 def test_policies_that_equal_stock_may_answer_like_it() -> None:
     run = SyntheticRun(problems=100)
-    run.add("none")["model"]["top_k"] = 8
-    run.add("fixed_k", {"k": 8})["model"]["top_k"] = 8
-    run.add("ban", {"lambda": 2}, engagement=ENGAGED)["model"]["top_k"] = 8  # keeps 8 everywhere
-    run.add("ban", {"lambda": 1.9}, engagement=ENGAGED, kept=7.5)["model"]["top_k"] = 8
+    run.change(run.add("none"), model={"top_k": 8})
+    run.change(run.add("fixed_k", {"k": 8}), model={"top_k": 8})
+    run.change(run.add("ban", {"lambda": 2}, engagement=ENGAGED), model={"top_k": 8})  # keeps 8 everywhere
+    run.change(run.add("ban", {"lambda": 1.9}, engagement=ENGAGED, kept=7.5), model={"top_k": 8})
     found = judge(run)
     (row,) = rows_of(found, "duplicated_scores", label="ban lambda=1.9")
     assert row["level"] == "warning" and row["value"] == 3.0
@@ -266,10 +226,10 @@ def with_subtasks(lost: int, per_task: int) -> tuple[SyntheticRun, dict[str, pl.
     """A policy that loses `lost` problems of one sub-task and wins as many in another; all else is stock's."""
     run = SyntheticRun(problems=4 * per_task)
     run.add("none")
-    name = run.add("ban", {"lambda": 0.5}, kept=5.0)["fingerprint"]
+    name = run.add("ban", {"lambda": 0.5}, kept=5.0).fingerprint
     outcomes = {
         key: frame.with_columns(task=pl.lit("part") + (pl.int_range(pl.len()) // per_task % 4).cast(pl.String))
-        for key, frame in frames(run).items()
+        for key, frame in run.outcomes.items()
     }
     correct = outcomes[name]["correct"].to_numpy().copy()
     math = outcomes[name]["domain"].to_numpy() == "math"
@@ -290,7 +250,7 @@ def test_a_subtask_that_fell_is_named_although_the_mean_ties() -> None:
         and "-20.0 points [-" in row["detail"]
         and "on 100 problems" in row["detail"]
     )
-    table = subtasks([record for record, _ in run.points], outcomes)
+    table = subtasks(run.records, outcomes)
     assert table.height == 12
     part = table.filter(pl.col("difference") < 0).row(0, named=True)
     assert part["task"] == "part1" and part["lo"] < -0.2 < part["hi"] < 0 and part["n_problems"] == 100
@@ -315,24 +275,8 @@ def test_null_sweeps_raise_no_false_alarm() -> None:
         for boost in range(20):
             run.add("pick", {"boost": boost}, churn=0.15)
         task = pl.lit("part") + (pl.int_range(pl.len()) % 4).cast(pl.String)
-        outcomes = {name: frame.with_columns(task=task) for name, frame in frames(run).items()}
+        outcomes = {name: frame.with_columns(task=task) for name, frame in run.outcomes.items()}
         found = judge(run, outcomes)
         assert found.filter((pl.col("guard") == "subtask_drop") & (pl.col("level") == "ok")).height > 20  # the trap
         erring += found.filter(pl.col("level") != "ok").height > 0
     assert erring <= 2
-
-
-# ---------------------------------------------------------------- the printed table
-
-
-def test_the_table_prints_alarms_and_possible_noise() -> None:
-    run, outcomes = with_subtasks(20, 100)
-    records = [record for record, _ in run.points]
-    stream = io.StringIO()
-    print_pareto(
-        points_frame(records),
-        Console(file=stream),
-        found=verdicts(records, outcomes),
-        guarded=guards(records, outcomes),
-    )
-    assert "guard subtask_drop ban lambda=0.5 (math): part1: " in stream.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from synthetic_run import SyntheticRun, ladder
+from synthetic_run import SyntheticRun, changed, ladder
 
 from banpick_exp.analysis import (
     average_at_n,
@@ -24,6 +24,7 @@ from banpick_exp.analysis import (
     verdicts,
     wilson,
 )
+from banpick_exp.records import PointRecord
 
 
 def sampled(correct: np.ndarray, domain: str = "math") -> pl.DataFrame:
@@ -147,7 +148,7 @@ def test_verdicts_of_sampling_runs_are_paired_by_problem() -> None:
         pl.concat([sampled(rng.binomial(1, p[:, None], (60, 8)), domain) for domain in ("math", "code", "knowledge")])
         for p in (ability, ability + 0.2)
     ]
-    found = verdicts([stock, pick], dict(zip((stock["fingerprint"], pick["fingerprint"]), frames, strict=True)))
+    found = verdicts([stock, pick], dict(zip((stock.fingerprint, pick.fingerprint), frames, strict=True)))
     row = found.row(0, named=True)
     assert row["verdict"] == "beats" and row["n_pairs"] == 180 and row["difference"] == pytest.approx(0.2, abs=0.05)
     assert row["difference"] == pytest.approx(row["accuracy"] - row["reference_accuracy"])
@@ -163,25 +164,25 @@ def test_a_million_problems_of_one_point_fit() -> None:
 # ---------------------------------------------------------------- repeats
 
 
-def repeated() -> tuple[list[dict[str, Any]], dict[str, pl.DataFrame]]:
+def repeated() -> tuple[list[PointRecord], dict[str, pl.DataFrame]]:
     run = SyntheticRun(problems=100)
     for sequences in (64, 128, 256):
         run.add("none", engine={"max_num_seqs": sequences}, churn=0.05)
     run.add("pick", {"boost": 1}, churn=0.05)
     run.add("fixed_k", {"k": 4}, engine={"tensor_parallel_size": 2})
     run.add("fixed_k", {"k": 4})
-    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points if rows is not None}
-    return [record for record, _ in run.points], outcomes
+    return run.records, run.outcomes
 
 
 def test_repeats_differ_in_batching_alone() -> None:
     records, outcomes = repeated()
-    records[0]["label"] += " engine.max_num_seqs=64"  # as a sweep over it labels its points
-    records[1]["label"] += " engine.max_num_seqs=128"
+    for index in (0, 1):  # as a sweep over it labels its points
+        sequences = records[index].engine["max_num_seqs"]
+        records[index] = changed(records[index], label=f"{records[index].label} engine.max_num_seqs={sequences}")
     found = repeat_spread(records, outcomes)
     assert found["domain"].to_list() == ["overall", "math", "code", "knowledge"]  # of `none` only: tp 2 is no repeat
     row = found.row(0, named=True)
-    scores = [record["metrics"]["overall"]["accuracy"] for record in records[:3]]
+    scores = [record.measured.overall.accuracy for record in records[:3]]
     assert row["repeats"] == 3 and row["label"] == "none"
     assert row["accuracy_mean"] == pytest.approx(np.mean(scores)) and row["accuracy_sd"] == pytest.approx(
         np.std(scores, ddof=1)
@@ -189,14 +190,14 @@ def test_repeats_differ_in_batching_alone() -> None:
     assert (row["accuracy_min"], row["accuracy_max"]) == (min(scores), max(scores))
     assert row["settings"] == [f"engine.max_num_seqs={n}" for n in (64, 128, 256)]
     assert row["sampling_error"] == pytest.approx(np.sqrt(np.mean(scores) * (1 - np.mean(scores)) / 300))
-    answers = [outcomes[record["fingerprint"]]["correct"].to_numpy() for record in records[:3]]
+    answers = [outcomes[record.fingerprint]["correct"].to_numpy() for record in records[:3]]
     varies = (answers[0] != answers[1]) | (answers[0] != answers[2])
     assert row["unstable"] == pytest.approx(varies.mean()) and 0 < row["unstable"] < 0.15
 
 
 def test_a_recorded_repeat_or_seed_is_a_repeat() -> None:
     run = SyntheticRun(problems=50)
-    records = [run.add("none", engine={"seed": seed}, churn=0.1) | {"repeat": seed} for seed in range(3)]
+    records = [changed(run.add("none", engine={"seed": seed}, churn=0.1), repeat=seed) for seed in range(3)]
     found = repeat_spread(records)
     assert found["repeats"].to_list() == [3] * 4 and found["unstable"].null_count() == 4
     assert found["settings"][0].to_list()[1] == "engine.seed=1 repeat=1"
@@ -216,13 +217,13 @@ def test_a_million_outcomes_analyse_in_under_ten_seconds() -> None:
     frame = pl.DataFrame(problems | {"task": [f"part{i % 4}" for i in range(n)]})
     stock = rng.random(n) < 0.7
     outcomes = {
-        record["fingerprint"]: frame.with_columns(
+        record.fingerprint: frame.with_columns(
             correct=pl.Series(stock ^ (rng.random(n) < 0.03)), truncated=pl.Series(rng.random(n) < 0.01),
             tokens=pl.Series(rng.integers(5, 20, n)), answer=pl.Series(rng.integers(0, 50, n).astype(str)),
         )
         for record, _ in run.points
     }  # fmt: skip
-    records = [record for record, _ in run.points]
+    records = run.records
     assert sum(each.height for each in outcomes.values()) >= 1_000_000
     begin = time.process_time()
     found = verdicts(records, outcomes, against=("fixed_k", "stock"))

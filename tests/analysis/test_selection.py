@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
 import pytest
-from synthetic_run import SyntheticRun, ladder
+from synthetic_run import SyntheticRun, changed, ladder
 
 from banpick_exp.analysis import Chosen, choose, report_on_test
 from banpick_exp.errors import UserError
+from banpick_exp.records import PointRecord
 
 BANS = ((0.5, 5.1), (0.6, 4.9), (0.2, 3.1))
-Results = tuple[list[dict[str, Any]], dict[str, pl.DataFrame]]
+Results = tuple[list[PointRecord], dict[str, pl.DataFrame]]
 
 
 def sweep(
@@ -21,21 +23,13 @@ def sweep(
 ) -> Results:
     """A null sweep: every policy answers like stock but for churn. `bans`: (lambda, experts kept)."""
     run = SyntheticRun(seed, problems=150)
-    added = run.add
-
-    def add(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        record = added(*args, split=split, **kwargs)
-        record["task"]["identity"] = f"data of {split}"
-        return record
-
-    run.add = add  # type: ignore[method-assign]
+    run.add = partial(run.add, split=split)  # type: ignore[method-assign]
     ladder(run)
     for boost in boosts:
         run.add("pick", {"boost": boost}, churn=0.2)
     for threshold, kept in bans:
         run.add("ban", {"lambda": threshold}, kept=kept, churn=0.2)
-    outcomes = {record["fingerprint"]: pl.DataFrame(rows) for record, rows in run.points if rows is not None}
-    return [record for record, _ in run.points], outcomes
+    return [changed(record, task={"identity": f"data of {split}"}) for record in run.records], run.outcomes
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +45,14 @@ def test() -> Results:
 def only(results: Results, chosen: list[Chosen]) -> Results:
     """The references and the chosen points."""
     labels = {point.label for point in chosen}
-    records = [r for r in results[0] if r["policy"]["name"] in ("none", "fixed_k") or r["label"] in labels]
+    records = [r for r in results[0] if r.policy_name in ("none", "fixed_k") or r.label in labels]
     return records, results[1]
 
 
 def test_the_best_on_dev_is_chosen_and_reported_on_test(dev: Results, test: Results) -> None:
     (chosen,) = choose(*dev)
     assert chosen.candidates == 7 and chosen.budget is None
-    accuracy = {
-        r["label"]: r["metrics"]["overall"]["accuracy"] for r in dev[0] if r["policy"]["name"] in ("pick", "ban")
-    }
+    accuracy = {r.label: r.measured.overall.accuracy for r in dev[0] if r.policy_name in ("pick", "ban")}
     assert chosen.label == max(accuracy, key=accuracy.__getitem__)
     assert chosen.dev_score == pytest.approx(max(accuracy.values()))
     report = report_on_test([chosen], *only(test, [chosen]))
@@ -69,8 +61,8 @@ def test_the_best_on_dev_is_chosen_and_reported_on_test(dev: Results, test: Resu
     row = report.row(0, named=True)
     assert row["comparisons"] == 1, "adjusted over what was chosen, not over what was tried"
     assert row["dev_difference"] == chosen.dev_difference and row["difference"] != row["dev_difference"]
-    (record,) = [r for r in test[0] if r["label"] == chosen.label]
-    assert row["accuracy"] == record["metrics"]["overall"]["accuracy"]
+    (record,) = [r for r in test[0] if r.label == chosen.label]
+    assert row["accuracy"] == record.measured.overall.accuracy
 
 
 def test_what_dev_promises_is_too_good() -> None:
@@ -95,14 +87,14 @@ def test_one_for_each_budget_and_rule(dev: Results) -> None:
 
 
 def test_other_scores(dev: Results) -> None:
-    fewest = choose(*dev, score=lambda record, _: -record["metrics"]["overall"]["mean_kept"])
+    fewest = choose(*dev, score=lambda record, _: -record.measured.overall.mean_kept)
     assert fewest[0].label == "ban lambda=0.2"
     (by_difference,) = choose(*dev, score="difference")
     assert by_difference.dev_score == by_difference.dev_difference
     with pytest.raises(UserError, match="score=speed is unknown"):
         choose(*dev, score="speed")
     with pytest.raises(UserError, match="fixed_k ladder"):
-        choose([r for r in dev[0] if r["policy"]["name"] == "pick"], dev[1], score="difference")
+        choose([r for r in dev[0] if r.policy_name == "pick"], dev[1], score="difference")
 
 
 def test_equal_scores_choose_the_smaller_budget(dev: Results) -> None:
@@ -137,7 +129,7 @@ def test_a_point_that_was_not_chosen_is_refused(dev: Results, test: Results) -> 
 
 def test_a_chosen_point_that_was_not_run_is_missed(dev: Results, test: Results) -> None:
     chosen = choose(*dev)
-    records = [r for r in test[0] if r["policy"]["name"] in ("none", "fixed_k")]
+    records = [r for r in test[0] if r.policy_name in ("none", "fixed_k")]
     with pytest.raises(UserError, match=r"did not finish on test.*python -m banpick_exp policy=.* task\.split=test"):
         report_on_test(chosen, records, test[1])
 
@@ -145,13 +137,13 @@ def test_a_chosen_point_that_was_not_run_is_missed(dev: Results, test: Results) 
 def test_the_same_problems_under_another_name_are_refused(dev: Results, test: Results) -> None:
     chosen = choose(*dev)
     records, outcomes = only(test, chosen)
-    renamed = [r | {"task": r["task"] | {"identity": "data of dev"}} for r in records]
+    renamed = [changed(r, task={"identity": "data of dev"}) for r in records]
     with pytest.raises(UserError, match="the very problems of this test split"):
         report_on_test(chosen, renamed, outcomes)
 
 
 @pytest.mark.parametrize(
-    "forge", [lambda record: record, lambda record: record["label"], lambda record: record["fingerprint"]]
+    "forge", [lambda record: record, lambda record: record.label, lambda record: record.fingerprint]
 )
 def test_only_choose_makes_a_chosen(forge: Callable[[Any], Any], dev: Results, test: Results) -> None:
     with pytest.raises(UserError, match="choose"):
@@ -167,11 +159,11 @@ def test_only_choose_makes_a_chosen(forge: Callable[[Any], Any], dev: Results, t
 def test_another_engine_is_another_point(dev: Results, test: Results) -> None:
     chosen = choose(*dev)
     records, outcomes = only(test, chosen)
-    moved = [r | {"engine": {"max_num_seqs": 8}} for r in records]
+    moved = [changed(r, engine={"max_num_seqs": 8}) for r in records]
     with pytest.raises(UserError, match="was not chosen"):
         report_on_test(chosen, moved, outcomes)
 
 
 def test_nothing_to_choose_from_is_said(dev: Results) -> None:
     with pytest.raises(UserError, match="nothing to choose from"):
-        choose([r for r in dev[0] if r["policy"]["name"] == "none"], dev[1])
+        choose([r for r in dev[0] if r.policy_name == "none"], dev[1])

@@ -262,3 +262,42 @@ def test_completion_is_installed_where_the_shell_looks(
     script = Path(capsys.readouterr().out.split()[1].rstrip("."))
     assert "_BANPICK_COMPLETE=bash_complete" in script.read_text() and script.is_relative_to(tmp_path)
     assert main(["--install-completion", "tcsh"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("-m", "Axes need no flag"), ("--multirun", "Axes need no flag"), ("--cfg", "dry_run=true"),
+        ("--config-dir=x", "Files of your own are not read"), ("--config-name=x", "+sweep=NAME"),
+        ("--hydra-help", "--help"),
+    ],
+)  # fmt: skip
+def test_hydras_own_flags_are_answered(flag: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["+sweep=pick_strength", flag]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    from banpick_exp import __version__
+
+    assert main(["--version"]) == 0 and __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_our_characters_gets_others(encoding: str, tmp_path: Path) -> None:
+    """H1: a finished sweep ended in UnicodeEncodeError for the filled circle."""
+    code = "import sys; from banpick_exp.cli.console import answered; sys.exit(answered(lambda: print('● ▲ é') or 0))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=60, cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stderr == b"" and done.stdout.startswith(b"? ? ")
+
+
+def test_a_broken_pipe_is_no_traceback() -> None:
+    code = (
+        "import sys; from banpick_exp.cli.console import answered; sys.exit(answered(lambda: print('x' * 10**6) or 0))"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -c 10; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 141 and done.stderr == "", done.stderr

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from banpick_exp.engine.worker import RoutingExtension
+from banpick_exp.evaluation.calibration.worker import CalibrationExtension
 
 BROKEN = ("fixed_k", {"k": 4})
 
 
-class Disagreeing(RoutingExtension):
+class Disagreeing(CalibrationExtension):
     def banpick_set_policy(self, name: str, params_json: str, calibration_key: str) -> tuple[str, float]:
         if self.rank == 1 and (name, json.loads(params_json)) == BROKEN:
             params_json = json.dumps({"k": 5})

@@ -33,5 +33,5 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "diep": ("diep", {"beta": 0.9, "alpha": 0.7, "k_min": 2}),
 }
 
-BLOCKS_OF_PROBE = [["remove", 1, 3], ["remove", 0, 12], ["insert", 1, 3], ["insert", 3, 20], ["limit", 2, 3]]
+BLOCKS_OF_PROBE = [("remove", 1, 3), ("remove", 0, 12), ("insert", 1, 3), ("insert", 3, 20), ("limit", 2, 3)]
 RANGE_FACTOR = 2.0

@@ -5,6 +5,7 @@ The compiled engines skip banned slots wherever there are any (`COPY_COST = 0`),
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, short_prompts
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine
 from banpick_exp.models.config import ModelConfig
+from banpick_exp.policy import Calibration
 from banpick_kernels import cpu_dispatch
 
 SWAPS: list[tuple[str, dict[str, Any]]] = [
@@ -36,7 +38,7 @@ def start(*, compiled: bool, extra_slots: int = 0) -> Engine:
     engine = Engine(ModelConfig(name="tiny", dtype="float32"), CHECKPOINT, settings, NUM_LAYERS)
     engine.start()
     engine.verify()
-    engine.load_calibration("hand made", CALIBRATION)
+    engine.load_calibration("hand made", Calibration.model_validate(CALIBRATION))
     return engine
 
 
@@ -45,7 +47,7 @@ def under(engine: Engine, policy: tuple[str, dict[str, Any]], turn: int, sequenc
     engine.counters(reset=True)
     scores = engine.score(sequences, salt=f"turn {turn}")
     counters = engine.counters(reset=True)
-    return {"scores": scores, "tokens": counters.tokens, "kept": counters.kept, "usage": counters.usage}
+    return {"scores": scores, **dataclasses.asdict(counters)}
 
 
 def mode(engine: Engine) -> int:

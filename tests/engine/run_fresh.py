@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,10 @@ from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, POLICY_B, long
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine
+from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
+from banpick_exp.evaluation.calibration.passes import probe
 from banpick_exp.models.config import ModelConfig
+from banpick_exp.policy import Calibration
 from banpick_kernels import cpu_dispatch
 
 Tokens = list[list[int]]
@@ -20,7 +24,8 @@ Tokens = list[list[int]]
 
 def start(dtype: Any, max_model_len: int) -> Engine:
     model = ModelConfig(name="tiny", dtype=dtype)
-    engine = Engine(model, CHECKPOINT, EngineConfig(cpus=1, max_model_len=max_model_len), NUM_LAYERS)
+    settings = EngineConfig(cpus=1, max_model_len=max_model_len)
+    engine = Engine(model, CHECKPOINT, settings, NUM_LAYERS, worker=CALIBRATION_WORKER)
     engine.start()
     return engine
 
@@ -34,7 +39,7 @@ def swaps() -> dict[str, Any]:
     short, long = short_prompts(60), long_prompts(24)
     found: dict[str, Any] = {}
     engine = start("bfloat16", 256)
-    found["counters_after_start"] = vars_of(engine.counters(reset=False))
+    found["counters_after_start"] = dataclasses.asdict(engine.counters(reset=False))
     engine.set_policy(*POLICY_A)
     found["a_short"], found["a_long"] = answers(engine, short), answers(engine, long)
     engine.set_policy(*POLICY_B)
@@ -52,7 +57,7 @@ def swaps() -> dict[str, Any]:
     whole = [engine.tokenize([text])[0] for text in long]
     same_start = [whole[0], whole[0][:160] + whole[1][:5]]
     found["probe_again"] = [
-        engine.probe(s, [len(x) - 8 for x in s], [["remove", 1, 3]], top_vocab=1000, range_factor=2.0)["kl"]
+        probe(engine, s, [len(x) - 8 for x in s], [("remove", 1, 3)], top_vocab=1000, range_factor=2.0).kl
         for s in (whole[:6], whole[:6], same_start, whole[:2])
     ]
     engine.close()
@@ -61,10 +66,6 @@ def swaps() -> dict[str, Any]:
     found["b_long"] = answers(engine, long)
     engine.close()
     return found
-
-
-def vars_of(counters: Any) -> dict[str, Any]:
-    return {"tokens": counters.tokens, "kept": counters.kept, "usage": counters.usage}
 
 
 def precise() -> dict[str, Any]:
@@ -82,7 +83,7 @@ def precise() -> dict[str, Any]:
     cpu_dispatch._run_pairs = counting  # type: ignore[assignment]
     engine = start("float32", 128)
     engine.verify()
-    engine.load_calibration("hand made", CALIBRATION)
+    engine.load_calibration("hand made", Calibration.model_validate(CALIBRATION))
     generations = engine.generate(short_prompts(30), max_tokens=MAX_TOKENS)
     sequences = [[*g.prompt_token_ids, *g.token_ids] for g in generations]
     lengths = [len(g.prompt_token_ids) for g in generations]
@@ -96,10 +97,10 @@ def precise() -> dict[str, Any]:
         pair_runs[label] = len(counted)
         counted.clear()
     engine.set_policy("none", {})
-    probe = engine.probe(sequences, lengths, BLOCKS_OF_PROBE, top_vocab=20, range_factor=RANGE_FACTOR)
+    probed = probe(engine, sequences, lengths, BLOCKS_OF_PROBE, top_vocab=20, range_factor=RANGE_FACTOR)
     engine.close()
-    found = {"sequences": sequences, "prompt_lengths": lengths, "scores": scores, "kept": kept, "probe": probe}
-    return found | {"pair_runs": pair_runs}
+    found = {"sequences": sequences, "prompt_lengths": lengths, "scores": scores, "kept": kept}
+    return found | {"probe": dataclasses.asdict(probed), "pair_runs": pair_runs}
 
 
 def main(result: Path) -> None:

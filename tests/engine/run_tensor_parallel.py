@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, short_prompts
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine, EngineError
+from banpick_exp.evaluation.calibration import passes
 from banpick_exp.models.config import ModelConfig
 
 SWAPS: list[tuple[str, dict[str, Any]]] = [
@@ -28,7 +30,7 @@ def measure(tensor_parallel_size: int) -> dict[str, Any]:
         cpus=1, tensor_parallel_size=tensor_parallel_size, distributed_executor_backend=backend, max_model_len=128
     )
     model = ModelConfig(name="tiny", dtype="float32")
-    engine = Engine(model, CHECKPOINT, settings, NUM_LAYERS, {"worker_extension_cls": "disagreeing.Disagreeing"})
+    engine = Engine(model, CHECKPOINT, settings, NUM_LAYERS, worker="disagreeing.Disagreeing")
     engine.start()
     engine.verify()
     found = []
@@ -45,15 +47,15 @@ def measure(tensor_parallel_size: int) -> dict[str, Any]:
             }
         )
     engine.set_policy("none", {})
-    seen = engine.observe(engine.tokenize(short_prompts(60)), markers=[], k_min=3, hidden_states=64)
-    similarity = [engine.similarity(layer) for layer in range(NUM_LAYERS)]
+    seen = passes.observe(engine, engine.tokenize(short_prompts(60)), markers=[], k_min=3, hidden_states=64)
+    similarity = [passes.similarity(engine, layer) for layer in range(NUM_LAYERS)]
     refusal = None
     try:
         engine.set_policy(*BROKEN)
     except EngineError as error:
         refusal = str(error)
     engine.close()
-    return {"turns": found, "refusal": refusal, "seen": seen, "similarity": similarity}
+    return {"turns": found, "refusal": refusal, "seen": dataclasses.asdict(seen), "similarity": similarity}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from prompts import CHECKPOINT, NUM_LAYERS
 
-from banpick_exp.cluster.commands import verify
+from banpick_exp.cli.main import run
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.engine.verify.checks import check_engine
@@ -136,7 +136,7 @@ def broken(engine: Engine, mutation: Callable[[Engine, pytest.MonkeyPatch], None
     with pytest.MonkeyPatch.context() as patch:
         if mutation is not None:
             mutation(engine, patch)
-        checks = {name: [status, finding] for name, status, finding in check_engine(engine)}
+        checks = {check.name: [check.status, check.finding] for check in check_engine(engine)}
         refusal = ""
         try:
             engine.verify()
@@ -149,7 +149,7 @@ def broken(engine: Engine, mutation: Callable[[Engine, pytest.MonkeyPatch], None
 def main(result: Path) -> None:
     out, report = io.StringIO(), result.parent / "report.txt"
     with contextlib.redirect_stdout(out):
-        code = verify.main(["--output", str(report)])
+        code = run(["verify", "--output", str(report)])
     found: dict[str, Any] = {"code": code, "printed": out.getvalue(), "written": report.read_text(encoding="utf-8")}
 
     engine = Engine(ModelConfig(name="tiny"), CHECKPOINT, EngineConfig(cpus=1), NUM_LAYERS)

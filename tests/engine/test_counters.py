@@ -9,7 +9,8 @@ from own_process import findings
 from prompts import MAX_TOKENS, NUM_EXPERTS, NUM_LAYERS, TOP_K, short_prompts
 
 if TYPE_CHECKING:
-    from banpick_exp.engine.types import Counters, Generation
+    from banpick_exp.engine.types import Generation
+    from banpick_exp.records import Counters
 from banpick_exp.engine.engine import Engine
 
 pytestmark = pytest.mark.engine

@@ -10,7 +10,7 @@ from prompts import MAX_TOKENS, NUM_LAYERS, TOP_K, short_prompts
 
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
-    from banpick_exp.engine.types import Counters
+    from banpick_exp.records import Counters
 
 pytestmark = pytest.mark.engine
 
@@ -84,15 +84,16 @@ def test_a_frozen_engine_refuses_and_keeps_what_it_had(tiny_engine: Engine, monk
 def test_what_is_tried_meanwhile_leaves_the_edit_in_place(tiny_engine: Engine) -> None:
     """The self-test and the probe of a calibration write policies of their own and put the old one back."""
     from banpick_exp.engine.plugin.hook import find_layers
+    from banpick_exp.evaluation.calibration.passes import probe
 
     tiny_engine.set_policy("steer", STEERED)
     layers = find_layers(model_of(tiny_engine))
     held = [layer.edit and layer.edit.digest() for layer in layers]
     assert [bool(digest) for digest in held] == [False, True, True, False]
     sequence = tiny_engine.tokenize(short_prompts(1))
-    tiny_engine.probe(sequence, [len(sequence[0]) - 4], [["remove", 1, 3]], top_vocab=20, range_factor=2.0)
+    probe(tiny_engine, sequence, [len(sequence[0]) - 4], [("remove", 1, 3)], top_vocab=20, range_factor=2.0)
     assert [layer.edit and layer.edit.digest() for layer in layers] == held
-    assert tiny_engine._rpc("banpick_self_test") == [[]]
+    assert tiny_engine.call("banpick_self_test") == [[]]
     assert [layer.edit and layer.edit.digest() for layer in layers] == held
 
 
@@ -100,7 +101,7 @@ def test_ranks_with_different_edits_would_disagree(tiny_engine: Engine) -> None:
     """The digest that `set_policy` compares: each answer of a rank is (digest, seconds)."""
 
     def digest(params: str) -> str:
-        return str(tiny_engine._rpc("banpick_set_policy", "steer", params, "")[0][0])
+        return str(tiny_engine.call("banpick_set_policy", "steer", params, "")[0][0])
 
     named, other = '{"on": {"1": [3]}}', '{"on": {"1": [4]}}'
     assert digest(named) == digest(named)

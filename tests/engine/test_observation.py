@@ -11,6 +11,9 @@ import torch
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_EXPERTS, NUM_LAYERS, POLICY_A, TOP_K, short_prompts
 from safetensors.torch import load_file
 
+from banpick_exp.evaluation.calibration import passes
+from banpick_exp.evaluation.calibration.passes import Observation
+
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
 
@@ -18,7 +21,7 @@ pytestmark = pytest.mark.engine
 
 LAYER, SAMPLED, K_MIN = 1, 100, 3
 
-Watched = tuple[list[list[int]], dict[str, Any], torch.Tensor]
+Watched = tuple[list[list[int]], Observation, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +45,12 @@ def watched(tiny_engine: Engine) -> Watched:
     return sequences, found, torch.cat(given)
 
 
-def observe(engine: Engine, sequences: list[list[int]], markers: list[int], k_min: int = K_MIN) -> dict[str, Any]:
-    return engine.observe(sequences, markers=markers, k_min=k_min, hidden_states=SAMPLED)
+def observe(engine: Engine, sequences: list[list[int]], markers: list[int], k_min: int = K_MIN) -> Observation:
+    return passes.observe(engine, sequences, markers=markers, k_min=k_min, hidden_states=SAMPLED)
 
 
 def marker(engine: Engine) -> int:
-    (token,) = engine.token_ids([";", "two tokens"])
+    (token,) = passes.token_ids(engine, [";", "two tokens"])
     return token
 
 
@@ -57,11 +60,11 @@ def test_it_counts_what_the_counters_count(tiny_engine: Engine, watched: Watched
     tiny_engine.counters(reset=True)
     tiny_engine.generate_ids(sequences, max_tokens=1, salt="counted by hand")
     counted = tiny_engine.counters(reset=True)
-    assert found["tokens"] == counted.tokens[0] == sum(map(len, sequences))
-    assert found["usage"] == counted.usage
+    assert found.tokens == counted.tokens[0] == sum(map(len, sequences))
+    assert found.usage == counted.usage
     markers = sum(sequence.count(marker(tiny_engine)) for sequence in sequences)
-    assert found["marker_tokens"] == markers > 20
-    for usage_E, with_marker_E in zip(found["usage"], found["marker_usage"], strict=True):
+    assert found.marker_tokens == markers > 20
+    for usage_E, with_marker_E in zip(found.usage, found.marker_usage, strict=True):
         assert sum(with_marker_E) == markers * TOP_K
         assert all(few <= many for few, many in zip(with_marker_E, usage_E, strict=True))
 
@@ -70,10 +73,10 @@ def test_every_token_a_marker_is_usage_itself(tiny_engine: Engine, watched: Watc
     sequences, found, _ = watched
     everything = sorted({token for sequence in sequences for token in sequence})
     again = observe(tiny_engine, sequences, everything, k_min=TOP_K)
-    assert again["marker_usage"] == again["usage"] == found["usage"]
-    assert again["tail_square"] == [0.0] * NUM_LAYERS, "nothing lies below rank K"
-    low, high = again["ratio_range"]
-    assert 3 / TOP_K <= low < high <= 1 and again["ratio_range"] == found["ratio_range"]
+    assert again.marker_usage == again.usage == found.usage
+    assert again.tail_square == [0.0] * NUM_LAYERS, "nothing lies below rank K"
+    low, high = again.ratio_range
+    assert 3 / TOP_K <= low < high <= 1 and again.ratio_range == found.ratio_range
 
 
 def test_the_policy_from_before_is_on_again(tiny_engine: Engine, watched: Watched) -> None:
@@ -88,7 +91,7 @@ def test_similarity_is_cka_of_the_experts_outputs(tiny_engine: Engine, watched: 
     """Once more from the checkpoint's weights, in float64 and from the definition."""
     sequences, _, given_TH = watched
     observe(tiny_engine, sequences, [])
-    (found,) = tiny_engine.similarity(LAYER)
+    (found,) = passes.similarity(tiny_engine, LAYER)
     stride = -(-len(given_TH) // SAMPLED)
     hidden_NH = given_TH[::stride].double()
     assert 50 < len(hidden_NH) <= SAMPLED

@@ -8,6 +8,10 @@ import pytest
 from own_process import findings
 from prompts import MAX_TOKENS, NUM_EXPERTS, POLICY_A, short_prompts
 
+from banpick_exp.evaluation.calibration import passes
+from banpick_exp.evaluation.calibration.kl_probe import Candidate
+from banpick_exp.evaluation.calibration.passes import ChangeScores
+
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
 
@@ -15,7 +19,11 @@ pytestmark = pytest.mark.engine
 
 OWN_PROCESS = "run_fresh.py"
 
-CANDIDATES = [["remove", 1, e] for e in range(NUM_EXPERTS)] + [["insert", 1, 3], ["limit", 1, 3], ["limit", 1, 8]]
+CANDIDATES: list[Candidate] = [("remove", 1, e) for e in range(NUM_EXPERTS)] + [
+    ("insert", 1, 3),
+    ("limit", 1, 3),
+    ("limit", 1, 8),
+]
 
 
 def answered(engine: Engine, salt: str = "") -> tuple[list[list[int]], list[int]]:
@@ -27,17 +35,17 @@ def answered(engine: Engine, salt: str = "") -> tuple[list[list[int]], list[int]
 Sequences = list[list[int]]
 
 
-def probe(engine: Engine, sequences: Sequences, lengths: list[int], candidates: list[list[Any]]) -> dict[str, Any]:
-    return engine.probe(sequences, lengths, candidates, top_vocab=1000, range_factor=2.0)
+def probe(engine: Engine, sequences: Sequences, lengths: list[int], candidates: list[Candidate]) -> ChangeScores:
+    return passes.probe(engine, sequences, lengths, candidates, top_vocab=1000, range_factor=2.0)
 
 
 def test_probe_of_the_healthy_model(tiny_engine: Engine) -> None:
     tiny_engine.set_policy("none", {})
     sequences, lengths = answered(tiny_engine)
     found = probe(tiny_engine, sequences, lengths, CANDIDATES)
-    assert found["self_kl"] == 0.0
-    assert found["positions"] == sum(len(s) - n + 1 for s, n in zip(sequences, lengths, strict=True))
-    removals, (insertion, limit, whole) = found["kl"][:NUM_EXPERTS], found["kl"][NUM_EXPERTS:]
+    assert found.self_kl == 0.0
+    assert found.positions == sum(len(s) - n + 1 for s, n in zip(sequences, lengths, strict=True))
+    removals, (insertion, limit, whole) = found.kl[:NUM_EXPERTS], found.kl[NUM_EXPERTS:]
     assert min(removals) >= 0 and max(removals) > 1e-3
     assert insertion >= 0 and limit > 1e-3
     assert whole == 0.0, "keeping all 8 experts changes nothing"

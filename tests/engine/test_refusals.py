@@ -71,6 +71,11 @@ def test_an_unknown_scoring(model: Any, runner: Any, monkeypatch: pytest.MonkeyP
     refused(model, r"routing by 'sqrtsoftplus'.*Supported scoring: sigmoid, softmax")
 
 
+def test_a_router_that_changed_after_it_was_hooked(model: Any, runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.router, "renormalize", not runner.router.renormalize)
+    refused(model, r"layers\.2.*when it was hooked and is .*renormalize=False.* now")
+
+
 @pytest.fixture
 def other_layer_count(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tiny_engine, "num_layers", 5)
@@ -89,7 +94,6 @@ def test_verify_refuses_a_router_unlike_its_reference(
 ) -> None:
     from banpick_exp.engine.engine import EngineError
 
-    monkeypatch.setattr(runner.router, "renormalize", False)
     monkeypatch.setattr(runner.router._banpick_layer.stock, "_compute_routing", _renormalising_router)
     with pytest.raises(EngineError, match=r"self-test failed: model\.layers\.\d.*(weights differ|other experts)"):
         tiny_engine.verify()
@@ -112,7 +116,7 @@ def test_verify_refuses_when_tokens_are_not_counted(
 
 
 def test_the_engine_still_verifies_after_these_tests(tiny_engine: Engine) -> None:
-    assert len(tiny_engine.verify()["layers"]) == 4
+    assert len(tiny_engine.verify().layers) == 4
 
 
 def test_work_before_start_is_refused() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pytest
 
 from banpick_exp.analysis import average_at_n, repeat_spread, verdicts
@@ -13,9 +12,10 @@ from banpick_exp.analysis.pairing import answers_of, pair
 from banpick_exp.cluster.actor import EngineActor
 from banpick_exp.evaluation.answer import DomainPolicy, answer_problems, ask, sample_seed
 from banpick_exp.evaluation.controls import tiny_shape, tiny_task
-from banpick_exp.evaluation.metrics import all_metrics
+from banpick_exp.evaluation.metrics import point_metrics
 from banpick_exp.policy import parse_policy
-from banpick_exp.records import load_outcomes, load_points
+from banpick_exp.records import outcomes_frame
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.sweep.rerun import rerun_command
 from banpick_exp.tasks.config import TaskConfig
@@ -63,18 +63,18 @@ def test_policies_are_paired_by_seed(tiny_engine: Engine, problems: list[Problem
     def run(name: str, seed: int, **knobs: Any) -> Any:
         rule = parse_policy(name, knobs, tiny_shape())
         chosen = {"math": DomainPolicy(rule=rule, calibration_key="", calibration=None)}
-        return answer_problems(tiny_engine, chosen, asked, domains, seed=seed)[0]
+        return answer_problems(tiny_engine, chosen, asked, domains, seed=seed).runs
 
     stock, same, fewer = run("none", 0), run("fixed_k", 0, k=8), run("fixed_k", 0, k=6)
     outcomes = stock["math"].outcomes
     assert same["math"].outcomes == outcomes != run("none", 1)["math"].outcomes
-    assert [o["sample"] for o in outcomes] == list(range(SAMPLES)) * PROBLEMS
-    assert [o["problem_id"] for o in outcomes[::SAMPLES]] == [p.problem_id for p in problems]
-    found = all_metrics(fewer, stock, {})["overall"]
-    assert found["n_problems"] == PROBLEMS and found["accuracy"] * PROBLEMS * SAMPLES % 1 == pytest.approx(0)
-    row = average_at_n(pl.DataFrame(fewer["math"].outcomes)).row(0, named=True)
-    assert found["accuracy_ci95"] == [row["lo"], row["hi"]] and row["samples"] == SAMPLES
-    pairs = pair(answers_of(pl.DataFrame(fewer["math"].outcomes)), answers_of(pl.DataFrame(outcomes)))
+    assert [o.sample for o in outcomes] == list(range(SAMPLES)) * PROBLEMS
+    assert [o.problem_id for o in outcomes[::SAMPLES]] == [p.problem_id for p in problems]
+    found, frame = point_metrics(fewer, stock, {}).overall, outcomes_frame(fewer["math"].outcomes)
+    assert found.n_problems == PROBLEMS and found.accuracy * PROBLEMS * SAMPLES % 1 == pytest.approx(0)
+    row = average_at_n(frame).row(0, named=True)
+    assert found.accuracy_ci95 == (row["lo"], row["hi"]) and row["samples"] == SAMPLES
+    pairs = pair(answers_of(frame), answers_of(outcomes_frame(outcomes)))
     assert pairs.n == PROBLEMS and pairs.samples == (SAMPLES, SAMPLES)
 
 
@@ -108,18 +108,18 @@ def test_points_are_recorded_with_repeat_and_samples(tiny_engine: Engine, tmp_pa
     """Stock and fixed_k, twice: each repeat is held against its own stock, untimed, and pairs in the analysis."""
     settings = ["task.max_problems=6", "task.samples=2", "task.temperature=2", "task.throughput_repeats=1"]
     plan = plan_sweep(["policy=fixed_k", "policy.k=4", "repeats=2", *settings, f"output_dir={tmp_path}"])
-    actor = EngineActor(plan.points[0], str(tmp_path), str(tmp_path / "calibrations"))
-    actor._engine = tiny_engine
+    folder = RunFolder(tmp_path / "run")
+    actor = EngineActor(plan.points[0], str(folder.path), tiny_engine)
     stock = {point.repeat: point.fingerprint for point in plan.points if point.rule.name == "none"}
     for point in plan.points:
-        actor.run_point(point, stock[point.repeat], rerun_command(plan, point))
-    records, set_aside = load_points(tmp_path / "points")
+        actor.run_point(point, stock[point.repeat], rerun_command(plan.command, point))
+    records, set_aside = folder.load_points()
     assert len(records) == 4 and not set_aside
-    outcomes = load_outcomes(tmp_path / "points", records)
+    outcomes = folder.all_outcomes(records)
     for record in records:
-        overall, frame = record["metrics"]["overall"], outcomes[record["fingerprint"]]
-        assert (overall["speedup"] is None) == (record["repeat"] == 1) == ("repeat=1" in record["command"])
-        assert overall["n_problems"] == 18 and frame.height == 36 and set(frame["sample"]) == {0, 1}
+        overall, frame = record.measured.overall, outcomes[record.fingerprint]
+        assert (overall.speedup is None) == (record.repeat == 1) == ("repeat=1" in (record.command or ""))
+        assert overall.n_problems == 18 and frame.height == 36 and set(frame["sample"]) == {0, 1}
     found = verdicts(records, outcomes, against=("stock",))
     assert set(found["reference_fingerprint"]) == {stock[0]}
     spread = repeat_spread(records, outcomes).filter(domain="overall")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 from own_process import findings
 
-from banpick_exp.cluster.commands.verify import main
+from banpick_exp.cli.main import run
+from banpick_exp.engine.types import Check, RankReport
 
 OWN_PROCESS = "run_verify.py"
 
@@ -80,7 +83,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_says_how_and_what_the_exit_codes_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+    assert run(["verify", "--help"]) == 0
     out = capsys.readouterr().out
     for word in ("engine.compile=true", "engine=cuda", "--output", "dry_run=true", "Exit code", "not applicable"):
         assert word in out
@@ -88,7 +91,7 @@ def test_help_says_how_and_what_the_exit_codes_are(capsys: pytest.CaptureFixture
 
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_dry_run_starts_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["dry_run=true", "model=qwen3_30b_a3b", "engine=cuda"]) == 0
+    assert run(["verify", "dry_run=true", "model=qwen3_30b_a3b", "engine=cuda"]) == 0
     out = capsys.readouterr().out
     for word in ("qwen3_30b_a3b", "1 GPU", "compiled", "48 MoE layers", "Nothing was started"):
         assert word in out
@@ -112,7 +115,7 @@ def test_a_dry_run_starts_nothing(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_bad_input_is_answered_before_anything_starts(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 2
+    assert run(["verify", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
@@ -120,7 +123,21 @@ def engine_like(**settings: Any) -> Any:
     return SimpleNamespace(settings=SimpleNamespace(compile=True, **settings))
 
 
-RANK = {"compilation": "VLLM_COMPILE", "graphs": "FULL"}
+RANK = RankReport(
+    rank=0,
+    layers=("model.layers.0.mlp.experts",),
+    router=("CPURouter",),
+    num_experts=(32,),
+    top_k=(8,),
+    experts=("KeptCPUExperts",),
+    quant_method=("UnquantizedFusedMoEMethod",),
+    filler=("dup",),
+    filler_reason=("every slot is computed",),
+    device="cpu",
+    device_name="a processor",
+    compilation="VLLM_COMPILE",
+    graphs="FULL",
+)
 STOCK, OTHER = [[-1.0, -2.0]], [[-1.5, -2.0]]
 
 
@@ -130,15 +147,15 @@ STOCK, OTHER = [[-1.0, -2.0]], [[-1.5, -2.0]]
         (RANK, {"none": STOCK, "fixed_k 1": OTHER, "none again": STOCK}, "ok", "0.5 (fixed_k 1)"),
         (RANK, {"none": STOCK, "fixed_k 1": STOCK, "none again": STOCK}, "FAILED", "a policy was frozen"),
         (RANK, {"none": STOCK, "fixed_k 1": OTHER, "none again": OTHER}, "FAILED", "5.0e-01 nats"),
-        (RANK | {"compilation": "NONE"}, {}, "FAILED", "vLLM compiled nothing"),
+        (dataclasses.replace(RANK, compilation="NONE"), {}, "FAILED", "vLLM compiled nothing"),
         (RANK, {}, "FAILED", "could not be had"),
     ],
 )
 def test_compiled_code_must_read_each_policy_anew(rank: Any, scores: Any, status: str, words: str) -> None:
     from banpick_exp.engine.verify.checks import check_compiled
 
-    _, found, finding = check_compiled(engine_like(), rank, scores)
-    assert (found, words in finding) == (status, True), finding
+    check = check_compiled(engine_like(), rank, scores)
+    assert (check.status, words in check.finding) == (status, True), check.finding
 
 
 @pytest.mark.parametrize(("stock", "status"), [("b" * 64, "ok"), ("a" * 64, "FAILED")])
@@ -147,8 +164,15 @@ def test_one_cache_key_for_both_is_a_failure(stock: str, status: str) -> None:
 
     engine = engine_like()
     keys = {"ours": "a" * 64, "stock": stock, "used": "a" * 64, "exact": True}
-    engine.llm = SimpleNamespace(collective_rpc=lambda _: [keys])
-    assert check_cache(engine)[1] == status
+    engine.call = lambda _: [keys]
+    assert check_cache(engine).status == status
+
+
+def test_what_a_rank_says_travels_as_plain_values() -> None:
+    sent = json.loads(json.dumps(dataclasses.asdict(RANK)))
+    assert RankReport.of(sent) == RANK
+    check = Check("router", "not applicable", "nothing to see")
+    assert Check.of(json.loads(json.dumps(check.wire()))) == check and not check.failed
 
 
 def test_layer_names_are_folded() -> None:

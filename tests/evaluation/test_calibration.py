@@ -13,7 +13,7 @@ from test_artifact import FINGERPRINT, write
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays, measure
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
-from banpick_exp.policy import MoeShape
+from banpick_exp.policy import Calibration, MoeShape
 from banpick_exp.policy import calibration as statistics
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.tasks.config import TaskConfig
@@ -118,8 +118,9 @@ class TestTheView:
     @pytest.mark.parametrize("key", ["fisher", "similarity", "npmi", "contrast"])
     def test_what_is_missing_or_of_another_model_is_refused(self, key: str) -> None:
         read = getattr(statistics, key)
-        view = dict(arrays.policy_views({"math": domain(0), "code": domain(1)}, "removal_kl")["math"])
-        for calibrated, words in ((None, "it needs a calibration"), (view | {key: None}, f"has no {key}")):
+        view = arrays.policy_views({"math": domain(0), "code": domain(1)}, "removal_kl")["math"]
+        without = view.model_copy(update={key: None})
+        for calibrated, words in ((None, "it needs a calibration"), (without, f"has no {key}")):
             with pytest.raises(UserError, match=f"{words}. Run `python -m banpick_exp calibrate`"):
                 read(calibrated, SHAPE, "any")
         for layers, experts in ((3, 3), (2, 4)):
@@ -128,10 +129,10 @@ class TestTheView:
             other = MoeShape(num_layers=layers, num_experts=experts, top_k=2)
             with pytest.raises(UserError, match=f"of another model: {key} has"):
                 read(view, other, "any")
-        broken = np.array(view[key])
+        broken = np.array(getattr(view, key))
         broken.ravel()[0] = np.nan
         with pytest.raises(UserError, match=f"the calibration has {key}="):
-            read(view | {key: broken.tolist()}, SHAPE, "any")
+            read(Calibration.of(view.model_dump() | {key: broken.tolist()}), SHAPE, "any")
 
 
 class TestMarkers:
@@ -148,13 +149,13 @@ class TestMarkers:
             arguments = ["policy=pick", *typed, f"output_dir={tmp_path}", "dry_run=true"]
             return plan_sweep(arguments).points[1].calibration_fingerprint
 
-        assert key("arrays.markers=['=']") != key() == key("arrays.markers=[';']")
-        assert key("task.answer_separator='='") == key("arrays.markers=['=']")
+        assert key("calibration.markers=['=']") != key() == key("calibration.markers=[';']")
+        assert key("task.answer_separator='='") == key("calibration.markers=['=']")
         before = key()
         monkeypatch.setattr("banpick_exp.sweep.make_points.CALIBRATION_VERSION", 1)
         assert key() != before, "an artifact of an earlier version would be found, and refused"
 
     def test_typed_ones_are_held_against_an_artifact(self, tmp_path: Path) -> None:
         folder = write(tmp_path / "mine")
-        with pytest.raises(UserError, match=r"arrays.markers=\['='\] would change nothing"):
-            plan_sweep(["policy=pick", f"calibration.path={folder}", "arrays.markers=['=']", "dry_run=true"])
+        with pytest.raises(UserError, match=r"calibration.markers=\['='\] would change nothing"):
+            plan_sweep(["policy=pick", f"calibration.path={folder}", "calibration.markers=['=']", "dry_run=true"])

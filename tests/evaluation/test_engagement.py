@@ -8,15 +8,12 @@ import pytest
 
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
 from banpick_exp.evaluation.engagement import check_engagement
-from banpick_exp.policy import MoeShape, parse_policy
+from banpick_exp.policy import Calibration, MoeShape, parse_policy
 from banpick_exp.records import Counters
 
 SHAPE = MoeShape(num_layers=2, num_experts=8, top_k=4)
 TOKENS = 100
-CALIBRATION = {
-    "contrast": [[0.5] + [0.0] * 7, [-0.5] + [0.0] * 7],
-    "similarity": [[[1.0] * 8] * 8] * 2,
-}
+CALIBRATION = Calibration.of({"contrast": [[0.5] + [0.0] * 7, [-0.5] + [0.0] * 7], "similarity": [[[1.0] * 8] * 8] * 2})
 
 
 def run(first: int = 50, *, kept: int = 400, swap: int = 0) -> DomainRun:
@@ -102,7 +99,7 @@ def test_one_domain_that_differs_is_trace_enough() -> None:
 def test_the_evidence_tells_edits_apart() -> None:
     def table(name: str, **params: Any) -> str:
         evidence, _ = check_engagement(policies(name, **params), {"math": run()}, {"math": run()}, SHAPE)
-        return str(evidence["routing_table"]["math"])
+        return evidence.routing_table["math"]
 
     assert table("expert_sample", seed=0) != table("expert_sample", seed=1)
     assert table("expert_sample", temperature=0) == table("none") == table("diep", beta=0)

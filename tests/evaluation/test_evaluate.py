@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from banpick_exp.analysis import wilson
-from banpick_exp.engine.types import Counters, Generation
+from banpick_exp.engine.types import Generation
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, answer_problems
 from banpick_exp.evaluation.engagement import check_engagement
-from banpick_exp.evaluation.metrics import all_metrics, domain_metrics
+from banpick_exp.evaluation.metrics import domain_metrics, point_metrics
 from banpick_exp.evaluation.speed import Timing
-from banpick_exp.policy import MoeShape, parse_policy
+from banpick_exp.policy import Calibration, MoeShape, parse_policy
+from banpick_exp.records import Counters, Outcome
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
 
 SHAPE = MoeShape(num_layers=2, num_experts=8, top_k=4)
-CALIBRATION = {
-    "influence": [[layer, expert, 1.0] for layer in range(2) for expert in range(8)],
-    "layer_sensitivity": [0.0, 1.0],
-    "r_min": 0.5,
-    "r_max": 0.9,
-    "usage": [[1] * 8] * 2,
-}
+CALIBRATION = Calibration.of(
+    {
+        "influence": [[layer, expert, 1.0] for layer in range(2) for expert in range(8)],
+        "layer_sensitivity": [0.0, 1.0],
+        "r_min": 0.5,
+        "r_max": 0.9,
+        "usage": [[1] * 8] * 2,
+    }
+)
 
 
-def outcomes(correct: str, truncated: str = "", domain: str = "math") -> list[dict[str, Any]]:
+def outcomes(correct: str, truncated: str = "", domain: str = "math") -> list[Outcome]:
     """One outcome a letter: `1` is right; `truncated` alike."""
     return [
-        {
-            "problem_id": f"{domain}-{i}", "domain": domain, "task": domain, "correct": letter == "1",
-            "truncated": truncated[i : i + 1] == "1", "tokens": 3, "answer": "x",
-        }
+        Outcome(
+            problem_id=f"{domain}-{i}",
+            domain=domain,
+            task=domain,
+            correct=letter == "1",
+            truncated=truncated[i : i + 1] == "1",
+            tokens=3,
+            answer="x",
+        )
         for i, letter in enumerate(correct)
-    ]  # fmt: skip
+    ]
 
 
 def run(kept: list[int], correct: str = "10", *, tokens: int = 100, keys: int = 0, **more: Any) -> DomainRun:
@@ -61,48 +70,48 @@ def test_metrics_of_one_domain() -> None:
         [run([400, 400], "1010")],
         [Timing(stock_seconds=[2.0, 3.0, 4.0], policy_seconds=[1.0, 2.0, 4.0], tokens=70)],
     )
-    assert found["accuracy"] == 0.75 and found["n_problems"] == 4
-    assert found["accuracy_ci95"] == list(wilson(3, 4))
-    assert found["delta"] == 0.25
-    assert found["delta_ci95"][0] <= 0.25 <= found["delta_ci95"][1]
-    assert found["tokens_per_second"] == 3 * 70 / 7
-    assert found["speedup"] == 1.5, "the median of 2, 1.5 and 1"
-    assert found["speedup_spread"] == [1.0, 2.0]
-    assert found["mean_kept"] == 2.0 and found["mean_kept_by_layer"] == [3.0, 1.0]
-    assert found["truncated_fraction"] == 0.25
+    assert found.accuracy == 0.75 and found.n_problems == 4
+    assert found.accuracy_ci95 == wilson(3, 4)
+    assert found.delta == 0.25
+    assert found.delta_ci95 is not None and found.delta_ci95[0] <= 0.25 <= found.delta_ci95[1]
+    assert found.tokens_per_second == 3 * 70 / 7
+    assert found.speedup == 1.5, "the median of 2, 1.5 and 1"
+    assert found.speedup_spread == (1.0, 2.0)
+    assert found.mean_kept == 2.0 and found.mean_kept_by_layer == (3.0, 1.0)
+    assert found.truncated_fraction == 0.25
 
 
 def test_overall_weighs_problems_and_tokens_not_domains() -> None:
     runs = {"math": run([400, 400], "1"), "code": run([100, 100], "000", tokens=50, domain="code")}
     stock = {"math": run([400, 400], "1"), "code": run([200, 200], "111", tokens=50, domain="code")}
     timings = {"math": Timing([1.0], [1.0], 10), "code": Timing([3.0], [1.0], 30)}
-    found = all_metrics(runs, stock, timings)
-    assert list(found["domains"]) == ["math", "code"]
-    assert found["domains"]["code"]["delta"] == -1.0 and found["domains"]["code"]["delta_ci95"] == [-1.0, -1.0]
-    overall = found["overall"]
-    assert overall["accuracy"] == 0.25 and overall["delta"] == -0.75
-    assert overall["mean_kept"] == pytest.approx((800 + 200) / 300)
-    assert overall["speedup"] == 2.0, "four seconds against two, not the mean of 1 and 3"
-    assert overall["tokens_per_second"] == 40 / 2
+    found = point_metrics(runs, stock, timings)
+    assert list(found.domains) == ["math", "code"]
+    assert found.domains["code"].delta == -1.0 and found.domains["code"].delta_ci95 == (-1.0, -1.0)
+    overall = found.overall
+    assert overall.accuracy == 0.25 and overall.delta == -0.75
+    assert overall.mean_kept == pytest.approx((800 + 200) / 300)
+    assert overall.speedup == 2.0, "four seconds against two, not the mean of 1 and 3"
+    assert overall.tokens_per_second == 40 / 2
 
 
 def test_stock_against_itself_differs_by_nothing() -> None:
     found = domain_metrics([STOCK], [STOCK], [Timing([1.0, 1.1], [1.0, 1.1], 5)])
-    assert (found["delta"], found["delta_ci95"], found["speedup"]) == (0.0, [0.0, 0.0], 1.0)
+    assert (found.delta, found.delta_ci95, found.speedup) == (0.0, (0.0, 0.0), 1.0)
 
 
 def test_samples_of_a_problem_are_one_unit() -> None:
     def sampled(*counts: int) -> DomainRun:
         rows = [
-            o | {"sample": n, "correct": n < c}
-            for o, c in zip(outcomes("0" * 4), counts, strict=True)
+            replace(outcome, sample=n, correct=n < c)
+            for outcome, c in zip(outcomes("0" * 4), counts, strict=True)
             for n in range(4)
         ]
         return DomainRun(rows, Counters([100] * 2, [400] * 2, [[0] * 8] * 2))
 
     found = domain_metrics([sampled(4, 4, 2, 0)], [sampled(4, 2, 0, 0)], [Timing([1.0], [1.0], 1)])
-    assert found["n_problems"] == 4 and found["accuracy"] == 10 / 16 and found["delta"] == 4 / 16
-    low, high = found["accuracy_ci95"]
+    assert found.n_problems == 4 and found.accuracy == 10 / 16 and found.delta == 4 / 16
+    low, high = found.accuracy_ci95
     assert high - low > 1.5 * (wilson(10, 16)[1] - wilson(10, 16)[0]), "16 answers are not 16 problems"
 
 
@@ -117,15 +126,17 @@ def test_answers_are_looked_at_for_loops() -> None:
             return Counters([1], [1], [[1]])
 
         def generate(self, prompts: list[str], **_: object) -> list[Generation]:
-            ids = [((5, 6) * 12, True), ((1, 2, 3, 0), False), ((7,) * 16 + (0,), False)]
-            return [Generation("s;4", tokens, (), truncated) for tokens, truncated in ids]
+            ids = [((5, 6) * 12, "length"), ((1, 2, 3, 0), "stop"), ((7,) * 16 + (0,), "stop")]
+            return [Generation("s;4", tokens, (), reason) for tokens, reason in ids]
 
     problems = [Problem(str(i), "math", "add", "2+2=", "4") for i in range(3)]
     task = TaskConfig(name="tiny", domains=("math",))
     engine: Any = Loaded()
-    runs, _ = answer_problems(engine, policy("none"), task, {"math": problems})
-    assert [o["repetitive"] for o in runs["math"].outcomes] == [True, False, True]
-    assert [o["correct"] for o in runs["math"].outcomes] == [True] * 3
+    outcomes = answer_problems(engine, policy("none"), task, {"math": problems}).runs["math"].outcomes
+    assert [outcome.repetitive for outcome in outcomes] == [True, False, True]
+    assert [outcome.correct for outcome in outcomes] == [True] * 3
+    assert [outcome.completion for outcome in outcomes] == ["s;4"] * 3, "the whole text, to be graded again"
+    assert [outcome.finish_reason for outcome in outcomes] == ["length", "stop", "stop"]
 
 
 def test_other_problems_are_no_pair() -> None:
@@ -152,9 +163,9 @@ def test_other_problems_are_no_pair() -> None:
 def test_a_policy_that_did_what_it_says_is_engaged(chosen: Any, measured: DomainRun) -> None:
     evidence, reason = check_engagement(chosen, {"math": measured}, {"math": STOCK}, SHAPE)
     assert reason is None
-    low, high = evidence["implied"]["math"]
-    assert low <= evidence["measured"]["math"] <= high
-    assert evidence["measured"]["math"] == np.sum(measured.counters.kept) / 200
+    low, high = evidence.implied["math"]
+    assert low <= evidence.measured["math"] <= high
+    assert evidence.measured["math"] == np.sum(measured.counters.kept) / 200
 
 
 @pytest.mark.parametrize(
@@ -189,7 +200,7 @@ def test_the_evidence_tells_equal_policies_and_equal_routing() -> None:
 
     def evidence(chosen: Any, measured: DomainRun) -> tuple[str, str]:
         found, _ = check_engagement(chosen, {"math": measured}, {"math": STOCK}, SHAPE)
-        return found["routing_table"]["math"], found["routing_counts"]["math"]
+        return found.routing_table["math"], found.routing_counts["math"]
 
     stock = evidence(policy("none"), run([400, 400], keys=50))
     assert evidence(policy("fixed_k", k=4), run([400, 400], keys=50)) == stock

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 from rich.console import Console
-from synthetic_run import SyntheticRun, ladder
+from synthetic_run import SyntheticRun, changed, ladder
 
 from banpick_exp.analysis import average_at_n, guards, verdicts
 from banpick_exp.analysis.frame import points_frame
 from banpick_exp.config import validated
 from banpick_exp.errors import UserError
-from banpick_exp.records import load_outcomes, load_points, write_parquet
-from banpick_exp.report import print_pareto, write_report
+from banpick_exp.records import OVERALL, outcomes_frame
+from banpick_exp.report.files import write_report
+from banpick_exp.report.run import Run, read_run
+from banpick_exp.report.terminal import print_pareto
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.identity import point_fingerprint
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.tasks.config import GREEDY, TaskConfig
@@ -69,41 +72,42 @@ def test_samples_cost_their_tokens(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Each answer of a synthetic run given three times, the third one wrong: avg@3 is two thirds of the accuracy."""
     run_dir = tmp_path_factory.mktemp("outputs") / "ladder" / "sampled"
     run = ladder(SyntheticRun(problems=50), ks=(6, 4))
     run.add("pick", {"boost": 1}, churn=0.05)
-    for record, rows in run.points:
-        assert rows is not None
-        record["task"] |= {"samples": 3, "temperature": 0.6, "top_p": 0.95}
-        rows[:] = [row | {"sample": n, "correct": row["correct"] and n < 2} for row in rows for n in range(3)]
-        for domain, *score, _, _ in average_at_n(pl.DataFrame(rows)).iter_rows():
-            block = record["metrics"]["domains"].get(domain, record["metrics"]["overall"])
-            block |= {"accuracy": score[0], "accuracy_ci95": score[1:]}
-    run.write(run_dir)
-    write_parquet(run_dir)
-    return run_dir
+    for index, (record, once) in enumerate(run.points):
+        assert once is not None
+        answers = [
+            dataclasses.replace(outcome, sample=n, correct=outcome.correct and n < 2)
+            for outcome in once
+            for n in range(3)
+        ]
+        metrics = record.measured.model_dump()
+        for domain, *score, _, _ in average_at_n(outcomes_frame(answers)).iter_rows():
+            part = metrics["overall"] if domain == OVERALL else metrics["domains"][domain]
+            part |= {"accuracy": score[0], "accuracy_ci95": score[1:]}
+        task = {"samples": 3, "temperature": 0.6, "top_p": 0.95}
+        run.points[index] = changed(record, task=task, metrics=metrics), answers
+    return read_run(RunFolder(run.write(run_dir)))
 
 
-def test_avg_at_n_is_named_in_table_report_and_frame(sampled: Path) -> None:
-    records, set_aside = load_points(sampled / "points")
-    assert len(records) == 4 and not set_aside, "three rows a problem are a good record"
-    frame = points_frame(records)
+def test_avg_at_n_is_named_in_table_report_and_frame(sampled: Run) -> None:
+    assert len(sampled.records) == 4, "three rows a problem are a good record"
+    frame = points_frame(sampled.records)
     assert set(frame["samples"]) == {3} and set(frame.filter(domain="overall")["n_problems"]) == {150}
     file = io.StringIO()
     print_pareto(sampled, Console(file=file))
     assert "avg@3 % [95 %]" in file.getvalue() and "accuracy % [95 %]" not in file.getvalue()
     write_report(sampled)
-    page = (sampled / "report.html").read_text()
+    page = (sampled.folder.path / "report.html").read_text()
     assert '"fields":["avg@3 %"' in page and "avg@3 (%)" in page
     assert "Answers were sampled: 3 a problem at temperature 0.6, top-p 0.95." in page
 
 
-def test_guards_read_samples(sampled: Path) -> None:
-    records, _ = load_points(sampled / "points")
-    outcomes = load_outcomes(sampled / "points", records)
-    found = guards(records, outcomes)
+def test_guards_read_samples(sampled: Run) -> None:
+    found = guards(sampled.records, sampled.outcomes)
     assert set(found["guard"]) >= {"engaged", "repetition"} and (found["level"] != "invalid").all()
-    row = verdicts(records, outcomes).filter(domain="overall").row(0, named=True)
+    row = verdicts(sampled.records, sampled.outcomes).filter(domain="overall").row(0, named=True)
     assert row["n_pairs"] == 150 and row["verdict"] == "ties"

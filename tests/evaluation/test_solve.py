@@ -14,22 +14,21 @@ import pytest
 from rich.console import Console
 from synthetic_run import DOMAINS, SyntheticRun
 
-from banpick_exp.analysis.pairing import asked_policy
-from banpick_exp.engine.types import Counters
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
+from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES, UnreachableBudget, solve
 from banpick_exp.evaluation.budget.solve import AtBudget, answer_at_budget
 from banpick_exp.policy import POLICIES, MoeShape
 from banpick_exp.policy.budget import SAMPLE_PROBLEMS, label_of, policy_of, with_knob
 from banpick_exp.policy.rule import BudgetKnob
-from banpick_exp.records import CorruptRecord, load_points, read_point
-from banpick_exp.report import load_run, print_pareto
+from banpick_exp.records import CorruptRecord, Counters
+from banpick_exp.report.equal_budget import equal_budget_sentence
 from banpick_exp.report.maps import maps_of
-from banpick_exp.report.page.equal import equal_budget_sentence
 from banpick_exp.report.page.page import page_html
 from banpick_exp.report.run import read_run
+from banpick_exp.report.terminal import print_pareto
 from banpick_exp.report.tracking.wandb import point_metrics
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.compose import Composer
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep
 from banpick_exp.sweep.rerun import rerun_command
@@ -176,7 +175,7 @@ def test_a_rerun_plans_the_same_point(plan: Any, name: str) -> None:
     found = plan(f"policy={name}", "policy.budget=choice(5,6)", *extra)
     point, other = (p for p in found.points if p.rule.name == name)
     assert point.fingerprint != other.fingerprint
-    again = plan(*shlex.split(rerun_command(found, point))[3:])
+    again = plan(*shlex.split(rerun_command(found.command, point))[3:])
     assert point.fingerprint in [p.fingerprint for p in again.points]
 
 
@@ -228,9 +227,10 @@ class Machine:
         kept = self.kept(self.beta) + bias
         return Counters([1000] * 4, [round(1000 * kept)] * 4, [])
 
-    def answer(self, policies: Any) -> tuple[Any, float]:
+    def answer(self, policies: Any) -> Answered:
         policies["math"].activate(self)
-        return {"math": DomainRun([], self.counters(reset=True, bias=self.bias))}, 0.0
+        run = DomainRun([], self.counters(reset=True, bias=self.bias))
+        return Answered(policies=policies, runs={"math": run}, swap_seconds=0.0)
 
 
 @pytest.fixture
@@ -251,12 +251,12 @@ def falling(beta: float) -> float:
 
 def test_a_sample_that_tells_the_truth_is_confirmed(met: Any, tmp_path: Path) -> None:
     found = met(Machine(falling, bias=0.02))
-    assert found.reason is None and not found.account["corrected"] and not found.account["cached"]
-    assert abs(found.account["measured"] - 5) <= 0.05 and found.account["sample_problems"] == SAMPLE_PROBLEMS
-    assert found.policies["math"].rule.canonical()["beta"] == found.account["value"]
+    assert found.reason is None and not found.account.corrected and not found.account.cached
+    assert abs(found.account.measured - 5) <= 0.05 and found.account.sample_problems == SAMPLE_PROBLEMS
+    assert found.answered.policies["math"].rule.canonical()["beta"] == found.account.value
     machine = Machine(falling, bias=0.02)
     again = met(machine)
-    assert machine.probes == 0 and again.account == found.account | {"cached": True}
+    assert machine.probes == 0 and again.account == found.account.model_copy(update={"cached": True})
 
 
 def test_another_budget_of_the_rule_asks_no_question_twice(plan: Any, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_another_budget_of_the_rule_asks_no_question_twice(plan: Any, tmp_path: 
         policies = {"math": DomainPolicy(rule=point.rule, calibration_key="", calibration=None)}
         found = answer_at_budget(machine, point, policies, problems, tmp_path, machine.answer, probed)
         accounts.append(found.account)
-    asked = [value for account in accounts for value, _ in account["probes"]]
+    asked = [value for account in accounts for value, _ in account.probes]
     assert len(asked) > len(set(asked)) == machine.probes, "the end beta=1 is asked for once"
     assert [set(found) for found in probed.values()] == [set(asked)]
 
@@ -277,9 +277,9 @@ def test_another_budget_of_the_rule_asks_no_question_twice(plan: Any, tmp_path: 
 @pytest.mark.parametrize("bias", [0.3, -0.3])
 def test_a_sample_that_misleads_is_corrected_once(met: Any, bias: float) -> None:
     found = met(Machine(falling, bias))
-    assert found.reason is None and found.account["corrected"]
-    assert abs(found.account["measured"] - 5) <= 0.05 and found.account["target"] == 5
-    assert met(Machine(falling, bias)).account["cached"], "the corrected knob was kept, with what the sample says there"
+    assert found.reason is None and found.account.corrected
+    assert abs(found.account.measured - 5) <= 0.05 and found.account.target == 5
+    assert met(Machine(falling, bias)).account.cached, "the corrected knob was kept, with what the sample says there"
 
 
 def test_a_budget_that_is_not_met_is_a_reason(met: Any, tmp_path: Path) -> None:
@@ -314,37 +314,37 @@ def test_the_report_says_what_was_solved_and_who_wins_where(tmp_path: Path) -> N
             record = run.add(
                 name, {knob: 0.3 + budget / 100}, kept=budget + 0.01, churn=0.01, shift=dict.fromkeys(DOMAINS, shift)
             )
-            record["label"] = f"{name} budget={budget}"
-            record["budget"] = {
+            account = {
                 "target": float(budget), "knob": knob, "value": 0.3 + budget / 100, "measured": budget + 0.01,
                 "probes": [[0.5, 3.4], [0.31, 4.98]], "sample_problems": 192, "cached": False, "corrected": False,
             }  # fmt: skip
-    folder = run.write(tmp_path / "iso_budget" / "run")
-    records, set_aside = load_points(folder / "points")
+            record = run.change(record, label=f"{name} budget={budget}", budget=account)
+    folder = RunFolder(run.write(tmp_path / "iso_budget" / "run"))
+    _, set_aside = folder.load_points()
     assert not set_aside
-    frame, found = load_run(folder)
+    found = read_run(folder)
+    frame = found.frame
     naee = frame.filter((frame["label"] == "naee budget=5") & (frame["domain"] == "overall")).row(0, named=True)
     assert naee["budget_target"] == 5 and naee["solved_knob"] == "beta=0.35"
-    sentence = equal_budget_sentence(found)
+    sentence = equal_budget_sentence(found.verdicts)
     assert sentence.startswith(
         "2 rules at equal measured budgets, 4 comparisons with fixed_k: 1 beat it (top_p budget=3 +"
     )
     assert sentence.endswith("0 lose to it, 3 tie: no difference shown, which is not the same as none.")
 
     output = io.StringIO()
-    print_pareto(folder, Console(width=240, file=output))
+    print_pareto(found, Console(width=240, file=output))
     printed = output.getvalue()
     assert "Against fixed_k at equal budget" in printed and "naee budget=5 beta=0.35" in printed and sentence in printed
-    run_read = read_run(folder)
-    page = page_html([run_read], [maps_of(run_read)])
+    page = page_html([found], [maps_of(found)])
     assert "Knobs solved for a budget" in page and "beta = 0.35" in page and "0.31: 4.98" in page and "+0.010" in page
-    assert asked_policy(record) == {"name": "top_p", "budget": 5.0}, "for what must agree between dev and test"
-    assert point_metrics(records[0] | {"budget": record["budget"]})["budget/probes"] == 2
+    assert record.asked_policy() == {"name": "top_p", "budget": 5.0}, "for what must agree between dev and test"
+    assert point_metrics(record)["budget/probes"] == 2
 
-    broken = folder / "points" / f"{record['fingerprint']}.json"
+    broken = folder.record_path(record.fingerprint)
     broken.write_text(json.dumps(json.loads(broken.read_text()) | {"budget": {"target": 5.0}}))
-    with pytest.raises(CorruptRecord, match="its budget lacks knob, value"):
-        read_point(broken)
+    with pytest.raises(CorruptRecord, match=r"the record lacks budget\.knob"):
+        folder.read_point(record.fingerprint)
 
 
 # ---------------------------------------------------------------- on the engine
@@ -357,18 +357,20 @@ def test_the_engine_meets_a_budget(tiny_engine: Engine, tmp_path: Path) -> None:
     small = ["task.max_problems=150", "task.throughput_prompts=2", "task.throughput_repeats=1", "task.domains=[math]"]
     found = plan_sweep(["policy=naee", "policy.budget=5.0", *small, f"output_dir={tmp_path}"])
     stock, point = found.points
-    actor = EngineActor(point, str(tmp_path / "run"), str(tmp_path / "calibrations"))
-    actor._engine = tiny_engine
+    folder = RunFolder(tmp_path / "iso_budget" / "run")
+    actor = EngineActor(point, str(folder.path), tiny_engine)
 
-    first = actor.run_point(point, stock.fingerprint, rerun_command(found, point))
-    spent = first["budget"]
-    assert first["status"] == "done" and first == read_point(tmp_path / "run/points" / f"{point.fingerprint}.json")
-    assert abs(first["metrics"]["overall"]["mean_kept"] - 5) <= 0.05
-    assert spent["measured"] == first["metrics"]["overall"]["mean_kept"] and not spent["cached"]
-    assert first["policy"] == {"name": "naee", "beta": spent["value"], "k_min": 1}
-    assert 0 < len(spent["probes"]) < 8 and spent["value"] in [value for value, _ in spent["probes"]]
-    assert first["label"] == "naee budget=5" and "policy.budget=5.0" in first["command"]
+    first = actor.run_point(point, stock.fingerprint, rerun_command(found.command, point))
+    spent = first.budget
+    assert spent is not None
+    assert first.status == "done" and first == folder.read_point(point.fingerprint)
+    assert abs(first.mean_kept - 5) <= 0.05
+    assert spent.measured == first.mean_kept and not spent.cached
+    assert first.policy == {"name": "naee", "beta": spent.value, "k_min": 1}
+    assert 0 < len(spent.probes) < 8 and spent.value in [value for value, _ in spent.probes]
+    assert first.label == "naee budget=5" and "policy.budget=5.0" in (first.command or "")
 
-    second = actor.run_point(point, stock.fingerprint, rerun_command(found, point))
-    assert second["budget"] == spent | {"cached": True, "measured": second["budget"]["measured"]}
-    assert second["policy"] == first["policy"] and abs(second["budget"]["measured"] - 5) <= 0.05
+    second = actor.run_point(point, stock.fingerprint, rerun_command(found.command, point))
+    assert second.budget is not None and abs(second.budget.measured - 5) <= 0.05
+    assert second.budget == spent.model_copy(update={"cached": True, "measured": second.budget.measured})
+    assert second.policy == first.policy

@@ -190,7 +190,8 @@ def test_an_activated_environment_does_not_replace_itself(make_venv: Venv, check
 def stub_checkout(tmp_path: Path) -> Path:
     """The real Makefile over an environment whose programs only record that they were called."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for program in (".ci/venv", ".venv/bin/ruff", ".venv/bin/mypy", ".venv/bin/python"):
+    programs = ("ruff", "mypy", "lint-imports", "mkdocs", "pre-commit", "python")
+    for program in (".ci/venv", *(f".venv/bin/{name}" for name in programs)):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'#!/usr/bin/env bash\necho "{path.name} $*" >>calls\n[[ {path.name} != "${{BROKEN:-}}" ]]\n')
@@ -212,12 +213,33 @@ def test_make_sweep_is_the_documented_command(stub_checkout: Path) -> None:
     assert make(stub_checkout, "sweep") == (0, ["venv cpu", "python -m banpick_exp +sweep=pick_strength"])
 
 
-@pytest.mark.parametrize("broken", ["", "ruff", "mypy", "python"])
-def test_make_test_runs_every_check_whichever_fails(stub_checkout: Path, broken: str) -> None:
-    status, called = make(stub_checkout, "test", BROKEN=broken)
-    assert (status != 0) == bool(broken)
-    tests = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder"
-    assert called == ["venv cpu", "ruff check .", "ruff format --check .", "mypy ", tests]
+LINT = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports --no-logo"]
+TESTS = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder"
+
+
+@pytest.mark.parametrize("broken", ["", "ruff", "mypy", "lint-imports", "python"])
+@pytest.mark.parametrize(
+    ("target", "tests"),
+    [("test", [TESTS]), ("check", [f"{TESTS} -q -m not slow and not engine and not gpu"]), ("lint", [])],
+)
+def test_make_runs_every_check_whichever_fails(stub_checkout: Path, target: str, tests: list[str], broken: str) -> None:
+    status, called = make(stub_checkout, target, BROKEN=broken)
+    assert called == ["venv cpu", *LINT, *tests]
+    assert (status != 0) == any(line.startswith(f"{broken} ") for line in called)
+
+
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [("hooks", "pre-commit install"), ("docs", "mkdocs build --config-file .ci/mkdocs.yml")],
+)
+def test_make_hooks_and_docs_need_the_environment_alone(stub_checkout: Path, target: str, command: str) -> None:
+    assert make(stub_checkout, target) == (0, ["venv cpu", command])
+
+
+def test_make_help_names_every_target(stub_checkout: Path) -> None:
+    text = (stub_checkout / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()) - {"help"}  # type: ignore[index]
+    assert targets == set(re.findall(r"@echo 'make ([\w-]+) ", text))
 
 
 def test_make_stops_where_the_environment_cannot_be_made(stub_checkout: Path) -> None:
@@ -227,8 +249,10 @@ def test_make_stops_where_the_environment_cannot_be_made(stub_checkout: Path) ->
 
 @pytest.mark.parametrize("status", [0, 5])
 def test_ci_runs_make_test_and_hands_on_its_exit_code(tmp_path: Path, status: int) -> None:
-    (tmp_path / "make").write_text(f'#!/usr/bin/env bash\necho "$PWD make $*"; cat; exit {status}\n')
-    (tmp_path / "make").chmod(0o755)
+    stand_ins = {"make": f'echo "$PWD make $*"; cat; exit {status}', "apt-get": "exit 0"}
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
     ended = subprocess.run(
         [ROOT / ".ci/run"],
         cwd="/",

@@ -1,4 +1,4 @@
-"""What -1 does inside vLLM's Triton experts, held to the version that was read; see `banpick_exp.engine.plugin.skipping`.
+"""What -1 does inside vLLM's Triton experts, held to the version that was read (`banpick_exp.engine.plugin.skipping`).
 
 The kernels run in a process of their own (run_vllm_contract.py), because the interpreter is chosen at import.
 """

@@ -107,7 +107,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=12))
 def test_any_config_ends_in_a_shape_or_in_words(config: dict[str, Any], tmp_path: Path) -> None:
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from banpick_exp.cluster.commands.tiny import main
+from banpick_exp.__main__ import main
 from banpick_exp.errors import UserError
 from banpick_exp.models.checkpoint import CONTROL_RECIPE
 from banpick_exp.models.tiny import ASSETS, control
@@ -103,7 +103,7 @@ def test_unknown_domain_and_other_weights_are_refused(monkeypatch: pytest.Monkey
 
 
 def test_command_writes_the_control(tmp_path: Path, math_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--control", "math", "--output", str(tmp_path)]) == 0
+    assert main(["tiny", "--control", "math", "--output", str(tmp_path)]) == 0
     written = tmp_path / "control-math"
     assert (written / "model.safetensors").read_bytes() == (math_folder / "model.safetensors").read_bytes()
     ((layer, expert),) = PLANTED["math"]
@@ -115,22 +115,22 @@ def test_command_never_replaces_an_earlier_result_by_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny-out" / "checkpoint").mkdir(parents=True)
-    assert main([]) == 2
+    assert main(["tiny"]) == 2
     message = capsys.readouterr().err
     assert "tiny-out/checkpoint exists" in message and "--output tiny-out" in message
 
 
 def test_command_refuses_zero_steps_and_a_file_as_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--steps", "0", "--output", str(tmp_path / "a")]) == 2
+    assert main(["tiny", "--steps", "0", "--output", str(tmp_path / "a")]) == 2
     assert "--steps=0" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert main(["--output", str(tmp_path / "file" / "x")]) == 2
+    assert main(["tiny", "--output", str(tmp_path / "file" / "x")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; from banpick_exp.cluster.commands.tiny import parser; text = parser().format_help(); "
+        "import sys; from banpick_exp.cluster.commands.tiny import help_page; text = help_page(); "
         "assert 'torch' not in sys.modules; print(text)"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -139,7 +139,7 @@ def test_help_needs_no_torch() -> None:
 
 @pytest.mark.slow
 def test_command_trains_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--steps", "1", "--output", str(tmp_path)]) == 0
+    assert main(["tiny", "--steps", "1", "--output", str(tmp_path)]) == 0
     shipped = {path.relative_to(ASSETS) for path in ASSETS.rglob("*") if path.is_file()}
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()} == shipped
     assert "dev split" in capsys.readouterr().out

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ class TestTheWorkedExample:
         spec.loader.exec_module(module)
         monkeypatch.setitem(POLICIES, "sharpen", module.Sharpen)
         assert doctest.testmod(module).attempted >= 4 and doctest.testmod(module).failed == 0
-        shape = {"num_layers": 2, "num_experts": 16, "top_k": 4}
+        shape: dict[str, Any] = {"num_layers": 2, "num_experts": 16, "top_k": 4}
         logits = torch.randn(400, 16, generator=torch.Generator().manual_seed(11)) * 2
         policy = build_policy("sharpen", {"factor": 0.5}, **shape)
         weights, ids, _ = policy.route(logits, 1)

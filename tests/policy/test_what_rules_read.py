@@ -30,7 +30,7 @@ def test_a_mapping_becomes_a_calibration_once() -> None:
     assert made.fisher is None and made.npmi is None
     assert Calibration.of(made) is made
     with pytest.raises(ValidationError, match="frozen"):
-        made.r_min = 0.5  # type: ignore[misc]
+        made.r_min = 0.5
 
 
 def test_build_policy_takes_either() -> None:

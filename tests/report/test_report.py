@@ -1,11 +1,13 @@
-"""The table and the page say what was found; the figures are legible in size, the page is offline, small and whole."""
+"""The page says what was found, is offline, small and whole; the figures are legible in size."""
 
 from __future__ import annotations
 
 import base64
-import io
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import chromium
@@ -14,19 +16,23 @@ import polars as pl
 import pytest
 from matplotlib import image
 from PIL import Image
-from rich.console import Console
-from synthetic_run import DOMAINS, LAYERS, SyntheticRun, ladder, pick_strength
+from synthetic_run import DOMAINS, LAYERS, SyntheticRun, ladder, pick_strength, three_times
 
 from banpick_exp.analysis import points_frame, subtasks
+from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
-from banpick_exp.report import heat_map, load_run, print_pareto, write_report
-from banpick_exp.report.command import main
+from banpick_exp.report import command
+from banpick_exp.report.figures.heat_map import heat_map
 from banpick_exp.report.figures.styles import STYLES, family_styles, side_by_side
+from banpick_exp.report.files import write_report
 from banpick_exp.report.maps import maps_of
-from banpick_exp.report.page.heat import picture
-from banpick_exp.report.page.page import LARGEST, SECTIONS, page_html
+from banpick_exp.report.page.heat_maps import picture
+from banpick_exp.report.page.page import LARGEST, page_html
 from banpick_exp.report.page.scatter import ticks
-from banpick_exp.report.run import read_run
+from banpick_exp.report.page.section import Section, by_run
+from banpick_exp.report.page.sections import SECTIONS
+from banpick_exp.report.run import Run, read_run
+from banpick_exp.run_folder import RunFolder
 
 ARTIFACTS = Path(os.environ.get("TEST_ARTIFACTS", Path(__file__).resolve().parents[2] / "build" / "test-artifacts"))
 CALIBRATION = "0123456789abcdef"
@@ -43,19 +49,23 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.write(outputs / "pick_strength" / "first")
 
 
+def read(run_dir: Path) -> Run:
+    return read_run(RunFolder(run_dir))
+
+
 def count_usage(run: SyntheticRun, layers: int = LAYERS, experts: int = 32) -> None:
     """Give every point counters as an engine has them: `tokens` [L] and `usage` [L, E] by domain."""
     rng = np.random.default_rng(0)
-    for record, _ in run.points:
+    for record in run.records:
         counters = {
             name: {"tokens": [1000] * layers, "kept": [8000] * layers,
                    "usage": rng.integers(0, 500, (layers, experts)).tolist()}
             for name in DOMAINS
         }  # fmt: skip
-        kept = record["metrics"]["overall"]["mean_kept"] if record["metrics"] else 8.0
-        record["engagement"] |= {"counters": counters, "implied": {name: [kept, kept] for name in DOMAINS}}
-        if record["policy"]["name"] == "none":
-            record["engagement"]["stock_counters"] = counters
+        kept = record.mean_kept if record.metrics else 8.0
+        stock = {"stock_counters": counters} if record.is_stock else {}
+        implied = {name: [kept, kept] for name in DOMAINS}
+        run.change(record, engagement={"counters": counters, "implied": implied, **stock})
 
 
 def calibrate(run: SyntheticRun, outputs: Path, layers: int = LAYERS, experts: int = 32) -> None:
@@ -64,68 +74,13 @@ def calibrate(run: SyntheticRun, outputs: Path, layers: int = LAYERS, experts: i
     domains = {name: {"insertion_kl": rng.random((layers, experts), dtype=np.float32)} for name in DOMAINS}
     header = {"model": {"name": "tiny", "identity": "x"}, "settings": {"score": "insertion_kl"}}
     arrays.save(outputs / "calibrations" / CALIBRATION, CALIBRATION, domains, header)
-    for record, _ in run.points:
-        record["calibration"] = CALIBRATION if record["policy"]["name"] == "pick" else None
+    for record in run.records:
+        run.change(record, calibration=CALIBRATION if record.policy_name == "pick" else None)
 
 
 @pytest.fixture(scope="module")
 def written(run_dir: Path) -> list[Path]:
-    return write_report(run_dir)
-
-
-def printed(source: Path | pl.DataFrame, **options: str) -> str:
-    stream = io.StringIO()
-    print_pareto(source, console=Console(file=stream), **options)  # type: ignore[arg-type]
-    return stream.getvalue()
-
-
-def test_table_tells_the_whole_run(run_dir: Path) -> None:
-    text = printed(run_dir)
-    frame, found = load_run(run_dir)
-    overall = frame.filter((pl.col("domain") == "overall") & (pl.col("status") == "done"))
-    for row in overall.iter_rows(named=True):
-        (line,) = [line for line in text.splitlines() if re.search(rf"│ {re.escape(row['label'])} +│", line)]
-        assert f"{100 * row['accuracy']:.1f} [{100 * row['accuracy_lo']:.1f}, {100 * row['accuracy_hi']:.1f}]" in line
-        assert f"{row['speedup']:.2f} ({row['speedup_lo']:.2f}-{row['speedup_hi']:.2f})" in line
-        assert ("●" in line) == row["on_front"]
-        verdict = found.filter((pl.col("fingerprint") == row["fingerprint"]) & (pl.col("domain") == "overall"))
-        if verdict.height:
-            assert f"{verdict['verdict'].item()} none [" in line
-    assert "No gain: 16 of 16 pick points tie or lose" in text
-    assert "failed pick boost=8: the engine stopped [Errno 12] <cause>" in text
-    assert "invalid fixed_k k=1: measured 8.00 kept where k=1 implies 1" in text
-    assert not re.search(r"│ fixed_k k=1 +│", text)  # an invalid point is not a row of the front
-
-
-def test_table_of_one_domain_and_of_a_bare_frame(run_dir: Path) -> None:
-    assert "math, 300 problems" in printed(run_dir, domain="math")
-    text = printed(load_run(run_dir)[0])
-    assert "pick boost=1 key_experts=1" in text and "ties" not in text.replace("ties none", "ties")
-
-
-def test_nothing_done_is_said_and_draws_nothing(tmp_path: Path) -> None:
-    run = SyntheticRun(problems=3)
-    run.add("none", status="failed", reason="no memory")
-    run.write(tmp_path)
-    assert "No point finished" in printed(tmp_path) and "failed none: no memory" in printed(tmp_path)
-    assert write_report(tmp_path) == []
-
-
-def test_uneven_budgets_are_starred(tmp_path: Path) -> None:
-    run = ladder(SyntheticRun(problems=60))
-    run.add("ban", {"lambda": 0.5}, kept=4.4)
-    text = printed(run.write(tmp_path))
-    assert re.search(r"ban lambda=0\.5.*\+0\.40.*\*", text) and "* not at equal budget" in text
-
-
-def test_a_run_without_timings_is_drawn_all_the_same(tmp_path: Path) -> None:
-    run = ladder(SyntheticRun(problems=20), ks=(4,))
-    for record, _ in run.points:
-        for block in [record["metrics"]["overall"], *record["metrics"]["domains"].values()]:
-            block |= {"speedup": None, "speedup_spread": None, "tokens_per_second": None}
-    run.write(tmp_path)
-    assert [path.name for path in write_report(tmp_path)] == ["pareto.png", "report.html"]
-    assert "fixed_k k=4" in printed(tmp_path)
+    return write_report(read(run_dir))
 
 
 def test_picture_is_print_quality(written: list[Path]) -> None:
@@ -154,8 +109,8 @@ def test_page_is_self_contained(written: list[Path]) -> None:
 
 def test_page_has_every_section_in_its_order(written: list[Path]) -> None:
     page = written[-1].read_text()
-    places = [page.index(f'<section id="{key}">') for key in SECTIONS]
-    assert places == sorted(places) and next(iter(SECTIONS)) == "verdict"
+    places = [page.index(f'<section id="{section.key}">') for section in SECTIONS]
+    assert places == sorted(places) and SECTIONS[0].key == "verdict"
     verdict = page[places[0] : places[1]]
     assert "No gain: 16 of 16 pick points tie or lose" in verdict
     assert "23 of 25 points are done (1 invalid, 1 failed): model tiny, task tiny test, 900 problems" in verdict
@@ -163,7 +118,7 @@ def test_page_has_every_section_in_its_order(written: list[Path]) -> None:
 
 def test_page_has_every_point_with_its_numbers(written: list[Path], run_dir: Path) -> None:
     page = written[-1].read_text()
-    for row in load_run(run_dir)[0].filter(pl.col("status") == "done").iter_rows(named=True):
+    for row in read(run_dir).frame.filter(pl.col("status") == "done").iter_rows(named=True):
         assert row["label"] in page and f"<code>{row['command']}</code>" in page
         accuracy = f"{100 * row['accuracy']:.1f} [{100 * row['accuracy_lo']:.1f}, {100 * row['accuracy_hi']:.1f}]"
         assert f'"{accuracy}"' in page  # under the pointer, of every domain
@@ -177,7 +132,7 @@ def test_page_has_every_point_with_its_numbers(written: list[Path], run_dir: Pat
 
 
 def test_sub_tasks_are_shown_as_measured(written: list[Path], run_dir: Path) -> None:
-    run, page = read_run(run_dir), written[-1].read_text()
+    run, page = read(run_dir), written[-1].read_text()
     for row in subtasks(run.records, run.outcomes).iter_rows(named=True):
         text = f"{100 * row['difference']:+.1f} [{100 * row['lo']:+.1f}, {100 * row['hi']:+.1f}]"
         table = page[page.index(f"<caption>{row['domain']}: accuracy, and differences") :]
@@ -198,13 +153,13 @@ def test_heat_maps_hold_their_numbers() -> None:
 
 
 def test_the_drawn_policy_can_be_chosen(run_dir: Path) -> None:
-    run = read_run(run_dir)
+    run = read(run_dir)
     maps = maps_of(run, "pick boost=1 key_experts=4")
-    assert maps.policy is not None and maps.policy["label"] == "pick boost=1 key_experts=4"
-    counters = maps.policy["engagement"]["counters"]["math"]
-    assert np.allclose(maps.policy_usage["math"], np.array(counters["usage"]) / 1000)
+    assert maps.policy is not None and maps.policy.label == "pick boost=1 key_experts=4"
+    counters = maps.policy.engagement.counters["math"]
+    assert np.allclose(maps.policy_usage["math"], np.array(counters.usage) / 1000)
     best = maps_of(run).policy
-    assert best is not None and best["policy"]["name"] == "pick"
+    assert best is not None and best.policy_name == "pick"
 
 
 def test_several_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +167,7 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureF
     other.add("ban", {"lambda": 0.5}, kept=4.1, model="control")
     folders = [run.write(tmp_path / name) for run, name in ((one, "ban/first"), (other, "ban/second"))]
     path = tmp_path / "both.html"
-    assert main([*map(str, folders), "--output", str(path)]) == 0
+    assert command.run([*map(str, folders), "--output", str(path)]) == 0
     assert capsys.readouterr().out.splitlines() == [*(str(folder / "pareto.png") for folder in folders), str(path)]
     page = path.read_text()
     assert page.index("<caption>The runs</caption>") < page.index("No verdict")
@@ -227,10 +182,10 @@ def test_several_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_text_cannot_become_markup(tmp_path: Path) -> None:
     run = ladder(SyntheticRun(problems=20), ks=(4,))
-    run.points[1][0]["label"] = "fixed_k <b>&amp;"
-    run.points[1][0]["command"] = "python </script><script>alert(1)</script>"
-    read = read_run(run.write(tmp_path))
-    page = page_html([read], [maps_of(read)])
+    command = "python </script><script>alert(1)</script>"
+    run.change(run.records[1], label="fixed_k <b>&amp;", command=command)
+    found = read(run.write(tmp_path))
+    page = page_html([found], [maps_of(found)])
     assert "<b>&amp;" not in page.split("<script")[0] and "fixed_k &lt;b&gt;&amp;amp;" in page
     assert page.count("<script") == page.count("</script>") == 2 and "\\u003c/script>\\u003cscript>alert" in page
 
@@ -241,22 +196,20 @@ def test_a_page_of_a_large_model_can_still_be_mailed(tmp_path: Path) -> None:
         run.add("pick", {"boost": i / 10, "key_experts": 4}, churn=0.05)
     count_usage(run, layers=94, experts=128)
     calibrate(run, tmp_path, layers=94, experts=128)
-    read = read_run(run.write(tmp_path / "sweep" / "run"))
-    page = page_html([read], [maps_of(read)])
+    found = read(run.write(tmp_path / "sweep" / "run"))
+    page = page_html([found], [maps_of(found)])
     assert 500_000 < len(page.encode()) < LARGEST
 
 
 def test_every_figure_survives_a_run_without_counters(tmp_path: Path) -> None:
-    files = write_report(ladder(SyntheticRun(problems=20), ks=(4,)).write(tmp_path))
+    files = write_report(read(ladder(SyntheticRun(problems=20), ks=(4,)).write(tmp_path)))
     assert [path.name for path in files] == ["pareto.png", "report.html"]
     page = files[-1].read_text()
     assert "hold no counters" in page and "followed no calibration" in page
     assert "Every policy of this run keeps the same number of experts in every layer" in page
 
 
-def test_what_is_no_run_is_answered_with_what_to_type(
-    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_run_is_answered_with_what_to_type(run_dir: Path, tmp_path: Path) -> None:
     (run_dir / "run.json").write_text('{"command": "python -m banpick_exp +sweep=pick_strength"}')
     failed = SyntheticRun(problems=3)
     failed.add("none", status="failed", reason="no memory")
@@ -268,13 +221,62 @@ def test_what_is_no_run_is_answered_with_what_to_type(
         ([str(tmp_path / "failed")], "1 points and none is done.*no memory.*resume="),
         ([str(run_dir), "--policy", "pick boost=3"], 'is no finished policy.*Type one of: .*"pick boost=1 key_'),
         ([str(run_dir), "--output", str(tmp_path / "no" / "x.html")], "there is no folder"),
+        ([], "required: RUN.*Type python -m banpick_exp report --help"),
     ):
-        assert main(typed) == 2
-        assert re.search(expected, capsys.readouterr().err)
-    assert main([]) == 2 and "required: RUN" in capsys.readouterr().err
-    assert main(["--help"]) == 0
-    text = capsys.readouterr().out
+        with pytest.raises(UserError, match=expected):
+            command.run(typed)
+    text = command.help_page()
     assert "report.html" in text and "--policy" in text and "side by side" in text
+
+
+def test_the_former_name_of_the_command_goes_on_working(tmp_path: Path) -> None:
+    run_dir = ladder(SyntheticRun(problems=20), ks=(4,)).write(tmp_path / "sweep" / "run")
+    found = subprocess.run(
+        [sys.executable, "-m", "banpick_exp.report", str(run_dir)], capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == [str(run_dir / name) for name in ("pareto.png", "report.html")]
+    wrong = subprocess.run([sys.executable, "-m", "banpick_exp.report", "x"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("banpick: x is no folder")
+
+
+def test_a_folder_name_is_no_pattern(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`x[1]` as a pattern means `x1`: nothing there, or another run's files, and every record would be set aside."""
+    folder = shutil.copytree(run_dir, tmp_path / "out[a]" / "sweep*" / "x[1]")
+    shutil.copytree(run_dir.parent.parent / "calibrations", tmp_path / "out[a]" / "calibrations")
+    before = {path.name: path.read_bytes() for path in (folder / "points").iterdir()}
+    assert command.run([str(folder)]) == 0
+    names = ("pareto.png", "usage.png", "influence.png", "report.html")
+    assert capsys.readouterr().out.splitlines() == [str(folder / name) for name in names]
+    assert {path.name: path.read_bytes() for path in (folder / "points").iterdir()} == before
+    page = (folder / "report.html").read_text()
+    assert "23 of 25 points are done" in page and "sweep*/x[1]" in page and "score insertion_kl" in page
+
+
+def test_the_spread_of_repeats_is_on_the_page(tmp_path: Path) -> None:
+    run = read(three_times().write(tmp_path / "pick" / "repeated"))
+    page = write_report(run)[-1].read_text()
+    assert "Repeats: 5 points ran 3 times" in page and "repeat=0; repeat=1; repeat=2" in page
+    assert len(run.done) == 5 and set(run.frame["repeat"]) == {0}
+    assert set(run.frame_of_all["repeat"]) == {0, 1, 2}, "points.parquet has all"
+
+
+def test_a_section_is_a_module_and_a_line(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a newcomer writes to add a section; every run of a page has its part."""
+
+    def lengths_html(run: Run) -> str:
+        rows = (f"<li>{record.label}: {run.outcomes[record.fingerprint]['tokens'].mean():.1f}</li>" for record in run.done)
+        return f"<ul>{''.join(rows)}</ul>"
+
+    section = Section(key="lengths", title="Lengths & ends", html=by_run(lengths_html))
+    monkeypatch.setattr("banpick_exp.report.page.page.SECTIONS", [*SECTIONS, section])
+    one = read(run_dir)
+    page = page_html([one], [maps_of(one)])
+    mean = np.mean([12 + i % 7 for i in range(900)])
+    assert '<a href="#lengths">Lengths &amp; ends</a></nav>' in page
+    assert f'<section id="lengths"><h2>Lengths &amp; ends</h2><ul><li>' in page and f"none: {mean:.1f}</li>" in page
+    both = page_html([one, read(run_dir)], [maps_of(one), maps_of(one)]).split('<section id="lengths">')[1]
+    assert both.count('<div class="run"><h3>') == 2 and "B: pick_strength/first" in both
 
 
 @pytest.mark.skipif(chromium.find() is None, reason="no Chromium on this machine: apt-get install chromium")
@@ -297,7 +299,7 @@ def test_hovering_a_point_tells_its_policy_and_command(run_dir: Path, written: l
         tab.mouse("mouseMoved", x, y)
         text = tab.evaluate(told)
         assert label in text and command in text and "accuracy %" in text
-        frame = load_run(run_dir)[0].filter((pl.col("label") == label) & (pl.col("domain") == "overall"))
+        frame = read(run_dir).frame.filter((pl.col("label") == label) & (pl.col("domain") == "overall"))
         assert f"{100 * frame['accuracy'].item():.1f} [" in text
         marks = f'.point[data-p="{number}"]'
         hot = f"[...document.querySelectorAll({marks!r})].every((mark) => mark.classList.contains('hot'))"
@@ -343,7 +345,7 @@ def test_families_differ_in_marker_and_in_grey() -> None:
 
 def test_points_of_one_budget_stand_side_by_side() -> None:
     run = pick_strength(ladder(SyntheticRun(problems=30)))
-    frame = points_frame([record for record, _ in run.points]).filter(pl.col("domain") == "overall")
+    frame = points_frame(run.records).filter(pl.col("domain") == "overall")
     placed = side_by_side(frame)
     assert placed["x"].n_unique() == frame.height and placed["x"].max() < 8.9  # type: ignore[operator]
     reference = placed.filter(pl.col("policy").is_in(["none", "fixed_k"]))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from banpick_exp.analysis import paired_bootstrap, wilson
-from banpick_exp.records import SCHEMA_VERSION, Outcome, PointRecord
+from banpick_exp.records import SCHEMA_VERSION, Outcome, PointRecord, outcomes_frame
 from banpick_exp.run_folder import RunFolder
 
 DOMAINS = ("math", "code", "knowledge")
@@ -86,6 +87,21 @@ class SyntheticRun:
         self.points.append((record, outcomes))
         return record
 
+    @property
+    def records(self) -> list[PointRecord]:
+        return [record for record, _ in self.points]
+
+    @property
+    def outcomes(self) -> dict[str, pl.DataFrame]:
+        """fingerprint -> outcomes, as `RunFolder.all_outcomes` gives them."""
+        return {record.fingerprint: outcomes_frame(rows) for record, rows in self.points if rows is not None}
+
+    def change(self, record: PointRecord, **parts: Any) -> PointRecord:
+        """Put `changed(record, **parts)` in the place of a point that was added."""
+        index = next(i for i, (known, _) in enumerate(self.points) if known is record)
+        self.points[index] = changed(record, **parts), self.points[index][1]
+        return self.points[index][0]
+
     def write(self, run_dir: Path) -> Path:
         """Write every point under `<run_dir>/points`; returns the run folder."""
         for record, outcomes in self.points:
@@ -117,6 +133,14 @@ class SyntheticRun:
         }  # fmt: skip
 
 
+def changed(record: PointRecord, **parts: Any) -> PointRecord:
+    """The record with other values; a dict is merged into the part of its name (`model={"top_k": 8}`)."""
+    plain = record.plain()
+    for name, value in parts.items():
+        plain[name] = plain.get(name, {}) | value if isinstance(value, dict) else value
+    return PointRecord.model_validate(plain)
+
+
 def ladder(run: SyntheticRun, ks: tuple[int, ...] = (7, 6, 5, 4, 3, 2)) -> SyntheticRun:
     """Add stock and a fixed_k ladder that loses more the fewer experts it keeps."""
     run.add("none")
@@ -135,4 +159,26 @@ def pick_strength(run: SyntheticRun, gain: float = 0.0) -> SyntheticRun:
             harm = 0.004 * boost * experts / 2 if boost * experts > 4 else 0.0
             shift = {"math": gain - harm, "code": -harm, "knowledge": -harm}
             run.add("pick", {"boost": boost, "key_experts": experts}, churn=0.03, shift=shift, speedup=0.99)
+    return run
+
+
+def three_times() -> SyntheticRun:
+    """Stock, a ladder and two Picks, three times; repeats answer 4 % of the problems anew and are not timed."""
+    run, untimed = SyntheticRun(problems=60), dict.fromkeys(("tokens_per_second", "speedup", "speedup_spread"))
+    for repeat in range(3):
+        start = len(run.points)
+        ladder(run, ks=(6, 4))
+        run.add("pick", {"boost": 1}, churn=0.04)
+        run.add("pick", {"boost": 2}, churn=0.04, shift={"math": 0.1})
+        for record in run.records[start:] if repeat else []:
+            plain = record.measured.model_dump()
+            domains = {name: metrics | untimed for name, metrics in plain["domains"].items()}
+            run.change(
+                record,
+                fingerprint=f"{record.fingerprint}-{repeat}",
+                label=f"{record.label} repeat={repeat}",
+                repeat=repeat,
+                metrics={"overall": plain["overall"] | untimed, "domains": domains},
+            )
+        run.stock = run._answers(0.04, {})
     return run

@@ -184,7 +184,7 @@ def test_fingerprints_are_pinned() -> None:
     assert golden({"name": "none"}) == "7563f9cd3623748f"
     assert golden({"name": "fixed_k", "k": 4}) == "24d564087cea3b84"
     pick = parse_policy("pick", {"mode": "boost", "boost": 1, "key_experts": 4}).canonical()
-    settings = CalibrationConfig().model_dump(exclude={"path"}) | {"markers": (";",)}
+    settings = CalibrationConfig(k_min=3).model_dump(exclude={"path"}) | {"markers": (";",)}
     calibration = {"version": 2, "data": "0011223344556677", **settings}
     assert golden(pick, calibration=calibration) == "ee6d830fa2ef7d39"
 

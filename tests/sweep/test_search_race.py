@@ -10,16 +10,8 @@ import polars as pl
 import pytest
 
 from banpick_exp.analysis.pairing import Answers, Layout, answers_of
-from banpick_exp.sweep.search.elimination import (
-    Rule,
-    Standing,
-    block_ends,
-    block_indices,
-    drawn_order,
-    rule_of,
-    stops,
-    upper_share,
-)
+from banpick_exp.evaluation.cut import Cut, block_ends, drawn_order
+from banpick_exp.sweep.search.elimination import Rule, Standing, rule_of, stops, upper_share
 
 ROUNDS = (0.0625, 0.125, 0.25, 0.5)
 
@@ -164,11 +156,13 @@ def _any_stop(rng: np.random.Generator, candidates: int, problems: int, rule: Ru
 def test_blocks_cover_every_problem_once_in_one_drawn_order() -> None:
     shares = (0.0625, 0.125, 0.25, 0.5, 1.0)
     assert block_ends(800, shares) == [50, 100, 200, 400, 800]
-    blocks = [block_indices(800, shares, number, "math", seed=0) for number in range(5)]
+    cut = Cut(shares=shares, seed=0)
+    assert len(cut) == 5
+    blocks = [cut.indices(800, "math", number) for number in range(5)]
     assert sorted(index for block in blocks for index in block) == list(range(800))
     assert blocks[0] != list(range(50)), "a file may be sorted by sub-task"
     assert drawn_order(800, "math", 0) == drawn_order(800, "math", 0) != drawn_order(800, "code", 0)
-    assert sorted(i for n in range(5) for i in block_indices(3, shares, n, "math", 0)) == [0, 1, 2]
+    assert sorted(i for n in range(5) for i in cut.indices(3, "math", n)) == [0, 1, 2]
 
 
 def test_samples_of_a_problem_are_one_pair() -> None:

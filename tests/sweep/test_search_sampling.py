@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from optuna.trial import FrozenTrial
 
+from banpick_exp.cluster.record_of import record_of
 from banpick_exp.errors import UserError
-from banpick_exp.sweep.config import SearchConfig
+from banpick_exp.records import Metrics, PointMetrics, PointRecord, Status
+from banpick_exp.run_folder import RunFolder
+from banpick_exp.sweep.config import OptunaSearch
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.search.optuna import JOURNAL, Sampling
+from banpick_exp.sweep.search.optuna import Sampling, open_study
 from banpick_exp.sweep.search.strategy import Work
 
 TYPED = ["policy=ban", "policy.lambda=interval(0.2,1.5)", "policy.k_min=choice(2,3)"]
-SEARCH = SearchConfig(name="optuna", trials=12, startup=4)
+SEARCH = OptunaSearch(trials=12, startup=4)
+Records = dict[str, PointRecord]
 
 
 @pytest.fixture(scope="module")
@@ -25,32 +29,50 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
     return plan_sweep([*TYPED, "search=optuna", f"output_dir={folder}", "dry_run=true"])
 
 
-def sampling(plan: SweepPlan, folder: Path, records: dict[str, Any], slots: int = 1) -> Sampling:
-    return Sampling(plan.points, plan.spaces, plan.maker, records, SEARCH, folder, slots)
+def sampling(plan: SweepPlan, folder: Path, records: Records, slots: int = 1) -> Sampling:
+    return Sampling(plan.points, plan.spaces, plan.maker, records, SEARCH, RunFolder(folder), slots)
 
 
-def measured(point: Point, status: str = "done") -> dict[str, Any]:
-    """What a record of the point says; a smooth front of lambda."""
+def measured(point: Point, status: Status = "done") -> PointRecord:
+    """A record of the point; a smooth front of lambda."""
     knobs = point.rule.canonical()
     kept = float(str(knobs.get("lambda", 2.0))) * 3 + float(str(knobs.get("k_min", 2)))
-    overall = {"accuracy": 1 - 1 / (1 + kept), "mean_kept": kept, "speedup": 2 - kept / 10}
-    return {"fingerprint": point.fingerprint, "status": status, "metrics": {"overall": overall}, "label": point.label}
+    accuracy = 1 - 1 / (1 + kept)
+    overall = Metrics(
+        accuracy=accuracy,
+        accuracy_ci95=(accuracy, accuracy),
+        delta=0.0,
+        delta_ci95=(0.0, 0.0),
+        n_problems=1,
+        tokens_per_second=1.0,
+        speedup=2 - kept / 10,
+        speedup_spread=(1.0, 2.0),
+        mean_kept=kept,
+        mean_kept_by_layer=(kept,),
+        truncated_fraction=0.0,
+    )
+    return record_of(point, "typed", status=status, reason=None, metrics=PointMetrics(overall=overall, domains={}))
 
 
-def play(search: Sampling, works: list[Work], records: dict[str, Any], limit: int = 1000) -> list[str]:
-    """Answers work as it comes, at most `limit`; returns the labels in order."""
+def trials(plan: SweepPlan, folder: Path) -> list[FrozenTrial]:
+    """What the study on disk holds."""
+    return open_study(RunFolder(folder).journal, plan.spaces, SEARCH).trials
+
+
+def play(search: Sampling, works: list[Work], records: Records, limit: int = 1000) -> list[str]:
+    """Answers work as it comes, at most `limit`; returns the labels in order and leaves in `works` what is not done."""
     done: list[str] = []
     while works and len(done) < limit:
         work = works.pop(0)
         record = measured(work.point)
-        records[record["fingerprint"]] = record
+        records[record.fingerprint] = record
         done.append(work.point.label)
         works += search.finished(work, record)
     return done
 
 
 def test_the_given_points_come_first_then_as_many_trials_as_asked_for(plan: SweepPlan, tmp_path: Path) -> None:
-    records: dict[str, Any] = {}
+    records: Records = {}
     search = sampling(plan, tmp_path, records)
     labels = play(search, search.begin(), records)
     assert labels[0] == "none" and len(labels) == len(set(labels)) == 1 + SEARCH.trials
@@ -60,33 +82,34 @@ def test_the_given_points_come_first_then_as_many_trials_as_asked_for(plan: Swee
 
 
 def test_the_study_is_told_what_the_records_say(plan: SweepPlan, tmp_path: Path) -> None:
-    records: dict[str, Any] = {}
+    records: Records = {}
     search = sampling(plan, tmp_path, records)
     play(search, search.begin(), records)
-    trials = search._study.trials
-    assert len(trials) == SEARCH.trials
-    for trial in trials:
-        overall = records[trial.user_attrs["fingerprint"]]["metrics"]["overall"]
-        assert trial.values == [overall["accuracy"], overall["mean_kept"], overall["speedup"]]
-    for line in (tmp_path / JOURNAL).read_text().splitlines():
+    told = trials(plan, tmp_path)
+    assert len(told) == SEARCH.trials
+    for trial in told:
+        overall = records[trial.user_attrs["fingerprint"]].measured.overall
+        assert trial.values == [overall.accuracy, overall.mean_kept, overall.speedup]
+    for line in RunFolder(tmp_path).journal.read_text().splitlines():
         json.loads(line)
 
 
 def test_a_killed_run_goes_on_and_repeats_nothing(plan: SweepPlan, tmp_path: Path) -> None:
-    records: dict[str, Any] = {}
+    records: Records = {}
     first = sampling(plan, tmp_path, records, slots=2)
-    before = play(first, first.begin(), records, limit=6)
-    asked = set(first._out)  # two trials were at work when the driver died
+    at_work = first.begin()
+    before = play(first, at_work, records, limit=6)
+    asked = {work.point.fingerprint: work.point for work in at_work}  # two trials, when the driver died
     assert len(asked) == 2
     lost, written = sorted(asked)
-    records[written] = measured(first._out[written])  # the actor lived to write this one, and nobody told the study
+    records[written] = measured(asked[written])  # the actor lived to write this one, and nobody told the study
     again = sampling(plan, tmp_path, records, slots=2)
     works = again.begin()
     assert lost in {work.point.fingerprint for work in works}
     after = play(again, works, records)
     assert not set(before) & set(after)
     assert len(before) + 1 + len(after) == 1 + SEARCH.trials
-    assert all(trial.state.is_finished() for trial in again._study.trials)
+    assert all(trial.state.is_finished() for trial in trials(plan, tmp_path))
     over = sampling(plan, tmp_path, records)
     assert over.begin() == [] and over.points_left() == 0
 
@@ -94,7 +117,7 @@ def test_a_killed_run_goes_on_and_repeats_nothing(plan: SweepPlan, tmp_path: Pat
 def test_a_seed_draws_the_same_trials(plan: SweepPlan, tmp_path: Path) -> None:
     runs = []
     for name in ("a", "b"):
-        records: dict[str, Any] = {}
+        records: Records = {}
         search = sampling(plan, tmp_path / name, records)
         runs.append(play(search, search.begin(), records))
     assert runs[0] == runs[1]
@@ -105,15 +128,15 @@ def test_a_failed_or_invalid_point_is_told_as_such(plan: SweepPlan, tmp_path: Pa
     (stock,) = search.begin()
     (trial,) = search.finished(stock, measured(stock.point))
     search.finished(trial, measured(trial.point, status="invalid"))
-    assert search._study.trials[0].state.name == "FAIL"
+    assert trials(plan, tmp_path)[0].state.name == "FAIL"
 
 
 def test_engines_side_by_side_never_try_the_same_point(plan: SweepPlan, tmp_path: Path) -> None:
     small = plan_sweep(
         ["policy=fixed_k", "policy.k=range(1,4)", "search=optuna", f"output_dir={tmp_path}", "dry_run=true"]
     )
-    records: dict[str, Any] = {}
-    search = Sampling(small.points, small.spaces, small.maker, records, SEARCH, tmp_path, 3)
+    records: Records = {}
+    search = Sampling(small.points, small.spaces, small.maker, records, SEARCH, RunFolder(tmp_path), 3)
     labels = play(search, search.begin(), records)
     assert sorted(labels) == ["fixed_k k=1", "fixed_k k=2", "fixed_k k=3", "none"], (
         "three points, then the space is out"
@@ -131,7 +154,7 @@ def test_blocks_of_a_sweep_are_sampled_together(plan: SweepPlan, tmp_path: Path)
     blocks = """sweep.params=["policy=choice(naee)","policy.beta=interval(0.05,0.6)"]"""
     found = plan_sweep(["+sweep=ban_threshold", blocks, "search=optuna", f"output_dir={tmp_path}", "dry_run=true"])
     both = (*found.spaces, *plan.spaces)
-    records: dict[str, Any] = {}
-    search = Sampling([], both, plan.maker, records, SEARCH, tmp_path, 1)
+    records: Records = {}
+    search = Sampling([], both, plan.maker, records, SEARCH, RunFolder(tmp_path), 1)
     names = {label.split()[0] for label in play(search, search.begin(), records)}
     assert names == {"ban", "naee"}

@@ -25,7 +25,7 @@ from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 
 from banpick_exp.engine.plugin.router import RouterSpec
 from banpick_kernels.layer_hooks import LayerEdit
-from banpick_kernels.numpy_router import FEW_TOKENS, FewTokens, count_few
+from banpick_kernels.numpy_router import FEW_TOKENS, NumpyRouter, count_few
 from banpick_kernels.reference import (
     biased_logits,
     edit_selection,
@@ -71,7 +71,7 @@ class HookedLayer:
         """What stands in a banned slot: the token's first id, or -1 where the expert kernel is proved to skip it."""
         self.filler_reason = "every slot is computed; a banned one repeats the first id with weight 0"
         plain = device.type == "cpu" and not self.spec.grouped and not self.spec.corrected
-        self.few = FewTokens(self.table) if plain else None
+        self.few = NumpyRouter(self.table) if plain else None
         self.set_shortcuts(slots=self.top_k)
 
     @property

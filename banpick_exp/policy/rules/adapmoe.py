@@ -61,14 +61,14 @@ class AdapMoe(Threshold):
 
     def importances(self, shape: MoeShape, calibration: Calibration | None) -> list[float]:
         """H_l over its mean, [L]. Raises UserError where the calibration lacks it or it is 0 everywhere."""
-        found = fisher(calibration, shape, self.name)
-        mean = sum(found) / len(found)
+        fisher_L = fisher(calibration, shape, self.name)
+        mean = sum(fisher_L) / len(fisher_L)
         if mean == 0:
             raise UserError(
                 f"policy={self.name} cannot start: fisher is 0 in every layer, because dropping experts changed "
                 f"nothing while calibrating. {RUN_IT} with calibration.k_min below top_k={shape.top_k}."
             )
-        return [value / mean for value in found]
+        return [value / mean for value in fisher_L]
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         super().fill(table, shape, calibration)

@@ -46,11 +46,11 @@ class Ban(Rule):
         return float(self.k_min), float(shape.top_k)
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
-        found = ban_statistics(calibration, shape, self.name)
+        statistics = ban_statistics(calibration, shape, self.name)
         table.ban[0] = True
         table.ban_k_min[0] = self.k_min
         table.ban_lambda[0] = self.lambda_
-        table.ratio_min[0] = found.r_min
-        table.ratio_max[0] = found.r_max
-        for layer, sensitivity in enumerate(found.layer_sensitivity):
+        table.ratio_min[0] = statistics.r_min
+        table.ratio_max[0] = statistics.r_max
+        for layer, sensitivity in enumerate(statistics.layer_sensitivity):
             table.sensitivity[0, layer] = sensitivity

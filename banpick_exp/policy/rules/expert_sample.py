@@ -139,9 +139,8 @@ class ExpertSample(Truncated):
         return seed
 
     def knobs(self) -> dict[str, object]:
-        return {
-            "temperature": self.temperature, "pool_factor": self.pool_factor, "seed": self.seed, **super().knobs()
-        }  # fmt: skip
+        drawing = {"temperature": self.temperature, "pool_factor": self.pool_factor, "seed": self.seed}
+        return {**drawing, **super().knobs()}
 
     def edits(self, shape: MoeShape, calibration: Calibration | None) -> Sequence[LayerEdit | None] | None:
         k = self.kept(shape)

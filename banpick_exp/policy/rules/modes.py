@@ -71,8 +71,8 @@ class Modes(Threshold):
         """alpha_l, [L]. Raises UserError where it must come from a calibration that lacks it."""
         if not self.needs_calibration():
             return [1.0] * shape.num_layers
-        found = layer_sensitivity(calibration, shape, self.name)
-        return [self.alpha_min + (1 - self.alpha_min) * sensitivity for sensitivity in found]
+        sensitivity_L = layer_sensitivity(calibration, shape, self.name)
+        return [self.alpha_min + (1 - self.alpha_min) * sensitivity for sensitivity in sensitivity_L]
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         super().fill(table, shape, calibration)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from banpick_exp.evaluation.bench.timing import Row
 from banpick_exp.report.figures.styles import PAPER, STYLES
 
 
-def speedup_png(rows: Sequence[Row], path: Path) -> Path:
-    """Two panels at 300 dpi, decode and prefill; bars are the quartiles of the alternating rounds."""
+def speedup_png(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Two panels at 300 dpi, decode and prefill; bars are the quartiles of the alternating rounds.
+
+    Args: rows: of batch, phase, variant, policy, speedup, speedup_q1, speedup_q3 and mean_kept, as the benchmark emits.
+    """
     import matplotlib
 
     with matplotlib.rc_context(PAPER):
@@ -49,7 +52,7 @@ def speedup_png(rows: Sequence[Row], path: Path) -> Path:
     return path
 
 
-def _legend(label: str, found: Sequence[Row]) -> str:
+def _legend(label: str, found: Sequence[Mapping[str, Any]]) -> str:
     """The budget is the measured one."""
     kept = [row["mean_kept"] for row in found if row["mean_kept"] is not None]
     return f"{label.split(' at ')[0]}: {sum(kept) / len(kept):.2f} kept" if kept else label

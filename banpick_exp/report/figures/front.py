@@ -1,4 +1,4 @@
-"""The figures: the Pareto front and the layer x expert heat map (banpick_exp/report draws the interactive page).
+"""The Pareto front for papers; `report.page` draws the interactive one.
 
 Frames in, files out. Every policy family has a colour of the Okabe-Ito palette and a marker of its own, so that the
 figures read in grey and with any colour vision.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from banpick_exp.analysis import accuracy_name
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.report.figures.styles import (
     PAPER,
-    REFERENCES,
     SAME_BUDGET,
     family_name,
     family_styles,
@@ -51,57 +52,74 @@ def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) ->
         engine: Any = figure.get_layout_engine()
         engine.set(rect=(0, 0.0, 1, 0.885), w_pad=0.08)
         left, right = figure.subplots(1, 2, sharey=True)
-        dodged = side_by_side(frame)
-        for _, group in dodged.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round()):
-            x = group["x"].to_numpy()
-            left.axvspan(x.min() - 0.06, x.max() + 0.06, color="#F1F1F1", linewidth=0, zorder=0)
-            text = f"keep {group['mean_kept'].to_numpy().mean():.2f}"
-            spot = left.get_xaxis_transform()
-            left.text((x.min() + x.max()) / 2, 0.012, text, ha="center", fontsize=7, color="#555555", transform=spot)
-        _panel(left, dodged, "x", errors="accuracy")
-        whole = range(math.ceil(frame["mean_kept"].min()), math.floor(frame["mean_kept"].max()) + 1)  # type: ignore[arg-type]
-        if 1 < len(whole) <= 16:
-            left.set_xticks(whole)  # none beyond K, where points standing side by side reach
-        _panel(right, frame.with_columns(x=pl.col("speedup")), "x", errors="speedup")
-        left.set(xlabel="measured budget: mean experts kept per token", ylabel=f"{accuracy_name(frame)} (%)")
-        left.set_title("Accuracy at the measured budget (bars: 95 % interval)", loc="left")
-        right.set(xlabel="speed-up over stock (generated tokens/s)")
-        right.set_title("Accuracy and speed (bars: spread of the timed runs)", loc="left")
-        right.axvline(1.0, color="#999999", linewidth=0.8, linestyle=":", zorder=1)
-        right.tick_params(labelleft=False)
-        figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=12, fontweight="bold")
-        lines = textwrap.wrap(subtitle, 140)[:2]
-        figure.text(0.012, 0.945, "\n".join(lines), ha="left", va="top", fontsize=9, color="#333333", linespacing=1.3)
-        handles, labels = left.get_legend_handles_labels()
-        columns = math.ceil(len(labels) / math.ceil(len(labels) / LEGEND_COLUMNS))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handletextpad=0.4, fontsize=9)
+        by_budget, by_speed = side_by_side(frame), frame.with_columns(x=pl.col("speedup"))
+        _budget_panel(left, by_budget, f"{accuracy_name(frame)} (%)")
+        _speed_panel(right, by_speed)
+        _words(figure, title, subtitle)
+        _legend(figure, left)
         figure.canvas.draw()  # the layout must be final before text can be measured
-        _annotate(left, dodged, errors="accuracy")
-        _annotate(right, frame.with_columns(x=pl.col("speedup")), errors="speedup")
+        _annotate(left, by_budget, errors="accuracy")
+        _annotate(right, by_speed, errors="speedup")
         figure.savefig(path, dpi=300, facecolor="white")
     return path
 
 
-def _panel(axes: Axes, frame: pl.DataFrame, x: str, *, errors: str) -> None:
-    """One panel: the fixed_k ladder as a line, then each family; `errors` names the interval to draw."""
+def _budget_panel(axes: Axes, frame: pl.DataFrame, y_label: str) -> None:
+    """`frame`: as `side_by_side` returns it; what stands side by side is shaded."""
+    for _, group in frame.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round()):
+        x = group["x"].to_numpy()
+        axes.axvspan(x.min() - 0.06, x.max() + 0.06, color="#F1F1F1", linewidth=0, zorder=0)
+        text = f"keep {group['mean_kept'].to_numpy().mean():.2f}"
+        spot = axes.get_xaxis_transform()
+        axes.text((x.min() + x.max()) / 2, 0.012, text, ha="center", fontsize=7, color="#555555", transform=spot)
+    _panel(axes, frame, errors="accuracy")
+    whole = range(math.ceil(frame["mean_kept"].min()), math.floor(frame["mean_kept"].max()) + 1)  # type: ignore[arg-type]
+    if 1 < len(whole) <= 16:
+        axes.set_xticks(whole)  # none beyond K, where points standing side by side reach
+    axes.set(xlabel="measured budget: mean experts kept per token", ylabel=y_label)
+    axes.set_title("Accuracy at the measured budget (bars: 95 % interval)", loc="left")
+
+
+def _speed_panel(axes: Axes, frame: pl.DataFrame) -> None:
+    _panel(axes, frame, errors="speedup")
+    axes.set(xlabel="speed-up over stock (generated tokens/s)")
+    axes.set_title("Accuracy and speed (bars: spread of the timed runs)", loc="left")
+    axes.axvline(1.0, color="#999999", linewidth=0.8, linestyle=":", zorder=1)
+    axes.tick_params(labelleft=False)
+
+
+def _words(figure: Figure, title: str, subtitle: str) -> None:
+    figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=12, fontweight="bold")
+    lines = textwrap.wrap(subtitle, 140)[:2]
+    figure.text(0.012, 0.945, "\n".join(lines), ha="left", va="top", fontsize=9, color="#333333", linespacing=1.3)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = math.ceil(len(labels) / math.ceil(len(labels) / LEGEND_COLUMNS))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, handletextpad=0.4, fontsize=9)
+
+
+def _panel(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
+    """Points at `x`: the fixed_k ladder as a line, then each family; `errors` names the interval to draw."""
     percent = frame.with_columns(pl.col("accuracy", "accuracy_lo", "accuracy_hi") * 100)
-    ladder = percent.filter(pl.col("policy").is_in(REFERENCES)).sort("mean_kept")
-    axes.plot(ladder[x], ladder["accuracy"], color="#8C8C8C", linewidth=1.3, zorder=2)
+    ladder = percent.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept")
+    axes.plot(ladder["x"], ladder["accuracy"], color="#8C8C8C", linewidth=1.3, zorder=2)
     for name, (colour, marker, size) in family_styles(frame["policy"].to_list()).items():
         part = percent.filter(pl.col("policy") == name)
-        along = part["accuracy"] if errors == "accuracy" else part[x]
+        along = part["accuracy"] if errors == "accuracy" else part["x"]
         low, high = part[f"{errors}_lo"].fill_null(along), part[f"{errors}_hi"].fill_null(along)
         # The spread is of the runs and the point their middle: a rounding below zero must not stop the figure.
         bars = np.stack([(along - low).to_numpy(), (high - along).to_numpy()]).clip(0)
         yerr, xerr = (bars, None) if errors == "accuracy" else (None, bars)
         axes.errorbar(
-            part[x], part["accuracy"], yerr=yerr, xerr=xerr, linestyle="none",
+            part["x"], part["accuracy"], yerr=yerr, xerr=xerr, linestyle="none",
             marker=marker, markersize=size, color=colour, ecolor=colour, elinewidth=0.9, capsize=0, zorder=3,
             markeredgecolor="white", markeredgewidth=0.6, label=family_name(name),
         )  # fmt: skip
     front = percent.filter("on_front")
     axes.scatter(
-        front[x], front["accuracy"], s=110, facecolors="none", edgecolors="black", linewidths=0.9, zorder=4,
+        front["x"], front["accuracy"], s=110, facecolors="none", edgecolors="black", linewidths=0.9, zorder=4,
         label="on the front",
     )  # fmt: skip
 
@@ -113,43 +131,64 @@ def _annotate(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
     name that would cross more than MOST_CROSSED is left out (the page has it on hover). All boxes are in pixels.
     """
     frame = frame.filter(pl.col("x").is_not_null())  # a run without timings has no speed-up to stand at
-    figure: Any = axes.figure
-    renderer = figure.canvas.get_renderer()
-    half = 4.5 * figure.dpi / 72
+    half = 4.5 * axes.figure.dpi / 72
     points = axes.transData.transform(np.column_stack([frame["x"], frame["accuracy"] * 100]))
     taken = np.column_stack([points - half, points + half])
     crossed = _lines(axes, frame, errors)
-    inside = axes.get_window_extent(renderer)
-    is_ladder = frame["policy"].is_in(REFERENCES).to_list()
+    is_ladder = frame["policy"].is_in(REFERENCE_POLICIES).to_list()
     named = [i for i, front in enumerate(frame["on_front"]) if front or is_ladder[i]]
     for i in sorted(named, key=lambda i: (not is_ladder[i], -frame["accuracy"][i])):
         text, at = short_label(frame["policy"][i], frame["label"][i]), (frame["x"][i], frame["accuracy"][i] * 100)
-        places: list[tuple[int, int, Any, np.ndarray]] = []
-        for rank, (dx, dy) in enumerate(OFFSETS):
-            side = "left" if dx > 0 else "right" if dx < 0 else "center"
-            note = axes.annotate(
-                text, at, xytext=(dx, dy), textcoords="offset points", fontsize=7, color="#222222", ha=side, zorder=5
-            )
-            note.set_in_layout(False)
-            box = np.array(note.get_window_extent(renderer).extents)
-            note.set_visible(False)
-            fits = inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] and box[3] <= inside.y1
-            if fits and not _overlaps(box, taken).any():
-                places.append((int(_overlaps(box, crossed).sum()), rank, note, box))
-        if not places:
+        place = _free_place(axes, text, at, taken, crossed)
+        if place is None or (place.crossings > MOST_CROSSED and not is_ladder[i]):
             continue
-        crossings, rank, best, box = min(places, key=lambda place: place[:2])
-        if crossings > MOST_CROSSED and not is_ladder[i]:
-            continue
-        best.set_visible(True)
-        best.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
-        taken = np.vstack([taken, box])
-        dx, dy = OFFSETS[rank]
-        if abs(dy) > 12:  # far enough to need a line to its point
-            leader = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-            start = (dx, dy + (7 if dy < 0 else 0))
-            line = axes.annotate("", at, xytext=start, textcoords="offset points", arrowprops=leader)
-            line.set_in_layout(False)
+        place.note.set_visible(True)
+        place.note.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
+        taken = np.vstack([taken, place.box])
+        if abs(place.offset[1]) > 12:  # far enough to need a line to its point
+            _lead(axes, at, place.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    note: Any
+    """The text, invisible yet."""
+    offset: tuple[int, int]
+    box: np.ndarray
+    """In pixels."""
+    crossings: int
+    """Bars and pieces of the ladder under it."""
+
+
+def _free_place(
+    axes: Axes, text: str, at: tuple[float, float], taken: np.ndarray, crossed: np.ndarray
+) -> _Place | None:
+    """Of the places that cover nothing `taken` the one with the fewest crossings, then the nearest; None: no room."""
+    figure: Any = axes.figure
+    renderer = figure.canvas.get_renderer()
+    inside = axes.get_window_extent(renderer)
+    places = []
+    for dx, dy in OFFSETS:
+        side = "left" if dx > 0 else "right" if dx < 0 else "center"
+        note = axes.annotate(
+            text, at, xytext=(dx, dy), textcoords="offset points", fontsize=7, color="#222222", ha=side, zorder=5
+        )
+        note.set_in_layout(False)
+        box = np.array(note.get_window_extent(renderer).extents)
+        note.set_visible(False)
+        fits = inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] and box[3] <= inside.y1
+        if fits and not _overlaps(box, taken).any():
+            places.append(_Place(note, (dx, dy), box, int(_overlaps(box, crossed).sum())))
+    return min(places, key=lambda place: place.crossings, default=None)
+
+
+def _lead(axes: Axes, at: tuple[float, float], offset: tuple[int, int]) -> None:
+    """A thin line from a label to its point."""
+    dx, dy = offset
+    leader = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+    start = (dx, dy + (7 if dy < 0 else 0))
+    line = axes.annotate("", at, xytext=start, textcoords="offset points", arrowprops=leader)
+    line.set_in_layout(False)
 
 
 def _lines(axes: Axes, frame: pl.DataFrame, errors: str) -> np.ndarray:
@@ -160,7 +199,7 @@ def _lines(axes: Axes, frame: pl.DataFrame, errors: str) -> np.ndarray:
     high = frame[f"{errors}_hi"].fill_null(frame[errors]).to_numpy() * scale
     starts, ends = ((x, low), (x, high)) if errors == "accuracy" else ((low, accuracy), (high, accuracy))
     bars = [axes.transData.transform(np.column_stack(corner)) for corner in (starts, ends)]
-    ladder = frame.filter(pl.col("policy").is_in(REFERENCES)).sort("mean_kept")
+    ladder = frame.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept")
     knots = axes.transData.transform(np.column_stack([ladder["x"], ladder["accuracy"] * 100]))
     steps = np.concatenate([np.linspace(a, b, 11) for a, b in itertools.pairwise(knots)] or [np.zeros((0, 2))])
     return np.vstack([np.column_stack(bars), np.column_stack([steps - 1, steps + 1])])

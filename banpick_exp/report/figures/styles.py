@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-# family -> Okabe-Ito colour, matplotlib marker, drawn size; every marker once, since grey has no colours to tell apart
-STYLES: dict[str, tuple[str, Any, float]] = {
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES
+from banpick_exp.report.text import STOCK, in_words
+
+Style = tuple[str, Any, float]
+"""Okabe-Ito colour, matplotlib marker, drawn size."""
+
+# Every marker once, since grey has no colours to tell families apart.
+STYLES: dict[str, Style] = {
     "none": ("#000000", "*", 12.0),
     "fixed_k": ("#595959", "s", 5.5),
     "pick": ("#0072B2", "o", 6.0),
@@ -36,20 +42,18 @@ PAPER = {
     "font.family": "DejaVu Sans", "axes.axisbelow": True, "xtick.major.size": 3, "ytick.major.size": 3,
 }  # fmt: skip
 
-REFERENCES = ("none", "fixed_k")
-
 SAME_BUDGET = 0.05  # experts per token: points closer than this are drawn side by side
 
 
 def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with `x`, its mean_kept, except that points of one budget stand beside each other, not on each other.
 
-    Of the points within SAME_BUDGET the reference (none, fixed_k) stays where it is, and the others follow to its right
+    Of the points within SAME_BUDGET the reference stays where it is, and the others follow to its right
     from the best accuracy down, over at most 0.8 experts; `beside` counts the points of the group.
     """
     kept, x = frame["mean_kept"].to_numpy(), frame["mean_kept"].to_numpy().astype(float).copy()
     beside = np.ones(len(x), dtype=np.int64)
-    is_other = (~frame["policy"].is_in(REFERENCES)).to_numpy()
+    is_other = (~frame["policy"].is_in(REFERENCE_POLICIES)).to_numpy()
     order = np.lexsort((-frame["accuracy"].to_numpy(), is_other, np.round(kept / SAME_BUDGET)))
     for _, group in itertools.groupby(order, key=lambda i: round(float(kept[i]) / SAME_BUDGET)):
         members = list(group)
@@ -58,7 +62,7 @@ def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(x=pl.Series(x), beside=pl.Series(beside))
 
 
-def family_styles(policies: Sequence[str]) -> dict[str, tuple[str, Any, float]]:
+def family_styles(policies: Sequence[str]) -> dict[str, Style]:
     """A style for each policy name, the known ones always the same."""
     spare = itertools.cycle(SPARE_STYLES)
     return {name: STYLES.get(name) or next(spare) for name in sorted(set(policies), key=_family_order)}
@@ -66,9 +70,7 @@ def family_styles(policies: Sequence[str]) -> dict[str, tuple[str, Any, float]]:
 
 def short_label(policy: str, label: str) -> str:
     """What a figure has room for: `k=4` for the ladder, the knobs without the family's name for others."""
-    if policy == "none":
-        return "stock"
-    return label.removeprefix(policy).strip() or label
+    return in_words(policy) if policy == STOCK else label.removeprefix(policy).strip() or label
 
 
 def _family_order(name: str) -> tuple[int, str]:
@@ -76,4 +78,5 @@ def _family_order(name: str) -> tuple[int, str]:
 
 
 def family_name(name: str) -> str:
-    return {"none": "stock (none)", "fixed_k": "fixed_k ladder"}.get(name, name)
+    """What a legend calls a policy."""
+    return {STOCK: f"{in_words(STOCK)} ({STOCK})", "fixed_k": "fixed_k ladder"}.get(name, name)

@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
 from banpick_exp import __version__
-from banpick_exp.report.page.tables import html_table
+from banpick_exp.report.page.html_tables import html_table
+from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
-
-BLOCKS = ("versions", "model", "engine", "task")
 
 
 def provenance_html(run: Run) -> str:
     """The run's command, one table of settings (a setting that differs between points says so), one of all points."""
-    command = str(run.manifest.get("command", ""))
     parts = [f"<p>Drawn by banpick_exp {escape(__version__)} from <code>{escape(run.name)}</code>.</p>"]
-    if command:
+    if command := run.manifest.command:
         parts.append(f"<p>The whole run again: <code>{escape(command)}</code></p>")
-    rows = []
-    for block in BLOCKS:
-        keys = list(dict.fromkeys(key for record in run.records for key in record[block]))
-        for key in keys:
-            values = list(dict.fromkeys(_text(record[block].get(key)) for record in run.records))
-            rows.append([escape(f"{block}.{key}"), escape("; ".join(values))])
-    for key in ("seed", "repeat"):
-        values = list(dict.fromkeys(_text(record.get(key)) for record in run.records))
-        rows.append([key, escape("; ".join(values))])
-    for fingerprint in sorted({str(r["calibration"]) for r in run.records if r["calibration"]}):
-        found = run.calibrations.get(fingerprint)
-        rows.append(
-            ["calibration", escape(f"{fingerprint}, " + (f"score {found[0]}" if found else "not beside this run"))]
-        )
-    parts.append(html_table(f"Versions and settings of {run.name}", ["setting", "value"], rows, kind="words"))
+    caption = f"Versions and settings of {run.name}"
+    parts.append(html_table(caption, ["setting", "value"], _settings(run), kind="words"))
     points = [
-        [escape(record["label"]), f"<code>{escape(record['fingerprint'])}</code>", record["status"],
-         escape(record["finished_at"]), f"<code>{escape(record['command'] or '')}</code>"]
+        [
+            escape(record.label),
+            f"<code>{escape(record.fingerprint)}</code>",
+            record.status,
+            escape(record.finished_at),
+            f"<code>{escape(record.command or '')}</code>",
+        ]
         for record in run.records
-    ]  # fmt: skip
+    ]
     head = ["policy", "fingerprint", "status", "finished (UTC)", "command that runs it again"]
     parts.append(html_table(f"Fingerprints and commands of {run.name}", head, points, kind="words"))
     return "".join(parts)
+
+
+SECTION = Section(key="provenance", title="Provenance", html=by_run(provenance_html))
+
+
+def _settings(run: Run) -> list[list[str]]:
+    """A row a setting, with every value that it has in the run."""
+    settings = [record.settings() for record in run.records]
+    rows = []
+    for part in settings[0]:
+        keys = dict.fromkeys(key for one in settings for key in one[part])
+        rows += [[escape(f"{part}.{key}"), _values(one[part].get(key) for one in settings)] for key in keys]
+    rows.append(["seed", _values(record.seed for record in run.records)])
+    rows.append(["repeat", _values(record.repeat for record in run.records)])
+    for fingerprint in sorted({record.calibration for record in run.records if record.calibration}):
+        found = run.calibrations.get(fingerprint)
+        known = f"score {found[0]}" if found else "not beside this run"
+        rows.append(["calibration", escape(f"{fingerprint}, {known}")])
+    return rows
+
+
+def _values(values: Iterable[Any]) -> str:
+    return escape("; ".join(dict.fromkeys(map(_text, values))))
 
 
 def _text(value: Any) -> str:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 WIDTH, HEIGHT = 580, 400
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 46
 Range = tuple[float, float]
+Knots = Sequence[tuple[float, float]]
+"""(x, y) of a line, from left to right or back."""
+Shade = tuple[float, float, str]
+"""A range of x, and what to say of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,16 +39,19 @@ class Panel:
     """What a panel shows. `vertical`: the bars are intervals of y, else of x."""
 
     title: str
+    """For those who hear it."""
+    caption: str
+    """Above the panel."""
     x_title: str
     y_title: str
     marks: Sequence[Mark]
-    ladders: Sequence[tuple[str, Sequence[tuple[float, float]]]] = ()
+    ladders: Sequence[tuple[str, Knots]] = ()
     """Colour class and knots of each reference line."""
     vertical: bool = True
     x_ticks: Sequence[float] | None = None
     x_line: float | None = None
-    shades: Sequence[tuple[float, float, str]] = field(default=())
-    """Ranges of x whose points stand side by side, and what to say of them."""
+    shades: Sequence[Shade] = ()
+    """Where points stand side by side."""
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
@@ -128,7 +135,7 @@ def _axes(panel: Panel, scale: _Scale) -> list[str]:
     return parts
 
 
-def _line(knots: Sequence[tuple[float, float]], scale: _Scale) -> str:
+def _line(knots: Knots, scale: _Scale) -> str:
     return "M" + "L".join(f"{scale.x(x)} {scale.y(y)}" for x, y in knots) if knots else ""
 
 

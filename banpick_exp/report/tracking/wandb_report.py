@@ -1,6 +1,7 @@
 """A W&B report of one sweep, by W&B's API: the verdict in words, the front from the logged points, the figures.
 
-What it holds is proved against a stand-in for the server (tests/test_wandb_report.py); no account has seen one yet.
+What it holds is proved against a stand-in for the server (tests/report/test_wandb_report.py); no account has seen one
+yet.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-FIGURES = ("pareto", "usage", "influence", "kept")
-"""Keys under which the summary run holds the figures."""
+from banpick_exp.report.figures.names import FIGURES
 
 
 def publish(*, entity: str, project: str, group: str, headline: str, facts: Sequence[str] = ()) -> str:

@@ -1,21 +1,61 @@
-"""Finds the answer in a completion; right is what equals the gold answer to the letter."""
+"""Finds the answer in a completion; right is what equals a right answer to the letter."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.grader import Grade, Grader
+from banpick_exp.tasks.problem import Problem
 
-if TYPE_CHECKING:
-    pass
+
+class Extracted(NamedTuple):
+    """The answer in a completion, and whether what marks one was there."""
+
+    text: str
+    found: bool
 
 
-def extract_answer(text: str, task: TaskConfig) -> str:
-    """What the model answered: the last match of `answer_pattern`, else what follows the last separator."""
+def normalised(answer: str) -> str:
+    """White space around an answer says nothing."""
+    return answer.strip()
+
+
+def extract_answer(text: str, task: TaskConfig) -> Extracted:
+    """The last match of `answer_pattern`, else what follows the last separator, else all.
+
+    Without a match nothing is found. A text without its separator is an answer that needed no steps before it: it is
+    graded as it is, but not called found, since a wrong separator looks the same.
+    """
     if task.answer_pattern is not None:
-        found = re.findall(task.answer_pattern, text)
-        return found[-1].strip() if found else ""
+        matches = re.findall(task.answer_pattern, text)
+        return Extracted(normalised(matches[-1]), True) if matches else Extracted("", False)
     if task.answer_separator is not None:
-        text = text.rsplit(task.answer_separator, 1)[-1]
-    return text.strip()
+        _, separator, last = text.rpartition(task.answer_separator)
+        return Extracted(normalised(last), bool(separator))
+    return Extracted(normalised(text), True)
+
+
+class ExactMatch(Grader):
+    """Equality of texts, but for white space around them."""
+
+    name = "exact_match"
+    version = 1
+
+    def normalised(self, answer: str) -> str:
+        return normalised(answer)
+
+    def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
+        given = extract_answer(completion, task)
+        # A right answer is never empty (tasks/reading.py), so nothing found is never right.
+        return Grade(answer=given.text, found=given.found, correct=given.text in problem.answers)
+
+    def never_given(self, answer: str, task: TaskConfig) -> str | None:
+        separator = task.answer_separator
+        if task.answer_pattern is None and separator is not None and separator in answer:
+            return (
+                f"holds task.answer_separator={separator!r}, and a given answer is what follows the last one, so no"
+                " answer could be right"
+            )
+        return None

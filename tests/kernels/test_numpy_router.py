@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from banpick_kernels import reference
-from banpick_kernels.numpy_router import FewTokens, count_few
+from banpick_kernels.numpy_router import NumpyRouter, count_few
 from banpick_kernels.table import LayerTable, RouterTable
 
 PARTS = ("keep", "ban", "thresholds", "bias", "inserts")
@@ -79,7 +79,7 @@ def test_equals_the_reference(
     layer, slots = table_of(parts, experts, top_k, random.Random(seed))
     logits_TE = logits_of(tokens, experts, kind, seed)
     weights, ids, kept = reference.route(logits_TE, layer, top_k, slots, renormalize, scoring)
-    found = FewTokens(layer).route(
+    found = NumpyRouter(layer).route(
         logits_TE, top_k, slots, renormalize, scoring,
         biased="bias" in parts, inserts="inserts" in parts, thresholds="thresholds" in parts,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def test_equals_the_reference(
 def test_counts_follow_the_table_only_after_a_read() -> None:
     """The scalars are copied: whoever writes the table must call `read`."""
     layer = RouterTable.neutral(1, 8, 4).layer(0)
-    few, logits_TE = FewTokens(layer), torch.randn(3, 8)
+    few, logits_TE = NumpyRouter(layer), torch.randn(3, 8)
     layer.keep.fill_(2)
     few.read()
     assert few.route(logits_TE, 4, 4, True).kept_TS.sum() == 6

@@ -11,21 +11,24 @@ from typing import Any
 import numpy as np
 
 from banpick_exp.report.maps import Maps, most_changed
+from banpick_exp.report.page.section import Section, by_run_and_maps
 from banpick_exp.report.run import Run
 
 STEPS = 65535  # a value is kept as 16 bits of its range: 12,000 cells in 32 kB
 
 
-def heat_html(run: Run, maps: Maps) -> str:
+def heat_maps_html(run: Run, maps: Maps) -> str:
     """Usage under stock and the chosen policy and influence, domain by domain; then experts kept per layer."""
-    parts = [_usage(maps), _influence(maps), _kept(maps)]
-    return "".join(parts)
+    return _usage(maps) + _influence(maps) + _kept(maps)
+
+
+SECTION = Section(key="maps", title="Heat maps", html=by_run_and_maps(heat_maps_html))
 
 
 def _usage(maps: Maps) -> str:
     if not maps.stock_usage:
         return "<p>Expert usage: these records hold no counters of stock.</p>"
-    label = maps.policy["label"] if maps.policy else None
+    label = maps.policy.label if maps.policy else None
     figures, changes = [], []
     for domain, stock_LE in maps.stock_usage.items():
         policy_LE = maps.policy_usage.get(domain)
@@ -60,17 +63,20 @@ def _kept(maps: Maps) -> str:
     if not len(maps.kept):
         text = "Every policy of this run keeps the same number of experts in every layer (see Budgets)."
         return f"<h3>Experts kept per layer</h3><p>{text}</p>"
-    figure = picture(
-        maps.kept, "all domains", "mean experts kept", (float(maps.kept.min()), float(maps.kept.max())),
-        rows=maps.kept_labels, column="layer",
-    )  # fmt: skip
+    limits = (float(maps.kept.min()), float(maps.kept.max()))
+    figure = picture(maps.kept, "all domains", "mean experts kept", limits, rows=maps.kept_labels, column="layer")
     return f'<h3>Experts kept per layer</h3><p>{same}Fewest kept first.</p><div class="maps wide">{figure}</div>'
 
 
 def picture(
-    values: np.ndarray, title: str, unit: str, limits: tuple[float, float], *, rows: Sequence[str] | None = None,
+    values: np.ndarray,
+    title: str,
+    unit: str,
+    limits: tuple[float, float],
+    *,
+    rows: Sequence[str] | None = None,
     column: str = "expert",
-) -> str:  # fmt: skip
+) -> str:
     """A heat map of [rows, columns] as a `<figure>`, with its scale; report.js tells the number under the pointer."""
     low, high = limits
     high = high if high > low else low + 1

@@ -1,0 +1,25 @@
+"""What a guard has to say about a point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from banpick_exp.records import OVERALL, PointRecord
+
+Guard = Literal["engaged", "truncation", "length_drift", "duplicated_scores", "repetition", "subtask_drop"]
+GUARDS: tuple[Guard, ...] = get_args(Guard)
+Level = Literal["ok", "warning", "invalid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One row of `guards`."""
+
+    record: PointRecord
+    guard: Guard
+    domain: str = OVERALL
+    level: Level = "ok"
+    value: float | None = None
+    """What it is, each guard says for itself; null where it could not look."""
+    detail: str

@@ -1,0 +1,159 @@
+"""A domain's pair of panels, accuracy against speed-up and against the measured budget, whole and in a closer view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import polars as pl
+
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES
+from banpick_exp.records import OVERALL
+from banpick_exp.report.figures.styles import SAME_BUDGET, Style, short_label, side_by_side
+from banpick_exp.report.page.points import measure_of, point_index
+from banpick_exp.report.page.scatter import Knots, Mark, Panel, Range, Shade, draw, extent
+from banpick_exp.report.run import Run
+from banpick_exp.report.text import Row
+
+MOST_TICKS = 20
+"""Whole budgets that are all marked on the axis."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """How marks are told apart."""
+
+    families: Mapping[str, Style]
+    """Policy -> colour, marker and size, in the order of the legend."""
+    colours: Mapping[tuple[Path, str], str]
+    """(run folder, policy) -> colour class: of one run the policies differ in colour, of several the runs do."""
+
+    def ladder(self, run: Run) -> str:
+        """Colour class of the line of references."""
+        reference = next((name for name in ("fixed_k", *REFERENCE_POLICIES) if name in self.families), "")
+        return self.colours.get((run.folder.path, reference), "grey")
+
+
+def shape_id(name: str) -> str:
+    """Id of the shape of a policy, made of what an id may hold."""
+    return "m-" + "".join(c if c.isalnum() else "-" for c in name)
+
+
+def domain_panels(runs: Sequence[Run], domain: str, look: Look) -> str:
+    """Both panels of a domain, twice: of everything, and as a closer view, where the ladder falls far below."""
+    placed = [(run, side_by_side(rows)) for run in runs if (rows := run.done_rows(domain)).height]
+    drawing = _Drawing(runs=runs, domain=domain, look=look, placed=placed)
+    panels = [(panel, key) for panel, key in ((drawing.speed(), "s"), (drawing.budget(), "b")) if panel.marks]
+    whole, closer = _y_ranges([rows for _, rows in placed])
+    return _pair(panels, domain, whole) + _pair(panels, domain, closer, "closer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawing:
+    runs: Sequence[Run]
+    domain: str
+    look: Look
+    placed: Sequence[tuple[Run, pl.DataFrame]]
+    """The done points of each run that has some, with `x` from `side_by_side`."""
+
+    def speed(self) -> Panel:
+        return Panel(
+            title=f"Accuracy against speed-up, {self.domain}",
+            caption="Accuracy against speed-up",
+            x_title="speed-up over stock (generated tokens/s)",
+            y_title=f"{measure_of(self.runs)} (%)",
+            marks=self._marks("speedup", "speedup", 1),
+            ladders=self._ladders("speedup"),
+            vertical=False,
+            x_line=1.0,
+        )
+
+    def budget(self) -> Panel:
+        return Panel(
+            title=f"Accuracy against the measured budget, {self.domain}",
+            caption="Accuracy against measured budget",
+            x_title="measured budget: mean experts kept per token",
+            y_title=f"{measure_of(self.runs)} (%)",
+            marks=self._marks("x", "accuracy", 100),
+            ladders=self._ladders("x"),
+            shades=_shades(self.placed[0][1]) if len(self.runs) == 1 else [],
+            x_ticks=self._whole_budgets(),
+        )
+
+    def _marks(self, x: str, errors: str, scale: float) -> list[Mark]:
+        """The points at the column `x`, with the interval of `errors`."""
+        index = point_index(self.runs)
+        return [
+            Mark(
+                x=row[x],
+                y=100 * row["accuracy"],
+                bar=_bar(row, errors, scale),
+                shape=shape_id(row["policy"]),
+                colour=self.look.colours[run.folder.path, row["policy"]],
+                index=index[run.folder.path, row["fingerprint"]],
+                on_front=row["on_front"],
+                text=self._name(row),
+            )
+            for run, rows in self.placed
+            for row in rows.iter_rows(named=True)
+            if row[x] is not None
+        ]
+
+    def _name(self, row: Row) -> str:
+        named = row["policy"] in REFERENCE_POLICIES and len(self.runs) == 1
+        return short_label(row["policy"], row["label"]) if named else ""
+
+    def _ladders(self, x: str) -> list[tuple[str, Knots]]:
+        lines: list[tuple[str, Knots]] = []
+        for run, rows in self.placed:
+            knots = rows.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept").drop_nulls(x)
+            lines.append((self.look.ladder(run), list(zip(knots[x], knots["accuracy"] * 100, strict=True))))
+        return lines
+
+    def _whole_budgets(self) -> list[int] | None:
+        """None up to the checkpoint's own top_k, where points that stand side by side may reach further."""
+        x = pl.concat([rows["x"] for _, rows in self.placed])
+        whole = range(math.ceil(x.min()), math.floor(x.max()) + 1)  # type: ignore[arg-type]
+        native = max(float(kept) for run in self.runs for kept in run.frame["mean_kept"].drop_nulls())
+        return [k for k in whole if k <= native + 0.1] if 1 < len(whole) <= MOST_TICKS else None
+
+
+def _pair(panels: Sequence[tuple[Panel, str]], domain: str, y_range: Range, view: str = "") -> str:
+    figures = "".join(
+        f"<figure><figcaption>{panel.caption}</figcaption>"
+        f"{draw(panel, y_range, f't-{shape_id(domain)}-{key}{view}')}</figure>"
+        for panel, key in panels
+    )
+    hidden = "" if domain == OVERALL and not view else " hidden"
+    kind = f"pair {view}".strip()
+    return f'<div class="{kind}" data-domain="{escape(domain)}"{hidden}>{figures}</div>'
+
+
+def _y_ranges(placed: Sequence[pl.DataFrame]) -> tuple[Range, Range]:
+    """In percent: of everything with its intervals, and of stock and the policies alone."""
+    rows = pl.concat(placed)
+    near = rows.filter(pl.col("policy") != "fixed_k") if (rows["policy"] != "fixed_k").any() else rows
+
+    def limits(part: pl.DataFrame) -> Range:
+        low, high = part["accuracy_lo"].fill_null(part["accuracy"]), part["accuracy_hi"].fill_null(part["accuracy"])
+        bottom, top = extent([*(low * 100), *(high * 100)], 0.04)
+        return max(bottom, -2.0), min(top, 102.0)
+
+    return limits(rows), limits(near)
+
+
+def _bar(row: Row, key: str, scale: float) -> Range | None:
+    low, high = row[f"{key}_lo"], row[f"{key}_hi"]
+    return None if low is None or high is None else (low * scale, high * scale)
+
+
+def _shades(placed: pl.DataFrame) -> list[Shade]:
+    groups = placed.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round())
+    shades = []
+    for _, group in groups:
+        x, kept = group["x"].to_list(), group["mean_kept"].to_list()
+        shades.append((min(x) - 0.06, max(x) + 0.06, f"keep {sum(kept) / len(kept):.2f}"))
+    return sorted(shades)

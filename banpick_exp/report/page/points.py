@@ -1,0 +1,78 @@
+"""Every done point of the page as text: what the script shows under the pointer, and what tables repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from banpick_exp.report.page.section import run_letter
+from banpick_exp.report.run import Run
+from banpick_exp.report.text import STOCK, Row, against, p_text, points, span
+
+FIELDS = (
+    "accuracy %",
+    "vs stock, points",
+    "at equal budget",
+    "speed-up",
+    "tokens/s",
+    "experts kept",
+    "cut off %",
+    "problems",
+)
+
+
+def page_data(runs: Sequence[Run]) -> dict[str, Any]:
+    """What report.js shows: for every done point its label, command, run, and the FIELDS as text by domain."""
+    entries = []
+    for run, fingerprint in _order(runs):
+        rows = list(run.frame.filter(pl.col("fingerprint") == fingerprint).iter_rows(named=True))
+        texts = {row["domain"]: numbers(row, run.verdict_of.get((fingerprint, row["domain"]))) for row in rows}
+        entry = {"label": rows[0]["label"], "command": rows[0]["command"] or "", "numbers": texts}
+        entries.append(entry | ({"run": f"{run_letter(runs, run)}: {run.name}"} if len(runs) > 1 else {}))
+    return {"fields": headings(runs), "points": entries}
+
+
+def point_index(runs: Sequence[Run]) -> dict[tuple[Path, str], int]:
+    """(run folder, fingerprint) -> index of that point in `page_data`."""
+    return {(run.folder.path, fingerprint): i for i, (run, fingerprint) in enumerate(_order(runs))}
+
+
+def measure_of(runs: Sequence[Run]) -> str:
+    """What accuracy is in all these runs: `avg@4` where all sampled so."""
+    found = {run.measure for run in runs}
+    return found.pop() if len(found) == 1 else "accuracy"
+
+
+def headings(runs: Sequence[Run]) -> list[str]:
+    """FIELDS with the name of their accuracy."""
+    return [f"{measure_of(runs)} %", *FIELDS[1:]]
+
+
+def numbers(row: Row, verdict: Row | None) -> list[str]:
+    """FIELDS of one row of `points_frame`, as text."""
+    return [
+        span(row, "accuracy", ".1f", 100),
+        "-" if row["policy"] == STOCK else span(row, "delta", "+.1f", 100),
+        _equal_budget(verdict),
+        span(row, "speedup", ".2f"),
+        span(row, "tokens_per_second", ",.0f"),
+        span(row, "mean_kept", ".2f"),
+        span(row, "truncated_fraction", ".1f", 100),
+        f"{row['n_problems']:,}",
+    ]
+
+
+def _equal_budget(verdict: Row | None) -> str:
+    if verdict is None:
+        return "reference"
+    note = f" ({verdict['note']})" if verdict["note"] else ""
+    if verdict["difference"] is None:
+        return against(verdict) + note
+    return f"{against(verdict)} {points(verdict, simultaneous=True)}, {p_text(verdict)}{note}"
+
+
+def _order(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    return [(run, record.fingerprint) for run in runs for record in run.done]

@@ -1,0 +1,7 @@
+"""The sections of the page, in its order: a new one is a module beside these and its name in two lines here."""
+
+from __future__ import annotations
+
+from banpick_exp.report.page import budgets, domains, front, guards, heat_maps, provenance, verdict
+
+SECTIONS = [module.SECTION for module in (verdict, front, heat_maps, domains, budgets, guards, provenance)]

@@ -1,0 +1,103 @@
+"""The verdict: headline, facts and verdicts by budget; of several runs first what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import polars as pl
+
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES
+from banpick_exp.records import OVERALL
+from banpick_exp.report.equal_budget import verdict_table
+from banpick_exp.report.maps import Maps
+from banpick_exp.report.page.html_tables import html_table
+from banpick_exp.report.page.points import FIELDS, numbers
+from banpick_exp.report.page.section import Section, run_letter
+from banpick_exp.report.run import Run
+from banpick_exp.report.sentences import sentences
+from banpick_exp.report.text import MARKS, STOCK, Row, against, in_words, span
+
+SIDE_BY_SIDE = {
+    "accuracy %": "{measure} %",
+    "vs stock, points": "vs stock",
+    "speed-up": "speed-up",
+    "experts kept": "kept",
+}
+"""Of FIELDS, and what they are called in the table of several runs."""
+
+
+def verdict_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
+    if len(runs) == 1:
+        return _words(runs[0])
+    words = (
+        f"<h3>{run_letter(runs, run)}: {escape(run.name)} ({escape(run.models)})</h3>{_words(run)}" for run in runs
+    )
+    return "".join([_overview_table(runs), _side_by_side_table(runs), *words])
+
+
+SECTION = Section(key="verdict", title="Verdict", html=verdict_html)
+
+
+def _words(run: Run) -> str:
+    facts = "".join(f"<li>{escape(line)}</li>" for line in sentences(run))
+    return f'<p class="headline">{escape(run.headline)}</p><ul class="facts">{facts}</ul>{_budgets_table(run)}'
+
+
+def _budgets_table(run: Run) -> str:
+    """A row a rule, a column a fixed_k point: the verdicts at that budget. Empty where nothing was compared."""
+    found = verdict_table(run.verdicts)
+    if not found.cells:
+        return ""
+    head = ["policy", *(f"at the budget of {in_words(reference)}" for reference in found.references)]
+    rows = [[escape(policy), *map(escape, cells)] for policy, cells in found.cells]
+    return html_table("Verdicts at equal measured budget, all domains (points, simultaneous interval)", head, rows)
+
+
+def _overview_table(runs: Sequence[Run]) -> str:
+    """One row a run: what it ran, how many finished, stock's accuracy and the conclusion."""
+    rows = []
+    for run in runs:
+        stock = run.done_rows().filter(pl.col("policy") == STOCK)
+        done = sum(record.status == "done" for record in run.records)
+        rows.append(
+            [
+                f"{run_letter(runs, run)}: {escape(run.name)}",
+                escape(run.models),
+                escape(run.tasks),
+                f"{done} of {len(run.records)}",
+                span(stock.row(0, named=True), "accuracy", ".1f", 100) if stock.height else "-",
+                escape(run.headline),
+            ]
+        )
+    head = ["run", "model", "task", "points done", "stock accuracy %", "verdict"]
+    return html_table("The runs", head, rows, kind="words")
+
+
+def _side_by_side_table(runs: Sequence[Run]) -> str:
+    """Every policy of any run in one row, a group of columns a run."""
+    by_run = [{row["label"]: row for row in run.done_rows().iter_rows(named=True)} for run in runs]
+    everyone = [row for rows in by_run for row in rows.values()]
+    everyone.sort(key=lambda row: (row["policy"] not in REFERENCE_POLICIES, -row["mean_kept"], -row["accuracy"]))
+    head = ["policy"]
+    for run in runs:
+        columns = [name.format(measure=run.measure) for name in (*SIDE_BY_SIDE.values(), "verdict")]
+        head += [f"{run_letter(runs, run)} {name}" for name in columns]
+    body = [
+        [
+            escape(label),
+            *(cell for run, rows in zip(runs, by_run, strict=True) for cell in _cells(run, rows.get(label))),
+        ]
+        for label in dict.fromkeys(row["label"] for row in everyone)
+    ]
+    return html_table("The runs side by side, all domains", head, body)
+
+
+def _cells(run: Run, row: Row | None) -> list[str]:
+    """What one run found of a policy."""
+    if row is None:
+        return ["-"] * (len(SIDE_BY_SIDE) + 1)
+    verdict = run.verdict_of.get((row["fingerprint"], OVERALL))
+    said = "reference" if verdict is None else f"{MARKS[verdict['verdict']]} {escape(against(verdict))}"
+    values = dict(zip(FIELDS, numbers(row, verdict), strict=True))
+    return [*(values[name] for name in SIDE_BY_SIDE), said.strip()]

@@ -1,0 +1,105 @@
+"""What a run found, in sentences: only what its records and outcomes say."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
+from banpick_exp.records import OVERALL, STATUSES
+from banpick_exp.report.equal_budget import NAMED, equal_budget_sentence, has_solved, is_near
+from banpick_exp.report.repeats import repeats_sentence
+from banpick_exp.report.run import Run
+from banpick_exp.report.text import against, points
+
+
+def sentences(run: Run) -> list[str]:
+    """What a reader should know after the headline, one fact a line."""
+    lines = [_extent(run), _sampling(run), *_tally(run), *_by_domain(run), *_speed(run), *_guards(run)]
+    lines += [repeats_sentence(run), equal_budget_sentence(run.verdicts) if has_solved(run.frame) else ""]
+    return [line for line in lines if line]
+
+
+def _extent(run: Run) -> str:
+    counts = {status: sum(record.status == status for record in run.records) for status in STATUSES}
+    problems = max(record.measured.overall.n_problems for record in run.done)
+    wrong = [f"{count} {status}" for status, count in counts.items() if status != "done" and count]
+    return (
+        f"{counts['done']} of {len(run.records)} points are done{' (' + ', '.join(wrong) + ')' if wrong else ''}: "
+        f"model {run.models}, task {run.tasks}, {problems:,} problems a point."
+    )
+
+
+def _sampling(run: Run) -> str:
+    """How answers were drawn, where they were; the greedy case needs no sentence."""
+    drawn = {(record.task.samples, record.task.temperature, record.task.top_p) for record in run.done}
+    said = [
+        f"{samples} a problem at temperature {temperature:g}, top-p {top_p:g}"
+        for samples, temperature, top_p in sorted(drawn)
+        if temperature
+    ]
+    if not said:
+        return ""
+    return (
+        f"Answers were sampled: {'; '.join(said)}. Accuracy is their mean, intervals are over problems, and every"
+        " policy had the same seeds."
+    )
+
+
+def _tally(run: Run) -> list[str]:
+    overall = run.verdicts.filter(pl.col("domain") == OVERALL)
+    compared = overall.filter(pl.col("verdict") != "unmatched")
+    if compared.height == 0:
+        return []
+    near = compared.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
+    count = {verdict: int((near["verdict"] == verdict).sum()) for verdict in ("beats", "ties", "loses")}
+    lines = [
+        f"Against fixed_k at equal measured budget, all domains together: of {near.height} policies {count['beats']} "
+        f"beat it, {count['ties']} tie, {count['loses']} lose."
+    ]
+    if far := overall.height - near.height:
+        lines.append(
+            f"Without a fixed_k point within {EQUAL_BUDGET_TOLERANCE} experts per token: {far} more; what is said of"
+            " them is not at equal budget."
+        )
+    half = (compared["hi_simultaneous"] - compared["lo_simultaneous"]).median()
+    assert isinstance(half, float)
+    lines.append(
+        f"Resolution: with {max(compared['n_pairs']):,} paired problems, differences under about {50 * half:.1f} "
+        "points cannot be told from chance (half the median simultaneous interval). A tie is no proof of equality."
+    )
+    return lines
+
+
+def _by_domain(run: Run) -> list[str]:
+    rows = run.verdicts.filter((pl.col("domain") != OVERALL) & pl.col("verdict").is_in(["beats", "loses"]))
+    rows = rows.sort(pl.col("difference").abs(), descending=True)
+    named = [
+        f"{row['label']} {against(row)} on {row['domain']}, {points(row, simultaneous=True)} points"
+        + ("" if is_near(row) else " (not at equal budget)")
+        for row in rows.head(NAMED).iter_rows(named=True)
+    ]
+    if not named:
+        return []
+    more = f"; and {rows.height - NAMED} more in the table below" if rows.height > NAMED else ""
+    return ["Single domains apart from fixed_k: " + "; ".join(named) + more + "."]
+
+
+def _speed(run: Run) -> list[str]:
+    spreads = [record.measured.overall.speedup_spread for record in run.done if record.is_stock]
+    timed = [spread for spread in spreads if spread is not None]
+    if not timed:
+        return []
+    low, high = min(spread[0] for spread in timed), max(spread[1] for spread in timed)
+    said = f"{low:.2f}x" if low == high else f"{low:.2f}x to {high:.2f}x; a speed-up within that is noise"
+    repeats = {record.task.throughput_repeats for record in run.done}
+    once = " Each point was timed once, so no speed-up of this run has a spread." if repeats == {1} else ""
+    return [f"Speed noise: stock timed against itself gives {said}.{once}"]
+
+
+def _guards(run: Run) -> list[str]:
+    raised = run.guards.filter(pl.col("level") != "ok")
+    if raised.height == 0:
+        return []
+    count = raised["fingerprint"].n_unique()
+    names = ", ".join(sorted(set(raised["guard"])))
+    return [f"Guards: {raised.height} raised on {count} points ({names}); listed under Guards."]

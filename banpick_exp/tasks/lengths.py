@@ -1,0 +1,80 @@
+"""Can a checkpoint be asked these problems? Its chat template and the length of every prompt, before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from banpick_exp.errors import UserError
+from banpick_exp.models.folder import has_chat_template
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.problem import Problem
+
+SPECIAL_TOKENS = 8
+"""At most, that a tokenizer puts around a prompt by itself."""
+LATER = "prompt lengths are checked when the engine starts: there is no {file} that could be read before"
+
+
+def check_chat_template(task: TaskConfig, folder: Path) -> None:
+    """Raise UserError where the task asks in chat and the checkpoint in `folder` has no template for it.
+
+    `folder` may be a Hugging Face id, of which nothing is known before it is loaded.
+    """
+    if task.chat_template and folder.is_dir() and not has_chat_template(folder):
+        raise UserError(
+            f"task.chat_template=true, but {folder} has no chat template (chat_template.jinja, or chat_template in"
+            " tokenizer_config.json): no prompt could be made. Type task.chat_template=false."
+        )
+
+
+def check_prompt_lengths(
+    problems: Mapping[str, Sequence[Problem]],
+    folder: Path,
+    *,
+    max_tokens: int,
+    max_model_len: int,
+    limit: int | None = None,
+) -> str | None:
+    """Raise UserError where a prompt and its answer do not fit the engine, naming problem and setting.
+
+    Looks at the first `limit` problems of each domain (all if None). A chat template adds tokens that are not counted,
+    so what passes is a lower bound. Returns what to tell the user where no length can be checked, else None.
+    """
+    room = max_model_len - max_tokens
+    # A token is at least one byte of ASCII text, so that short prompts need no tokenizer.
+    doubtful = [
+        problem
+        for items in problems.values()
+        for problem in items[:limit]
+        if not problem.prompt.isascii() or len(problem.prompt) + SPECIAL_TOKENS > room
+    ]
+    if not doubtful:
+        return None
+    file = folder / "tokenizer.json"
+    counts = _token_counts(file, [problem.prompt for problem in doubtful]) if file.is_file() else None
+    if counts is None:
+        return LATER.format(file=file)
+    longest, worst = max(zip(counts, doubtful, strict=True), key=lambda pair: pair[0])
+    if longest <= room:
+        return None
+    over = sum(count > room for count in counts)
+    need = longest + max_tokens
+    raise UserError(
+        f"problem {worst.problem_id} (domain {worst.domain}) has {longest} tokens and with task.max_tokens={max_tokens}"
+        f" it needs {need}, but engine.max_model_len={max_model_len}: {over} problem{'s' if over > 1 else ''} could not"
+        f" be answered. Type engine.max_model_len={need} where the checkpoint allows it, a smaller task.max_tokens, or"
+        " leave them out of the file."
+    )
+
+
+def _token_counts(file: Path, prompts: list[str]) -> list[int] | None:
+    """Tokens of each prompt, with what the tokenizer puts around it; None where the file is of another kind."""
+    from tokenizers import Tokenizer  # in Rust, without Transformers: planning stays light
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception:  # bare, as `tokenizers` raises it for any file that it cannot read
+        return None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(prompts)]

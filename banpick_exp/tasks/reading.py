@@ -1,0 +1,148 @@
+"""Problems of a file's bytes, or one error that names its lines. Nothing is guessed, and nothing is left for later.
+
+What is refused would be asked or graded as something else than the file means: a text that is none, an answer that is
+empty (a completion without an answer would be right), a truth value (a model may write true, True or yes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from banpick_exp.errors import UserError
+from banpick_exp.tasks.benchmarks.benchmark import Benchmark
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.registry import GRADERS
+from banpick_exp.tasks.problem import Problem
+from banpick_exp.tasks.rows import EXAMPLE, NoValue, Number, Row, rows_of
+
+ID_KEYS = ("problem_id", "id")
+TASK_KEY = "task"
+MOST_SHOWN = 5
+
+
+class _Wrong(ValueError):
+    """What is wrong with one row, as it follows its number."""
+
+
+def read_problems(
+    data: bytes, path: Path, benchmark: Benchmark, task: TaskConfig, *, domain: str, split: str
+) -> tuple[Problem, ...]:
+    """The problems of one domain, in file order. `data` is the content of `path`, the very bytes that are hashed.
+
+    Raises UserError for a file without problems, and for one with any row that could not be asked or graded as it is
+    meant; it names the first of them.
+    """
+    columns = (benchmark.prompt_key, benchmark.answer_key, *ID_KEYS, TASK_KEY)
+    problems: list[Problem] = []
+    wrong: list[str] = []
+    places: dict[str, str] = {}
+    rows = 0
+    for place, row in rows_of(path, data, columns):
+        try:
+            if isinstance(row, str):
+                raise _Wrong(row)
+            problem = _problem(row, benchmark, task, domain, f"{domain}-{split}-{rows:06d}")
+            if problem.problem_id in places:
+                raise _Wrong(
+                    f"has the id {problem.problem_id!r} of {places[problem.problem_id]}, so answers could not be paired"
+                )
+            places[problem.problem_id] = place
+            problems.append(problem)
+        except _Wrong as error:
+            wrong.append(f"{place} {error}")
+        rows += 1
+    if wrong:
+        raise UserError(_complaint(path, wrong, rows))
+    if not problems:
+        raise UserError(f"{path} is empty: domain {domain} would have no problems. Fill it, or leave the domain out.")
+    return tuple(problems)
+
+
+def _complaint(path: Path, wrong: list[str], rows: int) -> str:
+    more = len(wrong) - MOST_SHOWN
+    listed = "".join(f"\n  {line}" for line in wrong[:MOST_SHOWN])
+    return (
+        f"{path}: {len(wrong)} of {rows} rows cannot be asked or graded as they are, so nothing was started:{listed}"
+        + (f"\n  and {more} more." if more > 0 else "")
+        + f"\nWrite each problem as {EXAMPLE}: texts in quotes, several right answers as a list. Mend the file, or type"
+        " another task.data_files."
+    )
+
+
+def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, default_id: str) -> Problem:
+    for key in (benchmark.prompt_key, benchmark.answer_key):
+        if key not in row:
+            has = ", ".join(f'"{name}"' for name in list(row)[:8])
+            raise _Wrong(f'has no "{key}"{f" (it has {has})" if has else ""}')
+    question = _question(benchmark.prompt_key, row[benchmark.prompt_key])
+    answers = tuple(dict.fromkeys(_answers(benchmark, task, row[benchmark.answer_key])))
+    return Problem(
+        problem_id=next((label for key in ID_KEYS if (label := _label(key, row.get(key)))), default_id),
+        domain=domain,
+        task=_label(TASK_KEY, row.get(TASK_KEY)) or domain,
+        prompt=benchmark.ask(question),
+        answer=answers[0],
+        also=answers[1:],
+    )
+
+
+def _question(key: str, value: object) -> str:
+    if isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value):
+        raise _Wrong(
+            f'has chat messages as "{key}": write what the user says as one text; task.chat_template=true makes a chat'
+            " of it"
+        )
+    if isinstance(value, (Number, NoValue)) or not isinstance(value, str):
+        raise _Wrong(f'has {_named(value)} as "{key}", not text: write it as text in quotes')
+    if not value.strip():
+        raise _Wrong(f'has an empty "{key}": there is nothing to ask')
+    return _whole(key, value)
+
+
+def _answers(benchmark: Benchmark, task: TaskConfig, value: object) -> Iterator[str]:
+    key, grader = benchmark.answer_key, GRADERS[benchmark.grader]
+    if value == []:
+        raise _Wrong(f'has an empty list as "{key}": no answer could be right')
+    for answer in value if isinstance(value, list) else [value]:
+        if isinstance(answer, NoValue) or not isinstance(answer, str):
+            within = "within its list of" if isinstance(value, list) else "as"
+            raise _Wrong(f'has {_named(answer)} {within} "{key}": write the answer as text in quotes, or as a number')
+        normalised = grader.normalised(_whole(key, answer))
+        if not normalised:
+            raise _Wrong(f'has an empty "{key}": an answer that is not found would be right')
+        if never := grader.never_given(normalised, task):
+            raise _Wrong(f'has {normalised!r} as "{key}", which {never}: type another task.answer_separator, or null')
+        yield normalised
+
+
+def _label(key: str, value: object) -> str:
+    """A name as text, empty where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, NoValue) or not isinstance(value, str):
+        raise _Wrong(f'has {_named(value)} as "{key}": write it as text in quotes, or as a number')
+    return _whole(key, value)
+
+
+def _whole(key: str, text: str) -> str:
+    """A plain str; half a character (a surrogate without its other half) can be neither asked nor written down."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _Wrong(
+            f'has half a character ({text[error.start]!a}) in "{key}", which no tokenizer can read: write it whole'
+        ) from None
+    return str(text)
+
+
+def _named(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"the truth value {str(value).lower()}"
+    if isinstance(value, Number):
+        return f"the number {value:.30}"
+    if isinstance(value, NoValue):
+        return str(value)
+    return "a list" if isinstance(value, list) else "an object"

@@ -1,0 +1,35 @@
+"""Every benchmark by its name, the `name` of its conf/task/ file.
+
+To add one: a file under benchmarks/, a line here, a file under conf/task/, a test (tests/tasks/test_registry.py shows
+it with a toy).
+"""
+
+from __future__ import annotations
+
+from banpick_exp.config import suggestion
+from banpick_exp.errors import UserError
+from banpick_exp.tasks.benchmarks.benchmark import Benchmark
+from banpick_exp.tasks.benchmarks.jsonl import JSONL
+from banpick_exp.tasks.benchmarks.tiny import TINY
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.grader import Grader
+from banpick_exp.tasks.graders.registry import GRADERS
+
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (TINY, JSONL)}
+
+
+def benchmark_of(task: TaskConfig) -> Benchmark:
+    """What `task.name` names; any other name is the user's own for the files of task.data_files."""
+    if task.name in BENCHMARKS:
+        return BENCHMARKS[task.name]
+    if task.data_files is not None:
+        return JSONL
+    raise UserError(
+        f"task.name={task.name} is no benchmark, and task.data_files is null: there is nothing to ask."
+        f" {suggestion(task.name, BENCHMARKS)}Choices: {', '.join(BENCHMARKS)}."
+    )
+
+
+def grader_of(task: TaskConfig) -> Grader:
+    """Who grades the answers to a task."""
+    return GRADERS[benchmark_of(task).grader]

@@ -1,0 +1,196 @@
+"""A file of problems as rows, read from its bytes: what a value is, is what the file says, never what it looks like.
+
+Text stays text, and a number keeps the digits it is written with. Nothing here knows what a problem is (`reading`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from shlex import quote
+
+from banpick_exp.errors import UserError
+
+EXAMPLE = '{"prompt": "1+1=", "answer": "2"}'
+
+
+class Number(str):
+    """A number, as the file writes it."""
+
+    __slots__ = ()
+
+
+class NoValue(str):
+    """What is neither text nor a number that can be written down: `NaN`, a date, a float of a Parquet column."""
+
+    __slots__ = ()
+
+
+Row = Mapping[str, object]
+"""Field to value: str, Number, NoValue, bool, None, a list or an object of these."""
+Numbered = Iterator[tuple[str, Row | str]]
+"""(`line 5`, the row), or (`line 5`, why it is none)."""
+
+COMPRESSED = {b"\x1f\x8b": "gunzip", b"PK\x03\x04": "unzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2"}
+COMPRESSED |= {b"\xfd7zXZ": "unxz"}
+"""How compressed files begin, and what unpacks them."""
+
+
+def rows_of(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered:
+    """The rows of a file whose content is `data`, by the ending of its name: .csv, .tsv, .parquet, else JSON lines.
+
+    `columns` are those that are read of a Parquet file. Raises UserError where the file as a whole cannot be read.
+    """
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return _parquet_rows(path, data, columns)
+    text = _text(path, data)
+    if kind in (".csv", ".tsv"):
+        return _csv_rows(path, text, "," if kind == ".csv" else "\t")
+    return _json_rows(path, text)
+
+
+def _text(path: Path, data: bytes) -> str:
+    """UserError for anything but UTF-8, with or without a byte order mark."""
+    for begin, program in COMPRESSED.items():
+        if data.startswith(begin):
+            raise UserError(
+                f"{path} is compressed, so its problems cannot be read. Unpack it: type {program} {quote(str(path))}."
+            )
+    if data.startswith(b"PAR1"):
+        raise UserError(f"{path} is a Parquet file under another name. Rename it so that it ends in .parquet.")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+        encoding = _wide_encoding(data)
+        raise UserError(
+            f"{path} is not UTF-8 but, as it seems, {encoding}: its problems would be read as something else. Save it"
+            f" as UTF-8: type iconv -f {encoding} -t UTF-8 {quote(str(path))} > NEW."
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8, so its text would be guessed. Save the"
+            f" file as UTF-8, e.g. from Latin-1: type iconv -f LATIN1 -t UTF-8 {quote(str(path))} > NEW."
+        ) from None
+
+
+def _wide_encoding(data: bytes) -> str:
+    """By its byte order mark, else by where the zeros of plain letters stand."""
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    return "UTF-16BE" if data.index(b"\0") % 2 == 0 else "UTF-16LE"
+
+
+# ---------------------------------------------------------------- JSON lines
+
+
+class _DoubledKey(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DoubledKey(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+def _json_rows(path: Path, text: str) -> Numbered:
+    if text.lstrip().startswith("["):
+        raise UserError(
+            f'{path} is one JSON list, not one object a line: no problem could be read. Type python -c "import json;'
+            f" [print(json.dumps(row)) for row in json.load(open('{path}', encoding='utf-8-sig'))]\" > NEW.jsonl."
+        )
+    return _json_lines(text)
+
+
+def _json_lines(text: str) -> Numbered:
+    # Not str.splitlines: JSON text may hold U+2028 and its like, which end no line of a file.
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        if not line.strip():
+            continue
+        name = f"line {number}"
+        try:
+            row = json.loads(
+                line, object_pairs_hook=_object, parse_int=Number, parse_float=Number, parse_constant=NoValue
+            )
+        except _DoubledKey as doubled:
+            yield name, f"has the key {str(doubled)!r} twice, and which one counts is not said"
+        except json.JSONDecodeError as error:
+            whole = "" if line.lstrip().startswith("{") and line.rstrip() != "{" else f" such as {EXAMPLE}"
+            yield name, f"is no JSON object{whole} ({error.msg}, column {error.colno})"
+        except RecursionError:
+            yield name, "is nested too deeply to be a problem"
+        else:
+            yield name, row if isinstance(row, dict) else f"is no JSON object such as {EXAMPLE}"
+
+
+# ---------------------------------------------------------------- CSV and Parquet
+
+
+def _csv_rows(path: Path, text: str, delimiter: str) -> Numbered:
+    previous = csv.field_size_limit(sys.maxsize)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines, begin = [], 1
+        for fields in reader:
+            lines.append((begin, fields))
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.line_num}: {error}, so its columns cannot be told apart. Put texts that hold"
+            f' {delimiter!r}, quotes or line breaks in double quotes, and write " inside them as "".'
+        ) from None
+    finally:
+        csv.field_size_limit(previous)
+    lines = [(number, fields) for number, fields in lines if fields]
+    header = lines[0][1] if lines else []
+    if len(set(header)) < len(header):
+        doubled = next(name for name in header if header.count(name) > 1)
+        raise UserError(f"{path} has the column {doubled!r} twice, and which one counts is not said. Rename one.")
+    return _csv_lines(lines, header)
+
+
+def _csv_lines(lines: list[tuple[int, list[str]]], header: list[str]) -> Numbered:
+    for number, fields in lines[1:]:
+        if len(fields) != len(header):
+            yield f"line {number}", f"has {len(fields)} columns, the first line {len(header)}"
+        else:
+            yield f"line {number}", dict(zip(header, fields, strict=True))
+
+
+def _parquet_rows(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered:
+    import polars as pl  # here alone: planning with JSON lines stays light
+
+    try:
+        there = pl.read_parquet_schema(io.BytesIO(data))
+        frame = pl.read_parquet(io.BytesIO(data), columns=[name for name in columns if name in there], glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}): nothing could be asked. Write it again."
+        ) from None
+    rows = frame.iter_rows(named=True)
+    return ((f"row {n}", {key: _plain(value) for key, value in row.items()}) for n, row in enumerate(rows, start=1))
+
+
+def _plain(value: object) -> object:
+    kinds: dict[type, Callable[[object], object]] = {int: lambda n: Number(str(n)), float: _unwritten}
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return kinds.get(type(value), lambda other: NoValue(f"a {type(other).__name__}"))(value)
+
+
+def _unwritten(number: object) -> NoValue:
+    return NoValue(f"{number}, a float that says not how it was written (116 becomes 116.0): store it as text")

@@ -1,0 +1,72 @@
+"""Where a run's engine is one that the tests have loaded already: a whole run without Ray and without a load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from banpick_exp.cluster.actor import EngineActor, Started
+from banpick_exp.cluster.backends.base import Call
+from banpick_exp.cluster.backends.inline import InlineCall
+from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.engine import Engine
+from banpick_exp.sweep.point import Point
+
+Done = tuple[str, str, int]
+"""What an engine was asked for: `point` or `block`, the label, and the block's number (0 for a point)."""
+
+
+class LoadedSlot:
+    """One place, and in it an actor around the loaded engine."""
+
+    def __init__(self, name: str, engine: Engine, done: list[Done], limit: int) -> None:
+        self.name = name
+        self._engine, self._done, self._limit = engine, done, limit
+        self._actor: EngineActor | None = None
+
+    @property
+    def occupied(self) -> bool:
+        return self._actor is not None
+
+    def start(self, point: Point, run_dir: str) -> InlineCall:
+        self._actor = EngineActor(point, run_dir, self._engine)
+        started = Started(load_seconds=0.0, verify_seconds=0.0, layers=0, routers=(), pid=0)
+        return InlineCall(lambda: started)
+
+    def call(self, method: str, *arguments: Any) -> InlineCall:
+        if method in ("run_point", "run_block"):
+            if len(self._done) == self._limit:
+                raise KeyboardInterrupt
+            block = arguments[2] if method == "run_block" else 0
+            self._done.append((method.removeprefix("run_"), arguments[0].label, block))
+        return InlineCall(partial(getattr(self._actor, method), *arguments))
+
+    def stop(self) -> None:
+        self._actor = None
+
+    def release(self) -> None:
+        self.stop()
+
+
+class LoadedBackend:
+    """`done`: every point and block that it was asked for; the driver dies where one more than `limit` is asked for."""
+
+    def __init__(self, engine: Engine, limit: int = 1000) -> None:
+        self._engine, self._limit = engine, limit
+        self.done: list[Done] = []
+
+    def connect(self) -> None:
+        """Nothing to reach."""
+
+    def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[LoadedSlot]:
+        return [LoadedSlot(name, self._engine, self.done, self._limit) for name in names]
+
+    def wait(self, calls: Sequence[Call], seconds: float) -> list[Call]:
+        first = calls[0]
+        assert isinstance(first, InlineCall)
+        first.run()
+        return [first]
+
+    def close(self) -> None:
+        """Nothing to leave."""
