@@ -357,6 +357,8 @@ class Outcome:
 
 REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
 OUTCOME_COLUMNS = tuple(field.name for field in fields(Outcome))
+COLUMNS_OF_2 = ("found", "completion", "finish_reason", "gold")
+"""Which outcomes of version 1 never have; `completion` is what makes version 2."""
 
 
 def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
@@ -389,3 +391,13 @@ def count_problems(outcomes: pl.DataFrame) -> int:
     if not outcomes.select(answer).is_unique().all():
         raise ValueError(f"outcomes repeat a problem: ({', '.join(answer)}) must be unique")
     return outcomes.select(problem).n_unique()
+
+
+def wrong_version(version: int, outcomes: pl.DataFrame) -> str | None:
+    """Why these are no outcomes of a record of that version, None where they are: half of each is neither."""
+    newer = [name for name in COLUMNS_OF_2 if name in outcomes.columns]
+    if version == 1 and newer:
+        return f"schema_version is 1, but its outcomes have {', '.join(newer)}, which only version 2 has"
+    if version == 2 and ("completion" not in newer or outcomes["completion"].has_nulls()):
+        return "schema_version is 2, but its outcomes lack the completions, as those of version 1 do"
+    return None

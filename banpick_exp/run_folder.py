@@ -39,6 +39,7 @@ from banpick_exp.records import (
     count_problems,
     outcomes_frame,
     read_record,
+    wrong_version,
 )
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class RunFolder:
     def _whole_outcomes(self, fingerprint: str) -> pl.DataFrame | None:
         """Outcomes of a point, None where there is no file; ValueError where it is not what we write."""
         path = self.outcomes_path(fingerprint)
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():  # a link into the void says nothing about the record
             return None
         frame = read_table(path)  # whole: a file cut in the middle can still have a readable footer elsewhere
         columns = frame.columns
@@ -384,13 +385,15 @@ def _named(value: object) -> str:
 
 
 def _check_outcomes(record: PointRecord, outcomes: pl.DataFrame | None) -> None:
-    """ValueError unless a record and its outcomes are about the same problems."""
+    """ValueError unless a record and its outcomes are of one version and about the same problems."""
     if record.metrics is None:
         if outcomes is not None:
             raise ValueError("a failed point has outcomes")
         return
     if outcomes is None:
         raise ValueError(f"a point with status {record.status} has no outcomes")
+    if wrong := wrong_version(record.schema_version, outcomes):
+        raise ValueError(wrong)
     problems = count_problems(outcomes)
     if problems != record.metrics.overall.n_problems:
         raise ValueError(f"outcomes of {problems} problems for n_problems={record.metrics.overall.n_problems}")

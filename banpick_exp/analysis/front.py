@@ -20,7 +20,7 @@ def pareto_front(frame: pl.DataFrame) -> pl.DataFrame:
     usable = np.isfinite(values).all(axis=1)
     if "status" in frame.columns:
         usable &= (frame["status"] == "done").to_numpy()
-    if "repeat" in frame.columns:
+    if "repeat" in frame.columns and frame.height:
         usable &= (frame["repeat"] == frame["repeat"].min()).to_numpy()
     domains = frame["domain"].to_numpy() if "domain" in frame.columns else np.zeros(frame.height)
     front = np.zeros(frame.height, dtype=bool)

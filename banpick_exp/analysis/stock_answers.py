@@ -49,7 +49,8 @@ def _of_domain(domain: str, answers: pl.DataFrame) -> Iterator[StockAlarm]:
     count, shown = answers.height, _two_beside_gold(answers)
     told = "found" in answers.columns and not answers["found"].has_nulls()
     accuracy = float(answers["correct"].mean())  # type: ignore[arg-type]
-    if told and not answers["found"].any():
+    # Answers that need no steps come without the separator, and some of them are right.
+    if told and not answers["found"].any() and not answers["correct"].any():
         detail = (
             f"an answer was found in none of {count:,} completions, so what was graded is not what was answered: see"
             f" task.answer_separator and task.answer_pattern. {shown}"

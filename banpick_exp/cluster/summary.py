@@ -12,8 +12,10 @@ from banpick_exp.analysis import GUARDS
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
 from banpick_exp.records import STATUSES
+from banpick_exp.report.files import write_report
+from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, read_run
-from banpick_exp.report.terminal import print_pareto
+from banpick_exp.report.terminal import print_pareto, print_repeats
 from banpick_exp.report.tracking.wandb import Tracker
 
 

@@ -1,7 +1,7 @@
 """Families of checkpoints: how each writes down its experts, and which vLLM cannot hold or cannot be hooked in.
 
 Most need no entry of their own beyond their name: the usual keys and conventions (`moe_layers`) read them. To add a
-family write one `Family` into `FAMILIES` and one case into tests/models/test_families.py.
+family write one `Family` into `FAMILIES` and one case into tests/models/test_model_families.py.
 """
 
 from __future__ import annotations

@@ -65,6 +65,12 @@ def with_budget(
             f" experts of this checkpoint whatever {knob.name} is. Type a budget between them"
             + (", or a lower policy.k_min." if target < low and low > 1 else ".")
         )
+    if target == low and rule.ends_are_idle:
+        raise UserError(
+            f"{at} is the floor of policy={name} on this checkpoint: every token would keep it, so the rule would decide"
+            f" nothing and be fixed_k. Type more than {low:g}"
+            + (", or a lower policy.k_min." if low > 1 else ".")
+        )
     return rule, target
 
 

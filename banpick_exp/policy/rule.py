@@ -84,6 +84,11 @@ class Rule(BaseModel):
         """Knobs whose defaults in conf/policy/ step back because of what was `typed`, without `policy.`."""
         return ()
 
+    @classmethod
+    def derived_knobs(cls, shape: MoeShape) -> dict[str, Any]:
+        """What null stands for in knobs whose usual value follows from the checkpoint."""
+        return {}
+
     def idle_remedy(self, knob: str) -> str:
         """What to type where `knob` changes nothing, because the other knobs leave it out of `canonical`."""
         return "Leave it out, or choose a mode that uses it."

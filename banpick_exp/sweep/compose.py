@@ -141,7 +141,8 @@ class Composer:
         typed = {key.removeprefix("policy."): value for key, value in assignment.items() if key.startswith("policy.")}
         superseded = rule_named(name).superseded_knobs(typed)
         usual = {key: value for key, value in self._policies[name].items() if key not in superseded}
-        knobs = {key: value for key, value in (usual | typed).items() if value is not None}
+        given = {key: value for key, value in (usual | typed).items() if value is not None}
+        knobs = rule_named(name).derived_knobs(shape) | given
         budget = knobs.pop(BUDGET, None)
         if budget is not None:
             return with_budget(name, typed, knobs, shape)

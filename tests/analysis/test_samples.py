@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +23,7 @@ from banpick_exp.analysis import (
     verdicts,
     wilson,
 )
+from banpick_exp.analysis.compare import Comparison
 from banpick_exp.records import PointRecord
 
 
@@ -82,7 +82,7 @@ def test_difference_at_n_covers_and_its_test_keeps_its_level() -> None:
     """A policy 3 points better on 150 problems of 4 samples each: coverage; and no difference: false alarms."""
     rng = np.random.default_rng(2)
 
-    def compare(gain: float) -> dict[str, Any]:
+    def compare(gain: float) -> Comparison:
         ability = rng.beta(2, 1, 150) * 0.97
         values = rng.binomial(4, ability + gain) - rng.binomial(4, ability)
         counts = {int(value): int((values == value).sum()) for value in np.unique(values)}

@@ -51,9 +51,7 @@ def cluster() -> Iterator[Cluster]:
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-def reserve(
-    names: list[str], engine: EngineConfig, cluster: ClusterConfig, seconds: int
-) -> list[placement.RaySlot]:
+def reserve(names: list[str], engine: EngineConfig, cluster: ClusterConfig, seconds: int) -> list[placement.RaySlot]:
     settings = engine.model_copy(update={"start_timeout_seconds": seconds})
     return placement.RayBackend(cluster).reserve(names, settings)
 

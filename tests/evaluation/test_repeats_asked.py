@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 from banpick_exp.evaluation.answer import DomainRun, batches
 from banpick_exp.evaluation.metrics import point_metrics
@@ -24,8 +25,8 @@ def test_a_repeat_asks_the_same_in_other_batches_and_order() -> None:
 
 
 def test_what_was_not_timed_has_no_speed() -> None:
-    names = {"problem_id": "p", "domain": "math", "task": "math"}
-    outcome = Outcome(**names, correct=True, truncated=False, tokens=3, answer="x")
+    graded: dict[str, Any] = {"correct": True, "truncated": False, "tokens": 3, "answer": "x"}
+    outcome = Outcome(problem_id="p", domain="math", task="math", **graded)
     stock = {"math": DomainRun([outcome], Counters([100] * 2, [400] * 2, [[400]] * 2))}
     found = point_metrics(stock, stock, {})
     assert found.overall.speedup is None and found.domains["math"].speedup_spread is None

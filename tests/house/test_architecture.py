@@ -69,6 +69,12 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert sorted(imports) == [], "modules of a circle, and what stands on it"
 
 
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """They are imported by name alone: pytest and mypy stop at the second of a name."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_imports_are_absolute() -> None:
     for path in [*PACKAGE.rglob("*.py"), *KERNELS.rglob("*.py")]:
         relative = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
@@ -140,21 +146,23 @@ def test_the_page_tells_the_arrow_rule_of_the_contract() -> None:
     assert re.findall(r"\w+", line) == [*re.findall(r"\w+", " ".join(layers)), "kernels"]
 
 
-NAMED = re.compile(r"`((?:banpick_exp|banpick_kernels|kernels|tests|conf|sweeps)/[\w./-]*)(?:::\w+)?`")
+PATH = re.compile(r"`((?:banpick_exp|kernels|tests|conf|sweeps)/[\w./-]*|[\w/]+/\w+\.py)(?:::\w+)?`")
+MODULE = re.compile(r"\bbanpick_(?:exp|kernels)(?:\.[a-z_]\w*)+")
+SHOWN = re.compile(r"`([\w/]+\.(?:py|yaml))`[,:]")
+"""The file of an example: it is written down on the page, after a comma or a colon."""
+
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+"""CHANGELOG.md tells of what was."""
 
 
-@pytest.mark.parametrize(
-    "page", [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))], ids=lambda page: page.name
-)
-def test_pages_name_paths_and_modules_that_exist(page: Path) -> None:
-    """CHANGELOG.md tells of what was, and is not asked."""
-    if page.name == "CHANGELOG.md":
-        pytest.skip("tells of what was")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_what_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    gone = [
-        name for name in NAMED.findall(text) if not (ROOT / name).exists() and not (ROOT / "kernels" / name).exists()
-    ]
-    modules = set(re.findall(r"\b(banpick_(?:exp|kernels)(?:\.[a-z_]\w*)+)", text))
+    shown = {Path(name).stem for name in SHOWN.findall(text)}
+    paths = [path for path in PATH.findall(text) if Path(path).stem not in shown]
+    assert [
+        path for path in paths if not any((root / path).exists() for root in (ROOT, PACKAGE, ROOT / "kernels"))
+    ] == []
+    modules = {name for name in MODULE.findall(text) if not shown & set(name.split("."))}
     known = arrows().modules
-    gone += [name for name in modules if name not in known and name.rpartition(".")[0] not in known]
-    assert gone == []
+    assert {name for name in modules if not {name, name.rpartition(".")[0]} & known} == set()

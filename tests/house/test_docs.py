@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from synthetic_run import SyntheticRun, ladder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,3 +51,13 @@ def test_the_reference_is_read_from_the_docstrings(site: Path) -> None:
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     fetched = {page.name: FETCHED.findall(page.read_text(encoding="utf-8")) for page in site.rglob("*.html")}
     assert fetched and not any(fetched.values()), fetched
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    folder = ladder(SyntheticRun(problems=40), ks=(6, 4)).write(tmp_path)
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
+    code = code.replace("outputs/pick_strength/<run>", str(folder))
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["weights"].shape == (5, 8) and found["kept"].any(dim=0).sum() > 0
+    assert found["front"].height and found["found"] and found["alarms"].height >= 0

@@ -49,6 +49,7 @@ def test_every_block_of_the_page_has_a_place() -> None:
     assert len(PIECE.findall(PAGE)) == PAGE.count("```") // 2
 
 
+@pytest.mark.slow
 def test_four_additions_by_their_pieces_alone(project: Path) -> None:
     tests = sorted(str(path.relative_to(project)) for path in (project / "tests").rglob("test_*.py"))
     path = os.pathsep.join(map(str, (project, ROOT / "kernels", ROOT / "tests" / "support")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import pytest
 from synthetic_run import SyntheticRun, ladder
 
 from banpick_exp.analysis import choose
-from banpick_exp.cli.console import INTERRUPTED, run
+from banpick_exp.cluster.plan import plan_run
 from banpick_exp.errors import UserError
-from banpick_exp.report.choose import main, test_command
+from banpick_exp.records import PointRecord
+from banpick_exp.report.choose import help_page, run, test_command
 from banpick_exp.report.run import require_run
 from banpick_exp.sweep.plan import plan_sweep
 
@@ -27,11 +27,10 @@ def write(folder: Path, split: str, seed: int, boosts: tuple[int, ...] = BOOSTS,
     synthetic = SyntheticRun(seed, problems=150)
     added = synthetic.add
 
-    def add(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    def add(*args: Any, **kwargs: Any) -> PointRecord:
         record = added(*args, split=split, **kwargs)
-        record["task"]["identity"] = f"data of {split}"
-        record["command"] += f" task.split={split} tracking=none"
-        return record
+        command = f"{record.command} task.split={split} tracking=none"
+        return synthetic.change(record, task={"identity": f"data of {split}"}, command=command)
 
     synthetic.add = add  # type: ignore[method-assign]
     ladder(synthetic, ks=(7, 6, 5, 4))
@@ -52,16 +51,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def test_dev_chooses_and_the_printed_command_runs_it_on_test(
     runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([runs[0]]) == 0
+    assert run([runs[0]]) == 0
     out = capsys.readouterr().out
     assert re.search(r"any\s*│ pick mode=boost boost=2 key_experts=4 .*│\s+5 │", out), "the best of five"
     line = next(line.strip() for line in out.splitlines() if "task.split=test" in line)
-    assert f"banpick_exp.report.choose {runs[0]} TEST_RUN" in out
-    planned = plan_sweep([*shlex.split(line)[3:], "dry_run=true", f"output_dir={tmp_path}"])
+    assert f"banpick_exp choose {runs[0]} TEST_RUN" in out
+    plan = plan_run([*shlex.split(line)[3:], "dry_run=true", f"output_dir={tmp_path}"])
+    planned = plan.sweep
     labels = [point.label for point in planned.points]
     assert labels == ["none", *(f"fixed_k k={k}" for k in range(1, 8)), "pick boost=2 key_experts=4"]
     assert {point.task.split for point in planned.points} == {"test"}
-    assert planned.sweep_name == "chosen" and planned.tracking.name == "none"
+    assert planned.sweep_name == "chosen" and plan.tracking.name == "none"
 
 
 def test_the_command_runs_all_that_were_chosen(runs: tuple[str, str], tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_command_runs_all_that_were_chosen(runs: tuple[str, str], tmp_path: 
 
 
 def test_test_is_reported_beside_what_dev_promised(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*runs]) == 0
+    assert run([*runs]) == 0
     out = capsys.readouterr().out
     dev = require_run(runs[0])
     (chosen,) = choose(dev.records, dev.outcomes)
@@ -84,16 +84,16 @@ def test_test_is_reported_beside_what_dev_promised(runs: tuple[str, str], capsys
 
 
 def test_budgets_and_rules_choose_each_their_own(runs: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([runs[0], "--budget", "4", "--budget=5", "--score", "difference"]) == 0
+    assert run([runs[0], "--budget", "4", "--budget=5", "--score", "difference"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"4 │ ban lambda=0.6 k_min=3", out) and re.search(r"5 │ ban lambda=0.5 k_min=3", out)
     assert "TEST_RUN --budget 4 --budget=5 --score difference" in out, "what to type again"
-    assert main([runs[0], "--per-policy"]) == 0
+    assert run([runs[0], "--per-policy"]) == 0
     out = capsys.readouterr().out
     assert "pick mode=boost boost=2" in out and "ban lambda=" in out
 
 
-def test_bad_input_ends_in_words(runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_ends_in_words(runs: tuple[str, str], tmp_path: Path) -> None:
     more = write(tmp_path, "test", 1, boosts=(2, 3), lambdas=())
     for typed, words in (
         ([], "required: DEV_RUN"),
@@ -106,34 +106,13 @@ def test_bad_input_ends_in_words(runs: tuple[str, str], tmp_path: Path, capsys: 
         ([runs[0], "--budget", "x"], "invalid float value"),
         ([runs[0], "--score", "speed"], "invalid choice: 'speed'"),
     ):
-        assert main(typed) == 2
-        caught = capsys.readouterr()
-        assert re.search(words, caught.err) and "Traceback" not in caught.err + caught.out
+        with pytest.raises(UserError, match=words):
+            run(typed)
 
 
-def test_help_is_worth_reading(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    out = capsys.readouterr().out
+def test_help_is_worth_reading() -> None:
     for word in ("task.split=dev", "TEST_RUN", "--budget", "--per-policy", "Exit code"):
-        assert word in out
-
-
-def test_every_command_answers_alike(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(arguments: list[str]) -> int:
-        raise UserError(f"{arguments[0]} is wrong. Type right.")
-
-    def stopped(arguments: list[str]) -> int:
-        raise KeyboardInterrupt
-
-    assert run(refuse, "page", ["left"]) == 2
-    assert capsys.readouterr().err == "banpick: left is wrong. Type right.\n"
-    assert run(refuse, lambda: "page", ["x", "-h"]) == 0 and capsys.readouterr().out == "page\n"
-    assert run(stopped, "page", [], on_interrupt="goes on") == INTERRUPTED
-    assert capsys.readouterr().err == "banpick: goes on\n"
-    monkeypatch.setattr(sys, "argv", ["program", "typed"])
-    assert run(lambda arguments: len(arguments), "page") == 1
-    with pytest.raises(ZeroDivisionError):
-        run(lambda arguments: 1 // 0, "page", [])
+        assert word in help_page()
 
 
 def test_blocks_can_be_typed_without_a_sweep(tmp_path: Path) -> None:

@@ -265,8 +265,8 @@ def test_a_section_is_a_module_and_a_line(run_dir: Path, monkeypatch: pytest.Mon
     """What a newcomer writes to add a section; every run of a page has its part."""
 
     def lengths_html(run: Run) -> str:
-        rows = (f"<li>{record.label}: {run.outcomes[record.fingerprint]['tokens'].mean():.1f}</li>" for record in run.done)
-        return f"<ul>{''.join(rows)}</ul>"
+        tokens = {record.label: run.outcomes[record.fingerprint]["tokens"].to_numpy() for record in run.done}
+        return f"<ul>{''.join(f'<li>{label}: {each.mean():.1f}</li>' for label, each in tokens.items())}</ul>"
 
     section = Section(key="lengths", title="Lengths & ends", html=by_run(lengths_html))
     monkeypatch.setattr("banpick_exp.report.page.page.SECTIONS", [*SECTIONS, section])
@@ -274,7 +274,7 @@ def test_a_section_is_a_module_and_a_line(run_dir: Path, monkeypatch: pytest.Mon
     page = page_html([one], [maps_of(one)])
     mean = np.mean([12 + i % 7 for i in range(900)])
     assert '<a href="#lengths">Lengths &amp; ends</a></nav>' in page
-    assert f'<section id="lengths"><h2>Lengths &amp; ends</h2><ul><li>' in page and f"none: {mean:.1f}</li>" in page
+    assert '<section id="lengths"><h2>Lengths &amp; ends</h2><ul><li>' in page and f"none: {mean:.1f}</li>" in page
     both = page_html([one, read(run_dir)], [maps_of(one), maps_of(one)]).split('<section id="lengths">')[1]
     assert both.count('<div class="run"><h3>') == 2 and "B: pick_strength/first" in both
 

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 import wandb
-from synthetic_run import SyntheticRun, ladder
+from synthetic_run import SyntheticRun, changed, ladder, three_times
+from wandb_runs import read_back
 
 from banpick_exp.errors import UserError
-from banpick_exp.records import write_parquet
-from banpick_exp.report import write_report
+from banpick_exp.report.files import write_report
+from banpick_exp.report.run import read_run
+from banpick_exp.report.tracking.config import TrackingConfig
 from banpick_exp.report.tracking.wandb import GIVE_UP_AFTER, Tracker, point_metrics, without_secrets
+from banpick_exp.run_folder import RunFolder
 
+WANDB = TrackingConfig()
 CONFIG = {"sweep": {"name": "pick_strength"}, "tracking": {"api_key": "do-not-log", "project": "banpick"}}
 
 
@@ -25,23 +29,24 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticR
     run_dir = tmp_path_factory.mktemp("outputs") / "pick_strength" / "first"
     run = ladder(SyntheticRun(problems=40), ks=(4,))
     run.add("pick", {"boost": 8}, status="failed", reason="out of memory")
-    run.write(run_dir)
-    write_parquet(run_dir)
-    write_report(run_dir)
+    found = read_run(RunFolder(run.write(run_dir)))
+    found.folder.write_table("points", found.frame_of_all)
+    write_report(found)
     (run_dir / "calibration" / "plots").mkdir(parents=True)
     (run_dir / "calibration" / "artifact.json").write_text("{}")
     (run_dir / "calibration" / "plots" / "heat.txt").write_text("x")
-    tracker = Tracker()
-    tracker.start(run_dir, CONFIG)
-    for record, _ in [*run.points, run.points[0]]:  # the first a second time: logged once all the same
+    tracker = Tracker(WANDB)
+    tracker.start(found.folder, CONFIG)
+    for record in [*run.records, run.records[0]]:  # the first a second time: logged once all the same
         tracker.log_point(record)
     artifacts = {"calibration": run_dir / "calibration"}
     assert tracker.finish({"headline": "No gain", "done": 2}, artifacts) == []
     runs = read_back(run_dir)
-    resumed = Tracker()
-    resumed.start(run_dir, CONFIG)
-    resumed.log_point(run.points[1][0])  # a resumed sweep offers what it found; it was mirrored already
-    resumed.log_point({**run.points[2][0], "finished_at": "2026-11-23T00:00:00+00:00"})  # failed before, ran again
+    resumed = Tracker(WANDB)
+    resumed.start(found.folder, CONFIG)
+    resumed.log_point(run.records[1])  # a resumed sweep offers what it found; it was mirrored already
+    # Failed before, ran again.
+    resumed.log_point(changed(run.records[2], finished_at="2026-11-23T00:00:00+00:00"))
     assert resumed.finish({}) == []
     return run_dir, run, runs
 
@@ -50,26 +55,26 @@ def test_one_run_a_point_in_the_group_of_the_sweep(mirrored: Any) -> None:
     run_dir, run, runs = mirrored
     assert sorted(runs) == ["fixed_k k=4", "none", "pick boost=8", "summary"]
     assert len(list((run_dir / "wandb").glob("offline-run-*"))) == len(run.points) + 3  # two summaries, one retry
-    points = [runs[record["label"]] for record, _ in run.points]
+    points = [runs[record.label] for record in run.records]
     assert {point["header"]["run_group"] for point in points} == {"pick_strength/first"}
     assert {point["header"]["job_type"] for point in points} == {"point"}
 
 
 def test_a_point_reads_back(mirrored: Any) -> None:
     _, run, runs = mirrored
-    record = run.points[1][0]
-    logged, overall = runs[record["label"]], record["metrics"]["overall"]
+    record = run.records[1]
+    logged, overall = runs[record.label], record.measured.overall
     for key, value in point_metrics(record).items():
         assert logged["history"][key] == pytest.approx(value)
-    assert logged["history"]["acc/overall"] == overall["accuracy"]
-    assert logged["history"]["acc/math"] == record["metrics"]["domains"]["math"]["accuracy"]
-    assert logged["history"]["perf/speedup"] == overall["speedup"]
-    assert logged["history"]["route/mean_kept"] == overall["mean_kept"] == 4
+    assert logged["history"]["acc/overall"] == overall.accuracy
+    assert logged["history"]["acc/math"] == record.measured.of("math").accuracy
+    assert logged["history"]["perf/speedup"] == overall.speedup
+    assert logged["history"]["route/mean_kept"] == overall.mean_kept == 4
     assert logged["history"]["route/kept_layer_03"] == 4
     keys = {key.split("/")[0] for key in logged["history"] if not key.startswith("_")}
     assert keys == {"acc", "perf", "route"}
     assert logged["config"]["policy"] == {"name": "fixed_k", "k": 4}
-    assert logged["config"]["fingerprint"] == record["fingerprint"]
+    assert logged["config"]["fingerprint"] == record.fingerprint
     assert sorted(logged["header"]["tags"]) == ["done", "fixed_k"] and logged["exit_code"] == 0
 
 
@@ -108,8 +113,9 @@ def test_neither_keys_nor_the_machine_are_logged(mirrored: Any) -> None:
 
 def test_is_quiet(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from banpick_exp.report.tracking.wandb import Tracker\n"
-        "t = Tracker(); t.start(Path(sys.argv[1]), {})\n"
+        "import sys; from pathlib import Path; from banpick_exp.report.tracking.config import TrackingConfig\n"
+        "from banpick_exp.report.tracking.wandb import Tracker; from banpick_exp.run_folder import RunFolder\n"
+        "t = Tracker(TrackingConfig()); t.start(RunFolder(Path(sys.argv[1])), {})\n"
         "t.finish({}, {'a': Path(sys.argv[1])})"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -122,28 +128,49 @@ def test_online_makes_a_report_and_says_why_it_could_not(tmp_path: Path, monkeyp
     def publish(**_: str) -> str:
         raise ConnectionError("the server is away")
 
+    start = wandb.init
+
+    def init(settings: wandb.Settings, **options: Any) -> Any:
+        settings.mode = "offline"
+        return start(settings=settings, **options)
+
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr("banpick_exp.report.tracking.wandb_report.publish", publish)
-    tracker = Tracker()
-    tracker.start(tmp_path, CONFIG)
-    tracker.mode = "online"
+    tracker = Tracker(TrackingConfig(mode="online"))
+    tracker.start(RunFolder(tmp_path), CONFIG)
     (failure,) = tracker.finish({"headline": "No gain"})
     assert failure.startswith("the W&B report: ") and "the server is away" in failure
 
 
 def test_off_does_nothing(tmp_path: Path) -> None:
-    tracker = Tracker(name="none", mode="online")
-    tracker.start(tmp_path, CONFIG)
-    tracker.log_point({})
+    tracker = Tracker(TrackingConfig(name="none", mode="online"))
+    tracker.start(RunFolder(tmp_path), CONFIG)
+    tracker.log_point(SyntheticRun(problems=4).add("none"))
     assert tracker.finish({}) == [] and list(tmp_path.iterdir()) == []
+
+
+def test_the_tables_of_repeats_and_guards_are_mirrored_from_any_folder(tmp_path: Path) -> None:
+    """`[1]` in a name is no pattern."""
+    run = read_run(RunFolder(three_times().write(tmp_path / "sweep" / "x[1]")))
+    for name, frame in (("points", run.frame_of_all), ("guards", run.guards), ("repeats", run.repeats)):
+        run.folder.write_table(name, frame)
+    tracker = Tracker(WANDB)
+    tracker.start(run.folder, CONFIG)
+    assert tracker.finish({}) == []
+    (summary,) = read_back(run.folder.path).values()
+    for name, frame in (("points", run.frame_of_all), ("guards", run.guards), ("repeats", run.repeats)):
+        assert summary["history"][f"{name}.nrows"] == frame.height
 
 
 def test_online_without_a_key_stops_before_anything_starts(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and k != "NETRC"}
     environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     code = (
-        "import sys; from pathlib import Path; from banpick_exp.report.tracking.wandb import Tracker\n"
+        "import sys; from pathlib import Path; from banpick_exp.report.tracking.config import TrackingConfig\n"
+        "from banpick_exp.report.tracking.wandb import Tracker; from banpick_exp.run_folder import RunFolder\n"
         "from banpick_exp.errors import UserError\n"
-        "try: Tracker(mode='online').start(Path(sys.argv[1]), {})\n"
+        "try: Tracker(TrackingConfig(mode='online')).start(RunFolder(Path(sys.argv[1])), {})\n"
         "except UserError as error: print(error)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
@@ -159,15 +186,15 @@ def test_cannot_start_is_a_user_error(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(wandb, "init", init)
     with pytest.raises(UserError, match=r"read-only file system\), so .* type tracking=none"):
-        Tracker().start(tmp_path, CONFIG)
+        Tracker(WANDB).start(RunFolder(tmp_path), CONFIG)
 
 
 def test_later_failures_are_collected_and_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = ladder(SyntheticRun(problems=4))
-    tracker = Tracker()
-    tracker.start(tmp_path, CONFIG)
+    tracker = Tracker(WANDB)
+    tracker.start(RunFolder(tmp_path), CONFIG)
     calls = 0
 
     def init(**_: Any) -> None:
@@ -176,11 +203,11 @@ def test_later_failures_are_collected_and_reported_once(
         raise ConnectionError("the network is gone")
 
     monkeypatch.setattr(wandb, "init", init)
-    for record, _ in run.points:
+    for record in run.records:
         tracker.log_point(record)
     failures = tracker.finish({})
     assert calls == GIVE_UP_AFTER < len(run.points)  # it does not wait for a dead server at every point
     assert len(failures) == GIVE_UP_AFTER + 1 and "gave up" in failures[-1]
-    assert failures[0] == f"point {run.points[0][0]['fingerprint']}: the network is gone"
+    assert failures[0] == f"point {run.records[0].fingerprint}: the network is gone"
     assert tracker.finish({}) == failures and capfd.readouterr() == ("", "")
     assert not (tmp_path / "wandb" / "mirrored.txt").exists()  # a resumed run will mirror them

@@ -81,6 +81,9 @@ class SyntheticRun:
                     truncated=bool(truncated[i]),
                     tokens=12 + i % 7,
                     answer=str(i) if correct[i] else "?",
+                    found=True,
+                    completion=f"={i};" if correct[i] else "=?;",
+                    finish_reason="length" if truncated[i] else "stop",
                 )
                 for i in range(len(correct))
             ]

@@ -1,6 +1,6 @@
 """ban: prune per token and per layer (arXiv 2509.06346, section 3)."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -32,6 +32,10 @@ class Ban(Rule):
                 "lambda=0.8; higher keeps more."
             )
         return lambda_
+
+    @classmethod
+    def derived_knobs(cls, shape: MoeShape) -> dict[str, Any]:
+        return {"k_min": shape.usual_k_min}
 
     def needs_calibration(self) -> bool:
         return True
