@@ -227,6 +227,8 @@ class PointRecord(Part):
     versions: dict[str, str]
     calibration: str | None
     """Fingerprint of the calibration that was read."""
+    calibration_overlap: int = 0
+    """Problems that were asked here and in the calibration too."""
     metrics: PointMetrics | None
     """None of a failed point."""
     engagement: Engagement
@@ -346,7 +348,7 @@ class Outcome:
     sample: int | None = None
     """Number of the answer where a problem has several."""
     found: bool | None = None
-    """The completion held an answer at all."""
+    """The separator or pattern that marks an answer stood in the completion."""
     completion: str | None = None
     """The whole generated text."""
     finish_reason: str | None = None

@@ -7,7 +7,19 @@ from typing import Literal, get_args
 
 from banpick_exp.records import OVERALL, PointRecord
 
-Guard = Literal["engaged", "truncation", "length_drift", "duplicated_scores", "repetition", "subtask_drop"]
+StockGuard = Literal["nothing_found", "stock_at_zero", "all_alike", "stock_at_chance"]
+"""Of stock's own answers: what they raise makes every comparison on that domain meaningless, or nearly so."""
+STOCK_GUARDS: tuple[StockGuard, ...] = get_args(StockGuard)
+Guard = Literal[
+    StockGuard,
+    "calibration_overlap",
+    "engaged",
+    "truncation",
+    "length_drift",
+    "duplicated_scores",
+    "repetition",
+    "subtask_drop",
+]
 GUARDS: tuple[Guard, ...] = get_args(Guard)
 Level = Literal["ok", "warning", "invalid"]
 

@@ -12,6 +12,7 @@ from banpick_exp.analysis.engagement import engagement_findings
 from banpick_exp.analysis.finding import GUARDS, Finding, Guard
 from banpick_exp.analysis.pairing import Answers, Outcomes, Pairs, References, all_answers, pair
 from banpick_exp.analysis.replays import replay_findings
+from banpick_exp.analysis.stock_answers import stock_alarms
 from banpick_exp.analysis.subtasks import subtask_change
 from banpick_exp.records import OVERALL, PointRecord
 
@@ -29,6 +30,11 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
 
     | guard | value | warns (`warning`, `invalid`) of |
     |---|---|---|
+    | nothing_found | share of stock's answers in which one was found | none at all |
+    | stock_at_zero | stock's accuracy | 0 |
+    | all_alike | share of stock's commonest answer | one answer to different problems |
+    | stock_at_chance | stock's accuracy | no more than always giving the commonest gold answer |
+    | calibration_overlap | problems that the calibration was measured on | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |
     | length_drift | relative change of mean output tokens against stock | 0.10 or more, either way |
@@ -36,9 +42,9 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | repetition | share of answers that end in a loop, null where not recorded | 0.01 or more above stock |
     | subtask_drop | accuracy against stock (0..1) of the sub-task named in `detail` | a fall of more than 0.05 |
 
-    The four against stock are paired by problem and warn only where the change survives Holm over everything the guard
-    looked at; a change of that size which does not is listed as `ok` with "may be noise". A point without a finished
-    stock point of its set-up has rows with null saying so.
+    The first four are of stock alone, domain by domain. Those against stock are paired by problem and warn only where
+    the change survives Holm over everything the guard looked at; a change of that size which does not is listed as `ok`
+    with "may be noise". A point without a finished stock point of its set-up has rows with null saying so.
 
     Args:
         records: as `RunFolder.load_points` returns them, all statuses.
@@ -52,6 +58,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     found = [finding for record in records for finding in engagement_findings(record)]
     found += replay_findings(records, outcomes)
     found += _against_stock(done, answers)
+    found += _of_stock_alone(done, outcomes)
     told = {f.record.fingerprint for f in found if f.guard == "repetition" and f.domain == OVERALL}
     found += [_repetition_share(r, answers[r.fingerprint]) for r in done if r.fingerprint not in told]
     place = {record.fingerprint: index for index, record in enumerate(records)}
@@ -77,6 +84,27 @@ def _against_stock(done: Sequence[PointRecord], answers: dict[str, Answers]) -> 
             changes[change.guard].append(change)
     for of_one_guard in changes.values():
         yield from change_findings(of_one_guard)
+
+
+def _of_stock_alone(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator[Finding]:
+    for record in done:
+        if record.is_stock:
+            for alarm in stock_alarms(outcomes[record.fingerprint]):
+                yield Finding(
+                    record=record,
+                    guard=alarm.guard,
+                    domain=alarm.domain,
+                    level="warning",
+                    value=alarm.value,
+                    detail=alarm.detail,
+                )
+        if record.calibration_overlap:
+            detail = (
+                f"{record.calibration_overlap:,} of the problems it is asked stand among those that its calibration was"
+                " measured on: what it gains there may be learnt by heart"
+            )
+            value = float(record.calibration_overlap)
+            yield Finding(record=record, guard="calibration_overlap", level="warning", value=value, detail=detail)
 
 
 def _changes(record: PointRecord, pairs: Pairs) -> Iterator[Change]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import polars as pl
 
+from banpick_exp.analysis.finding import StockGuard
 from banpick_exp.analysis.intervals import wilson
 
-Alarm = Literal["nothing_found", "stock_at_zero", "all_alike", "stock_at_chance"]
-ALARMS: tuple[Alarm, ...] = ("nothing_found", "stock_at_zero", "all_alike", "stock_at_chance")
 MIN_PROBLEMS = 8
 """On fewer, all wrong or all alike may well be chance."""
 LONGEST_SHOWN = 160
@@ -26,7 +24,7 @@ LONGEST_SHOWN = 160
 class StockAlarm:
     """Something about the answers of one domain that makes every comparison on it meaningless, or nearly so."""
 
-    alarm: Alarm
+    guard: StockGuard
     domain: str
     value: float
     """Share of answers found, accuracy, or share of the commonest answer: what `detail` is about."""
@@ -55,19 +53,19 @@ def _of_domain(domain: str, answers: pl.DataFrame) -> Iterator[StockAlarm]:
             f"an answer was found in none of {count:,} completions, so what was graded is not what was answered: see"
             f" task.answer_separator and task.answer_pattern. {shown}"
         )
-        yield StockAlarm(alarm="nothing_found", domain=domain, value=0.0, fatal=True, detail=detail)
+        yield StockAlarm(guard="nothing_found", domain=domain, value=0.0, fatal=True, detail=detail)
         return
     if not answers["correct"].any():
         detail = (
             f"stock has none of {count:,} answers right: the gold answers may be written otherwise, or max_tokens cuts"
             f" all answers off. {shown}"
         )
-        yield StockAlarm(alarm="stock_at_zero", domain=domain, value=0.0, fatal=True, detail=detail)
+        yield StockAlarm(guard="stock_at_zero", domain=domain, value=0.0, fatal=True, detail=detail)
         return
     alike, share = _commonest(answers["answer"])
     if share == 1.0 and _distinct_gold(answers) > 1:
         detail = f"stock gives one answer to all of {count:,} problems ({alike!r}): it does not read them. {shown}"
-        yield StockAlarm(alarm="all_alike", domain=domain, value=share, fatal=True, detail=detail)
+        yield StockAlarm(guard="all_alike", domain=domain, value=share, fatal=True, detail=detail)
         return
     if "gold" in answers.columns and not answers["gold"].has_nulls():
         guess, chance = _commonest(answers["gold"])
@@ -77,7 +75,7 @@ def _of_domain(domain: str, answers: pl.DataFrame) -> Iterator[StockAlarm]:
                 f"stock has {accuracy:.1%} [{low:.1%}, {high:.1%}] right, and always answering {guess!r} has"
                 f" {chance:.1%}: it cannot be told from a guess. {shown}"
             )
-            yield StockAlarm(alarm="stock_at_chance", domain=domain, value=accuracy, fatal=False, detail=detail)
+            yield StockAlarm(guard="stock_at_chance", domain=domain, value=accuracy, fatal=False, detail=detail)
 
 
 def _commonest(values: pl.Series) -> tuple[str, float]:

@@ -71,10 +71,10 @@ class Ledger:
             return
         fatal = [alarm for alarm in stock_alarms(outcomes) if alarm.fatal]
         if fatal:
-            found = "\n".join(f"  {alarm.alarm} ({alarm.domain}): {alarm.detail}" for alarm in fatal)
+            found = "\n".join(f"  {alarm.guard} ({alarm.domain}): {alarm.detail}" for alarm in fatal)
             raise StockIsWrong(
-                f"Stopped after stock, because nothing measured would mean anything:\n{found}\nMend the task and run the"
-                " command again, or type task.allow_zero=true to go on all the same."
+                f"Stopped after stock, because nothing measured would mean anything:\n{found}\nMend the task and run"
+                " the command again, or type task.allow_zero=true to go on all the same."
             )
 
     def keep_trace(self, name: str, trace: str) -> str:

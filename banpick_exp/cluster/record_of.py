@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from banpick_exp.policy.budget import policy_of
 from banpick_exp.records import (
@@ -37,7 +38,9 @@ def record_of(
     shape = point.checkpoint.shape
     sizes = {"num_layers": shape.num_layers, "num_experts": shape.num_experts, "top_k": shape.top_k}
     model = {**point.model.model_dump(), "identity": point.checkpoint.identity, **sizes}
-    solved = {} if budget is None else {"budget": budget}
+    optional: dict[str, Any] = {} if budget is None else {"budget": budget}
+    if point.calibration_overlap:
+        optional["calibration_overlap"] = point.calibration_overlap
     return PointRecord(
         schema_version=SCHEMA_VERSION,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -59,5 +62,5 @@ def record_of(
         engagement=engagement or Engagement(),
         timing=timing or Timing(),
         command=command,
-        **solved,
+        **optional,
     )

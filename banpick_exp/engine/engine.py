@@ -50,7 +50,8 @@ class Engine:
 
         `options`: further arguments of `vllm.LLM`, over those that the settings give.
 
-        `worker`: the worker extension by its full name, `RoutingExtension` or a subclass.
+        `worker`: the worker extension by its full name, `RoutingExtension` or a subclass. The same for all engines that
+        are started in one process: vLLM mixes it into its worker class and leaves it there.
         """
         self.model, self.model_path, self.settings, self.num_layers = model, model_path, engine, num_layers
         self.options, self.worker = dict(options or {}), worker

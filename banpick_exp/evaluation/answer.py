@@ -7,6 +7,7 @@ requests meet in a batch, and with it the order in which floating-point sums are
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ def graded(problem: Problem, answer: Generation, task: TaskConfig, sample: int |
         sample=sample,
         completion=answer.text,
         finish_reason=answer.finish_reason,
+        gold=problem.answer if not problem.also else json.dumps(problem.answers, ensure_ascii=False),
     )
 
 

@@ -50,7 +50,9 @@ def tiny_shape() -> MoeShape:
 def open_engine(folder: Path) -> Engine:
     # One thread, as conf/engine/tiny.yaml: torch is loaded already, so the environment variable would come too late.
     torch.set_num_threads(1)
-    engine = Engine(ModelConfig(name="tiny"), str(folder), EngineConfig(cpus=1), tiny_shape().num_layers, worker=CALIBRATION_WORKER)
+    engine = Engine(
+        ModelConfig(name="tiny"), str(folder), EngineConfig(cpus=1), tiny_shape().num_layers, worker=CALIBRATION_WORKER
+    )
     engine.start()
     engine.verify()
     return engine

@@ -17,6 +17,7 @@ from banpick_exp.evaluation.trial import Trial
 from banpick_exp.policy.budget import policy_of
 from banpick_exp.records import BudgetAccount, Engagement, Outcome, PointMetrics, Timing
 from banpick_exp.tasks.load import load_problems
+from banpick_exp.tasks.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +41,7 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     `stock_fingerprint`: the `none` trial it is paired with; `cut`: into which blocks a race has cut its problems.
     """
     begin = time.perf_counter()
-    problems = load_problems(trial.task, trial.task.split, trial.task.max_problems)
+    problems = asked_problems(trial)
     stock, stock_seconds = session.stock(trial, stock_fingerprint, problems, cut)
     is_stock = trial.fingerprint == stock_fingerprint
     policies = session.policies(trial)
@@ -87,12 +88,18 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
 
 def measure_block(session: Session, trial: Trial, cut: Cut, number: int) -> float:
     """Answer one block of a trial and write its file. Returns the seconds spent now."""
-    problems = load_problems(trial.task, trial.task.split, trial.task.max_problems)
+    problems = asked_problems(trial)
     policies = session.policies(trial)
     if trial.budget is not None:
         folder = session.folder.solved
         policies = solved_policies(session.engine, trial, policies, problems, folder, session.probed)
     return answer_block(session.engine, policies, trial, problems, cut, number, session.folder)
+
+
+def asked_problems(trial: Trial) -> dict[str, list[Problem]]:
+    """The trial's problems. Raises UserError where the files are no longer those that were planned."""
+    task = trial.task
+    return load_problems(task, task.split, task.max_problems, identity=trial.data_identity)
 
 
 def _at_budget(session: Session, trial: Trial, problems: Problems, cut: Cut | None) -> AtBudget:

@@ -50,7 +50,14 @@ class Session:
         if arrays.load(folder, trial.calibration_fingerprint) is not None:
             return 0.0
         begin = time.perf_counter()
-        domains = calibrate(self.engine, trial.checkpoint.shape, trial.task, trial.calibration, on_progress)
+        domains = calibrate(
+            self.engine,
+            trial.checkpoint.shape,
+            trial.task,
+            trial.calibration,
+            on_progress,
+            identity=trial.calibration_identity,
+        )
         header = {
             "model": {"name": trial.model.name, "identity": trial.checkpoint.identity},
             "settings": trial.calibration.model_dump(exclude={"path"}),

@@ -36,5 +36,9 @@ class Trial:
     calibration: CalibrationConfig
     calibration_files: dict[str, str]
     """One file a domain, empty where no calibration is made."""
+    calibration_identity: str | None = None
+    """Of the calibration's data; None where no calibration is made."""
+    calibration_overlap: int = 0
+    """Problems that are asked here and in the calibration too."""
     calibration_fingerprint: str | None
     """Equal for trials that share a calibration; None for a policy that needs none. The artifact's own when typed."""

@@ -67,9 +67,8 @@ def with_budget(
         )
     if target == low and rule.ends_are_idle:
         raise UserError(
-            f"{at} is the floor of policy={name} on this checkpoint: every token would keep it, so the rule would decide"
-            f" nothing and be fixed_k. Type more than {low:g}"
-            + (", or a lower policy.k_min." if low > 1 else ".")
+            f"{at} is the floor of policy={name} on this checkpoint: every token would keep it, the rule would decide"
+            f" nothing and be fixed_k. Type more than {low:g}" + (", or a lower policy.k_min." if low > 1 else ".")
         )
     return rule, target
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
+
+if TYPE_CHECKING:
+    from banpick_exp.report.run import Run
 
 DESCRIPTION = """\
 Writes report.html: the verdict in words, the Pareto front (point at a mark for its numbers and the command that runs it
@@ -28,7 +34,13 @@ def run(arguments: list[str]) -> int:
     Raises: UserError for a folder that is no finished run, and for a page that cannot be written.
     """
     typed = _options().parse_args(arguments)
-    for path in _report(typed.runs, typed.output, typed.policy):
+    runs, files = _report(typed.runs, typed.output, typed.policy)
+    if typed.all:
+        from banpick_exp.report.terminal import print_pareto
+
+        for each in runs:
+            print_pareto(each, Console(), everything=True)
+    for path in files:
         print(path)
     return 0
 
@@ -47,6 +59,9 @@ def _options() -> Options:
         help="where the page goes; default: report.html in the run's folder, of several runs in the current one",
     )
     parser.add_argument(
+        "--all", action="store_true", help="also print the table and every finding of the guards, what may be noise too"
+    )
+    parser.add_argument(
         "--policy",
         metavar="LABEL",
         help="the point whose expert usage is drawn beside stock's, by label or fingerprint; default: the best at "
@@ -55,7 +70,7 @@ def _options() -> Options:
     return parser
 
 
-def _report(typed: list[str], output: Path | None, policy: str | None) -> list[Path]:
+def _report(typed: list[str], output: Path | None, policy: str | None) -> tuple[list[Run], list[Path]]:
     # Imported here: --help and a wrong option answer at once.
     from banpick_exp.report.files import draw_figures
     from banpick_exp.report.maps import maps_of
@@ -70,4 +85,4 @@ def _report(typed: list[str], output: Path | None, policy: str | None) -> list[P
         )
     maps = [maps_of(run, policy) for run in runs]
     figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
-    return [*figures, write_page(runs, maps, path)]
+    return runs, [*figures, write_page(runs, maps, path)]

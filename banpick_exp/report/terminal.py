@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE, accuracy_name
+from banpick_exp.analysis.finding import STOCK_GUARDS
 from banpick_exp.records import OVERALL
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
@@ -17,6 +18,8 @@ from banpick_exp.report.run import Run
 from banpick_exp.report.text import MARKS, Row, in_words, verdict_text
 
 WIDE = 220  # columns, where the output is no terminal: a log wraps nothing
+MAY_BE_NOISE = ("truncation", "length_drift", "subtask_drop")
+"""Guards with an `ok` row for changes large enough to be named."""
 LISTED = 12  # lines of one kind; the rest is in the run's guards.parquet
 COLOURS = {"beats": "green", "loses": "red", "ties": "dim"}
 STATUS_COLOURS = {"invalid": "yellow", "dropped": "dim", "failed": "red"}
@@ -27,20 +30,32 @@ def unwrapped(console: Console) -> Console:
     return console if console.is_terminal else Console(file=console.file, width=max(WIDE, console.width))
 
 
-def print_pareto(run: Run, console: Console, *, domain: str = OVERALL) -> None:
+def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everything: bool = False) -> None:
     """Print the points of one domain as a table, the conclusion below, then invalid and failed points with reasons, and
-    what the guards say of the others."""
+    what the guards say of the others.
+
+    What stock's own answers say against the task stands before the conclusion. `everything`: also what may be noise.
+    """
     console = unwrapped(console)
     done = run.done_rows(domain)
     if done.height:
         _print_points(run, done, domain, console)
     else:
         console.print("No point finished: there is no front to show.")
+    _print_stock_alarms(run, console)
     console.print(f"\n[bold]{escape(run.headline)}[/bold]")
     _print_equal_budgets(run, console)
     _print_unfinished(run, console)
     if done.height:
-        _print_guards(run, done, console)
+        _print_guards(run, done, console, everything)
+
+
+def _print_stock_alarms(run: Run, console: Console) -> None:
+    """Before the verdict: what makes every comparison meaningless."""
+    alarms = run.guards.filter(pl.col("guard").is_in(STOCK_GUARDS) & (pl.col("level") != "ok"))
+    for row in alarms.iter_rows(named=True):
+        said = escape(f"{row['guard']} ({row['domain']}): {row['detail']}")
+        console.print(f"[bold red]Read this first:[/] {said}", soft_wrap=True, highlight=False)
 
 
 def print_repeats(run: Run, console: Console) -> None:
@@ -141,28 +156,39 @@ def _print_unfinished(run: Run, console: Console) -> None:
         console.print(f"{status} {escape(row['label'])}: {escape(reason)}")
 
 
-def _print_guards(run: Run, done: pl.DataFrame, console: Console) -> None:
-    """What the guards found on finished points: the alarms, then sub-tasks that fell but may be noise.
+def _print_guards(run: Run, done: pl.DataFrame, console: Console, everything: bool) -> None:
+    """What the guards raised on finished points, and in one line how much more there is to look at.
 
-    That sub-tasks fall down the fixed_k ladder is what it is there to show: those lines stay out.
+    That answers get worse down the fixed_k ladder is what it is there to show: what is raised there stays out. So does
+    what may be noise, unless `everything` is asked for.
     """
     found = run.guards.join(done.select("fingerprint", "policy"), on="fingerprint", maintain_order="left")
-    drop, ok = pl.col("guard") == "subtask_drop", pl.col("level") == "ok"
-    expected = drop & (pl.col("policy") == "fixed_k")
-    raised = found.filter(~ok & ~expected).sort(pl.col("level") == "warning", maintain_order=True)
-    _print_findings(raised, lambda row: "red" if row["level"] == "invalid" else "yellow", None, console)
-    dropped = found.filter(ok & drop & ~expected & ~pl.col("value").is_null())
-    _print_findings(dropped, lambda row: "dim", "dim", console)
-    if not raised.height:
-        ladder = " but for sub-tasks that fall down the fixed_k ladder" if found.filter(~ok & expected).height else ""
-        console.print(f"[dim]No guard was raised on {found['fingerprint'].n_unique()} points{ladder}.[/dim]")
+    warned, ok = pl.col("level") == "warning", pl.col("level") == "ok"
+    ladder = pl.col("policy") == "fixed_k"
+    raised = found.filter(~ok & ~(ladder & warned) & ~pl.col("guard").is_in(STOCK_GUARDS)).sort(
+        warned, maintain_order=True
+    )
+    noise = found.filter(ok & pl.col("guard").is_in(MAY_BE_NOISE) & ~ladder & pl.col("value").is_not_null())
+    _print_findings(raised, lambda row: "red" if row["level"] == "invalid" else "yellow", None, console, everything)
+    if everything:
+        _print_findings(noise, lambda row: "dim", "dim", console, everything)
+    points = found["fingerprint"].n_unique()
+    shown = found.filter(~ok & ~(ladder & warned))
+    said = f"{shown.height} raised on {shown['fingerprint'].n_unique()} of" if shown.height else "none raised on"
+    more = "" if everything or not noise.height else (
+        f"; {noise.height} changes that may be noise: python -m banpick_exp report {run.folder.path} --all"
+    )  # fmt: skip
+    console.print(f"[dim]Guards: {said} {points} points{escape(more)}.[/dim]", soft_wrap=True)
 
 
-def _print_findings(rows: pl.DataFrame, colour: Callable[[Row], str], style: str | None, console: Console) -> None:
-    """A line each, the first of them."""
-    for row in rows.head(LISTED).iter_rows(named=True):
+def _print_findings(
+    rows: pl.DataFrame, colour: Callable[[Row], str], style: str | None, console: Console, everything: bool
+) -> None:
+    """A line each, the first of them unless `everything` is to be seen."""
+    listed = rows.height if everything else LISTED
+    for row in rows.head(listed).iter_rows(named=True):
         where = "" if row["domain"] == OVERALL else f" ({row['domain']})"
         said = escape(f"{row['label']}{where}: {row['detail']}")
         console.print(f"[{colour(row)}]guard {row['guard']}[/] {said}", style=style)
-    if rows.height > LISTED:
-        console.print(f"[dim]... and {rows.height - LISTED} more like these[/dim]")
+    if rows.height > listed:
+        console.print(f"[dim]... and {rows.height - listed} more like these[/dim]")

@@ -117,11 +117,12 @@ class Composer:
         repeat = tree["repeat"]
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 0:
             raise UserError(f"repeat={repeat} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1.")
+        task = _anchored(validated(TaskConfig, tree["task"], "task"))
         return Setting(
             model=model,
-            engine=validated(EngineConfig, tree["engine"], "engine"),
-            task=_anchored(validated(TaskConfig, tree["task"], "task")),
-            calibration=_settled(validated(CalibrationConfig, tree["calibration"], "calibration"), shape),
+            engine=_sized(validated(EngineConfig, tree["engine"], "engine"), self._checkpoints[model], values),
+            task=task,
+            calibration=_settled(validated(CalibrationConfig, tree["calibration"], "calibration"), shape, task),
             seed=seed,
             repeat=repeat,
             checkpoint=self._checkpoints[model],
@@ -188,11 +189,20 @@ def _anchored(task: TaskConfig) -> TaskConfig:
     return task.model_copy(update={"data_files": str(Path(task.data_files).expanduser().absolute())})
 
 
-def _settled(settings: CalibrationConfig, shape: MoeShape) -> CalibrationConfig:
-    """With an absolute path, and with what follows from the checkpoint in the place of null."""
+def _sized(engine: EngineConfig, checkpoint: Checkpoint, values: Assignment) -> EngineConfig:
+    """A shipped max_model_len gives way to a checkpoint that was made for less; a typed one is the user's to see."""
+    most = checkpoint.max_positions
+    if most is None or engine.max_model_len <= most or "engine.max_model_len" in values:
+        return engine
+    return engine.model_copy(update={"max_model_len": most})
+
+
+def _settled(settings: CalibrationConfig, shape: MoeShape, task: TaskConfig) -> CalibrationConfig:
+    """With an absolute path, no more problems than the task allows, and what follows from the checkpoint for null."""
     path = None if settings.path is None else str(Path(settings.path).expanduser().absolute())
     k_min = shape.usual_k_min if settings.k_min is None else settings.k_min
-    return settings.model_copy(update={"path": path, "k_min": k_min})
+    samples = settings.samples if task.max_problems is None else min(settings.samples, task.max_problems)
+    return settings.model_copy(update={"path": path, "k_min": k_min, "samples": samples})
 
 
 def check_choice(group: str, name: object) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from banpick_exp.config import fingerprint
@@ -12,6 +13,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.artifact import SCHEMA_VERSION as CALIBRATION_VERSION
 from banpick_exp.evaluation.calibration.artifact import Artifact, check_artifact
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.models.inspect import check_max_model_len
 from banpick_exp.policy.budget import label_of, policy_of
 from banpick_exp.policy.rule import Rule
 from banpick_exp.sweep.compose import Composer, Setting
@@ -20,6 +22,7 @@ from banpick_exp.sweep.overrides import Assignment, Block, expand
 from banpick_exp.sweep.point import Point
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import CALIBRATION_SPLIT, TaskFiles, inspect_task
+from banpick_exp.tasks.lengths import check_chat_template, check_prompt_lengths
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,8 +32,21 @@ class _Calibration:
     identity: dict[str, Any] | None = None
     """Part of the point's fingerprint; None for a policy that reads none."""
     fingerprint: str | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
-    """One file a domain, empty where none is made."""
+    source: TaskFiles | None = None
+    """What it is measured on; None where none is made."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """One file a domain."""
+        return {} if self.source is None else dict(self.source.paths)
+
+    def overlap(self, asked: TaskFiles, setting: Setting) -> int:
+        """How many problems are asked by the point and by its calibration too."""
+        if self.source is None:
+            return 0
+        seen = {p.prompt for items in self.source.loaded.values() for p in items[: setting.calibration.samples]}
+        limit = setting.task.max_problems
+        return sum(problem.prompt in seen for items in asked.loaded.values() for problem in items[:limit])
 
 
 class PointMaker:
@@ -40,6 +56,10 @@ class PointMaker:
         self._composer = composer
         self._files: dict[tuple[TaskConfig, str], TaskFiles] = {}
         self._artifacts: dict[tuple[CalibrationConfig, str, tuple[str, ...]], Artifact] = {}
+        self._fitting: set[tuple[object, ...]] = set()
+        """Prompts that were found to fit."""
+        self.notes: dict[str, None] = {}
+        """What to tell the user about the points made so far, in order."""
 
     def assignments(self, block: Block) -> list[Assignment]:
         return expand(block, lambda assignment: self._composer.setting(assignment).checkpoint.shape)
@@ -51,9 +71,13 @@ class PointMaker:
         """
         setting = self._composer.setting(assignment)
         rule, budget = self._composer.policy(assignment, setting.checkpoint.shape)
+        check_max_model_len(setting.checkpoint, setting.engine.max_model_len)
+        check_chat_template(setting.task, Path(setting.checkpoint.location))
         _check_lengths(setting)
         _check_graphs(rule, setting)
+        self.notes |= dict.fromkeys(setting.checkpoint.notes)
         files = self._read(setting, setting.task.split)
+        self._check_prompts(setting, files, setting.task.max_tokens, setting.task.max_problems)
         engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
         calibration = self._calibration(rule, setting, engine)
         identity = functools.partial(
@@ -81,7 +105,9 @@ class PointMaker:
             data_identity=files.identity,
             data_missing=files.missing,
             problems=_at_most(files.problems, setting.task.max_problems),
-            calibration_files=dict(calibration.files),
+            calibration_files=calibration.files,
+            calibration_identity=None if calibration.source is None else calibration.source.identity,
+            calibration_overlap=calibration.overlap(files, setting),
             fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration.fingerprint,
@@ -105,6 +131,7 @@ class PointMaker:
             return _Calibration(identity=identity, fingerprint=artifact.fingerprint)
         _check_calibration(setting)
         source = self._read(setting, CALIBRATION_SPLIT)
+        self._check_prompts(setting, source, setting.calibration.max_tokens, setting.calibration.samples)
         identity = {
             "version": CALIBRATION_VERSION,
             "data": source.identity,
@@ -113,7 +140,19 @@ class PointMaker:
             "markers": setting.calibration.markers_of(setting.task),
         }
         name = fingerprint({"engine": engine, "seed": setting.seed, **identity})
-        return _Calibration(identity=identity, fingerprint=name, files=source.paths)
+        return _Calibration(identity=identity, fingerprint=name, source=source)
+
+    def _check_prompts(self, setting: Setting, files: TaskFiles, max_tokens: int, limit: int | None) -> None:
+        """UserError where a prompt and its answer do not fit the engine; once for equal settings."""
+        room = setting.engine.max_model_len
+        key = (files.identity, setting.checkpoint.identity, max_tokens, room, limit)
+        if key in self._fitting:
+            return
+        folder = Path(setting.checkpoint.location)
+        note = check_prompt_lengths(files.loaded, folder, max_tokens=max_tokens, max_model_len=room, limit=limit)
+        self._fitting.add(key)
+        if note is not None:
+            self.notes.setdefault(note)
 
     def _checked_artifact(self, setting: Setting) -> Artifact:
         key = (setting.calibration, setting.checkpoint.identity, setting.task.domains)

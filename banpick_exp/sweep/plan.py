@@ -185,7 +185,12 @@ def _points(
             if point.fingerprint in found and point.fingerprint not in known:
                 dropped.append(point.label)
             found.setdefault(point.fingerprint, point)
-    notes = shipped.notes()
+    notes = [*maker.notes, *shipped.notes()]
+    if shared := max((point.calibration_overlap for point in found.values()), default=0):
+        notes.append(
+            f"{shared} of the problems asked stand among those of the calibration: what a policy gains there may be"
+            " learnt by heart"
+        )
     if dropped:
         shown = ", ".join(dict.fromkeys(dropped[:3])) + (", ..." if len(set(dropped)) > 3 else "")
         notes.append(f"{len(dropped)} duplicate point(s) dropped, because another point is the same: {shown}")

@@ -17,6 +17,7 @@ from banpick_exp.cli.main import run
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.engine.verify.checks import check_engine
+from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
 from banpick_exp.models.config import ModelConfig
 
 BROKEN = 2
@@ -152,7 +153,8 @@ def main(result: Path) -> None:
         code = run(["verify", "--output", str(report)])
     found: dict[str, Any] = {"code": code, "printed": out.getvalue(), "written": report.read_text(encoding="utf-8")}
 
-    engine = Engine(ModelConfig(name="tiny"), CHECKPOINT, EngineConfig(cpus=1), NUM_LAYERS)
+    # As the command did in this process, or vLLM refuses the second engine.
+    engine = Engine(ModelConfig(name="tiny"), CHECKPOINT, EngineConfig(cpus=1), NUM_LAYERS, worker=CALIBRATION_WORKER)
     engine.start()
     found["mutations"] = {name: broken(engine, mutation) for name, mutation in MUTATIONS.items()}
     found["intact"] = broken(engine, None)

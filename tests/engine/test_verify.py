@@ -26,7 +26,7 @@ SEEN = {
     "flipped_later": (COUNTERS, r"rank 0: a probe of 32 tokens with 3 experts each was counted as \[96, 96, 64, 96\]"),
     "not_counting": (COUNTERS, r"a probe of 32 tokens was counted as \[32, 32, 0, 32\] per layer"),
     "usage_lost": (COUNTERS, r"with 3 experts each was counted as \[96, 96, 0, 96\]"),
-    "wrong_sum": (KEPT, r"layers\.2\.mlp.*differ by 1\.\de-01 of the largest"),
+    "wrong_sum": (KEPT, r"layers\.2\.mlp.*differ by (9\.\de-02|1\.\de-01) of the largest"),  # bfloat16 rounds a tenth
     "filler_weighs": (f"{ROUTER}ban", r"layers\.2\.mlp.*weights differ from the reference by"),
     "frozen": (PARITY, r"changes no score: it is not applied"),
     "sticky": (PARITY, r"differ by up to \S+ nats after two swaps"),

@@ -50,7 +50,7 @@ def test_every_shipped_file_is_composed_and_validated(group: str, name: str, tmp
     if (group, name) == ("task", "jsonl"):
         (tmp_path / "mine.test.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
         arguments += [f"task.data_files='{tmp_path}/{{domain}}.{{split}}.jsonl'", "task.domains=[mine]"]
-        arguments.append("engine.max_model_len=1024")
+        arguments += ["task.max_tokens=24", "task.chat_template=false"]
     if (group, name) == ("policy", "fixed_k"):
         arguments.append("policy.k=2")
     if (group, name) == ("policy", "mask"):

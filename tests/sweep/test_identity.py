@@ -26,7 +26,7 @@ def test_points_from_before_the_move_are_still_the_same_points(
     (folder,) = [path for path in [BEFORE / name, *(BEFORE / name).iterdir()] if (path / "run.json").is_file()]
     records, set_aside = RunFolder(folder).load_points()
     assert records and not set_aside
-    (identity,) = {record.model.identity for record in records}
+    (identity,) = {str(record.model.identity) for record in records}
 
     def as_it_was(model: Any) -> Any:
         return dataclasses.replace(inspect_checkpoint(model), identity=identity)

@@ -32,6 +32,7 @@ from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.evaluation.calibration.kl_probe import Candidate
 from banpick_exp.policy import MoeShape
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.files import CALIBRATION_SPLIT
 from banpick_exp.tasks.load import load_problems
 from banpick_exp.tasks.problem import Problem
 
@@ -47,12 +48,15 @@ def calibrate(
     task: TaskConfig,
     settings: CalibrationConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    identity: str | None = None,
 ) -> dict[str, DomainCalibration]:
     """Measure everything on the loaded engine, opened with `worker=config.CALIBRATION_WORKER`.
 
-    `on_progress(done, total)` counts layers over domains. Policy none is on afterwards.
+    `on_progress(done, total)` counts layers over domains; `identity` is that of the data when it was planned. Policy none
+    is on afterwards. Raises UserError for data that changed since.
     """
-    problems = load_problems(task, "calibration", settings.samples)
+    problems = load_problems(task, CALIBRATION_SPLIT, settings.samples, identity=identity)
     total = len(problems) * (shape.num_layers + 1)
     result: dict[str, DomainCalibration] = {}
     for index, (domain, items) in enumerate(problems.items()):
