@@ -13,9 +13,12 @@ import polars as pl
 
 from banpick_exp.analysis.finding import StockGuard
 from banpick_exp.analysis.intervals import wilson
+from banpick_exp.records import OVERALL
 
 MIN_PROBLEMS = 8
 """On fewer, all wrong or all alike may well be chance."""
+MOSTLY_RIGHT = 0.5
+"""Answers that need no steps come without the separator, and are right all the same: then nothing is wrong."""
 LONGEST_SHOWN = 160
 """Characters of a completion that are shown."""
 
@@ -38,6 +41,10 @@ def stock_alarms(outcomes: pl.DataFrame) -> Iterator[StockAlarm]:
 
     Args: outcomes: of a stock point; columns that records of old lack (`found`, `gold`, `completion`) are not judged.
     """
+    enough = outcomes.height >= MIN_PROBLEMS
+    if enough and _none_found(outcomes) and outcomes["correct"].sum() < MOSTLY_RIGHT * outcomes.height:
+        yield _nothing_found(OVERALL, outcomes)
+        return
     for (domain,), answers in outcomes.group_by("domain", maintain_order=True):
         if answers["problem_id"].n_unique() >= MIN_PROBLEMS:
             yield from _of_domain(str(domain), answers)
@@ -45,15 +52,9 @@ def stock_alarms(outcomes: pl.DataFrame) -> Iterator[StockAlarm]:
 
 def _of_domain(domain: str, answers: pl.DataFrame) -> Iterator[StockAlarm]:
     count, shown = answers.height, _two_beside_gold(answers)
-    told = "found" in answers.columns and not answers["found"].has_nulls()
     accuracy = float(answers["correct"].mean())  # type: ignore[arg-type]
-    # Answers that need no steps come without the separator, and some of them are right.
-    if told and not answers["found"].any() and not answers["correct"].any():
-        detail = (
-            f"an answer was found in none of {count:,} completions, so what was graded is not what was answered: see"
-            f" task.answer_separator and task.answer_pattern. {shown}"
-        )
-        yield StockAlarm(guard="nothing_found", domain=domain, value=0.0, fatal=True, detail=detail)
+    if _none_found(answers) and accuracy == 0:
+        yield _nothing_found(domain, answers)
         return
     if not answers["correct"].any():
         detail = (
@@ -76,6 +77,20 @@ def _of_domain(domain: str, answers: pl.DataFrame) -> Iterator[StockAlarm]:
                 f" {chance:.1%}: it cannot be told from a guess. {shown}"
             )
             yield StockAlarm(guard="stock_at_chance", domain=domain, value=accuracy, fatal=False, detail=detail)
+
+
+def _none_found(answers: pl.DataFrame) -> bool:
+    """Whether the separator or pattern stands in no completion at all."""
+    return "found" in answers.columns and not answers["found"].has_nulls() and not answers["found"].any()
+
+
+def _nothing_found(domain: str, answers: pl.DataFrame) -> StockAlarm:
+    detail = (
+        f"an answer was found in none of {answers.height:,} completions, so what was graded is not what was"
+        f" answered ({answers['correct'].mean():.1%} right all the same): see task.answer_separator and"
+        f" task.answer_pattern. {_two_beside_gold(answers)}"
+    )
+    return StockAlarm(guard="nothing_found", domain=domain, value=0.0, fatal=True, detail=detail)
 
 
 def _commonest(values: pl.Series) -> tuple[str, float]:

@@ -22,7 +22,7 @@ BEFORE = Path(__file__).resolve().parents[1] / "records" / "data" / "run_v1"
 def test_points_from_before_the_move_are_still_the_same_points(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the checkpoint's own identity, which has covered its tokenizer, templates and generation settings since."""
+    """But for the checkpoint's own identity, which covers its tokenizer, templates and generation settings by now."""
     (folder,) = [path for path in [BEFORE / name, *(BEFORE / name).iterdir()] if (path / "run.json").is_file()]
     records, set_aside = RunFolder(folder).load_points()
     assert records and not set_aside

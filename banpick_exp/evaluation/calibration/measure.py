@@ -53,8 +53,8 @@ def calibrate(
 ) -> dict[str, DomainCalibration]:
     """Measure everything on the loaded engine, opened with `worker=config.CALIBRATION_WORKER`.
 
-    `on_progress(done, total)` counts layers over domains; `identity` is that of the data when it was planned. Policy none
-    is on afterwards. Raises UserError for data that changed since.
+    `on_progress(done, total)` counts layers over domains; `identity` is that of the data when it was planned. Policy
+    none is on afterwards. Raises UserError for data that changed since.
     """
     problems = load_problems(task, CALIBRATION_SPLIT, settings.samples, identity=identity)
     total = len(problems) * (shape.num_layers + 1)
