@@ -85,9 +85,10 @@ def _none_found(answers: pl.DataFrame) -> bool:
 
 
 def _nothing_found(domain: str, answers: pl.DataFrame) -> StockAlarm:
+    right = int(answers["correct"].sum()) / answers.height
     detail = (
         f"an answer was found in none of {answers.height:,} completions, so what was graded is not what was"
-        f" answered ({answers['correct'].mean():.1%} right all the same): see task.answer_separator and"
+        f" answered ({right:.1%} right all the same): see task.answer_separator and"
         f" task.answer_pattern. {_two_beside_gold(answers)}"
     )
     return StockAlarm(guard="nothing_found", domain=domain, value=0.0, fatal=True, detail=detail)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES
 from banpick_exp.models.shape import MoeShape
@@ -25,8 +27,11 @@ class Speed:
     prefill: float
 
 
-EMBEDDED_ON_CPU = Speed(start_seconds=12, generate=7000, prefill=35_000)  # measured on 2 cores with the embedded model
-CPU = Speed(start_seconds=300, generate=30, prefill=300)  # a 30B-A3B class model on a server
+SMALL_ON_CPU = Speed(start_seconds=30, generate=3000, prefill=15_000)
+"""The embedded model on 2 cores: between a fast machine (119 s for the points of pick_strength) and a slow one (384)."""
+LARGE_ON_CPU = Speed(start_seconds=300, generate=30, prefill=300)  # a 30B-A3B class model on a server
+LARGE_BYTES = 60e9
+"""Of its weights; also taken where they are not on this machine."""
 GPU = Speed(start_seconds=300, generate=3000, prefill=30_000)  # the same class on one GPU, many sequences
 
 
@@ -75,9 +80,24 @@ def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = (
 
 
 def speed_of(point: Point) -> Speed:
+    """What the engine of a point is assumed to do; on a CPU by the size of its weights."""
     if point.engine.gpus:
         return GPU
-    return EMBEDDED_ON_CPU if point.model.path is None else CPU
+    share = _weight_bytes(point.checkpoint.location) / LARGE_BYTES
+    return Speed(
+        start_seconds=SMALL_ON_CPU.start_seconds + share * LARGE_ON_CPU.start_seconds,
+        generate=1 / (1 / SMALL_ON_CPU.generate + share / LARGE_ON_CPU.generate),
+        prefill=1 / (1 / SMALL_ON_CPU.prefill + share / LARGE_ON_CPU.prefill),
+    )
+
+
+@functools.cache
+def _weight_bytes(location: str) -> float:
+    """Of a checkpoint's folder."""
+    try:
+        return float(sum(path.stat().st_size for path in Path(location).iterdir() if path.suffix == ".safetensors"))
+    except OSError:
+        return LARGE_BYTES
 
 
 def point_tokens(point: Point) -> int:
