@@ -94,6 +94,14 @@ def test_a_target_out_of_reach_says_what_is_within(target: float) -> None:
         solve(lambda x: 6 - 4 * x, UNIT, target)
 
 
+@pytest.mark.parametrize(("target", "end"), [(1.5, 1.0), (6.5, 0.0)])
+def test_the_nearer_end_of_one_out_of_reach_on_request(target: float, end: float) -> None:
+    found = solve(lambda x: 6 - 4 * x, UNIT, target, nearest=True)
+    assert (found.value, found.measured, len(found.probes)) == (end, 6 - 4 * end, 2)
+    assert found.gap is not None and f"the target {target:g} is out of reach" in found.gap
+    assert solve(lambda x: 6 - 4 * x, UNIT, 5.0, nearest=True) == solve(lambda x: 6 - 4 * x, UNIT, 5.0)
+
+
 def test_a_flat_knob_reaches_one_budget_only() -> None:
     assert solve(lambda _: 4.0, UNIT, 4.0).measured == 4.0
     with pytest.raises(UnreachableBudget, match=r"4\.000 to 4\.000"):

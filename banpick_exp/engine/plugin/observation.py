@@ -20,6 +20,7 @@ from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.forward_context import get_forward_context
 
 from banpick_exp.engine.plugin.layer import HookedLayer
+from banpick_exp.engine.plugin.skipping import id_type
 
 
 class Observer:
@@ -100,9 +101,8 @@ def expert_similarity(runner: Any, layer: HookedLayer, hidden_NH: Tensor) -> Ten
     tokens = len(hidden_NH)
     gram_EN = torch.zeros(layer.num_experts, tokens * tokens, device=hidden_NH.device)
     weights_N1 = torch.ones(tokens, 1, device=hidden_NH.device)
-    id_type = getattr(runner.routed_experts.quant_method, "topk_indices_dtype", None) or torch.int32
     for expert in range(layer.num_experts):
-        ids_N1 = torch.full((tokens, 1), expert, dtype=id_type, device=hidden_NH.device)
+        ids_N1 = torch.full((tokens, 1), expert, dtype=id_type(runner), device=hidden_NH.device)
         output_NH = runner.routed_experts.forward_modular(hidden_NH.clone(), weights_N1, ids_N1).float()
         output_NH = tensor_model_parallel_all_reduce(output_NH)
         output_NH = output_NH - output_NH.mean(0)

@@ -251,6 +251,11 @@ def _poisoner(runner: MoERunner, slots: int) -> Callable[[int], None]:
     return poison
 
 
+def id_type(runner: Any) -> torch.dtype:
+    """Of the ids that the expert kernels of this layer take."""
+    return getattr(runner.routed_experts.quant_method, "topk_indices_dtype", None) or torch.int32
+
+
 def experts_difference(runner: MoERunner, *, slots: int) -> float:
     """`largest_difference` through the layer's own kernel, weights and workspaces; of one rank, nothing is reduced."""
     layer: Any = runner.routed_experts
@@ -263,7 +268,7 @@ def experts_difference(runner: MoERunner, *, slots: int) -> float:
         dtype=weights_ENH.dtype,
         device=weights_ENH.device,
         poison=_poisoner(runner, slots),
-        indices_dtype=layer.quant_method.topk_indices_dtype or torch.int32,
+        indices_dtype=id_type(runner),
     )
 
 

@@ -16,7 +16,7 @@ from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedE
 from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
 
 from banpick_exp.engine.plugin.layer import HookedLayer
-from banpick_exp.engine.plugin.skipping import experts_difference
+from banpick_exp.engine.plugin.skipping import experts_difference, id_type
 from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, Check
 from banpick_exp.engine.verify.router import TOKENS, routed, trial_logits, trial_policies, under
 from banpick_kernels.cpu_dispatch import run_kept
@@ -87,15 +87,11 @@ def _dup_difference(runner: Any, layer: HookedLayer) -> float:
     hidden_TH, half = _hidden(runner, layer), max(1, layer.top_k // 2)
     with under(layer, trial_policies(layer.num_experts, layer.top_k)["none"]):
         weights_TK, ids_TK = routed(layer, trial_logits(layer.num_experts))
-        weights_TK, ids_TK = weights_TK.float().clone(), ids_TK.to(_id_type(runner)).clone()
+        weights_TK, ids_TK = weights_TK.float().clone(), ids_TK.to(id_type(runner)).clone()
         weights_TK[:, half:], ids_TK[:, half:] = 0, ids_TK[:, :1]
         apply = runner.routed_experts.forward_modular
         alone = apply(hidden_TH.clone(), weights_TK[:, :half].contiguous(), ids_TK[:, :half].contiguous())
         return _difference(apply(hidden_TH.clone(), weights_TK, ids_TK), alone)
-
-
-def _id_type(runner: Any) -> torch.dtype:
-    return getattr(runner.routed_experts.quant_method, "topk_indices_dtype", None) or torch.int32
 
 
 def _kept_difference(runner: Any, layer: HookedLayer) -> float:
@@ -104,7 +100,7 @@ def _kept_difference(runner: Any, layer: HookedLayer) -> float:
     hidden_TH, worst = _hidden(runner, layer), 0.0
     with under(layer, trial_policies(layer.num_experts, layer.top_k)["ban"]):
         weights_TS, ids_TS = routed(layer, trial_logits(layer.num_experts))
-    weights_TS, ids_TS = weights_TS.float(), ids_TS.to(_id_type(runner))
+    weights_TS, ids_TS = weights_TS.float(), ids_TS.to(id_type(runner))
 
     def stock(output: Tensor, hidden: Tensor, weights: Tensor, ids: Tensor) -> None:
         stock_class = _stock_cpu_class(kernel)
