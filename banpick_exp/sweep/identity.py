@@ -9,6 +9,7 @@ from banpick_exp.engine.config import EngineConfig
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy.build import ROUTING_VERSION
 from banpick_exp.tasks.config import GREEDY, TaskConfig
+from banpick_exp.tasks.registry import grader_of
 
 FINGERPRINT_SCHEMA = 2
 """Part of every fingerprint: raise it when results would differ although no setting does. 2: pruned experts are
@@ -22,6 +23,9 @@ TASK_LABELS = frozenset({"name", "data_files"})
 
 TASK_NO_RESULT = frozenset({"allow_zero"})
 """Task settings that change no result."""
+
+FIRST_GRADER = ("exact_match", 1)
+"""Name and version of the only grader there was when fingerprints began: it is left out of them."""
 
 
 def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
@@ -45,8 +49,11 @@ def point_fingerprint(
 ) -> str:
     """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one.
 
-    What is as it was before it could be set (repeat 0, greedy answers) is left out: results from then stay valid.
+    What is as it was before it could be set (repeat 0, greedy answers, the first grader) is left out: results from then
+    stay valid.
     """
+    grader = grader_of(task)
+    graded = (grader.name, grader.version)
     left_out = {*TASK_LABELS, *TASK_NO_RESULT, *(key for key, value in GREEDY.items() if getattr(task, key) == value)}
     return fingerprint(
         {
@@ -59,4 +66,5 @@ def point_fingerprint(
             "seed": seed,
         }
         | ({"repeat": repeat} if repeat else {})
+        | ({"grader": graded} if graded != FIRST_GRADER else {})
     )

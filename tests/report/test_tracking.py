@@ -211,3 +211,167 @@ def test_later_failures_are_collected_and_reported_once(
     assert failures[0] == f"point {run.records[0].fingerprint}: the network is gone"
     assert tracker.finish({}) == failures and capfd.readouterr() == ("", "")
     assert not (tmp_path / "wandb" / "mirrored.txt").exists()  # a resumed run will mirror them
+
+
+MIRROR = """
+import os, sys
+from pathlib import Path
+from synthetic_run import SyntheticRun, ladder
+from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.report.tracking.wandb import Tracker
+from banpick_exp.run_folder import RunFolder
+before = dict(os.environ)
+tracker = Tracker(TrackingConfig())
+tracker.start(RunFolder(Path(sys.argv[1])), {})
+for record in ladder(SyntheticRun(problems=4), ks=(4,)).records:
+    tracker.log_point(record)
+assert tracker.finish({"headline": "No gain"}) == []
+after = dict(os.environ)
+assert before.pop("WANDB_SERVICE", "") in after.pop("WANDB_SERVICE")  # W&B's own, where there was none
+assert after == before, "what was set is set still"
+"""
+
+
+def mirrored_under(environment: dict[str, str], run_dir: Path) -> dict[str, dict[str, Any]]:
+    """What offline W&B has of stock and fixed_k, mirrored by a process with this environment."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "NETRC"))}
+    done = subprocess.run(
+        [sys.executable, "-c", MIRROR, str(run_dir)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=clean | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+    )
+    assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
+    return read_back(run_dir)
+
+
+def without_times(run: dict[str, Any]) -> dict[str, Any]:
+    header = {key: value for key, value in run["header"].items() if key not in ("run_id", "start_time", "settings")}
+    return {"header": header, "config": run["config"] | {"_wandb": None}, "exit_code": run["exit_code"]}
+
+
+OF_ANOTHER_RUN = {
+    "WANDB_RUN_ID": "fixed",
+    "WANDB_RESUME": "must",
+    "WANDB_RESUME_FROM": "other?_step=3",
+    "WANDB_FORK_FROM": "other?_step=3",
+    "WANDB_RUN_GROUP": "theirs",
+    "WANDB_NAME": "theirs",
+    "WANDB_RUN_NAME": "theirs",
+    "WANDB_NOTES": "theirs",
+    "WANDB_TAGS": "theirs,too",
+    "WANDB_SWEEP_ID": "theirs",
+    "WANDB_SWEEP_PARAM_PATH": "/nowhere.yaml",
+    "WANDB_JOB_TYPE": "theirs",
+    "WANDB_JOB_NAME": "theirs",
+    "WANDB_PROJECT": "theirs",
+    "WANDB_MODE": "disabled",
+    "WANDB_DISABLED": "true",
+    "WANDB_DIR": "/nowhere",
+    "WANDB_SAVE_CODE": "true",
+    "WANDB_PROGRAM": "theirs.py",
+    "WANDB_NOTEBOOK_NAME": "theirs.ipynb",
+    "WANDB_HOST": "theirs",
+    "WANDB_USERNAME": "theirs",
+    "WANDB_USER_EMAIL": "theirs@example.org",
+    "WANDB_GIT_COMMIT": "0" * 40,
+    "WANDB_GIT_REMOTE_URL": "https://example.org/theirs",
+    "WANDB_DOCKER": "theirs",
+    "WANDB_LAUNCH": "true",
+    "WANDB_LAUNCH_QUEUE_NAME": "theirs",
+    "WANDB_CONFIG": '{"policy": "theirs"}',
+    "WANDB_ARTIFACTS": "{}",
+    "WANDB_CONSOLE": "wrap",
+    "WANDB_SILENT": "false",
+    "WANDB_SERVICE": "2-99999-tcp-localhost-1",
+    "WANDB_START_METHOD": "thread",
+    "WANDB_REINIT": "return_previous",
+    "WANDB_SYMLINK": "true",
+    "WANDB_X_LABEL": "theirs",
+    "WANDB__DISABLE_STATS": "false",
+}
+"""What agents, launchers and notebooks leave in an environment, and what a user sets for another program."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    runs = mirrored_under({}, tmp_path_factory.mktemp("outputs") / "sweep" / "run")
+    return {name: without_times(run) for name, run in runs.items()}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{name: value} for name, value in OF_ANOTHER_RUN.items() if name in ("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_MODE")]
+    + [
+        OF_ANOTHER_RUN,
+        {"TRAINING_JOB_NAME": "theirs", "SM_TRAINING_ENV": "{}", "SM_CURRENT_HOST": "x"},
+        {name: "not one" for name in ("WANDB_REINIT", "WANDB_INIT_TIMEOUT", "WANDB_RESUME", "WANDB_ANONYMOUS")},
+    ],
+    ids=lambda environment: " ".join(environment)[:60],
+)
+def test_an_environment_of_another_run_does_not_reach_ours(
+    environment: dict[str, str], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """I1: with WANDB_RUN_ID every point was 'in use', and nothing but the summary was mirrored."""
+    runs = mirrored_under(environment, tmp_path / "sweep" / "run")
+    assert {name: without_times(run) for name, run in runs.items()} == undisturbed
+    assert len({run["header"]["run_id"] for run in runs.values()}) == 3 and "theirs" not in str(undisturbed)
+    assert "theirs" not in "".join(run["text"] for run in runs.values())
+
+
+def test_every_setting_of_wandb_is_kept_out_or_known(tmp_path: Path) -> None:
+    """Those of a newer W&B too: what is let in is listed."""
+    from banpick_exp.report.tracking.environment import KEPT, of_no_run
+
+    every = {f"WANDB_{name.upper()}" for name in wandb.Settings.model_fields}
+    let_in = {name.lower().removeprefix("wandb_") for name in KEPT & every}
+    of_a_run = ("run", "resume", "fork", "sweep", "job", "launch", "mode", "git", "name", "project", "program", "label")
+    assert not [name for name in let_in if any(word in name for word in of_a_run)]
+    environment = dict.fromkeys(every, "x")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with of_no_run():
+            assert {name for name in os.environ if name.startswith("WANDB_")} == KEPT & every
+        assert {name: os.environ[name] for name in environment} == environment
+
+
+def test_who_and_where_we_are_still_reaches_wandb(tmp_path: Path) -> None:
+    """The key, the server, the entity, the folders and the proxies are a machine's, not a run's."""
+    kept = {
+        "WANDB_API_KEY": "k" * 40,
+        "WANDB_BASE_URL": "https://wandb.example.org",
+        "WANDB_ENTITY": "ours",
+        "WANDB_HTTPS_PROXY": "http://proxy.example.org:3128",
+        "WANDB_CONFIG_DIR": str(tmp_path / "config"),
+        "WANDB_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    code = (
+        "import wandb; from banpick_exp.report.tracking.environment import of_no_run\n"
+        "with of_no_run():\n"
+        "    s = wandb.setup(wandb.Settings(mode='offline', silent=True)).settings\n"
+        "print(s.api_key, s.base_url, s.entity, s.https_proxy, s.settings_system, sep='\\n')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, timeout=60, env=os.environ | kept | {"WANDB_RUN_ID": "fixed"},
+    )  # fmt: skip
+    key, server, entity, proxy, settings = done.stdout.splitlines()
+    assert [key, server, entity, proxy] == list(kept.values())[:4]
+    assert settings.startswith(kept["WANDB_CONFIG_DIR"])
+    runs = mirrored_under(kept, tmp_path / "sweep" / "run")
+    assert {run["header"].get("entity") for run in runs.values()} == {"ours"}
+
+
+def test_a_variable_that_is_let_in_and_wrong_is_said(tmp_path: Path) -> None:
+    code = MIRROR.replace("tracker.start", "from banpick_exp.errors import UserError\ntry: tracker.start").partition(
+        "\nfor "
+    )[0]
+    code += "\nexcept UserError as error: print(error)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60,
+        env=os.environ | {"WANDB_HTTP_TIMEOUT": "soon", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert "timeout" in done.stdout and "valid" in done.stdout and "tracking=none" in done.stdout, done.stdout
+    assert done.stdout.count("\n") == 1

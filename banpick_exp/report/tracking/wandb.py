@@ -18,6 +18,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.records import OVERALL, Metrics, PointRecord
 from banpick_exp.report.figures.names import FIGURES
 from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.report.tracking.environment import of_no_run
 from banpick_exp.run_folder import RunFolder, read_table
 
 GIVE_UP_AFTER = 3  # failures in a row: each online one may wait for a network timeout, and the sweep waits with it
@@ -38,6 +39,7 @@ POINT_CONFIG = {
 }
 """What of a record is the configuration of its W&B run."""
 SECRET = re.compile(r"api_?key|secret|passw|credential|(hf|auth|access|bearer)_?token|^token$", re.IGNORECASE)
+VALIDATION = re.compile(r"\d+ validation errors? for ")
 
 
 class Tracker:
@@ -68,9 +70,10 @@ class Tracker:
         self._folder = folder
         self._group = group or folder.name
         try:
-            if mode == "online":
-                _require_key()
-            self._summary = self._open("summary", "summary", config)
+            with of_no_run():
+                if mode == "online":
+                    _require_key()
+                self._summary = self._open("summary", "summary", config)
         except Exception as error:  # whatever it is, W&B said no before anything expensive started
             remedy = "run `wandb login` first, or type tracking.mode=offline or tracking=none"
             if mode == "offline":
@@ -147,17 +150,19 @@ class Tracker:
             mode=self._tracking.mode, silent=True, quiet=True, console="off", symlink=False, init_timeout=30,
             disable_git=True, disable_code=True, save_code=False, disable_job_creation=True, x_disable_meta=True,
             x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False, host="-", username="-",
+            sagemaker_disable=True,  # it would take the run's id from the training job
         )  # fmt: skip
         return wandb.init(
             project=self._tracking.project, entity=self._tracking.entity, group=self._group, name=name,
-            job_type=job_type, config=without_secrets(config), tags=tags, dir=str(self._folder.path), settings=settings,
-            reinit="create_new",  # runs beside each other in one process: the summary stays open
+            job_type=job_type, config=without_secrets(config), tags=tags or [], dir=str(self._folder.path),
+            settings=settings, reinit="create_new",  # runs beside each other in one process: the summary stays open
         )  # fmt: skip
 
     @contextmanager
     def _collecting(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with of_no_run():
+                yield
         except Exception as error:  # by design any: the mirror must not cost the sweep
             self._failures.append(f"{what}: {_first_line(error)}")
             self._failures_in_a_row += 1
@@ -266,4 +271,6 @@ def _staging_in(folder: Path) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    # pydantic's first line is a count; the next two are the setting and what is wrong with it.
+    return ": ".join(line.strip() for line in lines[1:3]) if VALIDATION.match(lines[0]) else lines[0]
