@@ -82,7 +82,7 @@ class OptunaSearch(Section):
     """A multi-objective sampler (TPE) for axes without an end of values: points are drawn while the run goes on."""
 
     name: Literal["optuna"] = "optuna"
-    trials: int = Field(default=24, ge=1)
+    trials: int = Field(default=24, ge=1, le=10_000)
     """Points that are tried, beside the references."""
     startup: int = Field(default=8, ge=1)
     """How many of the trials are drawn at random."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import operator
 import re
 import shlex
@@ -23,6 +24,7 @@ from hydra.core.override_parser.types import (
     Override,
     OverrideType,
     QuotedString,
+    RangeSweep,
     Sweep,
     Transformer,
 )
@@ -37,6 +39,9 @@ Block = tuple[str, ...]
 """Overrides as typed; it stands for the product of its axes."""
 Assignment = dict[str, Any]
 """One value for each key of a block."""
+
+MOST_POINTS = 20_000
+"""Of one list of overrides: a plan takes milliseconds for each, and nobody has the months to run more."""
 
 _SYMBOL = re.compile(r"(?<![\w.])[KEL](?![\w.])")
 _CALL = re.compile(r"\w+\(")
@@ -219,6 +224,8 @@ def _values(override: Override, text: str) -> tuple[tuple[Any, ...], bool]:
             f"{text} has no end of values to try: only search=optuna can draw from it. Type search=optuna beside it, or"
             f" list them: {override.key_or_group}=choice(1,2)."
         )
+    if isinstance(value, RangeSweep):
+        _check_count(_steps(value), text, override.key_or_group)
     elements = list(override.sweep_iterator(transformer=Transformer.identity))
     if any(isinstance(element, Sweep) for element in elements):
         raise UserError(
@@ -226,6 +233,22 @@ def _values(override: Override, text: str) -> tuple[tuple[Any, ...], bool]:
             f" List them once: '{override.key_or_group}=choice(1,2)'."
         )
     return tuple(map(_plain, elements)), True
+
+
+def _steps(axis: RangeSweep) -> float:
+    """How many values a range has, about; it is not built for that."""
+    if axis.start is None or axis.stop is None or not axis.step:
+        return 0
+    return (float(axis.stop) - float(axis.start)) / float(axis.step)
+
+
+def _check_count(count: float, text: str, key: str) -> None:
+    if not count <= MOST_POINTS:  # NaN too
+        raise UserError(
+            f"{text} stands for {'endless' if math.isinf(count) else f'{count:.0f}'} values, and a sweep of more than"
+            f" {MOST_POINTS} points would not end. Type fewer, e.g. '{key}=choice(1,2)', or draw from an interval:"
+            f" '{key}=interval(0,1)' search=optuna."
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -260,6 +283,9 @@ def expand(block: Block, shape_of: Callable[[Assignment], MoeShape]) -> list[Ass
 
 def _product(axes: Sequence[Axis]) -> list[Assignment]:
     keys = [axis.key for axis in axes]
+    if (count := math.prod(len(axis.values) for axis in axes)) > MOST_POINTS:
+        longest = max(axes, key=lambda axis: len(axis.values)).key
+        _check_count(count, f"The product of {' and '.join(a.key for a in axes if len(a.values) > 1)}", longest)
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from banpick_exp.evaluation.budget.root_search import solve
-from banpick_exp.policy.rule import BudgetKnob
+from banpick_exp.policy.rules.ban import Ban
 from banpick_kernels.reference import route
 from banpick_kernels.table import RouterTable
 
@@ -19,7 +19,8 @@ LOGIT_SPREAD = (0.7, 3.0)
 """Standard deviation of a token's random router logits, from flat tokens to peaked ones, evenly."""
 CALIBRATION_TOKENS = 4096
 CANDIDATE_BATCHES = 64
-LAMBDA = BudgetKnob("lambda", 0.0, 2.0)
+assert Ban.budget_knob is not None
+LAMBDA = Ban.budget_knob
 TABLE_TOLERANCE = 0.002
 """Experts kept a token, over CALIBRATION_TOKENS."""
 

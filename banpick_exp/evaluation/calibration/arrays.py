@@ -49,9 +49,9 @@ def policy_view(domain: DomainCalibration, score: str, others: Sequence[DomainCa
         usage=domain["usage"].tolist(),
         tail_square=domain["tail_square"].tolist(),
         fisher=domain["fisher"].tolist(),
-        similarity=_plain(domain["similarity"]),
-        npmi=_plain(npmi(domain)),
-        contrast=_plain(contrast(domain, others)),
+        similarity=_rounded(domain["similarity"]),
+        npmi=_rounded(npmi(domain)),
+        contrast=_rounded(contrast(domain, others)),
     )
 
 
@@ -94,7 +94,7 @@ def contrast(domain: DomainCalibration, others: Sequence[DomainCalibration]) -> 
     return shares[0] - np.mean(shares[1:], axis=0) if others else np.zeros_like(shares[0])
 
 
-def _plain(values: np.ndarray) -> Any:
+def _rounded(values: np.ndarray) -> Any:
     """Nested lists, to six digits after the point: what a policy reads travels as JSON."""
     return np.asarray(values, dtype=np.float64).round(6).tolist()
 
