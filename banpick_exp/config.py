@@ -47,6 +47,12 @@ def validated(section: type[SectionT], values: Mapping[str, Any], prefix: str = 
     `prefix` is the name of the section as typed on the command line ("engine"), empty for the root.
     """
     start = f"{prefix}." if prefix else ""
+    if not isinstance(values, Mapping):
+        key = next(iter(section.model_fields))
+        raise UserError(
+            f"{prefix}={values} is no setting but a group of them: nothing was started. Type its keys, e.g."
+            f" {start}{key}=VALUE; there are {', '.join(section.model_fields)}."
+        )
     if unset := [start + key for key, value in values.items() if value == "???"]:
         verb = "has" if len(unset) == 1 else "have"
         raise UserError(f"{' and '.join(unset)} {verb} no default: type {' '.join(f'{key}=VALUE' for key in unset)}.")

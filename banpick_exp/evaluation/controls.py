@@ -151,12 +151,12 @@ def measure_control(domain: str, healthy: Mapping[str, Any], report: Callable[[s
     pick("range_replace, wrong layer", replace_with(wrong_layer(keys)))
     pick("boost 0.5, wrong layer", boosted(wrong_layer(keys), 0.5))
     engine.close()
-    largest = np.sort(found["insertion_kl"].ravel())[::-1]
+    largest = np.sort(found.insertion_kl.ravel())[::-1]
     return {
         "planted": PLANTED[domain],
         "ranks": {score: [rank(found, score, *pair) for pair in PLANTED[domain]] for score in SCORES},
         "insertion_kl": {
-            "planted": [float(found["insertion_kl"][pair]) for pair in PLANTED[domain]],
+            "planted": [float(found.insertion_kl[pair]) for pair in PLANTED[domain]],
             "largest": [float(x) for x in largest[: count + 1]],
         },
         "key_experts": {str(layer): experts for layer, experts in keys.items()},

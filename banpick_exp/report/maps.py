@@ -137,7 +137,7 @@ def _influence(run: Run, policy: PointRecord | None) -> tuple[dict[str, np.ndarr
     if followed not in run.calibrations:
         return {}, ""
     score, domains = run.calibrations[followed]
-    return {domain: found[score] for domain, found in domains.items()}, score
+    return {domain: found.score(score) for domain, found in domains.items()}, score
 
 
 def _usage(counters: Mapping[str, Counters]) -> dict[str, np.ndarray]:

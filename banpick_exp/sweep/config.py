@@ -107,7 +107,7 @@ SEARCHES: dict[str, type[GridSearch] | type[RacingSearch] | type[OptunaSearch]] 
 def search_config(values: Mapping[str, Any]) -> SearchConfig:
     """The settings of the search that `values` name. Raises UserError, about the keys as typed."""
     name = values.get("name")
-    if name not in SEARCHES:
+    if not isinstance(name, str) or name not in SEARCHES:
         near = suggestion(str(name), SEARCHES, "search=")
         raise UserError(f"search.name={name} is unknown: nothing would be run. {near}Use one of {', '.join(SEARCHES)}.")
     own = SEARCHES[str(name)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measured_arrays import measured
 
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
@@ -35,13 +36,13 @@ def write(
 ) -> Path:
     """An artifact as `arrays.save` leaves it, with made-up numbers."""
     layers = CHECKPOINT.shape.num_layers
-    found = {
-        "usage": np.ones((layers, experts), dtype=np.int64),
-        "tokens": np.full(layers, 8),
-        **{score: np.ones((layers, experts), dtype=np.float32) for score in arrays.SCORES},
-        "layer_kl": np.arange(layers, dtype=np.float32),
-        "ratio_range": np.array([0.4, 0.9], dtype=np.float32),
-    }
+    found = measured(
+        layers,
+        experts,
+        tokens=np.full(layers, 8),
+        layer_kl=np.arange(layers, dtype=np.float32),
+        ratio_range=np.array([0.4, 0.9], dtype=np.float32),
+    )
     header = {
         "model": {"name": name, "identity": identity},
         "settings": CalibrationConfig(samples=16).model_dump(exclude={"path"}),

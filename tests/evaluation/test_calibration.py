@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measured_arrays import measured
 from test_artifact import FINGERPRINT, write
 
 from banpick_exp.errors import UserError
@@ -41,7 +42,7 @@ def domain(seed: int, **changes: Any) -> arrays.DomainCalibration:
         "ratio_range": np.array([0.4, 0.9], dtype=np.float32),
         **{score: draw.random((2, 3), dtype=np.float32) for score in arrays.SCORES},
     }
-    return found | changes
+    return measured(2, 3, **{**found, **changes})
 
 
 @pytest.mark.parametrize("module", [arrays, measure], ids=lambda m: m.__name__)
@@ -57,9 +58,8 @@ def test_fisher_is_never_negative_and_0_where_nothing_was_dropped() -> None:
 
 class TestNpmi:
     def npmi(self, usage: int, marker_usage: int, marker_tokens: int = 10) -> float:
-        one = {"observed_usage": [[usage]], "observed_tokens": [100],
-               "marker_usage": [[marker_usage]], "marker_tokens": [marker_tokens]}  # fmt: skip
-        (((value,),),) = (arrays.npmi({name: np.array(value) for name, value in one.items()}).tolist(),)
+        counts = [[usage]], [100], [[marker_usage]], [marker_tokens]
+        ((value,),) = arrays.npmi_of(*map(np.array, counts)).tolist()
         return float(value)
 
     def test_its_landmarks(self) -> None:
@@ -78,12 +78,12 @@ class TestNpmi:
 class TestContrast:
     def test_it_is_this_share_less_the_mean_of_the_others(self) -> None:
         one, two, three = (domain(seed) for seed in range(3))
-        expected = one["usage"] / 100 - (two["usage"] + three["usage"]) / 200
+        expected = one.usage / 100 - (two.usage + three.usage) / 200
         assert arrays.contrast(one, [two, three]) == pytest.approx(expected)
 
     def test_a_domain_with_more_tokens_weighs_no_more(self) -> None:
         one, two = domain(0), domain(1)
-        doubled = domain(1, usage=2 * two["usage"], tokens=2 * two["tokens"])
+        doubled = domain(1, usage=2 * two.usage, tokens=2 * two.tokens)
         assert arrays.contrast(one, [doubled]) == pytest.approx(arrays.contrast(one, [two]))
 
 

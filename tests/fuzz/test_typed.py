@@ -35,7 +35,13 @@ KEYS += [f"policy.{knob}" for knob in KNOBS]
 KEYS += [*POINT_KEYS, *RUN_KEYS]
 NAMES = [f"{group}={name}" for group in GROUPS if group != "sweep" for name in choices(group)]
 SWEEPS = [f"+sweep={name}" for name in choices("sweep")]
-STARTS: list[list[str]] = [[], ["policy=none"], ["policy=fixed_k", "policy.k=2"], ["policy=pick"], ["+sweep=ban_threshold"]]
+STARTS: list[list[str]] = [
+    [],
+    ["policy=none"],
+    ["policy=fixed_k", "policy.k=2"],
+    ["policy=pick"],
+    ["+sweep=ban_threshold"],
+]
 STARTS += [["policy=ban", "policy.lambda=interval(0.2,1)", "search=optuna"], ["policy=fixed_k", "policy.k=range(1,K)"]]
 
 keys = st.sampled_from(KEYS) | st.sampled_from(KEYS) | TEXTS
@@ -80,7 +86,10 @@ def test_a_line_ends_in_a_plan_or_in_words(nowhere: Path, start: list[str], type
 
 
 @examples(60)
-@given(name=st.sampled_from(["report", "choose", "compare", "calibrate", "verify", "bench", "tiny"]), typed=st.lists(TEXTS.filter(without_nul), max_size=3))
+@given(
+    name=st.sampled_from(["report", "choose", "compare", "calibrate", "verify", "bench", "tiny"]),
+    typed=st.lists(TEXTS.filter(without_nul), max_size=3),
+)
 def test_what_follows_a_command_is_read_or_refused(nowhere: Path, name: str, typed: list[str]) -> None:
     """`--help` last, so that nothing that can be understood begins to work."""
     code, _, err = answer_to([name, *typed, "--help"])

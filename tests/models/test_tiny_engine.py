@@ -87,7 +87,7 @@ def test_a_rerun_gives_identical_answers(tiny_engine: Engine, problems: Test) ->
 class ControlRun:
     """The math control as the engine saw it: calibration of its domain, and correct [N] per policy."""
 
-    calibration: dict[str, Any]
+    calibration: Any
     healthy: Any
     right: dict[str, Any]
 
@@ -137,7 +137,7 @@ def test_calibration_finds_the_planted_expert(math_control: ControlRun) -> None:
     ((layer, expert),) = PLANTED["math"]
     assert rank(math_control.calibration, "insertion_kl", layer, expert) == 1
     assert rank(math_control.calibration, "removal_kl", layer, expert) > 1
-    influence = np.sort(math_control.calibration["insertion_kl"].ravel())
+    influence = np.sort(math_control.calibration.insertion_kl.ravel())
     assert influence[-1] > 2 * influence[-2]
 
 

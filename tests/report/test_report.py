@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 from matplotlib import image
+from measured_arrays import measured
 from PIL import Image
 from synthetic_run import DOMAINS, LAYERS, SyntheticRun, ladder, pick_strength, three_times
 
@@ -71,7 +72,10 @@ def count_usage(run: SyntheticRun, layers: int = LAYERS, experts: int = 32) -> N
 def calibrate(run: SyntheticRun, outputs: Path, layers: int = LAYERS, experts: int = 32) -> None:
     """An artifact beside the runs, and points that followed it."""
     rng = np.random.default_rng(1)
-    domains = {name: {"insertion_kl": rng.random((layers, experts), dtype=np.float32)} for name in DOMAINS}
+    domains = {
+        name: measured(layers, experts, insertion_kl=rng.random((layers, experts), dtype=np.float32))
+        for name in DOMAINS
+    }
     header = {"model": {"name": "tiny", "identity": "x"}, "settings": {"score": "insertion_kl"}}
     arrays.save(outputs / "calibrations" / CALIBRATION, CALIBRATION, domains, header)
     for record in run.records:

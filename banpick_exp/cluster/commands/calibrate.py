@@ -81,13 +81,12 @@ def _table(domain: str, found: DomainCalibration, others: Sequence[DomainCalibra
     """Ranks of one domain: by usage, and by every score; below them what the rival rules read."""
     table = Table(title=f"{domain}: most used and most influential experts (L0E2: layer 0, expert 2; KL in nats)")
     table.add_column("rank", justify="right")
-    share_LE = found["usage"] / np.maximum(found["tokens"], 1)[:, None]
     columns = []
     for name in ("usage", *SCORES):
         table.add_column(
             f"[bold]{name} (followed)[/]" if name == score else "share of tokens" if name == "usage" else name
         )
-        columns.append(_top(share_LE if name == "usage" else found[name], TOP, ".4f"))
+        columns.append(_top(found.share if name == "usage" else found.score(name), TOP, ".4f"))
     for rank, row in enumerate(zip(*columns, strict=True), start=1):
         table.add_row(str(rank), *row)
     view = policy_view(found, score)
@@ -99,7 +98,7 @@ def _table(domain: str, found: DomainCalibration, others: Sequence[DomainCalibra
     ]
     if others:
         lines.append(f"more used here than elsewhere (share): {', '.join(_top(contrast(found, others), 3, '+.2f'))}")
-    if marker_tokens := int(found["marker_tokens"].max()):
+    if marker_tokens := int(found.marker_tokens.max()):
         lines.append(f"with the {marker_tokens} markers (nPMI): {', '.join(_top(npmi(found), 3, '+.2f'))}")
     table.caption = "\n".join(lines)
     return table
@@ -114,7 +113,7 @@ def _top(values_LE: np.ndarray, count: int, form: str) -> list[str]:
 
 def _most_alike(found: DomainCalibration) -> list[str]:
     """The two pairs of experts with the largest CKA."""
-    pairs_LEE = np.triu(found["similarity"], 1)
+    pairs_LEE = np.triu(found.similarity, 1)
     order = np.argsort(-pairs_LEE.ravel(), kind="stable")[:2]
     places = [(*map(int, np.unravel_index(i, pairs_LEE.shape)),) for i in order]
     return [f"L{layer}E{one} and E{two} {pairs_LEE[layer, one, two]:.2f}" for layer, one, two in places]
@@ -126,8 +125,7 @@ def draw(domains: dict[str, DomainCalibration], folder: Path, score: str) -> lis
 
     files = []
     for domain, found in domains.items():
-        share_LE = found["usage"] / np.maximum(found["tokens"], 1)[:, None]
-        maps = [("usage", share_LE, "share of tokens"), (score, found[score], "KL (nats)")]
+        maps = [("usage", found.share, "share of tokens"), (score, found.score(score), "KL (nats)")]
         if others := [other for name, other in domains.items() if name != domain]:
             maps.append(("contrast", contrast(found, others), "share of tokens, less elsewhere"))
         for name, values_LE, unit in maps:

@@ -82,6 +82,8 @@ def _calibrate_domain(
     prompts = [p.prompt for p in problems]
     answers = engine.generate(prompts, max_tokens=settings.max_tokens, chat=task.chat_template)
     counters = engine.counters(reset=True)
+    if not any(counters.tokens):
+        raise EngineError("no token of the calibration was counted: every share of an expert would be of nothing")
     sequences, prompt_lengths = _sequences(answers)
     k_min = settings.floor(shape)
     seen = _unchanged(engine, shape, sequences, passes.token_ids(engine, settings.markers_of(task)), k_min)
@@ -89,19 +91,19 @@ def _calibrate_domain(
     usage_LE, tokens_L = np.array(counters.usage, dtype=np.int64), np.array(counters.tokens, dtype=np.int64)
     share_LE, removal_LE = usage_LE / np.maximum(tokens_L[:, None], 1), scores["removal_kl"]
     per_use_LE = np.divide(removal_LE, share_LE, out=np.zeros_like(removal_LE), where=share_LE > 0)
-    return {
+    return DomainCalibration(
         **seen,
         **scores,
-        "usage": usage_LE,
-        "tokens": tokens_L,
-        "removal_kl_per_use": per_use_LE.astype(np.float32),
-        "fisher": fisher_information(scores["layer_kl"], seen["tail_square"]),
-    }
+        usage=usage_LE,
+        tokens=tokens_L,
+        removal_kl_per_use=per_use_LE.astype(np.float32),
+        fisher=fisher_information(scores["layer_kl"], seen["tail_square"]),
+    )
 
 
 def _unchanged(
     engine: Engine, shape: MoeShape, sequences: Sequence[Sequence[int]], markers: Sequence[int], k_min: int
-) -> DomainCalibration:
+) -> dict[str, np.ndarray]:
     """What one pass through the unchanged model shows. Raises EngineError where ranks compare experts differently."""
     seen = passes.observe(engine, sequences, markers=markers, k_min=k_min, hidden_states=HIDDEN_STATES)
     similarity_LEE = np.zeros((shape.num_layers, shape.num_experts, shape.num_experts), dtype=np.float32)
@@ -128,7 +130,7 @@ def _influence(
     sequences: Sequence[Sequence[int]],
     prompt_lengths: Sequence[int],
     on_layer: Callable[[int], None],
-) -> DomainCalibration:
+) -> dict[str, np.ndarray]:
     """removal_kl and insertion_kl [L,E], layer_kl [L], and the largest self_kl that a probe saw."""
     removal_LE = np.zeros((shape.num_layers, shape.num_experts), dtype=np.float32)
     insertion_LE, layer_kl_L = removal_LE.copy(), np.zeros(shape.num_layers, dtype=np.float32)
