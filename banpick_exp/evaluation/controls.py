@@ -198,7 +198,7 @@ def measure(output: Path | None, report: Callable[[str], None]) -> dict[str, Any
     result = {
         "ladder": ladder,
         "tasks": tasks,
-        "healthy_insertion_kl": {d: float(c["insertion_kl"].max()) for d, c in found.items()},
+        "healthy_insertion_kl": {d: float(c.insertion_kl.max()) for d, c in found.items()},
         "same_experts_healthy": same_keys,
         "controls": {domain: measure_control(domain, healthy, report) for domain in PLANTED},
     }

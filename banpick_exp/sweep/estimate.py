@@ -28,7 +28,7 @@ class Speed:
 
 
 SMALL_ON_CPU = Speed(start_seconds=30, generate=3000, prefill=15_000)
-"""The embedded model on 2 cores: between a fast machine (119 s for the points of pick_strength) and a slow one (384)."""
+"""The embedded model on 2 cores: between a fast machine (119 s for the points of pick_strength) and a slow (384)."""
 LARGE_ON_CPU = Speed(start_seconds=300, generate=30, prefill=300)  # a 30B-A3B class model on a server
 LARGE_BYTES = 60e9
 """Of its weights; also taken where they are not on this machine."""
