@@ -111,11 +111,7 @@ class PointMaker:
             fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration.fingerprint,
-            settings={
-                key: value
-                for key, value in assignment.items()
-                if key.split(".")[0] != "policy" and (key, value) != ("repeat", 0)
-            },
+            settings=_typed_settings(assignment),
         )
 
     def check_fits(self, assignment: Assignment) -> None:
@@ -171,6 +167,15 @@ class PointMaker:
         if key not in self._files:
             self._files[key] = inspect_task(setting.task, split)
         return self._files[key]
+
+
+def _typed_settings(assignment: Assignment) -> Assignment:
+    """Every key but the policy's."""
+    return {
+        key: value
+        for key, value in assignment.items()
+        if key.split(".")[0] != "policy" and (key, value) != ("repeat", 0)
+    }
 
 
 def _shown(assignment: Assignment, varied: Sequence[str], repeat: int) -> list[str]:

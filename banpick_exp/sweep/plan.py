@@ -20,7 +20,7 @@ from banpick_exp.policy.budget import BUDGET
 from banpick_exp.run_folder import Manifest, RunFolder, check_writable, find_run_dir, new_run_dir
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
-from banpick_exp.sweep.config import OptunaSearch, SearchConfig
+from banpick_exp.sweep.config import OptunaSearch, RunConfig, SearchConfig
 from banpick_exp.sweep.estimate import Estimate, estimate
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
@@ -106,31 +106,18 @@ def plan_sweep(
     if run.repeats > 1:
         command.settings.append(_repeat_axis(command, run.repeats))
     maker = PointMaker(composer)
-    sampled = isinstance(run.search, OptunaSearch)
-    blocks = _search_space(command, [run.sweep.params, *run.sweep.blocks])
-    points, notes = _points(
-        maker, [cornered(b) for b in blocks] if sampled else blocks, run.sweep.reference, Shipped(command)
-    )
-    missing = sorted({text for point in points for text in (point.checkpoint.missing, point.data_missing) if text})
-    spaces: tuple[Space, ...] = ()
-    corners = points
-    if sampled:
-        spaces, given = _spaces(blocks, points[0].checkpoint.shape)
-        points, notes = _points(maker, given, run.sweep.reference, Shipped(command))
+    planned = _planned(command, run, maker)
+    missing = sorted({t for point in planned.corners for t in (point.checkpoint.missing, point.data_missing) if t})
     if missing and not run.dry_run:
         raise UserError("Nothing can be started: " + "; ".join(missing) + ".")
-    if run.resume is None:
-        run_dir = new_run_dir(run.output_dir, run.sweep.name, now or datetime.now())
-    else:
-        run_dir = find_run_dir(run.resume, run.output_dir, run.sweep.name)
     plan = SweepPlan(
         sweep_name=run.sweep.name,
-        folder=RunFolder(run_dir),
-        points=points,
-        spaces=spaces,
-        corners=corners,
+        folder=_folder(run, now or datetime.now()),
+        points=planned.points,
+        spaces=planned.spaces,
+        corners=planned.corners,
         maker=maker,
-        notes=(*notes, *missing),
+        notes=(*planned.notes, *missing),
         sections=others,
         search=run.search,
         resume=run.resume is not None,
@@ -139,8 +126,35 @@ def plan_sweep(
     )
     if plan.resume:
         plan.folder.check_manifest(plan.manifest())
-    check_writable(run_dir)
+    check_writable(plan.folder.path)
     return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    points: tuple[Point, ...]
+    spaces: tuple[Space, ...]
+    corners: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+
+def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
+    """The points, and for a sampled search the spaces beside them."""
+    blocks, shipped = _search_space(command, [run.sweep.params, *run.sweep.blocks]), Shipped(command)
+    if not isinstance(run.search, OptunaSearch):
+        points, notes = _points(maker, blocks, run.sweep.reference, shipped)
+        return _Planned(points, (), points, tuple(notes))
+    corners, _ = _points(maker, [cornered(block) for block in blocks], run.sweep.reference, shipped)
+    spaces, given = _spaces(blocks, corners[0].checkpoint.shape)
+    points, notes = _points(maker, given, run.sweep.reference, shipped)
+    return _Planned(points, spaces, corners, tuple(notes))
+
+
+def _folder(run: RunConfig, now: datetime) -> RunFolder:
+    """Of the run that is resumed, or of a new one."""
+    if run.resume is None:
+        return RunFolder(new_run_dir(run.output_dir, run.sweep.name, now))
+    return RunFolder(find_run_dir(run.resume, run.output_dir, run.sweep.name))
 
 
 def _spaces(blocks: Sequence[Block], shape: MoeShape) -> tuple[tuple[Space, ...], list[Block]]:

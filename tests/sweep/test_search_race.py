@@ -11,7 +11,7 @@ import pytest
 
 from banpick_exp.analysis.pairing import Answers, Layout, answers_of
 from banpick_exp.evaluation.cut import Cut, block_ends, drawn_order
-from banpick_exp.sweep.search.elimination import Rule, Standing, rule_of, stops, upper_share
+from banpick_exp.sweep.search.elimination import Standing, StoppingRule, rule_of, stops, upper_share
 
 ROUNDS = (0.0625, 0.125, 0.25, 0.5)
 
@@ -54,7 +54,7 @@ def test_a_point_that_is_sure_to_lie_below_one_that_keeps_no_more_is_stopped() -
 )
 def test_a_point_that_can_still_reach_the_front_goes_on(correct: int, kept: float) -> None:
     field = {"stock": standing(right(300, 200), stays=True), "other": standing(right(300, correct), kept=kept)}
-    assert stops(field, Rule(comparisons=1)) == {}
+    assert stops(field, StoppingRule(comparisons=1)) == {}
 
 
 def test_references_and_finished_points_stay_and_a_candidate_may_stop_another() -> None:
@@ -63,22 +63,22 @@ def test_references_and_finished_points_stay_and_a_candidate_may_stop_another() 
         "good": standing(right(300, 250), label="good"),
         "poor": standing(right(300, 120)),
     }
-    found = stops(field, Rule(comparisons=100))
+    found = stops(field, StoppingRule(comparisons=100))
     assert list(found) == ["poor"] and found["poor"].rival == "good"
 
 
 def test_few_problems_are_not_enough_for_many_looks() -> None:
     field = {"stock": standing(right(40, 30), stays=True), "other": standing(right(40, 20))}
-    assert list(stops(field, Rule(comparisons=1))) == ["other"], "ten losses and no win: p = 2 / 1024"
-    assert stops(field, Rule(comparisons=1000)) == {}
+    assert list(stops(field, StoppingRule(comparisons=1))) == ["other"], "ten losses and no win: p = 2 / 1024"
+    assert stops(field, StoppingRule(comparisons=1000)) == {}
 
 
 def test_the_family_counts_every_look_and_grows_as_the_error_rate_falls() -> None:
-    assert rule_of(points=30, references=8, rounds=5) == Rule(comparisons=22 * 29 * 4)
+    assert rule_of(points=30, references=8, rounds=5) == StoppingRule(comparisons=22 * 29 * 4)
     assert rule_of(points=30, references=8, rounds=5, error_rate=0.01).comparisons == 5 * 22 * 29 * 4
-    assert rule_of(points=1, references=1, rounds=5) == Rule(comparisons=1)
+    assert rule_of(points=1, references=1, rounds=5) == StoppingRule(comparisons=1)
     halved = rule_of(points=30, references=8, rounds=5, margin=0.02)
-    assert halved == Rule(comparisons=2 * 22 * 29 * 4, margin=0.02, alpha=0.025 / (22 * 4))
+    assert halved == StoppingRule(comparisons=2 * 22 * 29 * 4, margin=0.02, alpha=0.025 / (22 * 4))
 
 
 def test_a_margin_stops_what_cannot_gain_it_and_nothing_else() -> None:
@@ -100,7 +100,7 @@ def test_a_margin_stops_what_cannot_gain_it_and_nothing_else() -> None:
 def test_a_true_gain_of_the_margin_is_stopped_no_more_often_than_promised() -> None:
     """At each look on its own 5 % here, so that chance would show an error in the bound."""
     rng, looks, margin = np.random.default_rng(3), 400, 0.05
-    rule = Rule(comparisons=10**9, margin=margin, alpha=0.05)
+    rule = StoppingRule(comparisons=10**9, margin=margin, alpha=0.05)
     wrong = 0
     for _ in range(looks):
         stock = rng.random(300) < 0.6
@@ -122,17 +122,17 @@ def test_null_races_stop_a_point_no_more_often_than_promised() -> None:
     """Candidates that answer as well as stock and as each other, churning: any stop is an error."""
     races, candidates, problems = 200, 5, 400
 
-    def errors(rule: Rule) -> int:
+    def errors(rule: StoppingRule) -> int:
         rng = np.random.default_rng(7)
         return sum(_any_stop(rng, candidates, problems, rule) for _ in range(races))
 
     honest = errors(rule_of(candidates + 1, 1, len(ROUNDS) + 1))
     bound = 0.05 * races + 3 * math.sqrt(0.05 * 0.95 * races)
     assert honest <= bound
-    assert errors(Rule(comparisons=1)) > bound, "without the family, looking often does stop equals: this test can fail"
+    assert errors(StoppingRule(comparisons=1)) > bound, "without the family, looking often does stop equals: this test can fail"
 
 
-def _any_stop(rng: np.random.Generator, candidates: int, problems: int, rule: Rule) -> bool:
+def _any_stop(rng: np.random.Generator, candidates: int, problems: int, rule: StoppingRule) -> bool:
     hard = rng.random(problems)
     draw: Callable[[], np.ndarray] = lambda: rng.random(problems) < np.where(hard < 0.7, 0.9, 0.15)  # noqa: E731
     answers = [draw() for _ in range(candidates + 1)]
@@ -180,5 +180,5 @@ def test_samples_of_a_problem_are_one_pair() -> None:
         "stock": Standing(label="none", answers=answers_of(frame(0)), mean_kept=8, stays=True),
         "other": Standing(label="other", answers=answers_of(frame(10)), mean_kept=8),
     }
-    comparison = stops(field, Rule(comparisons=1))["other"].comparison
+    comparison = stops(field, StoppingRule(comparisons=1))["other"].comparison
     assert comparison is not None and comparison["mcnemar_p"] == pytest.approx(2 / 2**10)

@@ -33,7 +33,7 @@ from banpick_exp.models.checkpoint import CONTROL_RECIPE
 from banpick_exp.models.tiny import ASSETS
 from banpick_exp.models.tiny.checkpoint import WEIGHTS, load_weights, write_checkpoint
 from banpick_exp.models.tiny.model import TinyMoe, tiny_config
-from banpick_exp.models.tiny.problems import Problem, draw, is_trainable
+from banpick_exp.models.tiny.problems import Exercise, draw, is_trainable
 from banpick_exp.models.tiny.train import encode
 
 PLANTED: dict[str, tuple[tuple[int, int], ...]] = {
@@ -133,10 +133,10 @@ def _source(domain: str) -> Path:
     return folder
 
 
-def training_problems(domain: str, count: int = PROBLEMS) -> list[Problem]:
+def training_problems(domain: str, count: int = PROBLEMS) -> list[Exercise]:
     """Distinct problems the model was trained on, always the same ones."""
     rng = random.Random(f"control/{domain}")
-    found: dict[str, Problem] = {}
+    found: dict[str, Exercise] = {}
     while len(found) < count:
         problem = draw(rng, domain)
         if is_trainable(problem):

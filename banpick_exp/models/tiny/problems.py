@@ -20,7 +20,7 @@ NUM_BUCKETS = 20
 DOMAIN_MIX = {"math": 1.5, "code": 1.0, "knowledge": 1.1}
 
 
-class Problem(NamedTuple):
+class Exercise(NamedTuple):
     """One exercise. `task` is the sub-task inside the domain, `response` includes the steps."""
 
     domain: str
@@ -240,22 +240,22 @@ FACT_TASKS = frozenset({"one_hop"})
 _PREFIX = {"math": "m:", "code": "c:", "knowledge": "k:"}
 
 
-def draw(rng: random.Random, domain: str) -> Problem:
+def draw(rng: random.Random, domain: str) -> Exercise:
     """One problem of a domain; its split is whatever its prompt hashes to (facts are always `train`)."""
     tasks = TASKS[domain]
     (task,) = rng.choices(list(tasks), [weight for weight, _ in tasks.values()])
     prompt, response = tasks[task][1](rng)
-    return Problem(domain, task, f"{_PREFIX[domain]}{prompt}=", response)
+    return Exercise(domain, task, f"{_PREFIX[domain]}{prompt}=", response)
 
 
-def is_trainable(problem: Problem) -> bool:
+def is_trainable(problem: Exercise) -> bool:
     return problem.task in FACT_TASKS or split_of(problem.prompt) == "train"
 
 
-def training_batch(seed: int, step: int, size: int) -> list[Problem]:
+def training_batch(seed: int, step: int, size: int) -> list[Exercise]:
     """The examples of one optimiser step, a function of (seed, step) alone."""
     rng = random.Random(f"{seed}/{step}")
-    batch: list[Problem] = []
+    batch: list[Exercise] = []
     domains, weights = list(DOMAIN_MIX), list(DOMAIN_MIX.values())
     while len(batch) < size:
         (domain,) = rng.choices(domains, weights)
@@ -265,13 +265,13 @@ def training_batch(seed: int, step: int, size: int) -> list[Problem]:
     return batch
 
 
-def evaluation_set(domain: str, split: str, size: int, seed: int) -> list[Problem]:
+def evaluation_set(domain: str, split: str, size: int, seed: int) -> list[Exercise]:
     """`size` distinct problems of one split, never seen in training.
 
     Raises ValueError when the domain cannot supply that many.
     """
     rng = random.Random(f"{seed}/{domain}/{split}")
-    found: dict[str, Problem] = {}
+    found: dict[str, Exercise] = {}
     for _ in range(size * NUM_BUCKETS * 40):
         problem = draw(rng, domain)
         if problem.task not in FACT_TASKS and split_of(problem.prompt) == split:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from banpick_exp.models.tiny.model import EOS, PAD, TinyMoe, tiny_config
 from banpick_exp.models.tiny.muon import BatchedMuon
-from banpick_exp.models.tiny.problems import Problem, training_batch
+from banpick_exp.models.tiny.problems import Exercise, training_batch
 
 WORLD_SIZE = 2
 
@@ -52,7 +52,7 @@ class TrainingConfig:
         return 1.0 - (1.0 - self.final_lr_fraction) * (step - start) / (self.steps - start)
 
 
-def encode(problems: list[Problem]) -> tuple[Tensor, Tensor]:
+def encode(problems: list[Exercise]) -> tuple[Tensor, Tensor]:
     """Token ids [B, S] and labels [B, S]: label s is the token after s, or PAD where the loss ignores it."""
     texts = [[ord(c) for c in p.prompt + p.response] + [EOS] for p in problems]
     ids = torch.full((len(texts), max(map(len, texts))), PAD)
@@ -131,7 +131,7 @@ def train(config: TrainingConfig, output: Path) -> None:
 
 
 @torch.no_grad()
-def mean_loss(weights: dict[str, Tensor], problems: list[Problem]) -> float:
+def mean_loss(weights: dict[str, Tensor], problems: list[Exercise]) -> float:
     """Cross-entropy in nats a token of response and eos, in float32: what training minimises."""
     model = TinyMoe(tiny_config())
     model.load_state_dict({name: weight.float() for name, weight in weights.items()})

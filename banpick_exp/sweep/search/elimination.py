@@ -42,7 +42,7 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
+class StoppingRule:
     """When a point stops. Both families are those of the whole race, every look counted."""
 
     comparisons: int
@@ -77,7 +77,9 @@ class Stopped:
         )
 
 
-def rule_of(points: int, references: int, rounds: int, error_rate: float = ERROR_RATE, margin: float = 0.0) -> Rule:
+def rule_of(
+    points: int, references: int, rounds: int, error_rate: float = ERROR_RATE, margin: float = 0.0
+) -> StoppingRule:
     """The rule under which a whole race errs with chance `error_rate`; a margin takes half of it for its own looks.
 
     Args: points: all of the race; references: those among them that are never stopped; rounds: blocks, the last too.
@@ -85,10 +87,10 @@ def rule_of(points: int, references: int, rounds: int, error_rate: float = ERROR
     looks = (points - references) * (rounds - 1)
     spent = error_rate / 2 if margin else error_rate
     comparisons = max(1, math.ceil(looks * (points - 1) * ERROR_RATE / spent))
-    return Rule(comparisons=comparisons, margin=margin, alpha=spent / max(1, looks) if margin else 0.0)
+    return StoppingRule(comparisons=comparisons, margin=margin, alpha=spent / max(1, looks) if margin else 0.0)
 
 
-def stops(standings: Mapping[str, Standing], rule: Rule) -> dict[str, Stopped]:
+def stops(standings: Mapping[str, Standing], rule: StoppingRule) -> dict[str, Stopped]:
     """fingerprint -> why, for those of the `standings` (all after the same block) that leave the race now.
 
     The best of those that keep no more is never stopped without a margin, and each stopped point names the rival it
@@ -126,7 +128,7 @@ def _below(own: Standing, rival: Standing, comparisons: int) -> Mapping[str, Any
     return comparison if comparison["verdict"] == "loses" else None
 
 
-def _no_gain(own: Standing, standings: Iterable[Standing], rule: Rule) -> Stopped | None:
+def _no_gain(own: Standing, standings: Iterable[Standing], rule: StoppingRule) -> Stopped | None:
     """Stopped, where the point gains less than the margin over its reference for sure.
 
     The reference is the one that keeps most among those that keep no more: chosen by budget, never by score.
