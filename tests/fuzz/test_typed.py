@@ -71,7 +71,7 @@ def answer_to(typed: list[str]) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-@examples(350)
+@examples(1000)
 @given(start=st.sampled_from(STARTS), typed=st.lists(words.filter(without_nul), max_size=4))
 @example(start=["policy=fixed_k"], typed=["policy.k=range(1,1000000000000)"])
 @example(start=["policy=ban"], typed=["policy.lambda=range(0.1,1,1e-12)"])

@@ -60,7 +60,7 @@ def read_artifact(folder: Path) -> Artifact:
                 domains=tuple(map(str, header["domains"])),
                 settings=dict(header["settings"]),
             )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as the header of a calibration ({type(error).__name__}: {error}): nobody can say"
             " which model it is of. Copy the folder again, or leave calibration.path out to make one."
@@ -130,7 +130,7 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         if path.stat().st_size != 8 + length + end:
             raise ValueError("it is cut short")
         return {name: list(entry["shape"]) for name, entry in entries.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
         raise UserError(
             f"{path} cannot be read ({error}): the calibration is damaged. Copy the folder again, or leave"
             " calibration.path out to make one."
