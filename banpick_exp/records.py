@@ -242,8 +242,11 @@ class PointRecord(Part):
         if self.schema_version not in READABLE_VERSIONS:
             known = " and ".join(map(str, READABLE_VERSIONS))
             raise ValueError(f"schema_version is {self.schema_version}, this version reads {known}")
-        if "name" not in self.policy:
+        if not self.policy.get("name"):
             raise ValueError("the policy has no name")
+        k = self.policy.get("k")
+        if self.policy_name == "fixed_k" and (isinstance(k, bool) or not isinstance(k, int | float)):
+            raise ValueError(f"fixed_k has no number of experts ({k!r})")
         if self.status == "failed" and self.metrics is not None:
             raise ValueError("a failed point has metrics")
         if self.status != "failed" and self.metrics is None:

@@ -82,7 +82,8 @@ def read_table(path: Path) -> pl.DataFrame:
     data = path.read_bytes()
     try:
         return pl.read_parquet(io.BytesIO(data))
-    except pl.exceptions.PolarsError as error:
+    # Damage makes Polars panic too, and a panic is no Exception.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{path.name} is not readable as Parquet ({error})") from error
 
 

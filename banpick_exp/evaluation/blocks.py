@@ -12,12 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.records import SCHEMA_VERSION, Counters, Outcome, added_counters
 from banpick_exp.run_folder import RunFolder, write_atomically
+
+_OUTCOMES: TypeAdapter[list[Outcome]] = TypeAdapter(list[Outcome])
+_COUNTERS: TypeAdapter[Counters] = TypeAdapter(Counters)
+"""What a file holds is of these types, or it is none of ours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +77,12 @@ def read_block(folder: RunFolder, fingerprint: str, cut: Cut, number: int) -> An
             return None
         return AnsweredBlock(
             runs={domain: _run_from_json(part) for domain, part in stored["domains"].items()},
-            rules=stored["policy"],
-            seconds=stored["seconds"],
-            swap_seconds=stored["swap_seconds"],
+            rules=dict(stored["policy"]),
+            seconds=float(stored["seconds"]),
+            swap_seconds=float(stored["swap_seconds"]),
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a file that is no block is answered again
+    # A file that is no block is answered again.
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -141,4 +148,7 @@ def _run_as_json(run: DomainRun) -> dict[str, Any]:
 
 
 def _run_from_json(part: Mapping[str, Any]) -> DomainRun:
-    return DomainRun([Outcome(**outcome) for outcome in part["outcomes"]], Counters(**part["counters"]))
+    return DomainRun(
+        _OUTCOMES.validate_python(part["outcomes"], strict=True),
+        _COUNTERS.validate_python(part["counters"], strict=True),
+    )

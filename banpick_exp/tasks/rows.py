@@ -173,7 +173,8 @@ def _parquet_rows(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered
     try:
         there = pl.read_parquet_schema(io.BytesIO(data))
         frame = pl.read_parquet(io.BytesIO(data), columns=[name for name in columns if name in there], glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    # Damage makes Polars panic too, and a panic is no Exception.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(
             f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}): nothing could be asked. Write it again."
         ) from None

@@ -22,6 +22,8 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.load import load_problems
 from banpick_exp.tasks.problem import Problem
 
+pytestmark = pytest.mark.engine
+
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
 

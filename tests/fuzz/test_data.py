@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from fuzzing import JSON, TEXTS, examples, in_time
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.registry import GRADERS
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.reading import read_problems
+
+pytestmark = pytest.mark.slow
 
 TASK = TaskConfig(name="jsonl", domains=("math",))
 FIELDS = ["prompt", "answer", "id", "problem_id", "task", "question"]
@@ -98,7 +101,7 @@ PARQUET = st.sampled_from(
 @examples(60)
 @given(prompt=PARQUET, answer=PARQUET, null=st.booleans(), name=st.sampled_from(FIELDS), cut=st.integers(0, 400))
 def test_any_parquet(prompt: Any, answer: Any, null: bool, name: str, cut: int) -> None:
-    values = {
+    values: dict[Any, list[Any]] = {
         pl.String: ["a", "b"], pl.Int64: [1, 2], pl.Float64: [0.5, 1e30], pl.Boolean: [True, False], pl.Date: [1, 2],
         pl.Binary: [b"a", b"\xff"],
     }  # fmt: skip

@@ -24,6 +24,8 @@ from banpick_exp.sweep.compose import GROUPS, POINT_KEYS, RUN_KEYS, choices
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch, SweepConfig
 from banpick_exp.tasks.config import TaskConfig
 
+pytestmark = pytest.mark.slow
+
 SECTIONS: dict[str, Any] = {
     "cluster": ClusterConfig, "engine": EngineConfig, "calibration": CalibrationConfig, "model": ModelConfig,
     "tracking": TrackingConfig, "sweep": SweepConfig, "task": TaskConfig,

@@ -17,6 +17,8 @@ from banpick_exp.models.tiny.checkpoint import load_weights
 from banpick_exp.models.tiny.control import PLANTED, build_control, control_folder, fingerprint_of, router_inputs
 from banpick_exp.models.tiny.model import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def math_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -137,7 +139,6 @@ def test_help_needs_no_torch() -> None:
     assert "--control" in output and "model=tiny_control" in output and "--seed" in output
 
 
-@pytest.mark.slow
 def test_command_trains_and_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny", "--steps", "1", "--output", str(tmp_path)]) == 0
     shipped = {path.relative_to(ASSETS) for path in ASSETS.rglob("*") if path.is_file()}

@@ -20,6 +20,7 @@ from banpick_exp.models.tiny.train import TrainingConfig, encode, mean_loss, tra
 CHECKPOINT = ASSETS / "checkpoint"
 
 
+@pytest.mark.slow
 def test_logits_equal_those_of_transformers() -> None:
     from transformers import Qwen3MoeForCausalLM
 
@@ -95,6 +96,7 @@ def test_shipped_checkpoint_is_what_the_command_writes(tmp_path: Path) -> None:
     assert record["settings"]["steps"] == TrainingConfig().steps and record["settings"]["seed"] == 0
 
 
+@pytest.mark.slow
 def test_recorded_loss_is_the_loss_of_the_shipped_weights() -> None:
     record = json.loads((CHECKPOINT / "training.json").read_text())
     weights = load_weights(CHECKPOINT)

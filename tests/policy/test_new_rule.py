@@ -67,6 +67,7 @@ class TestTheWorkedExample:
             (tmp_path / place).write_text(text)
         return tmp_path
 
+    @pytest.mark.slow
     def test_four_pieces_are_a_rule(self, project: Path) -> None:
         """The page's test runs in the copy: the docstring's example, reference routing, budget, an error and a plan."""
         path = os.pathsep.join(map(str, (project, ROOT / "kernels")))

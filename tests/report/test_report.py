@@ -35,6 +35,8 @@ from banpick_exp.report.page.sections import SECTIONS
 from banpick_exp.report.run import Run, read_run
 from banpick_exp.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = Path(os.environ.get("TEST_ARTIFACTS", Path(__file__).resolve().parents[2] / "build" / "test-artifacts"))
 CALIBRATION = "0123456789abcdef"
 

@@ -20,6 +20,8 @@ from banpick_exp.report.tracking.config import TrackingConfig
 from banpick_exp.report.tracking.wandb import GIVE_UP_AFTER, Tracker, point_metrics, without_secrets
 from banpick_exp.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 WANDB = TrackingConfig()
 CONFIG = {"sweep": {"name": "pick_strength"}, "tracking": {"api_key": "do-not-log", "project": "banpick"}}
 
