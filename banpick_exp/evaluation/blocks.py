@@ -149,6 +149,7 @@ def _run_as_json(run: DomainRun) -> dict[str, Any]:
 
 def _run_from_json(part: Mapping[str, Any]) -> DomainRun:
     return DomainRun(
-        _OUTCOMES.validate_python(part["outcomes"], strict=True),
-        _COUNTERS.validate_python(part["counters"], strict=True),
+        # As JSON again: strict about types, and yet a dict becomes a dataclass.
+        _OUTCOMES.validate_json(json.dumps(part["outcomes"]), strict=True),
+        _COUNTERS.validate_json(json.dumps(part["counters"]), strict=True),
     )
