@@ -21,6 +21,8 @@ Guard = Literal[
     "subtask_drop",
 ]
 GUARDS: tuple[Guard, ...] = get_args(Guard)
+AGAINST_STOCK: tuple[Guard, ...] = ("truncation", "length_drift", "subtask_drop")
+"""Guards with an `ok` row for each change that is large enough to be named, but that chance explains."""
 Level = Literal["ok", "warning", "invalid"]
 
 

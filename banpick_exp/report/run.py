@@ -19,6 +19,7 @@ from banpick_exp.analysis import (
     verdicts,
     without_repeats,
 )
+from banpick_exp.analysis.finding import AGAINST_STOCK
 from banpick_exp.analysis.pairing import Outcomes
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
@@ -81,6 +82,27 @@ class Run:
     def guards(self) -> pl.DataFrame:
         """One row a finding; see `analysis.guards`."""
         return guards(self.records, self.outcomes)
+
+    @cached_property
+    def raised(self) -> pl.DataFrame:
+        """Rows of `guards` to be read, the invalid ones first.
+
+        That answers get worse down the fixed_k ladder is what it is there to show: what is only a warning there is
+        left out.
+        """
+        found = self.guards.filter(pl.col("level") != "ok")
+        expected = pl.col("fingerprint").is_in(self._ladder) & (pl.col("level") == "warning")
+        return found.filter(~expected).sort(pl.col("level") != "invalid", maintain_order=True)
+
+    @cached_property
+    def may_be_noise(self) -> pl.DataFrame:
+        """Rows of `guards` about changes large enough to be named that chance explains, the ladder's left out."""
+        named = (pl.col("level") == "ok") & pl.col("guard").is_in(AGAINST_STOCK) & pl.col("value").is_not_null()
+        return self.guards.filter(named & ~pl.col("fingerprint").is_in(self._ladder))
+
+    @property
+    def _ladder(self) -> list[str]:
+        return [record.fingerprint for record in self.records if record.policy_name == "fixed_k"]
 
     @cached_property
     def repeats(self) -> pl.DataFrame:

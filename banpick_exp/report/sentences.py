@@ -97,7 +97,7 @@ def _speed(run: Run) -> list[str]:
 
 
 def _guards(run: Run) -> list[str]:
-    raised = run.guards.filter(pl.col("level") != "ok")
+    raised = run.raised
     if raised.height == 0:
         return []
     count = raised["fingerprint"].n_unique()

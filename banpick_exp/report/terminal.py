@@ -18,8 +18,6 @@ from banpick_exp.report.run import Run
 from banpick_exp.report.text import MARKS, Row, in_words, verdict_text
 
 WIDE = 220  # columns, where the output is no terminal: a log wraps nothing
-MAY_BE_NOISE = ("truncation", "length_drift", "subtask_drop")
-"""Guards with an `ok` row for changes large enough to be named."""
 LISTED = 12  # lines of one kind; the rest is in the run's guards.parquet
 COLOURS = {"beats": "green", "loses": "red", "ties": "dim"}
 STATUS_COLOURS = {"invalid": "yellow", "dropped": "dim", "failed": "red"}
@@ -52,7 +50,7 @@ def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everythin
 
 def _print_stock_alarms(run: Run, console: Console) -> None:
     """Before the verdict: what makes every comparison meaningless."""
-    alarms = run.guards.filter(pl.col("guard").is_in(STOCK_GUARDS) & (pl.col("level") != "ok"))
+    alarms = run.raised.filter(pl.col("guard").is_in(STOCK_GUARDS))
     for row in alarms.iter_rows(named=True):
         said = escape(f"{row['guard']} ({row['domain']}): {row['detail']}")
         console.print(f"[bold red]Read this first:[/] {said}", soft_wrap=True, highlight=False)
@@ -76,7 +74,7 @@ def print_repeats(run: Run, console: Console) -> None:
 def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console) -> None:
     """The table and what its signs mean."""
     verdict_of = {row["fingerprint"]: row for (_, at), row in run.verdict_of.items() if at == domain}
-    alarmed = set(run.guards.filter(pl.col("level") != "ok")["fingerprint"])
+    alarmed = set(run.raised["fingerprint"])
     console.print(_points_table(done, verdict_of, domain, alarmed, narrow=console.width < WIDE))
     console.print(
         "[dim]● on the front: no other point is at least as good in accuracy, speed-up and kept experts and better "
@@ -157,27 +155,18 @@ def _print_unfinished(run: Run, console: Console) -> None:
 
 
 def _print_guards(run: Run, done: pl.DataFrame, console: Console, everything: bool) -> None:
-    """What the guards raised on finished points, and in one line how much more there is to look at.
-
-    That answers get worse down the fixed_k ladder is what it is there to show: what is raised there stays out. So does
-    what may be noise, unless `everything` is asked for.
-    """
-    found = run.guards.join(done.select("fingerprint", "policy"), on="fingerprint", maintain_order="left")
-    warned, ok = pl.col("level") == "warning", pl.col("level") == "ok"
-    ladder = pl.col("policy") == "fixed_k"
-    raised = found.filter(~ok & ~(ladder & warned) & ~pl.col("guard").is_in(STOCK_GUARDS)).sort(
-        warned, maintain_order=True
-    )
-    noise = found.filter(ok & pl.col("guard").is_in(MAY_BE_NOISE) & ~ladder & pl.col("value").is_not_null())
-    _print_findings(raised, lambda row: "red" if row["level"] == "invalid" else "yellow", None, console, everything)
+    """What the guards raised on finished points, and in one line how much more there is to look at."""
+    points = done["fingerprint"].n_unique()
+    raised = run.raised.filter(pl.col("fingerprint").is_in(done["fingerprint"].implode()))
+    noise = run.may_be_noise
+    listed = raised.filter(~pl.col("guard").is_in(STOCK_GUARDS))  # those stand before the verdict
+    _print_findings(listed, lambda row: "red" if row["level"] == "invalid" else "yellow", None, console, everything)
     if everything:
         _print_findings(noise, lambda row: "dim", "dim", console, everything)
-    points = found["fingerprint"].n_unique()
-    shown = found.filter(~ok & ~(ladder & warned))
-    said = f"{shown.height} raised on {shown['fingerprint'].n_unique()} of" if shown.height else "none raised on"
-    more = "" if everything or not noise.height else (
-        f"; {noise.height} changes that may be noise: python -m banpick_exp report {run.folder.path} --all"
-    )  # fmt: skip
+    said = f"{raised.height} raised on {raised['fingerprint'].n_unique()} of" if raised.height else "none raised on"
+    more = ""
+    if noise.height and not everything:
+        more = f"; {noise.height} changes that may be noise: python -m banpick_exp report {run.folder.path} --all"
     console.print(f"[dim]Guards: {said} {points} points{escape(more)}.[/dim]", soft_wrap=True)
 
 

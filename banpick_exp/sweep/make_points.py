@@ -77,7 +77,7 @@ class PointMaker:
         _check_graphs(rule, setting)
         self.notes |= dict.fromkeys(setting.checkpoint.notes)
         files = self._read(setting, setting.task.split)
-        self._check_prompts(setting, files, setting.task.max_tokens, setting.task.max_problems)
+        self._check_prompts(setting, files, setting.task, setting.task.max_problems)
         engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
         calibration = self._calibration(rule, setting, engine)
         identity = functools.partial(
@@ -127,7 +127,7 @@ class PointMaker:
             return _Calibration(identity=identity, fingerprint=artifact.fingerprint)
         _check_calibration(setting)
         source = self._read(setting, CALIBRATION_SPLIT)
-        self._check_prompts(setting, source, setting.calibration.max_tokens, setting.calibration.samples)
+        self._check_prompts(setting, source, setting.calibration, setting.calibration.samples)
         identity = {
             "version": CALIBRATION_VERSION,
             "data": source.identity,
@@ -138,14 +138,24 @@ class PointMaker:
         name = fingerprint({"engine": engine, "seed": setting.seed, **identity})
         return _Calibration(identity=identity, fingerprint=name, source=source)
 
-    def _check_prompts(self, setting: Setting, files: TaskFiles, max_tokens: int, limit: int | None) -> None:
+    def _check_prompts(
+        self, setting: Setting, files: TaskFiles, asks: TaskConfig | CalibrationConfig, limit: int | None
+    ) -> None:
         """UserError where a prompt and its answer do not fit the engine; once for equal settings."""
         room = setting.engine.max_model_len
-        key = (files.identity, setting.checkpoint.identity, max_tokens, room, limit)
+        key = (files.identity, setting.checkpoint.identity, asks.max_tokens, room, limit)
         if key in self._fitting:
             return
         folder = Path(setting.checkpoint.location)
-        note = check_prompt_lengths(files.loaded, folder, max_tokens=max_tokens, max_model_len=room, limit=limit)
+        note = check_prompt_lengths(
+            files.loaded,
+            folder,
+            max_tokens=asks.max_tokens,
+            max_model_len=room,
+            limit=limit,
+            max_positions=setting.checkpoint.max_positions,
+            setting=f"{'task' if asks is setting.task else 'calibration'}.max_tokens",
+        )
         self._fitting.add(key)
         if note is not None:
             self.notes.setdefault(note)
@@ -191,9 +201,13 @@ def _at_most(problems: Mapping[str, int | None], limit: int | None) -> dict[str,
 def _check_lengths(setting: Setting) -> None:
     asked, room = setting.task.max_tokens, setting.engine.max_model_len
     if asked >= room:
+        most = setting.checkpoint.max_positions
+        remedy = f"engine.max_model_len={asked * 2} or more, or a smaller task.max_tokens"
+        if most is not None and asked * 2 > most:
+            remedy = f"task.max_tokens={room // 2} or less (this checkpoint was made for {most} positions in all)"
         raise UserError(
             f"task.max_tokens={asked} leaves no room for the prompt in engine.max_model_len={room}: every problem would"
-            f" be refused. Type engine.max_model_len={asked * 2} or more, or a smaller task.max_tokens."
+            f" be refused. Type {remedy}."
         )
 
 

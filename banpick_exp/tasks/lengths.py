@@ -34,10 +34,14 @@ def check_prompt_lengths(
     max_tokens: int,
     max_model_len: int,
     limit: int | None = None,
+    max_positions: int | None = None,
+    setting: str = "task.max_tokens",
 ) -> str | None:
     """Raise UserError where a prompt and its answer do not fit the engine, naming problem and setting.
 
-    Looks at the first `limit` problems of each domain (all if None). A chat template adds tokens that are not counted,
+    Looks at the first `limit` problems of each domain (all if None). `max_positions`: of the checkpoint, None where no
+    file says; an engine cannot be made longer than that. `setting`: where
+    `max_tokens` was typed. A chat template adds tokens that are not counted,
     so what passes is a lower bound. Returns what to tell the user where no length can be checked, else None.
     """
     room = max_model_len - max_tokens
@@ -60,11 +64,18 @@ def check_prompt_lengths(
     over = sum(count > room for count in counts)
     need = longest + max_tokens
     raise UserError(
-        f"problem {worst.problem_id} (domain {worst.domain}) has {longest} tokens and with task.max_tokens={max_tokens}"
+        f"problem {worst.problem_id} (domain {worst.domain}) has {longest} tokens and with {setting}={max_tokens}"
         f" it needs {need}, but engine.max_model_len={max_model_len}: {over} problem{'s' if over > 1 else ''} could not"
-        f" be answered. Type engine.max_model_len={need} where the checkpoint allows it, a smaller task.max_tokens, or"
-        " leave them out of the file."
+        f" be answered. {_remedy(setting, longest, need, max_model_len, max_positions)}"
     )
+
+
+def _remedy(setting: str, longest: int, need: int, max_model_len: int, max_positions: int | None) -> str:
+    if max_positions is None or need <= max_positions:
+        return f"Type engine.max_model_len={need}, a smaller {setting}, or leave them out of the file."
+    if longest < max_model_len:
+        return f"Type {setting}={max_model_len - longest} or less, or leave them out of the file."
+    return f"The checkpoint was made for {max_positions} positions: leave them out of the file."
 
 
 def _token_counts(file: Path, prompts: list[str]) -> list[int] | None:

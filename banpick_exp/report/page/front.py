@@ -108,6 +108,6 @@ def _points_table(runs: Sequence[Run], run: Run) -> str:
 
 
 def _warning(run: Run, fingerprint: str) -> str:
-    raised = run.guards.filter((pl.col("fingerprint") == fingerprint) & (pl.col("level") != "ok"))
+    raised = run.raised.filter(pl.col("fingerprint") == fingerprint)
     details = "; ".join(f"{row['guard']}: {row['detail']}" for row in raised.iter_rows(named=True))
     return f' <abbr title="{escape(details)}">⚠</abbr>' if details else ""

@@ -11,16 +11,10 @@ from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
 
-AGAINST_STOCK = ("truncation", "length_drift", "subtask_drop")
-"""Guards with a row only for what is large enough to be named."""
-
 
 def guards_html(run: Run) -> str:
     """Guards that were raised, the invalid ones first; folded, what may be noise; then points without a result."""
-    raised = run.guards.filter(pl.col("level") != "ok").sort(pl.col("level") != "invalid", maintain_order=True)
-    possible = run.guards.filter(
-        (pl.col("level") == "ok") & pl.col("guard").is_in(AGAINST_STOCK) & pl.col("value").is_not_null()
-    )
+    raised, possible = run.raised, run.may_be_noise
     found = f"{raised.height} were raised." if raised.height else "None was raised."
     parts = [f"<p>Looked for at every point: {', '.join(GUARDS)}. {found}</p>"]
     if raised.height:
