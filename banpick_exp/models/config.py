@@ -30,6 +30,6 @@ class ModelConfig(Section):
         if self.control is not None and self.path is not None:
             raise ValueError(
                 f"model.control={self.control} builds a variant of the embedded model and cannot start from"
-                f" model.path={self.path}. Leave model.path out, or type model.control=null"
+                f" model.path={self.path}. Leave model.path out, as model=tiny_control does, or type model.control=null"
             )
         return self

@@ -59,10 +59,12 @@ def test_a_sweep_ends_well_where_a_circle_cannot_be_printed(encoding: str, tmp_p
     assert "theirs" not in str(mirrored)
 
 
-def test_ray_starts_where_the_temporary_folder_is_too_deep(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "is_there"), [("x" * 100, True), ("é" * 60, True), ("nowhere", False)])
+def test_ray_starts_where_the_temporary_folder_is_too_deep(name: str, is_there: bool, tmp_path: Path) -> None:
     """G1: a socket's path has at most 107 bytes."""
-    deep = tmp_path / ("x" * 100)
-    deep.mkdir()
+    deep = tmp_path / name
+    if is_there:
+        deep.mkdir()
     done = command(tmp_path, *small(*WITHOUT, "cluster=local", "output_dir=out"), environment={"TMPDIR": str(deep)})
     assert done.code == 0 and "Traceback" not in done.output, done.output
     assert statuses(only_run(tmp_path / "out")) == BOTH
