@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -59,7 +58,7 @@ def test_a_sweep_ends_well_where_a_circle_cannot_be_printed(encoding: str, tmp_p
     assert "theirs" not in str(mirrored)
 
 
-@pytest.mark.parametrize(("name", "is_there"), [("x" * 100, True), ("é" * 60, True)])
+@pytest.mark.parametrize(("name", "is_there"), [("x" * 100, True), ("é" * 60, True), ("nowhere", False)])
 def test_ray_starts_where_the_temporary_folder_is_too_deep(name: str, is_there: bool, tmp_path: Path) -> None:
     """G1: a socket's path has at most 107 bytes."""
     deep = tmp_path / name
@@ -68,11 +67,6 @@ def test_ray_starts_where_the_temporary_folder_is_too_deep(name: str, is_there: 
     done = command(tmp_path, *small(*WITHOUT, "cluster=local", "output_dir=out"), environment={"TMPDIR": str(deep)})
     assert done.code == 0 and "Traceback" not in done.output, done.output
     assert statuses(only_run(tmp_path / "out")) == BOTH
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,8 @@ def test_a_port_where_nothing_listens_is_refused_at_once(closed: int) -> None:
 
 
 def test_a_temp_folder_too_long_for_sockets_gives_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(ray_backend.tempfile, "gettempdir", lambda: "/tmp")
     assert ray_backend.short_temp_dir() is None
     monkeypatch.setattr(ray_backend.tempfile, "gettempdir", lambda: "/tmp/" + "x" * 100)

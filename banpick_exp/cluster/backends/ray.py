@@ -185,7 +185,9 @@ def engine_cpus(engine: EngineConfig, cluster: ClusterConfig) -> int:
 
 def short_temp_dir() -> str | None:
     """A folder for Ray's sockets where that of the machine (TMPDIR) is too long for them, None where it is not."""
-    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TEMP_DIR:
+    # As Ray chooses it: by name, whether or not there is such a folder.
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    if len(os.fsencode(chosen)) <= LONGEST_TEMP_DIR:
         return None
     return tempfile.mkdtemp(prefix="banpick-ray-", dir="/tmp")
 
