@@ -6,14 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from banpick_exp.analysis.engagement import SLACK
 from banpick_exp.config import fingerprint
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
 from banpick_exp.policy import MoeShape, Policy, build_policy
 from banpick_exp.policy.rule import Pull
 from banpick_exp.records import Counters, Engagement, KeyExpertShare
-
-ROUNDING = 1e-6
-"""Measured budgets are ratios of exact counts."""
 
 
 def check_engagement(
@@ -82,7 +80,7 @@ def _problems_of_domain(policy: Policy, measured: float, pull: Pull | None) -> l
 def _off_budget(policy: Policy, measured: float) -> str | None:
     """What the measured budget (mean_kept) shows against the policy, None where nothing."""
     low, high = policy.budget
-    if not low - ROUNDING <= measured <= high + ROUNDING:
+    if not low - SLACK <= measured <= high + SLACK:
         return f"{measured:.3f} experts a token, the policy implies {low:g} to {high:g}"
     if low < high <= policy.shape.top_k and measured in (low, high) and policy.rule.ends_are_idle:
         where = "native K: it did not engage" if measured == high else "its floor everywhere: the threshold is off"

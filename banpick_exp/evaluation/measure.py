@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from banpick_exp.evaluation.answer import Answered, Problems
+from banpick_exp.evaluation.answer import Answered
 from banpick_exp.evaluation.blocks import answer_block
-from banpick_exp.evaluation.budget.solve import AtBudget, answer_at_budget, solved_policies
+from banpick_exp.evaluation.budget.solve import answer_at_budget, solved_policies
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.engagement import check_engagement
 from banpick_exp.evaluation.metrics import point_metrics
@@ -52,7 +52,15 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     elif trial.budget is None:
         answered = session.answer(trial, policies, problems, cut)
     else:
-        met = _at_budget(session, trial, problems, cut)
+        met = answer_at_budget(
+            session.engine,
+            trial,
+            policies,
+            problems,
+            session.folder.solved,
+            lambda solved: session.answer(trial, solved, problems, cut),
+            session.probed,
+        )
         answered = met.answered
     solve_seconds = met.solve_seconds if met else 0.0
     accuracy_seconds = time.perf_counter() - answering - solve_seconds
@@ -100,15 +108,3 @@ def asked_problems(trial: Trial) -> dict[str, list[Problem]]:
     """The trial's problems. Raises UserError where the files are no longer those that were planned."""
     task = trial.task
     return load_problems(task, task.split, task.max_problems, identity=trial.data_identity)
-
-
-def _at_budget(session: Session, trial: Trial, problems: Problems, cut: Cut | None) -> AtBudget:
-    return answer_at_budget(
-        session.engine,
-        trial,
-        session.policies(trial),
-        problems,
-        session.folder.solved,
-        lambda policies: session.answer(trial, policies, problems, cut),
-        session.probed,
-    )

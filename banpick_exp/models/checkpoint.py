@@ -17,11 +17,8 @@ WHOLE_FILE_LIMIT = 64 * 2**20
 END_BYTES = 2**20
 
 WEIGHTS = "*.safetensors"
-IDENTITY_FILES = (
-    "config.json",
-    # Which tokens a prompt becomes, and which text an answer.
+TOKENIZERS = (
     "tokenizer.json",
-    "tokenizer_config.json",
     "tokenizer.model",
     "tokenizer.model.v*",
     "tekken.json",
@@ -31,6 +28,14 @@ IDENTITY_FILES = (
     "sentencepiece.bpe.model",
     "vocab.json",
     "vocab.txt",
+    "tokenization_*.py",
+)
+"""Any of these can make tokens of a prompt."""
+IDENTITY_FILES = (
+    "config.json",
+    # Which tokens a prompt becomes, and which text an answer.
+    *TOKENIZERS,
+    "tokenizer_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",

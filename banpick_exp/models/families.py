@@ -150,8 +150,3 @@ def family_of(architectures: tuple[str, ...]) -> Family:
     """The first family one of `architectures` belongs to, else `UNKNOWN`."""
     found = (family for family in FAMILIES for name in architectures if name.startswith(family.architectures))
     return next(found, UNKNOWN)
-
-
-def moe_layer_count(config: dict[str, Any]) -> int:
-    """How many layers of the language part of a config.json have experts, by the usual conventions."""
-    return len(UNKNOWN.count(config).layers)

@@ -10,26 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from banpick_exp.errors import UserError
-from banpick_exp.models.checkpoint import identity_files, weight_files
+from banpick_exp.models.checkpoint import TOKENIZERS, identity_files, weight_files
 
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS has not fetched."""
 LONGEST_HEADER = 100_000_000
 """Bytes: safetensors refuses longer ones."""
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer.model.v*",
-    "tekken.json",
-    "*.tiktoken",
-    "tiktoken.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "tokenization_*.py",
-)
-"""Any of these can make tokens of a prompt."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "tekken.json")
 OTHER_WEIGHTS = {
     "*.bin": "PyTorch's *.bin",

@@ -61,27 +61,21 @@ def parse_command(arguments: Sequence[str]) -> Command:
 
 
 HYDRA_FLAGS = {
-    "-m": "Axes need no flag: leave it out, 'policy.k=choice(2,4)' is a sweep already.",
-    "--multirun": "Axes need no flag: leave it out, 'policy.k=choice(2,4)' is a sweep already.",
-    "-c": "To see what would run type dry_run=true.",
-    "--cfg": "To see what would run type dry_run=true.",
-    "--info": "To see what would run type dry_run=true.",
-    "--resolve": "To see what would run type dry_run=true.",
-    "--package": "To see what would run type dry_run=true.",
-    "--hydra-help": "Type --help.",
-    "-cd": "Files of your own are not read: type their keys, e.g. policy.lambda=0.5, or sweep.params=[...].",
-    "--config-dir": "Files of your own are not read: type their keys, e.g. policy.lambda=0.5, or sweep.params=[...].",
-    "-cp": "Files of your own are not read: type their keys, e.g. policy.lambda=0.5, or sweep.params=[...].",
-    "--config-path": "Files of your own are not read: type their keys, e.g. policy.lambda=0.5, or sweep.params=[...].",
-    "-cn": "A search space of ours is +sweep=NAME, e.g. +sweep=pick_strength.",
-    "--config-name": "A search space of ours is +sweep=NAME, e.g. +sweep=pick_strength.",
+    ("-m", "--multirun"): "Axes need no flag: leave it out, 'policy.k=choice(2,4)' is a sweep already.",
+    ("-c", "--cfg", "--info", "--resolve", "--package"): "To see what would run type dry_run=true.",
+    ("--hydra-help",): "Type --help.",
+    ("-cd", "--config-dir", "-cp", "--config-path"): (
+        "Files of your own are not read: type their keys, e.g. policy.lambda=0.5, or sweep.params=[...]."
+    ),
+    ("-cn", "--config-name"): "A search space of ours is +sweep=NAME, e.g. +sweep=pick_strength.",
 }
 """Flags of Hydra's own command line, which is not run here -> what to type instead."""
 
 
 def _check_form(text: str) -> None:
     if text.startswith("-"):
-        if remedy := HYDRA_FLAGS.get(text.partition("=")[0]):
+        flag = text.partition("=")[0]
+        if remedy := next((said for flags, said in HYDRA_FLAGS.items() if flag in flags), None):
             raise UserError(f"{text} is a flag of Hydra's own command line: nothing was started. {remedy}")
         name, _, value = text.lstrip("-").partition("=")
         typed = f"{name.replace('-', '_')}={value or 'true'}"

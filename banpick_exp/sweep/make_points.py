@@ -40,14 +40,6 @@ class _Calibration:
         """One file a domain."""
         return {} if self.source is None else dict(self.source.paths)
 
-    def overlap(self, asked: TaskFiles, setting: Setting) -> int:
-        """How many problems are asked by the point and by its calibration too."""
-        if self.source is None:
-            return 0
-        seen = {p.prompt for items in self.source.loaded.values() for p in items[: setting.calibration.samples]}
-        limit = setting.task.max_problems
-        return sum(problem.prompt in seen for items in asked.loaded.values() for problem in items[:limit])
-
 
 class PointMaker:
     """Turns assignments into points; files are read and hashed once for equal settings."""
@@ -58,6 +50,9 @@ class PointMaker:
         self._artifacts: dict[tuple[CalibrationConfig, str, tuple[str, ...]], Artifact] = {}
         self._fitting: set[tuple[object, ...]] = set()
         """Prompts that were found to fit."""
+        self._sound: set[int] = set()
+        """Settings under which the problems can be asked."""
+        self._overlaps: dict[tuple[object, ...], int] = {}
         self.notes: dict[str, None] = {}
         """What to tell the user about the points made so far, in order."""
 
@@ -71,13 +66,9 @@ class PointMaker:
         """
         setting = self._composer.setting(assignment)
         rule, budget = self._composer.policy(assignment, setting.checkpoint.shape)
-        check_max_model_len(setting.checkpoint, setting.engine.max_model_len)
-        check_chat_template(setting.task, Path(setting.checkpoint.location))
-        _check_lengths(setting)
         _check_graphs(rule, setting)
-        self.notes |= dict.fromkeys(setting.checkpoint.notes)
         files = self._read(setting, setting.task.split)
-        self._check_prompts(setting, files, setting.task, setting.task.max_problems)
+        self._check_setting(setting, files)
         engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
         calibration = self._calibration(rule, setting, engine)
         identity = functools.partial(
@@ -107,7 +98,7 @@ class PointMaker:
             problems=_at_most(files.problems, setting.task.max_problems),
             calibration_files=calibration.files,
             calibration_identity=None if calibration.source is None else calibration.source.identity,
-            calibration_overlap=calibration.overlap(files, setting),
+            calibration_overlap=self._overlap(calibration.source, files, setting),
             fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration.fingerprint,
@@ -138,6 +129,17 @@ class PointMaker:
         name = fingerprint({"engine": engine, "seed": setting.seed, **identity})
         return _Calibration(identity=identity, fingerprint=name, source=source)
 
+    def _check_setting(self, setting: Setting, files: TaskFiles) -> None:
+        """UserError where an engine could not ask the problems; once for a setting, whatever the policies."""
+        if id(setting) in self._sound:  # the composer keeps it, and gives the same one for equal values
+            return
+        check_max_model_len(setting.checkpoint, setting.engine.max_model_len)
+        check_chat_template(setting.task, Path(setting.checkpoint.location))
+        _check_lengths(setting)
+        self.notes |= dict.fromkeys(setting.checkpoint.notes)
+        self._check_prompts(setting, files, setting.task, setting.task.max_problems)
+        self._sound.add(id(setting))
+
     def _check_prompts(
         self, setting: Setting, files: TaskFiles, asks: TaskConfig | CalibrationConfig, limit: int | None
     ) -> None:
@@ -159,6 +161,18 @@ class PointMaker:
         self._fitting.add(key)
         if note is not None:
             self.notes.setdefault(note)
+
+    def _overlap(self, source: TaskFiles | None, asked: TaskFiles, setting: Setting) -> int:
+        """How many problems are asked by a point and by its calibration too; counted once for equal files."""
+        if source is None:
+            return 0
+        samples, limit = setting.calibration.samples, setting.task.max_problems
+        key = (source.identity, asked.identity, samples, limit)
+        if key not in self._overlaps:
+            seen = {problem.prompt for items in source.loaded.values() for problem in items[:samples]}
+            prompts = (problem.prompt for items in asked.loaded.values() for problem in items[:limit])
+            self._overlaps[key] = sum(prompt in seen for prompt in prompts)
+        return self._overlaps[key]
 
     def _checked_artifact(self, setting: Setting) -> Artifact:
         key = (setting.calibration, setting.checkpoint.identity, setting.task.domains)

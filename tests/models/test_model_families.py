@@ -15,7 +15,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.models import families
 from banpick_exp.models.checkpoint import Checkpoint
 from banpick_exp.models.config import ModelConfig
-from banpick_exp.models.families import EXPERT_KEYS, FAMILIES, TOP_K_KEYS, UNKNOWN, Family, family_of, moe_layer_count
+from banpick_exp.models.families import EXPERT_KEYS, FAMILIES, TOP_K_KEYS, UNKNOWN, Family, family_of
 from banpick_exp.models.inspect import inspect_checkpoint
 from banpick_exp.models.moe_layers import KNOWN_KEYS, TOTAL_KEYS
 from banpick_exp.models.shape import MoeShape
@@ -66,7 +66,7 @@ def test_a_real_config_is_read_as_its_family_means_it(name: str, tmp_path: Path)
     ],
 )
 def test_moe_layers_are_counted_as_each_convention_writes_them(config: dict[str, Any], layers: int) -> None:
-    assert moe_layer_count(config) == layers
+    assert len(UNKNOWN.count(config).layers) == layers
 
 
 def test_families_are_matched_by_their_own_names() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -46,7 +46,7 @@ class RayCall:
         except RayTaskError as error:
             cause = error.cause if isinstance(error.cause, BaseException) else error
             raise CallFailed(type(cause).__name__, reason_of(cause), str(error)) from error
-        except (RayActorError, RayError) as error:  # a node that leaves is an ActorUnavailableError
+        except RayError as error:  # a node that leaves is an ActorUnavailableError
             raise EngineLost(f"{type(error).__name__}: {reason_of(error)}") from error
 
 
