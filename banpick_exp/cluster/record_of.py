@@ -37,7 +37,12 @@ def record_of(
     """`command`: what to type to run the point again; `policy`: as it ran, where a knob was solved."""
     shape = point.checkpoint.shape
     sizes = {"num_layers": shape.num_layers, "num_experts": shape.num_experts, "top_k": shape.top_k}
-    model = {**point.model.model_dump(), "identity": point.checkpoint.identity, **sizes}
+    model = {
+        **point.model.model_dump(),
+        "dtype_reason": point.dtype_reason,
+        "identity": point.checkpoint.identity,
+        **sizes,
+    }
     optional: dict[str, Any] = {} if budget is None else {"budget": budget}
     if point.calibration_overlap:
         optional["calibration_overlap"] = point.calibration_overlap

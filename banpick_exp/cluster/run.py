@@ -25,6 +25,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
+from banpick_exp.sweep.dry_run import format_line
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.grid import Grid
 from banpick_exp.sweep.search.optuna import Sampling
@@ -101,6 +102,8 @@ class Run:
         cluster = self._plan.cluster
         name = "Ray and " if cluster.backend == "ray" else ""
         self._console.print(f"Starting {name}{cluster.engines} engine slot(s) ...")
+        for line in dict.fromkeys(format_line(engine.point) for engine in engines):
+            self._console.print(line, markup=False, highlight=False)
         backend = self._backend or backend_of(cluster)
         backend.connect()
         try:

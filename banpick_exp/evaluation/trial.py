@@ -26,6 +26,8 @@ class Trial:
     knob_fingerprint: str | None = None
     """Equal for trials that share a solved knob, the repeats of one; None where none is solved."""
     model: ModelConfig
+    dtype_reason: str
+    """Why the engine computes in `model.dtype`."""
     checkpoint: Checkpoint
     engine: EngineConfig
     task: TaskConfig

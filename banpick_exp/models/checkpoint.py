@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from banpick_exp.models.dtype import Stored
 from banpick_exp.models.shape import MoeShape
 
 CONTROL_RECIPE = 1
@@ -66,6 +67,8 @@ class Checkpoint:
     """What to tell the user: what was typed against config.json, and a count that cannot be sure."""
     max_positions: int | None = None
     """Tokens of prompt and answer that vLLM allows at most (`engine.max_model_len`); None where no file says."""
+    stored: Stored = field(default_factory=Stored)
+    """How its weights lie on the disk."""
 
 
 def folder_identity(folder: Path) -> str:

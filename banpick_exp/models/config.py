@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from banpick_exp.config import Section
+from banpick_exp.models.dtype import Dtype
 
 
 class ModelConfig(Section):
@@ -16,7 +17,8 @@ class ModelConfig(Section):
     path: str | None = None
     control: Literal["math", "knowledge"] | None = None
     """Build the embedded model's positive control (an expert demoted on purpose) for this domain."""
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Dtype = "auto"
+    """What the engine computes in; auto is what the machine is fast at (`models.dtype`)."""
     trust_remote_code: bool = False
     revision: str | None = None
     num_layers: int | None = Field(default=None, ge=1)

@@ -11,6 +11,7 @@ from typing import Any
 from banpick_exp.errors import UserError
 from banpick_exp.models.checkpoint import CONTROL_RECIPE, Checkpoint, folder_identity, weight_files
 from banpick_exp.models.config import ModelConfig
+from banpick_exp.models.dtype import Stored, stored_dtype
 from banpick_exp.models.families import TOP_K_KEYS, UNKNOWN, Family, family_of
 from banpick_exp.models.folder import check_folder, missing_files, read_json
 from banpick_exp.models.language import experts_elsewhere, language_part, speaks_of_experts, without_nulls
@@ -89,6 +90,7 @@ def inspect_checkpoint(model: ModelConfig) -> Checkpoint:
             missing=unhooked or missing,
             notes=notes,
             max_positions=_max_positions(folder),
+            stored=_stored(folder),
         )
     identity = f"hub:{model.path}@{model.revision or 'main'}"
     return Checkpoint(location=model.path, identity=identity, shape=_shape_from_settings(model))
@@ -127,10 +129,10 @@ def _folder(path: str) -> Path | None:
 def _embedded(model: ModelConfig) -> Checkpoint:
     folder = EMBEDDED_CHECKPOINT
     notes: tuple[str, ...] = ()
-    positions = None
+    positions, stored = None, Stored()
     if (folder / "config.json").is_file() and weight_files(folder):
         missing = missing_files(folder)
-        identity, positions = folder_identity(folder), _max_positions(folder)
+        identity, positions, stored = folder_identity(folder), _max_positions(folder), _stored(folder)
         shape, _, notes = _read_shape(model, folder)
     else:
         identity, shape = "unbuilt", _shape_from_settings(model)
@@ -140,8 +142,18 @@ def _embedded(model: ModelConfig) -> Checkpoint:
     if model.control is not None:
         identity = f"control:{CONTROL_RECIPE}:{model.control}:{identity}"
     return Checkpoint(
-        location=str(folder), identity=identity, shape=shape, missing=missing, notes=notes, max_positions=positions
+        location=str(folder),
+        identity=identity,
+        shape=shape,
+        missing=missing,
+        notes=notes,
+        max_positions=positions,
+        stored=stored,
     )
+
+
+def _stored(folder: Path) -> Stored:
+    return stored_dtype(read_json(folder / "config.json"), sum(path.stat().st_size for path in weight_files(folder)))
 
 
 # ---------------------------------------------------------------- the shape

@@ -20,6 +20,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.models.checkpoint import Checkpoint
 from banpick_exp.models.config import ModelConfig
+from banpick_exp.models.dtype import computed_dtype
 from banpick_exp.models.inspect import inspect_checkpoint
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy import parse_policy
@@ -42,6 +43,8 @@ class Setting:
     """Everything about a point but its policy."""
 
     model: ModelConfig
+    """With the dtype that `auto` stands for."""
+    dtype_reason: str
     engine: EngineConfig
     task: TaskConfig
     calibration: CalibrationConfig
@@ -118,14 +121,18 @@ class Composer:
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 0:
             raise UserError(f"repeat={repeat} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1.")
         task = _anchored(validated(TaskConfig, tree["task"], "task"))
+        checkpoint = self._checkpoints[model]
+        engine = _sized(validated(EngineConfig, tree["engine"], "engine"), checkpoint, values)
+        computed = computed_dtype(model.dtype, checkpoint.stored, on_gpu=engine.gpus > 0)
         return Setting(
-            model=model,
-            engine=_sized(validated(EngineConfig, tree["engine"], "engine"), self._checkpoints[model], values),
+            model=model.model_copy(update={"dtype": computed.dtype}),
+            dtype_reason=computed.reason,
+            engine=engine,
             task=task,
             calibration=_settled(validated(CalibrationConfig, tree["calibration"], "calibration"), shape, task),
             seed=seed,
             repeat=repeat,
-            checkpoint=self._checkpoints[model],
+            checkpoint=checkpoint,
         )
 
     def policy(self, assignment: Assignment, shape: MoeShape) -> tuple[Rule, float | None]:

@@ -21,6 +21,7 @@ def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
     for number, points in enumerate(plan.by_engine().values(), start=1):
         console.print()
         console.print(Text(f"Engine {number}: {engine_line(points[0])}, shared by {_count(len(points), 'point')}"))
+        console.print(Text(format_line(points[0])))
         console.print(_table(points, finished_points(plan)))
     console.print()
     needed = plan.calibrations()
@@ -73,12 +74,17 @@ def estimate_line(cost: Estimate) -> str:
 
 
 def engine_line(point: Point) -> str:
-    """`tiny (4 layers, 32 experts, top 8), bfloat16, CPU` for a point's engine."""
+    """`tiny (4 layers, 32 experts, top 8), CPU` for a point's engine."""
     shape, engine = point.checkpoint.shape, point.engine
     place = f"{_count(engine.gpus, 'GPU')}" if engine.gpus else "CPU"
     ranks = f", tensor parallel {engine.tensor_parallel_size}" if engine.tensor_parallel_size > 1 else ""
     sizes = f"{_count(shape.num_layers, 'layer')}, {shape.num_experts} experts, top {shape.top_k}"
-    return f"{point.model.name} ({sizes}), {point.model.dtype}, {place}{ranks}, {engine.max_num_seqs} sequences"
+    return f"{point.model.name} ({sizes}), {place}{ranks}, {engine.max_num_seqs} sequences"
+
+
+def format_line(point: Point) -> str:
+    """`Computes in float32: this CPU ...` for a point's engine."""
+    return f"Computes in {point.model.dtype}: {point.dtype_reason}."
 
 
 def finished_points(plan: SweepPlan) -> frozenset[str]:

@@ -13,6 +13,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.artifact import SCHEMA_VERSION as CALIBRATION_VERSION
 from banpick_exp.evaluation.calibration.artifact import Artifact, check_artifact
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.models.dtype import TYPED
 from banpick_exp.models.inspect import check_max_model_len
 from banpick_exp.policy.budget import label_of, policy_of
 from banpick_exp.policy.rule import Rule
@@ -86,6 +87,7 @@ class PointMaker:
             knob_fingerprint=None if budget is None else identity(),
             label=" ".join([label_of(rule, budget), *_shown(assignment, varied, setting.repeat)]),
             model=setting.model,
+            dtype_reason=setting.dtype_reason,
             engine=setting.engine,
             task=setting.task,
             calibration=setting.calibration,
@@ -102,7 +104,7 @@ class PointMaker:
             fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration.fingerprint,
-            settings=_typed_settings(assignment),
+            settings=_typed_settings(assignment) | _chosen_dtype(setting),
         )
 
     def check_fits(self, assignment: Assignment) -> None:
@@ -200,6 +202,12 @@ def _typed_settings(assignment: Assignment) -> Assignment:
         for key, value in assignment.items()
         if key.split(".")[0] != "policy" and (key, value) != ("repeat", 0)
     }
+
+
+def _chosen_dtype(setting: Setting) -> Assignment:
+    """What `model.dtype=auto` came to: another machine would choose another, and it would be another point."""
+    chosen = setting.dtype_reason != TYPED and setting.model.dtype != "auto"
+    return {"model.dtype": setting.model.dtype} if chosen else {}
 
 
 def _shown(assignment: Assignment, varied: Sequence[str], repeat: int) -> list[str]:

@@ -57,7 +57,7 @@ def test_points_from_before_the_move_are_still_the_same_points(
     monkeypatch.setattr(compose, "inspect_checkpoint", as_it_was)
     typed = [word for word in shlex.split(RunFolder(folder).manifest().command)[3:] if "output_dir" not in word]
     typed = [word for word in typed if word.split("=")[0] not in ("tracking",)]
-    plan = plan_sweep([*typed, f"output_dir={tmp_path}"])
+    plan = plan_sweep([*typed, "model.dtype=bfloat16", f"output_dir={tmp_path}"])
     assert {point.fingerprint for point in plan.points} == {record.fingerprint for record in records}
 
 

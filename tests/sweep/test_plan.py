@@ -179,7 +179,7 @@ def golden(policy: dict[str, Any], **changes: Any) -> str:
 
 def test_fingerprints_are_pinned() -> None:
     """A change here throws away every result on disk: raise FINGERPRINT_SCHEMA and say why, or undo it."""
-    model = ModelConfig(name="tiny")
+    model = ModelConfig(name="tiny", dtype="bfloat16")
     assert engine_fingerprint("0123456789abcdef", model, ENGINE) == "219c8b965061f50b"
     assert golden({"name": "none"}) == "7563f9cd3623748f"
     assert golden({"name": "fixed_k", "k": 4}) == "24d564087cea3b84"
@@ -204,7 +204,7 @@ def test_a_fingerprint_changes_with_what_changes_results() -> None:
 
 
 def test_an_engine_fingerprint_leaves_out_the_timeout_alone() -> None:
-    model = ModelConfig(name="tiny")
+    model = ModelConfig(name="tiny", dtype="bfloat16")
     base = engine_fingerprint("x", model, ENGINE)
     for field, value in EngineConfig(
         tensor_parallel_size=2, gpus=2, cpus=2, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64,
