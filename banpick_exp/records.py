@@ -80,6 +80,26 @@ def added_counters(counters: Sequence[Counters]) -> Counters:
     )
 
 
+class SpeedCell(Part):
+    """A policy's speed beside stock's in one phase at one batch size."""
+
+    phase: Literal["decode", "prefill"]
+    batch: int = Field(ge=1)
+    """Sequences that decode at once; of a prefill, its tokens."""
+    speedup: float = Field(gt=0)
+    """Over stock: the median of the rounds, in each of which the two take turns."""
+    ci95: Interval
+    rounds: int = Field(ge=1)
+    tokens_per_second: float
+    """The policy's."""
+    mean_kept: float
+    """In the timed steps."""
+    unique_experts: float | None
+    """Distinct experts that a step uses, a layer: what decides a decode's speed at small batch. null where the engine
+    cannot be stepped, and of a prefill."""
+    stock_unique_experts: float | None
+
+
 class Metrics(Part):
     """The numbers of one domain, or of all together."""
 
@@ -91,11 +111,15 @@ class Metrics(Part):
     delta_ci95: Interval | None
     n_problems: NonNegativeInt
     tokens_per_second: float | None
-    """Generated, in the timed runs; null where nothing was timed."""
+    """Generated, at the batch of the accuracy run; null where nothing was timed."""
     speedup: float | None
-    """Over stock, the median of the paired runs."""
-    speedup_spread: Interval | None
-    """Lowest and highest of the paired runs."""
+    """Over stock there, the median of paired turns."""
+    speedup_ci95: Interval | None = None
+    """Of that median; records of old have `speedup_spread` instead."""
+    speedup_spread: Interval | None = None
+    """Lowest and highest of the paired runs, of records of old."""
+    speed: tuple[SpeedCell, ...] = ()
+    """Every phase and batch size that was timed."""
     mean_kept: float
     """The measured budget: experts kept a token and layer."""
     mean_kept_by_layer: tuple[float, ...]

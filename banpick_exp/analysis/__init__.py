@@ -9,7 +9,8 @@ from banpick_exp.analysis.finding import GUARDS
 from banpick_exp.analysis.frame import points_frame
 from banpick_exp.analysis.front import pareto_front
 from banpick_exp.analysis.guards import guards
-from banpick_exp.analysis.intervals import average_interval, ratio_of_means, wilson
+from banpick_exp.analysis.hypervolume import Gain, hypervolume_gain
+from banpick_exp.analysis.intervals import average_interval, median_interval, ratio_of_means, wilson
 from banpick_exp.analysis.pairing import without_repeats
 from banpick_exp.analysis.repeats import repeat_spread
 from banpick_exp.analysis.selection import Chosen, choose, report_on_test
@@ -20,6 +21,7 @@ __all__ = [
     "EQUAL_BUDGET_TOLERANCE",
     "GUARDS",
     "Chosen",
+    "Gain",
     "accuracy_name",
     "average_at_n",
     "average_interval",
@@ -29,7 +31,9 @@ __all__ = [
     "guards",
     "headline",
     "holm",
+    "hypervolume_gain",
     "mcnemar_exact_p",
+    "median_interval",
     "paired_bootstrap",
     "pareto_front",
     "points_frame",

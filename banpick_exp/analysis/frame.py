@@ -19,7 +19,7 @@ _SCHEMA: dict[str, Any] = {
     "truncated_fraction": _NUMBER, "model": _TEXT, "calibration": _TEXT, "command": _TEXT, "finished_at": _TEXT,
     "samples": _COUNT, "repeat": _COUNT, "budget_target": _NUMBER, "solved_knob": _TEXT,
 }  # fmt: skip
-_INTERVALS = {"accuracy_ci95": "accuracy", "delta_ci95": "delta", "speedup_spread": "speedup"}
+_INTERVALS = {"accuracy_ci95": "accuracy", "delta_ci95": "delta"}
 
 
 def points_frame(records: Iterable[PointRecord]) -> pl.DataFrame:
@@ -61,4 +61,7 @@ def _flat(metrics: Metrics) -> dict[str, Any]:
     flat = metrics.model_dump()
     for key, name in _INTERVALS.items():
         flat[f"{name}_lo"], flat[f"{name}_hi"] = flat.pop(key) or (None, None)
+    spread = flat.pop("speedup_spread")  # of records of old: the ends of three timed runs
+    flat["speedup_lo"], flat["speedup_hi"] = flat.pop("speedup_ci95") or spread or (None, None)
+    del flat["speed"]
     return flat

@@ -10,6 +10,7 @@ from banpick_exp.cluster.faults import StockIsWrong
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.evaluation.metrics import point_metrics
+from banpick_exp.evaluation.speed import Timed
 from banpick_exp.records import Engagement, PointRecord
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.sweep.plan import SweepPlan
@@ -58,7 +59,7 @@ class Ledger:
             self.command(point),
             status="dropped",
             reason=reason,
-            metrics=point_metrics(block.runs, stock.runs, {}),
+            metrics=point_metrics(block.runs, stock.runs, Timed()),
             engagement=Engagement(measured={domain: run.counters.mean_kept for domain, run in block.runs.items()}),
         )
         self._plan.folder.write_point(record, [outcome for run in block.runs.values() for outcome in run.outcomes])

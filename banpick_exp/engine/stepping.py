@@ -8,7 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.engine import Engine, EngineError
+
+
+def can_step(engine: Engine) -> bool:
+    """Whether one call of a step is one step of the model: the engine lives in this process and runs none ahead.
+
+    So it is on a CPU (vLLM 0.32's platform turns async scheduling off there), in one rank.
+    """
+    settings, config = engine.settings, engine.llm.llm_engine.vllm_config
+    in_process = settings.tensor_parallel_size == 1 and settings.distributed_executor_backend in (None, "uni")
+    return in_process and not config.scheduler_config.async_scheduling
 
 
 class Stepper:
@@ -19,10 +29,7 @@ class Stepper:
     """
 
     def __init__(self, engine: Engine) -> None:
-        """`engine`: started, and asked for nothing else while requests of this are unfinished.
-
-        Open it with `options={"async_scheduling": False}`: otherwise vLLM is a step ahead of what `step` returns from.
-        """
+        """`engine`: started, one that `can_step`, and asked for nothing else while requests of this are unfinished."""
         self.engine, self._numbers = engine, itertools.count()
         self._core: Any = engine.llm.llm_engine
 
@@ -55,11 +62,21 @@ class Stepper:
     def decoding(self, prompts: Sequence[Sequence[int]], *, steps: int) -> Iterator[None]:
         """A batch of these prompts past its prefill, with room for `steps` more; gone afterwards.
 
-        The prefill must fit one step: engine.max_num_batched_tokens, engine.max_num_seqs.
+        Raises: EngineError where they never decode all at once: engine.max_num_seqs or the KV cache is too small.
         """
-        names = self.add(prompts, max_tokens=steps + 2)
-        self.step()
+        prefill = self._prefill_steps(prompts)
+        names = self.add(prompts, max_tokens=steps + prefill + 1)
         try:
+            for _ in range(prefill):
+                if len(self._core.step()) == len(names):  # each of them had a token
+                    break
+            else:
+                raise EngineError(f"{len(names)} sequences never decode at once: engine.max_num_seqs or kv_cache_gib")
             yield
         finally:
             self.abort(names)
+
+    def _prefill_steps(self, prompts: Sequence[Sequence[int]]) -> int:
+        """The most steps that putting the prompts through can take; sequences that decode already take up room too."""
+        tokens = sum(map(len, prompts))
+        return 1 + -(-tokens // max(1, self.engine.settings.max_num_batched_tokens - len(prompts)))

@@ -12,7 +12,7 @@ from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.engagement import check_engagement
 from banpick_exp.evaluation.metrics import point_metrics
 from banpick_exp.evaluation.session import Session
-from banpick_exp.evaluation.speed import time_against_stock
+from banpick_exp.evaluation.speed import Timed, time_against_stock
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.policy.budget import policy_of
 from banpick_exp.records import BudgetAccount, Engagement, Outcome, PointMetrics, Timing
@@ -66,14 +66,14 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     accuracy_seconds = time.perf_counter() - answering - solve_seconds
     timing = time.perf_counter()
     # A repeat asks how far the score moves; the speed is that of the point itself.
-    timings = {} if trial.repeat else time_against_stock(session.engine, answered.policies, trial.task, problems)
+    timed = Timed() if trial.repeat else time_against_stock(session.engine, answered.policies, trial.task, problems)
     throughput_seconds = time.perf_counter() - timing
     engagement, reason = check_engagement(answered.policies, answered.runs, stock, trial.checkpoint.shape)
     if is_stock:
         stock_counters = {domain: run.counters for domain, run in stock.items()}
         engagement = engagement.model_copy(update={"stock_counters": stock_counters})
     generating = stock_seconds + solve_seconds + accuracy_seconds + throughput_seconds
-    metrics = point_metrics(answered.runs, stock, timings)
+    metrics = point_metrics(answered.runs, stock, timed)
     return Measured(
         reason=reason or (met.reason if met else None),
         policy=answered.policies[trial.task.domains[0]].rule.canonical() if met else policy_of(trial.rule, None),
@@ -86,7 +86,7 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
             accuracy_seconds=accuracy_seconds,
             **({} if answered.block_seconds is None else {"block_seconds": answered.block_seconds}),
             throughput_seconds=throughput_seconds,
-            timed_tokens=2 * sum(t.tokens * len(t.stock_seconds) for t in timings.values()),
+            timed_tokens=timed.generated,
             overhead_seconds=time.perf_counter() - begin - generating,
         ),
         budget=met.account if met else None,

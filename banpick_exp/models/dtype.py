@@ -77,8 +77,8 @@ def computed_dtype(asked: Dtype, stored: Stored, *, on_gpu: bool, machine: Machi
     none_there = "this CPU does not multiply bfloat16 itself (no avx512_bf16, no amx_bf16)"
     if float32_bytes <= FLOAT32_SHARE * machine.memory_bytes:
         return Computed("float32", f"{none_there}, so float32 is faster")
-    needed, there = float32_bytes / 2**30, machine.memory_bytes / 2**30
-    return Computed("bfloat16", f"{none_there}, but float32 weights would take {needed:.0f} of {there:.0f} GiB of memory")
+    sizes = f"{float32_bytes / 2**30:.0f} of {machine.memory_bytes / 2**30:.0f} GiB of memory"
+    return Computed("bfloat16", f"{none_there}, but float32 weights would take {sizes}")
 
 
 @functools.cache

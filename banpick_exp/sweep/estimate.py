@@ -67,6 +67,7 @@ def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = (
         generated = sum(point_tokens(point) for point in shared)
         rare = sum(most - usual for usual, most in map(solve_tokens, shared))
         points_seconds += ASSUMED_LENGTH * (generated - rare) / speed.generate / slots
+        points_seconds += sum(0 if point.repeat else point.task.speed_seconds for point in shared) / slots
         tokens += generated
         needed = {point.calibration_fingerprint: point for point in shared if point.calibration_files}
         calibration_seconds += sum(calibration_tokens(point) / speed.prefill for point in needed.values())
@@ -101,10 +102,8 @@ def _weight_bytes(location: str) -> float:
 
 
 def point_tokens(point: Point) -> int:
-    """The most tokens a point can generate: all answers, then stock and policy in turns for throughput."""
-    task = point.task
-    timed = 2 * task.throughput_prompts * task.throughput_repeats * (task.throughput_tokens or task.max_tokens)
-    return answer_tokens(point) + (0 if point.repeat else timed) + solve_tokens(point)[1]
+    """The most tokens a point can generate: all its answers, and what solving its knob takes. Timing is seconds."""
+    return answer_tokens(point) + solve_tokens(point)[1]
 
 
 def solve_tokens(point: Point) -> tuple[int, int]:

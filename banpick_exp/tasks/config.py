@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -37,11 +38,12 @@ class TaskConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     allow_zero: bool = False
     """Go on although stock's own answers say that nothing measured would mean anything; changes no result."""
-    throughput_prompts: int = Field(default=192, ge=1)
-    """Prompts of a timed run, over all domains."""
-    throughput_tokens: int | None = Field(default=None, ge=1)
-    """Tokens generated for each of them, all the same number; null is max_tokens."""
-    throughput_repeats: int = Field(default=3, ge=1)
+    speed_batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 32)
+    """Sequences that decode at once while a policy is timed; the batch of the accuracy run is always among them."""
+    speed_precision: float = Field(default=0.02, gt=0, le=1)
+    """Timing goes on until the 95 % interval of a speed-up is narrower than this share of it, ..."""
+    speed_seconds: float = Field(default=60.0, ge=0)
+    """... or this time of a point is spent; 0 times nothing."""
 
     @model_validator(mode="after")
     def _sampling_changes_something(self) -> TaskConfig:

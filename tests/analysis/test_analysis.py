@@ -115,7 +115,7 @@ def test_pareto_front_counts_only_done_points_of_the_same_domain() -> None:
         }
     )
     assert pareto_front(frame)["on_front"].to_list() == [False, True, True, True, False]
-    assert pareto_front(frame.head(0)).columns[-1] == "on_front"
+    assert pareto_front(frame.head(0)).columns[-2:] == ["on_front", "sure"]
 
 
 def test_null_sweep_has_no_winner() -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    "policy=fixed_k", "policy.k=4", "task.max_problems=4", "task.throughput_prompts=3", "task.throughput_repeats=1",
-    "task.throughput_tokens=2", "cluster=inline",
+    "policy=fixed_k", "policy.k=4", "task.max_problems=4", "task.speed_seconds=0.1",
+    "cluster=inline",
 ]  # fmt: skip
 TIMEOUT_SECONDS = 240
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
 
 TYPED = [
-    "policy=fixed_k", "policy.k=4", "task.max_problems=4", "task.throughput_prompts=3", "task.throughput_repeats=1",
-    "task.throughput_tokens=2", "tracking=none", "cluster=inline",
+    "policy=fixed_k", "policy.k=4", "task.max_problems=4", "task.speed_seconds=0.1",
+    "tracking=none", "cluster=inline",
 ]  # fmt: skip
 ENTRY = "import sys; from banpick_exp.__main__ import main; sys.exit(main())"
 TIMEOUT_SECONDS = 240

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 240
-SMALL = ["task.max_problems=20", "task.throughput_prompts=6", "task.throughput_repeats=1", "calibration.samples=4"]
+SMALL = ["task.max_problems=20", "task.speed_seconds=0.1", "calibration.samples=4"]
 SWEEP = [
     "policy=pick",
     "policy.mode=choice(boost,range_replace)",

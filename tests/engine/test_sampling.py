@@ -108,7 +108,7 @@ def test_a_repeat_answers_the_same_problems(tiny_engine: Engine, problems: list[
 
 def test_points_are_recorded_with_repeat_and_samples(tiny_engine: Engine, tmp_path: Path) -> None:
     """Stock and fixed_k, twice: each repeat is held against its own stock, untimed, and pairs in the analysis."""
-    settings = ["task.max_problems=6", "task.samples=2", "task.temperature=2", "task.throughput_repeats=1"]
+    settings = ["task.max_problems=6", "task.samples=2", "task.temperature=2", "task.speed_seconds=0.1"]
     plan = plan_sweep(["policy=fixed_k", "policy.k=4", "repeats=2", *settings, f"output_dir={tmp_path}"])
     folder = RunFolder(tmp_path / "run")
     actor = EngineActor(plan.points[0], str(folder.path), tiny_engine)

@@ -362,7 +362,7 @@ def test_the_report_says_what_was_solved_and_who_wins_where(tmp_path: Path) -> N
 def test_the_engine_meets_a_budget(tiny_engine: Engine, tmp_path: Path) -> None:
     from banpick_exp.cluster.actor import EngineActor
 
-    small = ["task.max_problems=150", "task.throughput_prompts=2", "task.throughput_repeats=1", "task.domains=[math]"]
+    small = ["task.max_problems=150", "task.speed_seconds=0.1", "task.domains=[math]"]
     found = plan_sweep(["policy=naee", "policy.budget=5.0", *small, f"output_dir={tmp_path}"])
     stock, point = found.points
     folder = RunFolder(tmp_path / "iso_budget" / "run")

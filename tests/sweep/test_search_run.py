@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.engine
 
 SMALL = [
-    "task.max_problems=32", "task.throughput_prompts=3", "task.throughput_repeats=1", "task.throughput_tokens=2",
+    "task.max_problems=32", "task.speed_seconds=0.1",
     "tracking=none",
 ]  # fmt: skip
 SPACE = [
