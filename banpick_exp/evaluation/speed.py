@@ -32,15 +32,15 @@ SIDES: tuple[Side, Side] = ("stock", "policy")
 
 MIN_ROUNDS = 6
 """The fewest whose ends hold their median with 95 %."""
-VISIT_ROUNDS = 3
-"""Rounds in one domain before the next has its turn."""
+VISIT_ROUNDS = 2
+"""Rounds in one domain before the next has its turn, where the domains share a cell; else `MIN_ROUNDS`."""
 SLICE_SECONDS = 0.02
 """A side's turn lasts about so long: long beside a swap, short beside what else a machine does."""
 MOST_STEPS = 8
 """Of one turn."""
 RUN_STEPS = 16
 """Of a whole run, where the engine cannot be stepped."""
-PREFILL_TOKENS = 1024
+PREFILL_TOKENS = 512
 """Of one prefill, at most."""
 MOST_PROMPTS = 1024
 """Of a domain, to draw batches from."""
@@ -138,7 +138,11 @@ def time_against_stock(
         deadline = now + (end - now) / (len(cells) - number + 1)
         visits = ((clock.visit(found[domain], *sides[domain])) for domain in itertools.cycle(problems))
         try:
-            _go_on(visits, lambda p=parts, d=deadline: _is_enough(p, task.speed_precision, d))  # type: ignore[misc]
+            _go_on(
+                visits,
+                MIN_ROUNDS if last else VISIT_ROUNDS,
+                lambda p=parts, d=deadline: _is_enough(p, task.speed_precision, d),  # type: ignore[misc]
+            )
         except EngineError:
             continue
         if last:
@@ -167,11 +171,11 @@ def _turns(engine: Engine, policy: DomainPolicy) -> TurnTo:
     return turn_to
 
 
-def _go_on(visits: Iterator[Iterator[None]], enough: Callable[[], bool]) -> None:
-    """Visit after visit until it is enough."""
+def _go_on(visits: Iterator[Iterator[None]], rounds: int, enough: Callable[[], bool]) -> None:
+    """Visit after visit, each of so many rounds at most, until it is enough."""
     for visit in visits:
         with closing(visit):  # type: ignore[type-var]
-            for _ in itertools.islice(visit, VISIT_ROUNDS):
+            for _ in itertools.islice(visit, rounds):
                 if enough():
                     return
 
@@ -225,7 +229,7 @@ class Stepped:
         room = self._engine.settings.max_model_len - max(map(len, batch)) - 4
         if room < 6:
             raise EngineError(f"engine.max_model_len leaves {room} tokens to decode: too few to take turns in")
-        left = min(room, VISIT_ROUNDS * 2 * (MOST_STEPS + 1) + 2)
+        left = min(room, MIN_ROUNDS * 2 * (MOST_STEPS + 1) + 2)
         turn_to("stock")
         with self._stepper.decoding(batch, steps=left):
             looked = [self._look(side, rounds, turn_to) for side in SIDES]

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
 from banpick_exp.analysis import (
+    Gain,
     accuracy_name,
     guards,
     headline,
+    hypervolume_gain,
     pareto_front,
     points_frame,
     repeat_spread,
@@ -60,9 +63,9 @@ class Run:
 
     @cached_property
     def frame(self) -> pl.DataFrame:
-        """`frame_of_all` with `on_front` and without done points that repeat others: `repeats` speaks of them."""
+        """`frame_of_all` with `on_front` and `sure`, without done points that repeat others: `repeats` has those."""
         first = pl.col("repeat") == pl.col("repeat").min()
-        return pareto_front(self.frame_of_all).filter(first | (pl.col("status") != "done"))
+        return pareto_front(self.frame_of_all, self.outcomes).filter(first | (pl.col("status") != "done"))
 
     @cached_property
     def verdicts(self) -> pl.DataFrame:
@@ -77,6 +80,13 @@ class Run:
     @cached_property
     def headline(self) -> str:
         return headline(self.verdicts)
+
+    @cached_property
+    def hypervolume(self) -> list[Gain]:
+        """Over the fixed_k ladder's, all domains together: by measured budget and by speed-up, those that there are."""
+        axes: tuple[Literal["mean_kept", "speedup"], ...] = ("mean_kept", "speedup")
+        found = (hypervolume_gain(self.frame, self.outcomes, axis) for axis in axes)
+        return [gain for gain in found if gain is not None]
 
     @cached_property
     def guards(self) -> pl.DataFrame:

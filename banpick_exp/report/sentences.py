@@ -9,12 +9,13 @@ from banpick_exp.records import OVERALL, STATUSES
 from banpick_exp.report.equal_budget import NAMED, equal_budget_sentence, has_solved, is_near
 from banpick_exp.report.repeats import repeats_sentence
 from banpick_exp.report.run import Run
-from banpick_exp.report.text import against, points
+from banpick_exp.report.text import STOCK, against, points
 
 
 def sentences(run: Run) -> list[str]:
     """What a reader should know after the headline, one fact a line."""
-    lines = [_extent(run), _sampling(run), *_tally(run), *_by_domain(run), *_speed(run), *_guards(run)]
+    lines = [_extent(run), _sampling(run), *_tally(run), hypervolume_sentence(run)]
+    lines += [*_by_domain(run), *_speed(run), *_guards(run)]
     lines += [repeats_sentence(run), equal_budget_sentence(run.verdicts) if has_solved(run.frame) else ""]
     return [line for line in lines if line]
 
@@ -85,15 +86,33 @@ def _by_domain(run: Run) -> list[str]:
 
 
 def _speed(run: Run) -> list[str]:
-    spreads = [record.measured.overall.speedup_spread for record in run.done if record.is_stock]
-    timed = [spread for spread in spreads if spread is not None]
-    if not timed:
+    """How well the clock tells stock from itself, and how many policies it tells from stock."""
+    timed = [row for row in run.done_rows().iter_rows(named=True) if row["speedup_lo"] is not None]
+    stock = [row for row in timed if row["policy"] == STOCK]
+    if not stock:
         return []
-    low, high = min(spread[0] for spread in timed), max(spread[1] for spread in timed)
-    said = f"{low:.2f}x" if low == high else f"{low:.2f}x to {high:.2f}x; a speed-up within that is noise"
-    repeats = {record.task.throughput_repeats for record in run.done}
-    once = " Each point was timed once, so no speed-up of this run has a spread." if repeats == {1} else ""
-    return [f"Speed noise: stock timed against itself gives {said}.{once}"]
+    ends = min(row["speedup_lo"] for row in stock), max(row["speedup_hi"] for row in stock)
+    others = [row for row in timed if row["policy"] != STOCK]
+    faster, slower = sum(row["speedup_lo"] > 1 for row in others), sum(row["speedup_hi"] < 1 for row in others)
+    at = {record.measured.overall.speed[-1].batch for record in run.done if record.measured.overall.speed}
+    batch = f" (decoding {', '.join(map(str, sorted(at)))} sequences at once)" if at else ""
+    return [
+        f"Speed{batch}: stock timed against itself gives {ends[0]:.2f}x to {ends[1]:.2f}x. Of {len(others)} other"
+        f" points {faster} are faster than stock beyond noise, {slower} slower, {len(others) - faster - slower} tie."
+    ]
+
+
+def hypervolume_sentence(run: Run) -> str:
+    """The one number of a sweep; empty where there is none."""
+    said = []
+    for gain in run.hypervolume:
+        by_budget = gain.axis == "mean_kept"
+        over = f"budgets {gain.low:g} to {gain.high:g}" if by_budget else f"speed-ups 1 to {gain.high:.2f}"
+        verdict = "" if gain.decided else ", no difference shown"
+        said.append(f"{gain.points:+.2f} [{gain.ci95[0]:+.2f}, {gain.ci95[1]:+.2f}] over {over}{verdict}")
+    if not said:
+        return ""
+    return f"Pareto hypervolume over the fixed_k ladder alone, in points of accuracy: {'; '.join(said)}."
 
 
 def _guards(run: Run) -> list[str]:

@@ -15,8 +15,11 @@ from banpick_exp.records import OVERALL
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
 from banpick_exp.report.run import Run
-from banpick_exp.report.text import MARKS, Row, in_words, verdict_text
+from banpick_exp.report.sentences import hypervolume_sentence
+from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
 
+FRONT = {(True, True): "●", (True, False): "○", (False, False): ""}
+"""(on_front, sure) -> its sign."""
 WIDE = 220  # columns, where the output is no terminal: a log wraps nothing
 LISTED = 12  # lines of one kind; the rest is in the run's guards.parquet
 COLOURS = {"beats": "green", "loses": "red", "ties": "dim"}
@@ -42,6 +45,8 @@ def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everythin
         console.print("No point finished: there is no front to show.")
     _print_stock_alarms(run, console)
     console.print(f"\n[bold]{escape(run.headline)}[/bold]")
+    if said := hypervolume_sentence(run):
+        console.print(escape(said))
     _print_equal_budgets(run, console)
     _print_unfinished(run, console)
     if done.height:
@@ -77,9 +82,9 @@ def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console) -
     alarmed = set(run.raised["fingerprint"])
     console.print(_points_table(done, verdict_of, domain, alarmed, narrow=console.width < WIDE))
     console.print(
-        "[dim]● on the front: no other point is at least as good in accuracy, speed-up and kept experts and better "
-        "in one. ⚠ a guard was raised. At equal budget: same problems, interval right for all policies of the "
-        "sweep at once.[/dim]"
+        "[dim]● on the front for sure, ○ within noise: no other point is at least as good in accuracy, speed-up and "
+        "kept experts and better in one beyond noise. ⚠ a guard was raised. At equal budget: same problems, interval "
+        "right for all policies of the sweep at once.[/dim]"
     )
     if not all(map(is_near, verdict_of.values())):
         far = f"its measured budget is more than {EQUAL_BUDGET_TOLERANCE} experts away from the nearest fixed_k point."
@@ -95,18 +100,18 @@ def _points_table(
     table = Table(title=f"Pareto table ({domain}, {max(done['n_problems']):,} problems)", title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("policy", no_wrap=not narrow)
-    columns = ((f"{accuracy_name(done)} % [95 %]", 18), ("vs stock [95 %]", 20), ("speed-up (spread)", 16), ("kept", 5))
+    columns = ((f"{accuracy_name(done)} % [95 %]", 18), ("vs stock [95 %]", 20), ("speed-up [95 %]", 22), ("kept", 5))
     for name, width in (*columns, ("truncated %", 5), ("gap", 5)):
         table.add_column(name, justify="right", min_width=width)
     table.add_column("at equal budget [points]", no_wrap=not narrow)
     for row in done.sort("mean_kept", "accuracy", descending=True).iter_rows(named=True):
         verdict = verdict_of.get(row["fingerprint"])
         table.add_row(
-            ("●" if row["on_front"] else "") + ("⚠" if row["fingerprint"] in alarmed else ""),
+            FRONT[row["on_front"], row["sure"]] + ("⚠" if row["fingerprint"] in alarmed else ""),
             escape(row["label"]) + (f" [dim]{escape(row['solved_knob'])}[/dim]" if row["solved_knob"] else ""),
-            escape(_span(row, "accuracy", ".1f", 100)),
-            escape(_span(row, "delta", "+.1f", 100)),
-            _span(row, "speedup", ".2f", brackets="({}-{})"),
+            escape(span(row, "accuracy", ".1f", 100)),
+            escape(span(row, "delta", "+.1f", 100)),
+            speed_text(row),
             f"{row['mean_kept']:.2f}",
             f"{100 * row['truncated_fraction']:.1f}",
             "" if verdict is None or verdict["budget_gap"] is None else f"{verdict['budget_gap']:+.2f}",
@@ -118,16 +123,6 @@ def _points_table(
 def _verdict(row: Row) -> str:
     text = escape(verdict_text(row)) + ("" if is_near(row) else " *")
     return f"[{COLOURS.get(row['verdict'], 'default')}]{text}[/]"
-
-
-def _span(row: Row, key: str, form: str, scale: float = 1, brackets: str = "[{}, {}]") -> str:
-    """As `text.span`, and with the spread of a speed-up that was timed once: a column of equal cells."""
-    if row[key] is None:
-        return "-"
-    text, low, high = format(row[key] * scale, form), row[f"{key}_lo"], row[f"{key}_hi"]
-    if low is None or high is None:
-        return text
-    return f"{text} {brackets.format(format(low * scale, form), format(high * scale, form))}"
 
 
 def _print_equal_budgets(run: Run, console: Console) -> None:

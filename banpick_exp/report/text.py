@@ -20,13 +20,25 @@ def in_words(name: str) -> str:
 
 
 def span(row: Row, key: str, form: str, scale: float = 1) -> str:
-    """`61.2 [59.0, 63.3]`; the value alone without an interval (a speed-up timed once), `-` without a value."""
+    """`61.2 [59.0, 63.3]`; the value alone without an interval, `-` without a value."""
     if row.get(key) is None:
         return "-"
     text, low, high = format(row[key] * scale, form), row.get(f"{key}_lo"), row.get(f"{key}_hi")
-    if low is None or high is None or (key == "speedup" and low == high):
+    if low is None or high is None:
         return text
     return f"{text} [{low * scale:{form}}, {high * scale:{form}}]"
+
+
+def speed_text(row: Row) -> str:
+    """The speed-up of a row of `points_frame` as `speed_words` says it; `-` where it was not timed."""
+    return "-" if row["speedup"] is None else speed_words(row["speedup"], row["speedup_lo"], row["speedup_hi"])
+
+
+def speed_words(ratio: float, low: float | None, high: float | None) -> str:
+    """`1.08 [1.05, 1.11]`, `1.01 [0.98, 1.03] tie` where the interval holds 1; the ratio alone without one."""
+    if low is None or high is None or low == high:
+        return f"{ratio:.2f}"
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]{' tie' if low <= 1 <= high else ''}"
 
 
 def signed_points(value: float | None) -> str:

@@ -13,6 +13,7 @@ from banpick_exp.cluster.actor import EngineActor
 from banpick_exp.evaluation.answer import DomainPolicy, answer_problems, ask, sample_seed
 from banpick_exp.evaluation.controls import tiny_shape, tiny_task
 from banpick_exp.evaluation.metrics import point_metrics
+from banpick_exp.evaluation.speed import Timed
 from banpick_exp.policy import parse_policy
 from banpick_exp.records import outcomes_frame
 from banpick_exp.run_folder import RunFolder
@@ -72,7 +73,7 @@ def test_policies_are_paired_by_seed(tiny_engine: Engine, problems: list[Problem
     assert same["math"].outcomes == outcomes != run("none", 1)["math"].outcomes
     assert [o.sample for o in outcomes] == list(range(SAMPLES)) * PROBLEMS
     assert [o.problem_id for o in outcomes[::SAMPLES]] == [p.problem_id for p in problems]
-    found, frame = point_metrics(fewer, stock, {}).overall, outcomes_frame(fewer["math"].outcomes)
+    found, frame = point_metrics(fewer, stock, Timed()).overall, outcomes_frame(fewer["math"].outcomes)
     assert found.n_problems == PROBLEMS and found.accuracy * PROBLEMS * SAMPLES % 1 == pytest.approx(0)
     row = average_at_n(frame).row(0, named=True)
     assert found.accuracy_ci95 == (row["lo"], row["hi"]) and row["samples"] == SAMPLES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,9 +13,9 @@ from banpick_exp.engine.types import Generation
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, answer_problems
 from banpick_exp.evaluation.engagement import check_engagement
 from banpick_exp.evaluation.metrics import domain_metrics, point_metrics
-from banpick_exp.evaluation.speed import Timing
+from banpick_exp.evaluation.speed import Cell, Rounds, Timed
 from banpick_exp.policy import Calibration, MoeShape, parse_policy
-from banpick_exp.records import Counters, Outcome
+from banpick_exp.records import Counters, Outcome, SpeedCell
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
 
@@ -64,19 +64,31 @@ STOCK = run([400, 400], keys=50)
 # ---------------------------------------------------------------- metrics
 
 
+def cell(speedup: float, phase: Literal["decode", "prefill"] = "decode") -> SpeedCell:
+    return SpeedCell(
+        phase=phase, batch=4, speedup=speedup, ci95=(speedup - 0.1, speedup + 0.1), rounds=9, tokens_per_second=700,
+        mean_kept=2, unique_experts=None, stock_unique_experts=None,
+    )  # fmt: skip
+
+
+def rounds(stock: float, policy: float, tokens: int) -> Rounds:
+    found = Rounds(Cell("decode", tokens))
+    found.add({"stock": stock, "policy": policy}, tokens, 1, Counters(tokens=[1], kept=[2], usage=[[1, 1]]))
+    return found
+
+
 def test_metrics_of_one_domain() -> None:
     found = domain_metrics(
         [run([300, 100], "1101", truncated="0010")],
         [run([400, 400], "1010")],
-        [Timing(stock_seconds=[2.0, 3.0, 4.0], policy_seconds=[1.0, 2.0, 4.0], tokens=70)],
+        [cell(1.25, "prefill"), cell(1.5)],
     )
     assert found.accuracy == 0.75 and found.n_problems == 4
     assert found.accuracy_ci95 == wilson(3, 4)
     assert found.delta == 0.25
     assert found.delta_ci95 is not None and found.delta_ci95[0] <= 0.25 <= found.delta_ci95[1]
-    assert found.tokens_per_second == 3 * 70 / 7
-    assert found.speedup == 1.5, "the median of 2, 1.5 and 1"
-    assert found.speedup_spread == (1.0, 2.0)
+    assert (found.speedup, found.speedup_ci95, found.tokens_per_second) == (1.5, (1.4, 1.6), 700)
+    assert [each.phase for each in found.speed] == ["prefill", "decode"]
     assert found.mean_kept == 2.0 and found.mean_kept_by_layer == (3.0, 1.0)
     assert found.truncated_fraction == 0.25
 
@@ -84,20 +96,22 @@ def test_metrics_of_one_domain() -> None:
 def test_overall_weighs_problems_and_tokens_not_domains() -> None:
     runs = {"math": run([400, 400], "1"), "code": run([100, 100], "000", tokens=50, domain="code")}
     stock = {"math": run([400, 400], "1"), "code": run([200, 200], "111", tokens=50, domain="code")}
-    timings = {"math": Timing([1.0], [1.0], 10), "code": Timing([3.0], [1.0], 30)}
-    found = point_metrics(runs, stock, timings)
+    timed = Timed({"math": rounds(1.0, 1.0, 10), "code": rounds(3.0, 1.0, 30)})
+    found = point_metrics(runs, stock, timed)
     assert list(found.domains) == ["math", "code"]
     assert found.domains["code"].delta == -1.0 and found.domains["code"].delta_ci95 == (-1.0, -1.0)
     overall = found.overall
     assert overall.accuracy == 0.25 and overall.delta == -0.75
     assert overall.mean_kept == pytest.approx((800 + 200) / 300)
     assert overall.speedup == 2.0, "four seconds against two, not the mean of 1 and 3"
-    assert overall.tokens_per_second == 40 / 2
+    assert [found.domains[domain].speedup for domain in ("math", "code")] == [1.0, 3.0]
 
 
 def test_stock_against_itself_differs_by_nothing() -> None:
-    found = domain_metrics([STOCK], [STOCK], [Timing([1.0, 1.1], [1.0, 1.1], 5)])
-    assert (found.delta, found.delta_ci95, found.speedup) == (0.0, (0.0, 0.0), 1.0)
+    found = domain_metrics([STOCK], [STOCK], [])
+    assert (found.delta, found.delta_ci95, found.speedup) == (0.0, (0.0, 0.0), None)
+    only_prefill = domain_metrics([STOCK], [STOCK], [cell(1.25, "prefill")])
+    assert only_prefill.speedup is None, "the speed of a point is that of decoding at its own batch"
 
 
 def test_samples_of_a_problem_are_one_unit() -> None:
@@ -109,7 +123,7 @@ def test_samples_of_a_problem_are_one_unit() -> None:
         ]
         return DomainRun(rows, Counters([100] * 2, [400] * 2, [[0] * 8] * 2))
 
-    found = domain_metrics([sampled(4, 4, 2, 0)], [sampled(4, 2, 0, 0)], [Timing([1.0], [1.0], 1)])
+    found = domain_metrics([sampled(4, 4, 2, 0)], [sampled(4, 2, 0, 0)], [cell(1.0)])
     assert found.n_problems == 4 and found.accuracy == 10 / 16 and found.delta == 4 / 16
     low, high = found.accuracy_ci95
     assert high - low > 1.5 * (wilson(10, 16)[1] - wilson(10, 16)[0]), "16 answers are not 16 problems"
@@ -141,7 +155,7 @@ def test_answers_are_looked_at_for_loops() -> None:
 
 def test_other_problems_are_no_pair() -> None:
     with pytest.raises(ValueError, match="would not be paired"):
-        domain_metrics([run([1, 1], "10")], [run([1, 1], "101")], [Timing([1.0], [1.0], 1)])
+        domain_metrics([run([1, 1], "10")], [run([1, 1], "101")], [cell(1.0)])
 
 
 # ---------------------------------------------------------------- engagement

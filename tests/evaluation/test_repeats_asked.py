@@ -7,6 +7,7 @@ from typing import Any
 
 from banpick_exp.evaluation.answer import DomainRun, batches
 from banpick_exp.evaluation.metrics import point_metrics
+from banpick_exp.evaluation.speed import Timed
 from banpick_exp.records import Counters, Outcome
 
 
@@ -28,5 +29,5 @@ def test_what_was_not_timed_has_no_speed() -> None:
     graded: dict[str, Any] = {"correct": True, "truncated": False, "tokens": 3, "answer": "x"}
     outcome = Outcome(problem_id="p", domain="math", task="math", **graded)
     stock = {"math": DomainRun([outcome], Counters([100] * 2, [400] * 2, [[400]] * 2))}
-    found = point_metrics(stock, stock, {})
-    assert found.overall.speedup is None and found.domains["math"].speedup_spread is None
+    found = point_metrics(stock, stock, Timed())
+    assert found.overall.speedup is None and found.domains["math"].speed == ()

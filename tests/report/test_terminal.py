@@ -44,8 +44,8 @@ def test_table_tells_the_whole_run(run: Run) -> None:
     for row in overall.iter_rows(named=True):
         (line,) = [line for line in text.splitlines() if re.search(rf"│ {re.escape(row['label'])} +│", line)]
         assert f"{100 * row['accuracy']:.1f} [{100 * row['accuracy_lo']:.1f}, {100 * row['accuracy_hi']:.1f}]" in line
-        assert f"{row['speedup']:.2f} ({row['speedup_lo']:.2f}-{row['speedup_hi']:.2f})" in line
-        assert ("●" in line) == row["on_front"]
+        assert f"{row['speedup']:.2f} [{row['speedup_lo']:.2f}, {row['speedup_hi']:.2f}]" in line
+        assert ("●" in line, "○" in line) == (row["sure"], row["on_front"] and not row["sure"])
         verdict = run.verdicts.filter((pl.col("fingerprint") == row["fingerprint"]) & (pl.col("domain") == "overall"))
         if verdict.height:
             assert f"{verdict['verdict'].item()} none [" in line

@@ -131,7 +131,16 @@ class SyntheticRun:
             "accuracy": float(correct.mean()), "accuracy_ci95": list(wilson(int(correct.sum()), len(correct))),
             "delta": None if stock else delta, "delta_ci95": None if stock else [low, high],
             "n_problems": len(correct), "tokens_per_second": 2000.0 * float(spread[2]), "speedup": float(spread[2]),
-            "speedup_spread": [float(spread[0]), float(spread[-1])], "mean_kept": kept,
+            "speedup_ci95": [float(spread[0]), float(spread[-1])], "mean_kept": kept,
+            "speed": [
+                {
+                    "phase": phase, "batch": batch, "speedup": float(spread[2]), "rounds": 9, "mean_kept": kept,
+                    "ci95": [float(spread[0]), float(spread[-1])], "tokens_per_second": 2000.0 * float(spread[2]),
+                    "unique_experts": None if phase == "prefill" else min(32.0, kept * batch / 2),
+                    "stock_unique_experts": None if phase == "prefill" else min(32.0, TOP_K * batch / 2),
+                }
+                for phase, batch in (("decode", 1), ("decode", 8), ("prefill", 1024), ("decode", 64))
+            ],
             "mean_kept_by_layer": [kept] * LAYERS, "truncated_fraction": float(truncated.mean()),
         }  # fmt: skip
 

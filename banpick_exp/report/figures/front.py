@@ -42,7 +42,7 @@ def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) ->
     """Two panels, 300 dpi: accuracy against the measured budget, and against the speed-up.
 
     Args:
-        frame: done rows of one domain with the columns of `points_frame` and `on_front`.
+        frame: done rows of one domain with the columns of `points_frame`, `on_front` and `sure`.
     """
     import matplotlib
 
@@ -83,7 +83,7 @@ def _budget_panel(axes: Axes, frame: pl.DataFrame, y_label: str) -> None:
 def _speed_panel(axes: Axes, frame: pl.DataFrame) -> None:
     _panel(axes, frame, errors="speedup")
     axes.set(xlabel="speed-up over stock (generated tokens/s)")
-    axes.set_title("Accuracy and speed (bars: spread of the timed runs)", loc="left")
+    axes.set_title("Accuracy and speed (bars: 95 % interval)", loc="left")
     axes.axvline(1.0, color="#999999", linewidth=0.8, linestyle=":", zorder=1)
     axes.tick_params(labelleft=False)
 
@@ -117,11 +117,12 @@ def _panel(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
             marker=marker, markersize=size, color=colour, ecolor=colour, elinewidth=0.9, capsize=0, zorder=3,
             markeredgecolor="white", markeredgewidth=0.6, label=family_name(name),
         )  # fmt: skip
-    front = percent.filter("on_front")
-    axes.scatter(
-        front["x"], front["accuracy"], s=110, facecolors="none", edgecolors="black", linewidths=0.9, zorder=4,
-        label="on the front",
-    )  # fmt: skip
+    for sure, line, name in ((True, "solid", "on the front for sure"), (False, (0, (2, 2)), "within noise")):
+        front = percent.filter(pl.col("on_front") & (pl.col("sure") == sure))
+        axes.scatter(
+            front["x"], front["accuracy"], s=110, facecolors="none", edgecolors="black", linewidths=0.9, zorder=4,
+            linestyles=[line], label=name,
+        )  # fmt: skip
 
 
 def _annotate(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:

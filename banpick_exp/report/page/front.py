@@ -23,9 +23,18 @@ RUN_COLOURS = 7  # .r0 to .r6 in report.css
 READING = (
     '<p class="small">Point at a mark (or step to it with Tab and the arrow keys) for its numbers and the command '
     "that runs it again; a click (or Enter) copies the command. Ringed: on the front, no other point is at least "
-    "as good in accuracy, speed-up and experts kept and better in one. Bars: on the left the spread of the timed "
-    "runs, on the right the 95 % interval of the accuracy. Grey line: the fixed_k ladder.</p>"
+    "as good in accuracy, speed-up and experts kept and better in one of them beyond noise. Whole ring: better than "
+    "every other beyond noise in something, so it is there for sure; dashed: it may be there by chance. Bars: 95 % "
+    "intervals, on the left of the speed-up, on the right of the accuracy. Grey line: the fixed_k ladder.</p>"
 )
+
+
+RINGS = {
+    (True, True): '<span title="on the front for sure">◉</span> ',
+    (True, False): '<span title="on the front within noise">○</span> ',
+    (False, False): "",
+}
+"""(on_front, sure) -> what stands before a label."""
 
 
 def front_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
@@ -85,10 +94,12 @@ def _legend(runs: Sequence[Run], look: Look) -> str:
         for run in runs:
             text = f"{run_letter(runs, run)}: {run.name} ({run.models})"
             items.append(swatch("dot", look.colours[run.folder.path, next(iter(look.families))], text))
-    ring = (
-        '<svg width="22" height="22" viewBox="-11 -11 22 22" aria-hidden="true"><use href="#ring" class="front"/></svg>'
-    )
-    return f'<ul class="legend">{"".join(items)}<li>{ring}on the front</li></ul>'
+    for kind, text in (("front", "on the front for sure"), ("front unsure", "within noise")):
+        ring = f'<use href="#ring" class="{kind}"/>'
+        items.append(
+            f'<li><svg width="22" height="22" viewBox="-11 -11 22 22" aria-hidden="true">{ring}</svg>{text}</li>'
+        )
+    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def _points_table(runs: Sequence[Run], run: Run) -> str:
@@ -100,10 +111,10 @@ def _points_table(runs: Sequence[Run], run: Run) -> str:
         cells[FIELDS.index("at equal budget")] = verdict_cell(verdict)
         number = index[run.folder.path, row["fingerprint"]]
         button = f'<button type="button" class="copy" data-copy="{number}">copy</button>'
-        ring = '<span title="on the front">◉</span> ' if row["on_front"] else ""
+        ring = RINGS[row["on_front"], row["sure"]]
         label = f'{ring}<span data-row="{number}">{escape(row["label"])}</span>{_warning(run, row["fingerprint"])}'
         body.append([label, button, *cells[:-1]])
-    caption = f"Every point of {run.name}, all domains (◉ on the front, ⚠ a guard was raised)"
+    caption = f"Every point of {run.name}, all domains (◉ on the front for sure, ○ within noise, ⚠ a guard was raised)"
     return html_table(caption, ["policy", "run again", *headings([run])[:-1]], body)
 
 

@@ -95,6 +95,7 @@ class _Drawing:
                 colour=self.look.colours[run.folder.path, row["policy"]],
                 index=index[run.folder.path, row["fingerprint"]],
                 on_front=row["on_front"],
+                sure=row["sure"],
                 text=self._name(row),
             )
             for run, rows in self.placed

@@ -10,7 +10,7 @@ import polars as pl
 
 from banpick_exp.report.page.section import run_letter
 from banpick_exp.report.run import Run
-from banpick_exp.report.text import STOCK, Row, against, p_text, points, span
+from banpick_exp.report.text import STOCK, Row, against, p_text, points, span, speed_text
 
 FIELDS = (
     "accuracy %",
@@ -57,7 +57,7 @@ def numbers(row: Row, verdict: Row | None) -> list[str]:
         span(row, "accuracy", ".1f", 100),
         "-" if row["policy"] == STOCK else span(row, "delta", "+.1f", 100),
         _equal_budget(verdict),
-        span(row, "speedup", ".2f"),
+        speed_text(row),
         span(row, "tokens_per_second", ",.0f"),
         span(row, "mean_kept", ".2f"),
         span(row, "truncated_fraction", ".1f", 100),

@@ -31,6 +31,8 @@ class Mark:
     colour: str
     index: int
     on_front: bool = False
+    sure: bool = True
+    """It is on the front whatever the noise; else its ring is dashed."""
     text: str = ""
 
 
@@ -49,6 +51,8 @@ class Panel:
     """Colour class and knots of each reference line."""
     vertical: bool = True
     x_ticks: Sequence[float] | None = None
+    x_names: Sequence[str] | None = None
+    """Of the ticks, where they are not their values."""
     x_line: float | None = None
     shades: Sequence[Shade] = ()
     """Where points stand side by side."""
@@ -116,10 +120,13 @@ def _axes(panel: Panel, scale: _Scale) -> list[str]:
         parts.append(f'<rect class="shade" x="{left}" y="{TOP}" width="{wide:.1f}" height="{floor - TOP}"/>')
         parts.append(f'<text class="note" x="{left + wide / 2:.1f}" y="{floor - 5}" text-anchor="middle">{text}</text>')
     low, high = scale.x_range
-    for value in ticks(*scale.x_range) if panel.x_ticks is None else [t for t in panel.x_ticks if low <= t <= high]:
+    marked = ticks(*scale.x_range) if panel.x_ticks is None else panel.x_ticks
+    for value, name in zip(marked, panel.x_names or [f"{value:g}" for value in marked], strict=True):
+        if not low <= value <= high:
+            continue
         x = scale.x(value)
         parts.append(f'<path class="grid" d="M{x} {TOP}V{floor}"/>')
-        parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{value:g}</text>')
+        parts.append(f'<text x="{x}" y="{floor + 16}" text-anchor="middle">{escape(name)}</text>')
     for value in ticks(*scale.y_range):
         y = scale.y(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y}H{right}"/>')
@@ -154,7 +161,7 @@ def _bars(panel: Panel, scale: _Scale) -> list[str]:
 
 def _point(mark: Mark, scale: _Scale) -> str:
     at = f'x="{scale.x(mark.x)}" y="{scale.y(mark.y)}"'
-    ring = f'<use href="#ring" class="front" {at}/>' if mark.on_front else ""
+    ring = f'<use href="#ring" class="front{"" if mark.sure else " unsure"}" {at}/>' if mark.on_front else ""
     return f'{ring}<use href="#{mark.shape}" class="point {mark.colour}" {at} data-p="{mark.index}"/>'
 
 

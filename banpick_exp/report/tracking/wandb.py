@@ -213,6 +213,9 @@ def point_metrics(record: PointRecord) -> dict[str, float]:
     if record.metrics is not None:
         for domain, metrics in record.metrics.all().items():
             values |= _domain_metrics(domain, metrics)
+        for cell in record.metrics.overall.speed:
+            name = cell.phase if cell.phase == "prefill" else f"decode_{cell.batch}"
+            values |= {f"perf/speedup/{name}": cell.speedup, f"route/unique_experts/{name}": cell.unique_experts}
         kept = record.metrics.overall.mean_kept_by_layer
         values |= {f"route/kept_layer_{layer:02d}": mean for layer, mean in enumerate(kept)}
     if (budget := record.budget) is not None:
@@ -234,8 +237,8 @@ def _domain_metrics(domain: str, metrics: Metrics) -> dict[str, float | None]:
         f"acc/truncated_fraction{suffix}": metrics.truncated_fraction,
         f"perf/tokens_per_second{suffix}": metrics.tokens_per_second,
         f"perf/speedup{suffix}": metrics.speedup,
-        f"perf/speedup_min{suffix}": metrics.speedup_spread[0] if metrics.speedup_spread else None,
-        f"perf/speedup_max{suffix}": metrics.speedup_spread[1] if metrics.speedup_spread else None,
+        f"perf/speedup_lo{suffix}": metrics.speedup_ci95[0] if metrics.speedup_ci95 else None,
+        f"perf/speedup_hi{suffix}": metrics.speedup_ci95[1] if metrics.speedup_ci95 else None,
         f"route/mean_kept{suffix}": metrics.mean_kept,
     }
 

@@ -1,0 +1,100 @@
+"""Speed: what a policy saves by batch size and phase, and the distinct experts of a step, which explain it."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from banpick_exp.records import PointRecord, SpeedCell
+from banpick_exp.report.figures.styles import family_styles
+from banpick_exp.report.page.html_tables import html_table
+from banpick_exp.report.page.panels import shape_id
+from banpick_exp.report.page.points import point_index
+from banpick_exp.report.page.scatter import Mark, Panel, draw, extent
+from banpick_exp.report.page.section import Section, by_run
+from banpick_exp.report.run import Run
+from banpick_exp.report.text import STOCK, speed_words
+
+INTRODUCTION = (
+    "<p>Stock and the policy take turns every few steps of one running batch; a figure is the median of the ratios with"
+    " its 95 % interval, a tie where that holds 1. Stock's own row is the noise of this clock. <i>Distinct experts</i>:"
+    " of a layer, used by some token of a step. At small batch a decode reads each of them from memory, so their number"
+    " decides; at large batch and in a prefill it is the kept pairs.</p>"
+)
+MOST_DRAWN = 10
+NOTHING = '<p class="small">Nothing was timed batch by batch in this run.</p>'
+
+
+def speed_html(run: Run) -> str:
+    """A picture of the front's points and a table of them all."""
+    timed = [record for record in run.done if record.measured.overall.speed]
+    if not timed:
+        return NOTHING
+    return INTRODUCTION + _picture(run, timed) + _table(run, timed)
+
+
+SECTION = Section(key="speed", title="Speed by batch", html=by_run(speed_html))
+
+
+def _picture(run: Run, timed: list[PointRecord]) -> str:
+    """Decode speed-up against batch: stock, and the points of the front that keep fewest, the sure ones first."""
+    rows = {row["fingerprint"]: row for row in run.done_rows().iter_rows(named=True)}
+    front = [r for r in timed if rows[r.fingerprint]["on_front"] and not r.is_stock]
+    front.sort(key=lambda record: (not rows[record.fingerprint]["sure"], record.mean_kept))
+    drawn = [*(r for r in timed if r.is_stock), *front[:MOST_DRAWN]]
+    if not drawn:
+        return ""
+    families = family_styles([record.policy_name for record in run.done])
+    index, marks, lines = point_index([run]), [], []
+    for record in drawn:
+        colour = {STOCK: "ink", "fixed_k": "grey"}.get(record.policy_name, f"c-{families[record.policy_name][0][1:]}")
+        cells = [cell for cell in record.measured.overall.speed if cell.phase == "decode"]
+        marks += [
+            Mark(
+                x=math.log2(cell.batch),
+                y=cell.speedup,
+                bar=cell.ci95,
+                shape=shape_id(record.policy_name),
+                colour=colour,
+                index=index[run.folder.path, record.fingerprint],
+                text=record.label if cell is cells[-1] else "",
+            )
+            for cell in cells
+        ]
+        lines.append((colour, [(math.log2(cell.batch), cell.speedup) for cell in cells]))
+    batches = sorted({cell.batch for r in drawn for cell in r.measured.overall.speed if cell.phase == "decode"})
+    panel = Panel(
+        title="Decode speed-up over stock against batch size",
+        caption="Decode speed-up against batch size: stock and the front",
+        x_title="sequences that decode at once",
+        y_title="speed-up over stock",
+        marks=marks,
+        ladders=lines,
+        x_ticks=[math.log2(batch) for batch in batches],
+        x_names=[str(batch) for batch in batches],
+    )
+    ends = extent([end for mark in marks for end in mark.bar or ()], 0.06)
+    return f"<figure><figcaption>{panel.caption}</figcaption>{draw(panel, ends, 't-speed')}</figure>"
+
+
+def _table(run: Run, timed: list[PointRecord]) -> str:
+    head = list(dict.fromkeys(_name(cell) for record in timed for cell in record.measured.overall.speed))
+    body = []
+    for record in sorted(timed, key=lambda record: (-record.mean_kept, record.label)):
+        cells = {_name(cell): cell for cell in record.measured.overall.speed}
+        body.append([escape(record.label), *(_cell(cells.get(name)) for name in head)])
+    caption = f"Speed-up over stock, with distinct experts of a step (stock's in brackets), {run.name}"
+    return html_table(caption, ["policy", *head], body)
+
+
+def _name(cell: SpeedCell) -> str:
+    return f"decode {cell.batch}" if cell.phase == "decode" else f"prefill, {cell.batch:,} tokens"
+
+
+def _cell(cell: SpeedCell | None) -> str:
+    if cell is None:
+        return "-"
+    words = speed_words(cell.speedup, *cell.ci95)
+    if cell.unique_experts is None or cell.stock_unique_experts is None:
+        return words
+    return f'{words} <span class="small">{cell.unique_experts:.1f} ({cell.stock_unique_experts:.1f})</span>'
