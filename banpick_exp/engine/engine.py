@@ -33,6 +33,19 @@ class EngineError(RuntimeError):
     """The engine cannot be trusted to apply policies; it must not measure anything."""
 
 
+def wrong_count(hooked: int, planned: int) -> str:
+    """What it may mean that an engine hooks another number of MoE layers than planned, and what to type."""
+    if not hooked:
+        return "This architecture bypasses vLLM's factory: every policy would be ignored, so it cannot be measured."
+    remedy = f"If the model has {hooked} MoE layers, type model.num_layers={hooked}"
+    if hooked > planned:
+        return f"The count is wrong, and policies were laid out for fewer layers. {remedy}."
+    return (
+        f"Either the count is wrong, or the others bypass vLLM's factory and would ignore every policy. {remedy};"
+        " if it has more, it cannot be measured."
+    )
+
+
 class Engine:
     """start, verify, set_policy, generate, score, prefill, close; `call` reaches what else the workers can do."""
 
@@ -155,8 +168,8 @@ class Engine:
             hooked = len(report.layers)
             if hooked != self.num_layers:
                 raise EngineError(
-                    f"rank {report.rank}: {hooked} of {self.num_layers} MoE layers are hooked: the others "
-                    f"would ignore every policy. This architecture bypasses vLLM's factory: it cannot be measured."
+                    f"rank {report.rank}: {hooked} of {self.num_layers} MoE layers are hooked."
+                    f" {wrong_count(hooked, self.num_layers)}"
                 )
         for rank, problems in enumerate(self.call("banpick_self_test")):
             if problems:

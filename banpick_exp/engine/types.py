@@ -86,6 +86,8 @@ class RankReport:
     """As torch names it; `none` where no layer is hooked."""
     device_name: str
     """As its maker calls it."""
+    dtype: str
+    """What it computes in: `float32`, `bfloat16`, ..."""
     compilation: str
     """vLLM's compilation mode; `NONE` of an eager engine."""
     graphs: str

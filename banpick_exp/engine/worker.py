@@ -43,7 +43,8 @@ class RoutingExtension:
         """The fields of a `RankReport`."""
         layers = self._banpick_layers()
         runners = moe_runners(self.model_runner.model)
-        config = self.model_runner.vllm_config.compilation_config
+        vllm_config = self.model_runner.vllm_config
+        config = vllm_config.compilation_config
         device = layers[0].tokens_P.device if layers else torch.device("cpu")
         report = RankReport(
             rank=self.rank,
@@ -57,6 +58,7 @@ class RoutingExtension:
             filler_reason=_kinds(filler_reason(r, layer) for r, layer in zip(runners, layers, strict=True)),
             device=str(device) if layers else "none",
             device_name=device_name(device),
+            dtype=str(vllm_config.model_config.dtype).removeprefix("torch."),
             compilation=getattr(config.mode, "name", "NONE"),
             graphs=getattr(config.cudagraph_mode, "name", "NONE"),
         )

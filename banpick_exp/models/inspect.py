@@ -14,8 +14,8 @@ from banpick_exp.models.config import ModelConfig
 from banpick_exp.models.dtype import Stored, stored_dtype
 from banpick_exp.models.families import TOP_K_KEYS, UNKNOWN, Family, family_of
 from banpick_exp.models.folder import check_folder, missing_files, read_json
-from banpick_exp.models.language import experts_elsewhere, language_part, speaks_of_experts, without_nulls
-from banpick_exp.models.moe_layers import as_int, first_int, shown, total_layers
+from banpick_exp.models.language import WRAPPERS, experts_elsewhere, language_part, speaks_of_experts, without_nulls
+from banpick_exp.models.moe_layers import TOTAL_KEYS, as_int, first_int, shown, total_layers
 from banpick_exp.models.shape import MoeShape
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "tiny" / "assets" / "checkpoint"
@@ -169,7 +169,11 @@ def describe(whole: dict[str, Any], place: str) -> Described:
     if family.refused is not None:
         raise UserError(f"{place} is a {', '.join(architectures)}: {family.refused}")
     config = language_part(whole)
-    doubts = []
+    doubts = [
+        f"{key}={shown(whole[key])} is no object and was passed over"
+        for key in WRAPPERS
+        if whole.get(key) is not None and not isinstance(whole[key], dict)
+    ]
     if all(first_int(config, (key,)) < 1 for key in family.expert_keys) and (elsewhere := experts_elsewhere(config)):
         doubts.append(f"its experts are described under {elsewhere[0]}")
         config = {**config, **elsewhere[1]}
@@ -221,9 +225,10 @@ def _read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None,
             sizes[key] = size
     if unknown := [key for key in SIZES if key not in sizes]:
         lacking = " and no ".join(SIZE_WORDS[key] for key in unknown)
+        unread = _unread(whole, found)
         raise UserError(
             f"model.path={folder}: its config.json speaks of experts ({', '.join(said)}), but has no {lacking} under a"
-            f" key that is known here ({found.total} layers in all): policies could not be laid out. Type"
+            f" key that is known here ({found.total} layers in all{unread}): policies could not be laid out. Type"
             f" {' '.join(f'model.{key}=NUMBER' for key in unknown)}; only MoE layers count."
         )
     shape, notes = _agreed(model, found, sizes, folder)
@@ -231,6 +236,14 @@ def _read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None,
     if unhooked is not None:
         unhooked = f"{folder} holds {found.label}, and {unhooked}. Use a checkpoint of another family"
     return shape, unhooked, notes
+
+
+def _unread(whole: dict[str, Any], found: Described) -> str:
+    """What stands under a known key in a form that cannot be read: numbers written as text, and doubts of the count."""
+    config = language_part(whole)
+    keys = (*found.family.expert_keys, *found.family.top_k_keys, *TOTAL_KEYS)
+    texts = [f"{key}={shown(config[key])} is text, no number" for key in keys if isinstance(config.get(key), str)]
+    return "".join(f"; {said}" for said in (*texts, *found.doubts))
 
 
 def _agreed(

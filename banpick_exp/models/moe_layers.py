@@ -181,6 +181,15 @@ KNOWN_KEYS = frozenset(
     | {"n_dense_layers", "expert_layer_offset", "moe_layer_start_index", "moe_layer_end_index"}
 )
 
+NUMBER_KEYS = frozenset(
+    {"decoder_sparse_step", "interleave_moe_layer_step", "first_k_dense_replace", "num_dense_layers", "n_dense_layers"}
+    | {"expert_layer_period", "expert_layer_offset"}
+    | {"moe_layer_interval", "moe_layer_start_index", "moe_layer_end_index"}
+)
+NUMBERS_KEYS = frozenset({"mlp_only_layers", "moe_layers", "moe_layers_enum"})
+"""The numbers of layers, as a list or a text with commas."""
+NAMES_KEYS = frozenset({"mlp_layer_types", "layers_block_type", "layer_types"})
+
 ABOUT_EXPERTS = frozenset({"moe", "expert", "experts", "sparse", "dense", "mlp"})
 ABOUT_PLACE = frozenset(
     {"layer", "layers", "freq", "frequency", "interval", "period", "step", "every", "pattern", "types", "mask", "list"}
@@ -209,6 +218,9 @@ def count(config: Config, fallback: Convention | None = None) -> Counted:
         f"{key}={shown(config[key])} is not understood"
         for key in config
         if key not in KNOWN_KEYS and config[key] and _speaks_of_layers(key)
+    ]
+    doubts += [
+        f"{key}={shown(config[key])} cannot be read" for key in config if not _is_readable(key, config[key], total)
     ]
     listed = {key: layers for key, rule in LISTS.items() if (layers := rule(config, total)) is not None}
     if listed:
@@ -240,6 +252,31 @@ def all_but_the_first(config: Config, total: int) -> Layers:
     return frozenset(range(1, total))
 
 
+def _is_readable(key: str, value: object, total: int) -> bool:
+    """False for a key of these conventions with a value of another form than theirs; an empty one says nothing."""
+    if value in ("", [], {}):
+        return True
+    if key in NUMBER_KEYS:
+        return as_int(value) is not None
+    if key in NUMBERS_KEYS:
+        parts: object = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        whole = [int(part) if isinstance(part, str) and part.isdecimal() else as_int(part) for part in _items(parts)]
+        return bool(whole) and all(number is not None and 0 <= number < total for number in whole)
+    if key == "moe_layer_freq":
+        if isinstance(value, list):
+            return len(value) == total and all(as_int(number) in (0, 1) for number in value)
+        return as_int(value) is not None
+    if key == "hybrid_override_pattern":
+        return isinstance(value, str)
+    if key in NAMES_KEYS:
+        return bool(_items(value)) and all(isinstance(name, str) for name in _items(value))
+    return key != "block_configs" or (bool(_items(value)) and all(isinstance(block, dict) for block in _items(value)))
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
 def _speaks_of_layers(key: str) -> bool:
     words = set(key.lower().split("_"))
     return bool(words & ABOUT_EXPERTS) and bool(words & ABOUT_PLACE)
@@ -251,5 +288,5 @@ def shown(value: object) -> str:
         return "{...}"
     if isinstance(value, list):
         return f"[{', '.join('...' if isinstance(item, (list, dict)) else str(item) for item in value[:6])}, ...]"
-    text = str(value)
+    text = f'"{value}"' if isinstance(value, str) and value.strip().isdecimal() else str(value)  # text, not a number
     return text if len(text) <= 40 else f"{text[:37]}..."

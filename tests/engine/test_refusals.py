@@ -85,7 +85,10 @@ def other_layer_count(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> I
 def test_verify_refuses_a_model_with_unhooked_layers(tiny_engine: Engine, other_layer_count: None) -> None:
     from banpick_exp.engine.engine import EngineError
 
-    with pytest.raises(EngineError, match=r"4 of 5 MoE layers are hooked: the others would ignore every policy"):
+    with pytest.raises(
+        EngineError,
+        match=r"4 of 5 MoE layers are hooked\. .*wrong.*would ignore every policy.*type model\.num_layers=4",
+    ):
         tiny_engine.verify()
 
 

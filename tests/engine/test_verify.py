@@ -14,6 +14,7 @@ from own_process import findings
 
 from banpick_exp.cli.main import run
 from banpick_exp.engine.types import Check, RankReport
+from banpick_exp.models.dtype import Machine
 
 OWN_PROCESS = "run_verify.py"
 
@@ -30,7 +31,7 @@ SEEN = {
     "filler_weighs": (f"{ROUTER}ban", r"layers\.2\.mlp.*weights differ from the reference by"),
     "frozen": (PARITY, r"changes no score: it is not applied"),
     "sticky": (PARITY, r"differ by up to \S+ nats after two swaps"),
-    "layer_missing": (COVERAGE, r"4 of 5 MoE layers hooked.*ignore every policy"),
+    "layer_missing": (COVERAGE, r"4 of 5 MoE layers hooked.*ignore every policy.*model\.num_layers=4"),
     "a_rank_that_raises": (COUNTERS, r"no routing today"),
 }
 """By mutation of run_verify.py: the check that must fail, and what it must say."""
@@ -49,7 +50,7 @@ def test_the_embedded_model_passes(found: dict[str, Any]) -> None:
     assert len(statuses) >= 20
     assert not [name for status, name in statuses if status == "FAILED"]
     for words in ("vllm", "triton", "4 of 4 MoE layers hooked", "KeptCPU", "CPURouter", "32 tokens and 96 kept",
-                  "bit-equal", "not on this device", "everything that applies holds"):  # fmt: skip
+                  "bit-equal", "not on this device", "computes in", "everything that applies holds"):  # fmt: skip
         assert words in re.sub(r"\s+", " ", found["written"])
 
 
@@ -135,6 +136,7 @@ RANK = RankReport(
     filler_reason=("every slot is computed",),
     device="cpu",
     device_name="a processor",
+    dtype="bfloat16",
     compilation="VLLM_COMPILE",
     graphs="FULL",
 )
@@ -155,6 +157,29 @@ def test_compiled_code_must_read_each_policy_anew(rank: Any, scores: Any, status
     from banpick_exp.engine.verify.checks import check_compiled
 
     check = check_compiled(engine_like(), rank, scores)
+    assert (check.status, words in check.finding) == (status, True), check.finding
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "gpus", "native", "status", "words"),
+    [
+        ("float32", ["float32"], 0, None, "ok", "computes in float32"),
+        ("bfloat16", ["bfloat16"], 0, None, "ok", "model.dtype=float32 is faster"),
+        ("bfloat16", ["bfloat16"], 0, "avx512_bf16", "ok", "multiplies itself (avx512_bf16)"),
+        ("auto", ["bfloat16"], 1, None, "ok", "computes in bfloat16"),
+        ("float32", ["bfloat16"], 0, None, "FAILED", "model.dtype=float32 was asked for"),
+        ("auto", ["bfloat16", "float16"], 1, None, "FAILED", "computes in bfloat16, float16"),
+    ],
+)
+def test_the_engine_computes_in_what_was_asked_for(
+    asked: str, found: list[str], gpus: int, native: str | None, status: str, words: str
+) -> None:
+    from banpick_exp.engine.verify.checks import check_format
+
+    engine = engine_like(gpus=gpus)
+    engine.model = SimpleNamespace(dtype=asked)
+    ranks = [dataclasses.replace(RANK, dtype=dtype) for dtype in found]
+    check = check_format(engine, ranks, Machine(native, 2**34))
     assert (check.status, words in check.finding) == (status, True), check.finding
 
 

@@ -116,3 +116,58 @@ def test_any_config_ends_in_a_shape_or_in_words(config: dict[str, Any], tmp_path
         assert str(error)
     else:
         assert 1 <= found.shape.top_k <= found.shape.num_experts
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("decoder_sparse_step", "2"),
+        ("first_k_dense_replace", "three"),
+        ("moe_layer_freq", [0, 1]),
+        ("moe_layer_freq", "1"),
+        ("moe_layers_enum", "4,x,6"),
+        ("mlp_only_layers", ["0", None]),
+        ("mlp_only_layers", 3),
+        ("hybrid_override_pattern", 5),
+        ("mlp_layer_types", "sparse"),
+        ("block_configs", {"0": "moe"}),
+        ("expert_layer_period", "2.5"),
+    ],
+)
+def test_a_layer_key_that_cannot_be_read_makes_the_count_doubtful(tmp_path: Path, key: str, value: object) -> None:
+    """Nothing is guessed in silence: the note names key and value and what to type."""
+    config = {
+        "architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 12, "num_experts": 16, "num_experts_per_tok": 4,
+        key: value,
+    }  # fmt: skip
+    (note,) = inspect(tmp_path, config).notes
+    assert f"{key}=" in note and "cannot be read" in note and "model.num_layers=NUMBER" in note
+    assert inspect(tmp_path, config, num_layers=7).shape.num_layers == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_experts": "16"}, 'num_experts="16" is text, no number'),
+        ({"num_hidden_layers": "12"}, 'num_hidden_layers="12" is text, no number'),
+        ({"moe_layers_enum": "3-30"}, "moe_layers_enum=3-30 cannot be read"),
+    ],
+)
+def test_a_size_that_cannot_be_read_is_named_in_the_form_it_has(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    config = {
+        "architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 12, "num_experts": 16, "num_experts_per_tok": 4,
+    }  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        inspect(tmp_path, config | change)
+    assert words in str(caught.value)
+
+
+def test_a_wrapper_that_is_no_object_is_passed_over_with_a_note(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["Qwen3MoeForCausalLM"], "num_hidden_layers": 12, "num_experts": 16, "num_experts_per_tok": 4,
+        "text_config": [{"num_experts": 8}],
+    }  # fmt: skip
+    (note,) = inspect(tmp_path, config).notes
+    assert "text_config=" in note and "no object" in note

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
-from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.engine import Engine, wrong_count
 from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, CacheKeys, Check, RankReport
+from banpick_exp.models.dtype import Machine, this_machine
 from banpick_exp.versions import versions
 
 Scores = list[list[float]]
@@ -25,6 +26,7 @@ PROMPTS = [[10 + 7 * i % 90 for i in range(start, start + length)] for start, le
 ANSWER_TOKENS = 3
 
 COVERAGE = "hook coverage"
+FORMAT = "number format"
 COUNTERS = "counters against a hand count"
 PARITY = "stock scores before and after swaps"
 COMPILED = "compiled code after a swap"
@@ -65,6 +67,7 @@ def check_engine(engine: Engine) -> Iterator[Check]:
         yield Check(COVERAGE, FAILED, str(error))
         return
     yield check_device(engine, ranks)
+    yield check_format(engine, ranks, this_machine())
     yield check_coverage(engine, ranks)
     first = ranks[0]
     if not first.layers:
@@ -93,12 +96,26 @@ def check_device(engine: Engine, ranks: Sequence[RankReport]) -> Check:
     return Check("device", OK, text)
 
 
+def check_format(engine: Engine, ranks: Sequence[RankReport], machine: Machine) -> Check:
+    """What the ranks compute in against what was asked for, and whether a CPU is fast at it."""
+    found, asked = sorted({rank.dtype for rank in ranks}), engine.model.dtype
+    text = f"computes in {', '.join(found)}"
+    if len(found) != 1 or asked not in ("auto", found[0]):
+        return Check(FORMAT, FAILED, f"{text}; model.dtype={asked} was asked for")
+    if engine.settings.gpus or found != ["bfloat16"]:
+        return Check(FORMAT, OK, text)
+    if machine.native_bfloat16 is None:
+        slow = "which this CPU does not multiply itself: model.dtype=float32 is faster where it fits the memory"
+        return Check(FORMAT, OK, f"{text}, {slow}")
+    return Check(FORMAT, OK, f"{text}, which this CPU multiplies itself ({machine.native_bfloat16})")
+
+
 def check_coverage(engine: Engine, ranks: Sequence[RankReport]) -> Check:
     """MoE layers hooked of those that the checkpoint's config.json has, on every rank."""
     hooked = [len(rank.layers) for rank in ranks]
     text = f"{min(hooked)} of {engine.num_layers} MoE layers hooked: {', '.join(folded(ranks[0].layers))}"
     if set(hooked) != {engine.num_layers}:
-        return Check(COVERAGE, FAILED, f"{text}. The others would ignore every policy")
+        return Check(COVERAGE, FAILED, f"{text}. {wrong_count(min(hooked), engine.num_layers)}")
     return Check(COVERAGE, OK, text)
 
 

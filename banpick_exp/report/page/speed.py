@@ -74,7 +74,7 @@ def _picture(run: Run, timed: list[PointRecord]) -> str:
         x_names=[str(batch) for batch in batches],
     )
     ends = extent([end for mark in marks for end in mark.bar or ()], 0.06)
-    return f"<figure><figcaption>{panel.caption}</figcaption>{draw(panel, ends, 't-speed')}</figure>"
+    return f'<figure class="narrow"><figcaption>{panel.caption}</figcaption>{draw(panel, ends, "t-speed")}</figure>'
 
 
 def _table(run: Run, timed: list[PointRecord]) -> str:
