@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from own_process import findings
-from prompts import MAX_TOKENS, NUM_EXPERTS, POLICY_A, short_prompts
+from prompts import MAX_TOKENS, NUM_EXPERTS, NUM_LAYERS, POLICY_A, short_prompts
 
 from banpick_exp.evaluation.calibration import passes
-from banpick_exp.evaluation.calibration.kl_probe import Candidate
+from banpick_exp.evaluation.calibration.kl_probe import Candidate, Suffix
 from banpick_exp.evaluation.calibration.passes import ChangeScores
 
 if TYPE_CHECKING:
@@ -49,6 +49,35 @@ def test_probe_of_the_healthy_model(tiny_engine: Engine) -> None:
     assert min(removals) >= 0 and max(removals) > 1e-3
     assert insertion >= 0 and limit > 1e-3
     assert whole == 0.0, "keeping all 8 experts changes nothing"
+
+
+def test_a_rerun_from_the_changed_layer_on_is_the_whole_rerun_to_the_bit(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_engine.set_policy("none", {})
+    sequences, lengths = answered(tiny_engine)
+    entered: list[int] = []
+    layers = tiny_engine.llm.apply_model(lambda model: list(model.model.layers))[0]
+    handles = [
+        layer.mlp.gate.register_forward_pre_hook(lambda *_, n=n: entered.append(n)) for n, layer in enumerate(layers)
+    ]
+    found, works = {}, {}
+    for way in ("suffix", "whole"):
+        if way == "whole":
+            monkeypatch.setattr(Suffix, "run", lambda self, run: run())
+        for changed in range(NUM_LAYERS):
+            entered.clear()
+            candidates: list[Candidate] = [("remove", changed, 5), ("insert", changed, 3), ("limit", changed, 3)]
+            found[way, changed] = probe(tiny_engine, sequences, lengths, candidates)
+            works[way, changed] = [entered.count(layer) for layer in range(NUM_LAYERS)]
+    for handle in handles:
+        handle.remove()
+    for changed in range(NUM_LAYERS):
+        assert found["suffix", changed] == found["whole", changed], "equal to the bit"
+        # The pass and the unchanged rerun reach every layer, the three candidates those from the changed one on.
+        assert works["suffix", changed] == [2 if layer < changed else 5 for layer in range(NUM_LAYERS)]
+        assert works["whole", changed] == [5] * NUM_LAYERS
+    assert answered(tiny_engine, "after suffixes") == (sequences, lengths)
 
 
 @pytest.mark.parametrize("policy", [("none", {}), POLICY_A], ids=lambda p: p[0])

@@ -14,7 +14,7 @@ from banpick_exp.engine.plugin.layer import HookedLayer
 from banpick_exp.engine.plugin.observation import Observer, expert_similarity
 from banpick_exp.engine.verify.experts import moe_runners
 from banpick_exp.engine.worker import RoutingExtension
-from banpick_exp.evaluation.calibration.kl_probe import SELF_KL_LIMIT, Candidate, Probe
+from banpick_exp.evaluation.calibration.kl_probe import SELF_KL_LIMIT, Candidate, Probe, Suffix
 from banpick_kernels.insertion import rank_window
 from banpick_kernels.table import RouterTable
 
@@ -97,13 +97,15 @@ class CalibrationExtension(RoutingExtension):
         """Arm the probe: the next forward passes over exactly these sequences are rerun once per candidate."""
         layers = self._banpick_set_aside()
         model = self.model_runner.model
+        changes = [(str(kind), int(layer), int(value)) for kind, layer, value in candidates]
         self._banpick_probe = Probe(
             compute_logits=model.compute_logits,
             apply=lambda candidate: _apply_candidate(layers, candidate, range_factor),
             sequences=sequences,
             prompt_lengths=prompt_lengths,
-            candidates=[(str(kind), int(layer), int(value)) for kind, layer, value in candidates],
+            candidates=changes,
             top_vocab=top_vocab,
+            suffix=Suffix(model, layers[min((layer for _, layer, _ in changes), default=0)].name),
         )
         self._banpick_probe_handle = model.register_forward_hook(self._banpick_probe, with_kwargs=True)
 
