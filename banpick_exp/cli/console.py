@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -12,8 +14,13 @@ from banpick_exp.errors import UserError
 BAD_INPUT = 2
 INTERRUPTED = 130
 """What a shell reports after Ctrl-C: 128 + SIGINT."""
+FULL = 1
 BROKEN_PIPE = 141
 """128 + SIGPIPE: whoever read our output went away, as `| head` does."""
+
+
+LONGEST_WORD = 300
+"""Characters without a space that a message repeats whole: a value of 5,000 digits says no more than its beginning."""
 
 
 def answered(work: Callable[[], int]) -> int:
@@ -21,21 +28,49 @@ def answered(work: Callable[[], int]) -> int:
 
     A UserError is printed without a stack trace; so is Ctrl-C, with what it says about going on.
     """
+    open_closed_streams()
     _fall_back_in_characters()
     try:
         code = work()
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"banpick: {error}", file=sys.stderr)
+        print(f"banpick: {_shortened(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         print(f"banpick: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Python flushes once more at its end, which would print a trace of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # a file of ours: not what is printed
+            raise
+        _silence_stdout()
+        print("banpick: what was printed could not be written: no space is left where it goes", file=sys.stderr)
+        return FULL
+
+
+def _silence_stdout() -> None:
+    """Python flushes once more at its end, which would print a trace of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _shortened(text: str) -> str:
+    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:60]}... ({len(word[0])} characters)", text)
+
+
+def open_closed_streams() -> None:
+    """Give a stream that the shell has closed (`>&-`) to /dev/null: the next file opened would become it otherwise."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            assert os.open(os.devnull, os.O_RDWR) == number, "the lowest free number is what `open` returns"
+    names = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+    for number, (name, mode) in enumerate(names):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (for the whole process)
 
 
 def _fall_back_in_characters() -> None:

@@ -134,7 +134,7 @@ def most_influential(
     if available < count:
         where = " in one layer" if per_layer else ""
         raise UserError(
-            f"policy.{name}.key_experts={count}, but the calibration ranks only {available} experts{where}: the rest "
+            f"policy.key_experts={count}, but the calibration ranks only {available} experts{where}: the rest "
             f"would be chosen blindly. Use key_experts of at most {available}, or calibrate more experts: {RUN_IT}."
         )
     named: defaultdict[int, list[int]] = defaultdict(list)

@@ -92,4 +92,4 @@ def check_count(name: str, knob: str, value: int, shape: MoeShape) -> None:
         problem = "is below 1: a token would keep no expert"
     else:
         return
-    raise UserError(f"policy.{name}.{knob}={value} {problem}. Use 1..{shape.top_k}.")
+    raise UserError(f"policy.{knob}={value} {problem}. Use 1..{shape.top_k}.")

@@ -28,7 +28,7 @@ class Offset:
 
 
 def read_offset(path: str) -> Offset:
-    """The tensor `logit_offset` of the file. Raises ValueError, as what follows `policy.logit_offset.path=<path>`."""
+    """The tensor `logit_offset` of the file. Raises ValueError, as what follows `policy.path=<path>`."""
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:

@@ -1,5 +1,6 @@
 """From a name and its knobs, as typed, to a checked rule; every mistake becomes one readable UserError."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,7 +81,7 @@ def parse_policy(name: str, params: Mapping[str, Any] | None, shape: MoeShape | 
     """
     rule_type = rule_named(name)
     if params is not None and not isinstance(params, Mapping):
-        raise UserError(f"policy.{name}={params!r} is no mapping of knobs to values. Write for example {{k: 4}}.")
+        raise UserError(f"policy={name} with {params!r} is no mapping of knobs to values. Write for example {{k: 4}}.")
     given = {str(knob): value for knob, value in (params or {}).items() if value is not None}
     try:
         rule = rule_type.model_validate(given)
@@ -96,7 +97,7 @@ def _message(rule_type: type[Rule], invalid: ValidationError) -> str:
     errors = sorted(invalid.errors(), key=lambda error: error["type"] != "extra_forbidden")
     error = errors[0]
     knob, value = str(error["loc"][0]), error["input"]
-    at = f"policy.{rule_type.name}.{knob}"
+    at = f"policy.{knob}"
     known = [field.alias or field_name for field_name, field in rule_type.model_fields.items()]
     if error["type"] == "extra_forbidden":
         if not known:
@@ -104,8 +105,8 @@ def _message(rule_type: type[Rule], invalid: ValidationError) -> str:
         near = suggestion(knob, known, nearness=NEARNESS)
         return f"{at} is unknown: it would have no effect. {near}Use one of {', '.join(known)}."
     if error["type"] == "missing":
-        example = EXAMPLES.get(knob, f"{knob}=VALUE")
-        return f"{at} is missing: policy={rule_type.name} cannot work without it. Use for example {example}."
+        example = shlex.quote(f"policy.{EXAMPLES.get(knob, f'{knob}=VALUE')}")
+        return f"{at} is missing: policy={rule_type.name} cannot work without it. Type for example {example}."
     if error["type"] == "literal_error":
         allowed = [choice.strip("' ") for choice in error["ctx"]["expected"].replace(" or ", ",").split(",")]
         near = suggestion(str(value), allowed, nearness=NEARNESS)

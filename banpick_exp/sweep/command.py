@@ -51,6 +51,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
             command.params = _texts(text)
         else:
             command.run_values[key] = _single(text)
+    _check_params(command)
     for key in ("output_dir", "resume"):  # a folder named 2026 is still a name
         if command.run_values.get(key) is not None:
             command.run_values[key] = str(command.run_values[key])
@@ -58,6 +59,19 @@ def parse_command(arguments: Sequence[str]) -> Command:
         if not is_symbolic(text) and interval_of(text) is None:
             parse_axis(text)
     return command
+
+
+def _check_params(command: Command) -> None:
+    """UserError for a key that sweep.params has twice, or that is typed beside it: one of the two would be dropped."""
+    beside = {key_of(text): text for text in (*command.policy, *command.settings)}
+    for text in command.params or ():
+        key = key_of(text)
+        if key in beside:
+            raise UserError(
+                f"{beside[key]} and {text} (in sweep.params) both set {key}: which one counts would be a guess. Type it"
+                f" once: leave {key} out of sweep.params, or out of the command."
+            )
+        beside[key] = text
 
 
 HYDRA_FLAGS = {

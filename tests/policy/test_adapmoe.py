@@ -108,10 +108,10 @@ def test_the_routing_follows_fisher_alone() -> None:
 @pytest.mark.parametrize(
     ("params", "calibration", "message"),
     [
-        ({}, CALIBRATION, "policy.adapmoe.threshold is missing: policy=adapmoe cannot work without it. Use for"),
-        ({"threshold": -1}, CALIBRATION, "policy.adapmoe.threshold=-1 is below 0: 0 keeps every expert already"),
-        ({"threshold": "x"}, CALIBRATION, "policy.adapmoe.threshold='x' is not a number"),
-        ({"threshold": 1, "k_min": 5}, CALIBRATION, "policy.adapmoe.k_min=5 exceeds top_k=4"),
+        ({}, CALIBRATION, "policy.threshold is missing: policy=adapmoe cannot work without it. Type for"),
+        ({"threshold": -1}, CALIBRATION, "policy.threshold=-1 is below 0: 0 keeps every expert already"),
+        ({"threshold": "x"}, CALIBRATION, "policy.threshold='x' is not a number"),
+        ({"threshold": 1, "k_min": 5}, CALIBRATION, "policy.k_min=5 exceeds top_k=4"),
         ({"threshold": 1}, None, "policy=adapmoe cannot start: it needs a calibration. Run `python -m"),
         ({"threshold": 1}, {"layer_sensitivity": [1.0]}, "policy=adapmoe cannot start: the calibration has no fisher"),
         ({"threshold": 1}, {"fisher": [1.0]}, "of another model: fisher has 1 values"),

@@ -224,7 +224,7 @@ class TestLogitOffset:
     def test_a_wrong_file(self, offset: torch.Tensor, key: str, message: str) -> None:
         with pytest.raises(UserError) as raised:
             parse_policy("logit_offset", {"path": offset_file("wrong", offset, key)}, SHAPE)
-        assert str(raised.value).startswith("policy.logit_offset.path=")
+        assert str(raised.value).startswith("policy.path=")
         assert message in str(raised.value)
 
     @pytest.mark.parametrize(

@@ -65,15 +65,17 @@ class Reinforcing(Rule):
         return self.experts is None
 
     def check(self, shape: MoeShape) -> None:
-        at = f"policy.{self.name}"
+        at = "policy"
         if self.mode == "boost" and self.boost is None:
-            raise UserError(f"{at}.boost is missing: mode=boost adds it to the logits of the key experts. Use boost=1.")
+            raise UserError(
+                f"{at}.boost is missing: mode=boost adds it to the logits of the key experts. Type policy.boost=1."
+            )
         if self.experts is not None:
             check_named_experts(f"{at}.experts", self.experts, shape)
         elif self.key_experts is None:
             raise UserError(
-                f"{at} has no key experts: nothing would change. Use key_experts=4 for the 4 most influential of the "
-                "calibration, or name them: experts={0: [3]}."
+                f"policy={self.name} has no key experts: nothing would change. Type policy.key_experts=4 for the 4"
+                " most influential of the calibration, or name them: 'policy.experts={0: [3]}'."
             )
         else:
             self._check_key_experts(self.key_experts, shape)
@@ -94,7 +96,7 @@ class Reinforcing(Rule):
             problem = f"exceeds the {total} of this checkpoint: there are not so many to pick"
         else:
             return
-        raise UserError(f"policy.{self.name}.key_experts={count} {problem}. Use 1..{most}.")
+        raise UserError(f"policy.key_experts={count} {problem}. Use 1..{most}.")
 
     def knobs(self) -> dict[str, object]:
         knobs: dict[str, object] = {"mode": self.mode}

@@ -81,7 +81,7 @@ class LogitOffset(Rule):
         found, wanted = read_offset(self.path).shape, (shape.num_layers, shape.num_experts)
         if found != wanted:
             raise UserError(
-                f"policy.{self.name}.path={self.path!r} holds {KEY} of shape {list(found)}, but this checkpoint has "
+                f"policy.path={self.path!r} holds {KEY} of shape {list(found)}, but this checkpoint has "
                 f"{shape.num_layers} MoE layers of {shape.num_experts} experts: it is of another model. "
                 f"Use a file with shape {list(wanted)}."
             )
@@ -99,7 +99,7 @@ class LogitOffset(Rule):
         offset = read_offset(self.path)
         if offset.sha256 != self.sha256:
             raise UserError(
-                f"policy.{self.name}.path={self.path!r} has changed since it was planned: SHA-256 was {self.sha256}, "
+                f"policy.path={self.path!r} has changed since it was planned: SHA-256 was {self.sha256}, "
                 f"is {offset.sha256}. The run would carry another policy's name. Bring the file back, or plan again."
             )
         table.logit_bias_PLE[0] = torch.tensor(offset.values).reshape(offset.shape)

@@ -41,7 +41,7 @@ class Mask(Rule):
     """The excluded experts, {layer: [ids]}; at least top_k must stay in each layer."""
 
     def check(self, shape: MoeShape) -> None:
-        at = f"policy.{self.name}.experts"
+        at = "policy.experts"
         check_named_experts(at, self.experts, shape)
         check_enough_stay(at, self.experts, shape)
 

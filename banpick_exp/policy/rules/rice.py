@@ -86,14 +86,14 @@ class Rice(Truncated):
 
     def check(self, shape: MoeShape) -> None:
         super().check(shape)
-        at = f"policy.{self.name}"
+        at = "policy"
         if self.experts is not None:
             check_named_experts(f"{at}.experts", self.experts, shape)
         elif self.count is None or self.count < 1:
             given = "has no experts" if self.count is None else f"has count={self.count}"
             raise UserError(
-                f"{at} {given}: nothing would change. Use count=2 for the 2 that go most with the calibration's "
-                "markers, or name them: experts={0: [3]}."
+                f"policy={self.name} {given}: nothing would change. Type policy.count=2 for the 2 that go most with"
+                " the calibration's markers, or name them: 'policy.experts={0: [3]}'."
             )
 
     def knobs(self) -> dict[str, object]:
@@ -105,7 +105,7 @@ class Rice(Truncated):
         """The reinforced experts. Raises UserError where the calibration must name them and cannot."""
         if self.experts is not None:
             return self.experts
-        return highest(npmi(calibration, shape, self.name), self.count or 0, f"policy.{self.name}.count")
+        return highest(npmi(calibration, shape, self.name), self.count or 0, "policy.count")
 
     def edits(self, shape: MoeShape, calibration: Calibration | None) -> Sequence[LayerEdit | None] | None:
         if self.multiplier == 1:

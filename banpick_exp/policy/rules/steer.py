@@ -99,15 +99,15 @@ class Steer(Truncated):
 
     def check(self, shape: MoeShape) -> None:
         super().check(shape)
-        at = f"policy.{self.name}"
+        at = "policy"
         on, off = self.on or {}, self.off or {}
         check_named_experts(f"{at}.on", on, shape)
         check_named_experts(f"{at}.off", off, shape)
         if not self.named and (self.count is None or self.count < 1):
             given = "has no experts" if self.count is None else f"has count={self.count}"
             raise UserError(
-                f"{at} {given}: nothing would change. Use count=4 for the 4 that the calibration sets apart, or name "
-                "them: on={0: [3]} or off={0: [3]}."
+                f"policy={self.name} {given}: nothing would change. Type policy.count=4 for the 4 that the calibration "
+                "sets apart, or name them: 'policy.on={0: [3]}' or 'policy.off={0: [3]}'."
             )
         check_enough_stay(f"{at}.off", off, shape)
         for layer, experts in on.items():
@@ -118,7 +118,8 @@ class Steer(Truncated):
                 )
             if both := sorted(set(experts) & set(off.get(layer, ()))):
                 raise UserError(
-                    f"{at} switches expert {both[0]} of layer {layer} both on and off. Leave it out of one of them."
+                    f"policy={self.name} switches expert {both[0]} of layer {layer} both on and off. Leave it"
+                    " out of one of them."
                 )
 
     def knobs(self) -> dict[str, object]:
@@ -136,7 +137,7 @@ class Steer(Truncated):
         sign = 1 if self.direction == "on" else -1
         scores_LE = [[sign * value for value in values_E] for values_E in contrast(calibration, shape, self.name)]
         room = self.kept(shape) if self.direction == "on" else shape.num_experts - shape.top_k
-        chosen = highest(scores_LE, self.count or 0, f"policy.{self.name}.count", per_layer=room)
+        chosen = highest(scores_LE, self.count or 0, "policy.count", per_layer=room)
         return {"on": {}, "off": {}, self.direction: chosen}
 
     def edits(self, shape: MoeShape, calibration: Calibration | None) -> Sequence[LayerEdit | None]:

@@ -15,6 +15,8 @@ def check_tracking(tracking: TrackingConfig, environment: Mapping[str, str]) -> 
     """UserError when W&B is to be online and neither the environment nor the netrc file has a key. Prints no key."""
     if tracking.name != "wandb" or tracking.mode != "online" or environment.get("WANDB_API_KEY", "").strip():
         return
+    if (token := environment.get("WANDB_IDENTITY_TOKEN_FILE", "").strip()) and Path(token).expanduser().is_file():
+        return  # federated identity: W&B exchanges the token in this file for a key of its own
     host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
     home = Path(environment.get("HOME", "~")).expanduser()
     named = environment.get("NETRC")
