@@ -12,6 +12,7 @@ StockGuard = Literal["nothing_found", "stock_at_zero", "all_alike", "stock_at_ch
 STOCK_GUARDS: tuple[StockGuard, ...] = get_args(StockGuard)
 Guard = Literal[
     StockGuard,
+    "mixed_setups",
     "calibration_overlap",
     "engaged",
     "truncation",
@@ -21,6 +22,8 @@ Guard = Literal[
     "subtask_drop",
 ]
 GUARDS: tuple[Guard, ...] = get_args(Guard)
+READ_FIRST: tuple[Guard, ...] = (*STOCK_GUARDS, "mixed_setups")
+"""What is said before the verdict: it decides what the table can mean."""
 AGAINST_STOCK: tuple[Guard, ...] = ("truncation", "length_drift", "subtask_drop")
 """Guards with an `ok` row for each change that is large enough to be named, but that chance explains."""
 Level = Literal["ok", "warning", "invalid"]

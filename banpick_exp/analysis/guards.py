@@ -10,11 +10,12 @@ import polars as pl
 from banpick_exp.analysis.drift import Change, by_domain, change_findings, length_change, share_change
 from banpick_exp.analysis.engagement import engagement_findings
 from banpick_exp.analysis.finding import GUARDS, Finding, Guard
-from banpick_exp.analysis.pairing import Answers, Outcomes, Pairs, References, all_answers, pair
+from banpick_exp.analysis.pairing import Answers, Outcomes, Pairs, References, all_answers, pair, without_repeats
 from banpick_exp.analysis.replays import replay_findings
 from banpick_exp.analysis.stock_answers import stock_alarms
 from banpick_exp.analysis.subtasks import subtask_change
 from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.setups import distinct, setup_of_record, varying
 
 PAIRED: tuple[Guard, ...] = ("truncation", "length_drift", "subtask_drop")
 """Those that say so where there is no stock to pair with; `repetition` has a share of its own to tell."""
@@ -34,6 +35,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | stock_at_zero | stock's accuracy | 0 |
     | all_alike | share of stock's commonest answer | one answer to different problems |
     | stock_at_chance | stock's accuracy | no more than always giving the commonest gold answer |
+    | mixed_setups | set-ups among the points | more than one: their rows are no comparison |
     | calibration_overlap | problems that the calibration was measured on | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |
@@ -59,6 +61,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     found += replay_findings(records, outcomes)
     found += _against_stock(done, answers)
     found += _of_stock_alone(done, outcomes)
+    found += _mixed_setups(done)
     told = {f.record.fingerprint for f in found if f.guard == "repetition" and f.domain == OVERALL}
     found += [_repetition_share(r, answers[r.fingerprint]) for r in done if r.fingerprint not in told]
     place = {record.fingerprint: index for index, record in enumerate(records)}
@@ -84,6 +87,18 @@ def _against_stock(done: Sequence[PointRecord], answers: dict[str, Answers]) -> 
             changes[change.guard].append(change)
     for of_one_guard in changes.values():
         yield from change_findings(of_one_guard)
+
+
+def _mixed_setups(done: Sequence[PointRecord]) -> Iterator[Finding]:
+    """One finding for the whole run, at its first stock point; repeats are set-ups of their own by intention."""
+    points = sorted(without_repeats(done), key=lambda record: not record.is_stock)
+    setups = distinct(map(setup_of_record, points))
+    if differing := [f"{key} ({', '.join(values)})" for key, values in varying(setups).items()]:
+        detail = (
+            f"the points were asked with different {'; '.join(differing)}: rows of different settings are no comparison."
+            " Verdicts hold each point against stock and fixed_k of its own settings; compare no others"
+        )
+        yield Finding(record=points[0], guard="mixed_setups", level="warning", value=float(len(setups)), detail=detail)
 
 
 def _of_stock_alone(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator[Finding]:

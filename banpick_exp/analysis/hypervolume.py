@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from banpick_exp.analysis.front import Z, by_problem, scores
+from banpick_exp.analysis.front import SAME_BUDGET, Z, by_problem, scores
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes
 from banpick_exp.records import OVERALL
 
@@ -26,6 +26,8 @@ FOLDS = 10
 DRAWS = 200
 """Of all speed-ups within their intervals: what their noise does to the number."""
 MIN_PROBLEMS = 50
+MARGIN = {"mean_kept": SAME_BUDGET, "speedup": 0.0}
+"""Less than this from the dear end of the range is at its end."""
 
 AxisName = Literal["mean_kept", "speedup"]
 
@@ -51,8 +53,8 @@ class Gain:
 def hypervolume_gain(frame: pl.DataFrame, outcomes: Outcomes, axis: AxisName, domain: str = OVERALL) -> Gain | None:
     """The gain of the done points of `frame` (as `points_frame` returns it) in one domain.
 
-    None where there is nothing to compare: no policy beside the ladder, fewer than two ladder points with an `axis`
-    value of their own, fewer than `MIN_PROBLEMS` problems. Points that answered other problems than the ladder's first
+    None where there is nothing to compare: no policy beside the ladder or none that is cheaper than stock, fewer than
+    two ladder points with an `axis` value of their own, fewer than `MIN_PROBLEMS` problems. Points that answered other problems than the ladder's first
     point are left out.
     """
     rows = frame.filter((pl.col("domain") == domain) & (pl.col("status") == "done") & pl.col(axis).is_not_null())
@@ -66,7 +68,8 @@ def hypervolume_gain(frame: pl.DataFrame, outcomes: Outcomes, axis: AxisName, do
     scores_PN = scores([answers[name] for name in rows["fingerprint"]], domain)
     place, error = _places(rows, axis)
     low, high = float(place[ladder].min()), float(place[ladder].max())
-    if scores_PN.shape[1] < MIN_PROBLEMS or high - low < 1e-6:
+    cheaper = (place[~ladder] > low + MARGIN[axis]).any()  # else every policy stands where the range begins
+    if scores_PN.shape[1] < MIN_PROBLEMS or high - low < 1e-6 or not cheaper:
         return None
     gains_N = _gains(scores_PN, ladder, np.clip(place, low, high))
     variance = float(gains_N.var(ddof=1)) / len(gains_N)
