@@ -9,9 +9,10 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from banpick_exp.cluster.answers import CalibrationProgress, Started
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.cut import Cut
@@ -20,26 +21,6 @@ from banpick_exp.evaluation.session import Session, engine_of
 from banpick_exp.records import PointRecord
 from banpick_exp.run_folder import RunFolder, write_atomically
 from banpick_exp.sweep.point import Point
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Started:
-    """What a loaded engine says of itself."""
-
-    load_seconds: float
-    verify_seconds: float
-    layers: int
-    """MoE layers hooked."""
-    routers: tuple[str, ...]
-    pid: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CalibrationProgress:
-    """Layers done of all layers over all domains: what `progress.json` holds."""
-
-    done: int
-    total: int
 
 
 class EngineActor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from banpick_exp.cluster.actor import Started
+from banpick_exp.cluster.answers import Started
 from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineLost, Slot
 from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts
 from banpick_exp.cluster.ledger import Ledger

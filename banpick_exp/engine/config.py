@@ -30,6 +30,9 @@ class EngineConfig(Section):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     kv_cache_gib: int = Field(default=1, ge=1)
     """KV cache of a CPU engine, in GiB."""
+    kv_cache_blocks: int | None = Field(default=None, ge=1)
+    """KV cache of any engine, in vLLM's blocks (128 tokens on a CPU), in place of what its memory would hold: filling
+    1 GiB with zeros takes a CPU engine seconds at every start."""
     distributed_executor_backend: Literal["mp", "ray", "uni"] | None = None
     start_timeout_seconds: int = Field(default=600, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)

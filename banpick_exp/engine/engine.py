@@ -6,6 +6,7 @@ fingerprint, because vLLM's prefix cache would otherwise serve KV computed under
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -90,8 +91,11 @@ class Engine:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
         if settings.moe_backend is not None:
             options["moe_backend"] = settings.moe_backend
+        if settings.kv_cache_blocks is not None:
+            options["num_gpu_blocks_override"] = settings.kv_cache_blocks
         if settings.extra_slots:
             options["additional_config"] = {"banpick_extra_slots": settings.extra_slots}
+        gc.freeze()  # what was imported stays: vLLM collects garbage several times while it loads
         self._llm = LLM(
             model=self.model_path,
             revision=self.model.revision,

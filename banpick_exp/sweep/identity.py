@@ -18,6 +18,9 @@ skipped, so speeds changed; `engine.compile` took the place of `engine.eager`.""
 NO_RESULT = frozenset({"start_timeout_seconds"})
 """Engine settings that change no result. All others stay in: batching moves scores, and speed is a result too."""
 
+LATER = frozenset({"kv_cache_blocks"})
+"""Engine settings that did not exist at first: null is as it was then, and left out."""
+
 TASK_LABELS = frozenset({"name", "data_files"})
 """Task settings replaced by the content of the files they name."""
 
@@ -30,7 +33,8 @@ FIRST_GRADER = ("exact_match", 1)
 
 def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
     """Identity of a loaded engine: the checkpoint's content, how it is read, and engine settings but the timeout."""
-    settings = engine.model_dump(exclude=set(NO_RESULT))
+    left_out = NO_RESULT | {key for key in LATER if getattr(engine, key) is None}
+    settings = engine.model_dump(exclude=set(left_out))
     how = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
     return fingerprint(
         {"schema": FINGERPRINT_SCHEMA, "checkpoint": checkpoint_identity, "model": how, "engine": settings}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from banpick_exp.cluster.actor import EngineActor, Started
+from banpick_exp.cluster.actor import EngineActor
+from banpick_exp.cluster.answers import Started
 from banpick_exp.cluster.backends.base import Call
 from banpick_exp.cluster.backends.inline import InlineCall
 from banpick_exp.engine.config import EngineConfig

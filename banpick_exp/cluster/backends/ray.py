@@ -19,8 +19,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from banpick_exp.cluster.actor import EngineActor
 from banpick_exp.cluster.backends.base import CallFailed, CallT, DoesNotFit, EngineLost
+from banpick_exp.cluster.backends.remote import RemoteEngine
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.cluster.faults import reason_of
 from banpick_exp.engine.config import EngineConfig
@@ -65,7 +65,7 @@ class RaySlot:
         return self.actor is not None
 
     def start(self, point: Point, run_dir: str) -> RayCall:
-        self.occupy(EngineActor, point, run_dir)
+        self.occupy(RemoteEngine, point, run_dir)
         return self.call("start")
 
     def occupy(self, actor_class: type, *arguments: Any) -> None:
@@ -87,7 +87,8 @@ class RaySlot:
         )
 
     def call(self, method: str, *arguments: Any) -> RayCall:
-        return RayCall(getattr(self.actor, method).remote(*arguments))
+        # Ray titles the process by the running call: `ray::EngineActor.run_point`.
+        return RayCall(self.actor.ask.options(name=f"EngineActor.{method}").remote(method, *arguments))
 
     def stop(self) -> None:
         if self.actor is not None:

@@ -1,0 +1,25 @@
+"""What an engine's process says of itself to the driver. Imports nothing heavy: the driver has no need of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """What a loaded engine says of itself."""
+
+    load_seconds: float
+    verify_seconds: float
+    layers: int
+    """MoE layers hooked."""
+    routers: tuple[str, ...]
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationProgress:
+    """Layers done of all layers over all domains: what `progress.json` holds."""
+
+    done: int
+    total: int
