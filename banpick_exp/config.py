@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -99,17 +100,24 @@ def _explain(section: type[Section], details: dict[str, Any], start: str) -> str
         return f"{details['ctx']['error']}."
     problem = EXPECTATIONS.get(kind, details["msg"]).format(**details.get("ctx", {}))
     field = section.model_fields.get(path[0]) if path else None
-    remedy = (
-        "" if field is None or field.is_required() else f" The default: {start}{path[0]}={_as_typed(field.default)}."
-    )
-    return (
-        f"{key}={_as_typed(value)} {problem}: the engine or the grading could not use it. Nothing was started.{remedy}"
-    )
+    remedy = "" if field is None or field.is_required() else f" The default: {start}{path[0]}={shown(field.default)}."
+    if kind == "tuple_type" and isinstance(value, str | int | float) and value != "":
+        remedy = f" Type '{key}=[{shown(value)}]'."
+    return f"{key}={shown(value)} {problem}: the engine or the grading could not use it. Nothing was started.{remedy}"
 
 
-def _as_typed(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as it was typed, but for spaces: a text that another kind is written as keeps its quotes (`"7"`)."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{shown(key)}:{shown(each)}" for key, each in value.items()) + "}"
+    return f'"{value}"' if isinstance(value, str) and _OTHER_KIND.fullmatch(value) else str(value)
+
+
+_OTHER_KIND = re.compile(r"|null|true|false|[-+]?(nan|inf|[0-9][0-9_]*\.?[0-9]*(e[-+]?[0-9]+)?)", re.IGNORECASE)
+"""Texts that would be something else without quotes."""

@@ -4,23 +4,34 @@ The names are those of the JSON on disk, which others read too: a field that cha
 `SCHEMA_VERSION`. `run_folder` writes and reads these; nothing else indexes a record by string. Imports nothing heavy.
 
 Versions: 1 kept of an answer only what was extracted from it; 2 keeps the whole completion, so that a run can be graded
-again. Both are read; a record of any other version is refused, never guessed at.
+again; 3 is sealed: the JSON holds digests of itself and of its outcomes, so an edit of either is seen. All are read; a
+record of any other version is refused, never guessed at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 if TYPE_CHECKING:
     import polars as pl  # at run time inside the functions: planning imports this module and must stay light
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of what is written."""
-READABLE_VERSIONS = (1, 2)
+READABLE_VERSIONS = (1, 2, 3)
+OUTCOMES_VERSION = 2
+"""The version that changed last what an outcome holds: answers kept elsewhere, as those of a race, are of it."""
+SEALED_SINCE = 3
+OUTCOMES_SEAL, RECORD_SEAL = "outcomes_sha256", "record_sha256"
+"""Keys of the JSON that are no part of the record: SHA-256 of the outcomes' bytes (null of a failed point), and of the
+rest of the JSON, canonically (sorted keys, no spaces)."""
+ROUNDING = 1e-9
+"""What two ways to add up the same numbers may differ by."""
 OVERALL = "overall"
 """Stands where the name of a domain would: all domains together."""
 
@@ -33,6 +44,10 @@ Interval = tuple[float, float]
 
 class CorruptRecord(ValueError):
     """A point record that cannot be trusted; the message says what is wrong with which file."""
+
+
+class MissingOutcomes(FileNotFoundError):
+    """A record whose outcomes file is not there: nothing is wrong with what it says, but nothing can be checked."""
 
 
 class Part(BaseModel):
@@ -264,7 +279,7 @@ class PointRecord(Part):
     @model_validator(mode="after")
     def _holds_together(self) -> PointRecord:
         if self.schema_version not in READABLE_VERSIONS:
-            known = " and ".join(map(str, READABLE_VERSIONS))
+            known = ", ".join(map(str, READABLE_VERSIONS))
             raise ValueError(f"schema_version is {self.schema_version}, this version reads {known}")
         if not self.policy.get("name"):
             raise ValueError("the policy has no name")
@@ -332,20 +347,51 @@ class PointRecord(Part):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-def read_record(content: bytes) -> PointRecord:
-    """A record from its JSON. Raises ValueError for what does not hold together, in one line."""
+def sealed(plain: Mapping[str, Any], outcomes: bytes | None) -> dict[str, Any]:
+    """A record's JSON with its seal. `outcomes`: the bytes of its Parquet file, None of a failed point."""
+    bound = {**plain, OUTCOMES_SEAL: None if outcomes is None else digest(outcomes)}
+    return {**bound, RECORD_SEAL: _digest_of_json(bound)}
+
+
+def read_record(content: bytes) -> tuple[PointRecord, str | None]:
+    """A record from its JSON, and the digest of its outcomes (None of a failed point, and before version 3).
+
+    Raises ValueError for what does not hold together, in one line.
+    """
     from pydantic import ValidationError
+    from pydantic_core import from_json
 
     try:
-        return PointRecord.model_validate_json(content)
+        plain = from_json(content)
+    except ValueError as error:
+        raise ValueError(f"not readable as JSON ({error})") from None
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    is_sealed = isinstance(version, int) and version >= SEALED_SINCE
+    seal = {key: plain.pop(key) for key in (OUTCOMES_SEAL, RECORD_SEAL) if key in plain} if is_sealed else {}
+    try:
+        record = PointRecord.model_validate(plain)
     except ValidationError as error:
         raise ValueError(_first_problem(error)) from None
+    if is_sealed:
+        for key in (OUTCOMES_SEAL, RECORD_SEAL):
+            if key not in seal:
+                raise ValueError(f"edited or damaged: the record lacks {key}")
+        if seal[RECORD_SEAL] != _digest_of_json({**plain, OUTCOMES_SEAL: seal[OUTCOMES_SEAL]}):
+            raise ValueError(f"edited or damaged: its content is not that of its {RECORD_SEAL}")
+    return record, seal.get(OUTCOMES_SEAL)
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, as a seal holds it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of_json(plain: Mapping[str, Any]) -> str:
+    return digest(json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def _first_problem(error: Any) -> str:
     details = error.errors()[0]
-    if details["type"] == "json_invalid":
-        return f"not readable as JSON ({details['ctx']['error']})"
     place = ".".join(map(str, details["loc"]))
     if details["type"] == "missing":
         return f"the record lacks {place}"
@@ -366,13 +412,13 @@ class Outcome:
     correct: bool
     truncated: bool
     """It hit the token cap instead of stopping by itself."""
-    tokens: int
+    tokens: Annotated[int, Field(ge=0, lt=2**31)]
     """Generated."""
     answer: str
     """What the grader took for the answer; empty where it found none (`found` tells that from an empty one)."""
     repetitive: bool | None = None
     """It ends in a loop; None where that was not looked for (as every field below: records of old lack them)."""
-    sample: int | None = None
+    sample: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Number of the answer where a problem has several."""
     found: bool | None = None
     """The separator or pattern that marks an answer stood in the completion."""
@@ -427,6 +473,47 @@ def wrong_version(version: int, outcomes: pl.DataFrame) -> str | None:
     newer = [name for name in COLUMNS_OF_2 if name in outcomes.columns]
     if version == 1 and newer:
         return f"schema_version is 1, but its outcomes have {', '.join(newer)}, which only version 2 has"
-    if version == 2 and ("completion" not in newer or outcomes["completion"].has_nulls()):
-        return "schema_version is 2, but its outcomes lack the completions, as those of version 1 do"
+    if version > 1 and ("completion" not in newer or outcomes["completion"].has_nulls()):
+        return f"schema_version is {version}, but its outcomes lack the completions, as those of version 1 do"
     return None
+
+
+def wrong_numbers(metrics: PointMetrics, outcomes: pl.DataFrame) -> str | None:
+    """Which number of a point its own outcomes or its own interval contradict, in words; None where all agree."""
+    return next((wrong for wrong in (*_wrong_counts(metrics, outcomes), *_outside(metrics))), None)
+
+
+def _wrong_counts(metrics: PointMetrics, outcomes: pl.DataFrame) -> Iterator[str]:
+    """Problems and accuracy, counted again: the mean over problems of the mean over each one's samples."""
+    import polars as pl
+
+    if outcomes.schema["correct"] != pl.Boolean or outcomes["correct"].has_nulls():
+        yield "its outcomes do not say of every answer whether it is correct"
+        return
+    problems = outcomes.group_by("domain", "problem_id").agg(pl.col("correct").mean())
+    parts = problems.group_by("domain").agg(pl.len(), pl.col("correct").sum()).rows()
+    counted = {domain: (count, right) for domain, count, right in parts}
+    counted[OVERALL] = sum(count for _, count, _ in parts), sum(right for *_, right in parts)
+    for domain, told in metrics.all().items():
+        count, right = counted.get(domain, (0, 0.0))
+        if count != told.n_problems:
+            yield f"outcomes of {count} problems for n_problems={told.n_problems} ({domain})"
+        elif count and abs(right / count - told.accuracy) > ROUNDING:
+            yield f"accuracy is {told.accuracy:.6g} ({domain}), its outcomes say {right / count:.6g}"
+
+
+def _outside(metrics: PointMetrics) -> Iterator[str]:
+    """Estimates that lie outside their own interval."""
+    for domain, told in metrics.all().items():
+        speeds = [("speedup", cell.speedup, cell.ci95) for cell in told.speed]
+        for name, value, interval in (
+            ("accuracy", told.accuracy, told.accuracy_ci95),
+            ("delta", told.delta, told.delta_ci95),
+            ("speedup", told.speedup, told.speedup_ci95 or told.speedup_spread),
+            *speeds,
+        ):
+            if value is None or interval is None:
+                continue
+            low, high = interval
+            if not low - ROUNDING <= value <= high + ROUNDING:
+                yield f"{name} is {value:.6g} ({domain}), outside its own interval {low:.6g} to {high:.6g}"

@@ -8,23 +8,25 @@
     <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
 
 The files are the truth about a run: resume trusts them, reports and W&B are drawn from them. So a record is either
-complete on disk or absent, and one that does not hold together is set aside, never trusted. Paths are names, never
-patterns: files are opened here and only then handed to a reader. Imports nothing heavy.
+complete on disk or absent, and one that does not hold together is never trusted: who reads leaves it out, who computes
+it again sets it aside. Paths are names, never patterns: files are opened here and only then handed to a reader. Imports
+nothing heavy.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,12 +35,17 @@ from banpick_exp.errors import UserError
 from banpick_exp.records import (
     OUTCOME_COLUMNS,
     REQUIRED_COLUMNS,
+    SEALED_SINCE,
     CorruptRecord,
+    MissingOutcomes,
     Outcome,
     PointRecord,
     count_problems,
+    digest,
     outcomes_frame,
     read_record,
+    sealed,
+    wrong_numbers,
     wrong_version,
 )
 
@@ -51,6 +58,8 @@ MANIFEST = "run.json"
 MANIFEST_VERSION = 1
 POINTS = "points"
 REPORT = "report.html"
+ASIDE = ".corrupt"
+"""Behind the name of a record that was set aside."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -77,18 +86,21 @@ def read_table(path: Path) -> pl.DataFrame:
 
     Raises OSError where it cannot be opened, ValueError where it is not Parquet.
     """
+    return _table(path.read_bytes(), path.name)
+
+
+def _table(data: bytes, name: str) -> pl.DataFrame:
     import polars as pl
 
-    data = path.read_bytes()
     try:
         return pl.read_parquet(io.BytesIO(data))
     # Damage makes Polars panic too, and a panic is no Exception.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ValueError(f"{path.name} is not readable as Parquet ({error})") from error
+        raise ValueError(f"{name} is not readable as Parquet ({error})") from error
 
 
 class Manifest(BaseModel):
-    """`run.json`: which run this is. A resumed run must agree in sweep, models, tasks and search."""
+    """`run.json`: which run this is. A resumed run must agree in sweep, models, tasks, search and set-ups."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -101,6 +113,31 @@ class Manifest(BaseModel):
     search: str = "grid"
     """What a manifest that does not name its search means."""
     command: str = ""
+    setups: tuple[dict[str, Any], ...] = ()
+    """What its points are asked with (`setups.Setup`), each once; empty in manifests of old."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A record that reading a run left out; its files are as they were."""
+
+    file: Path
+    """The JSON."""
+    reason: str
+    """What is wrong, in one line."""
+    whole: bool
+    """Nothing is wrong with what it says: its outcomes are not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """All points of a run, read once."""
+
+    records: list[PointRecord]
+    """The trustworthy ones, in the order of their file names."""
+    outcomes: dict[str, pl.DataFrame]
+    """By fingerprint, of all but failed ones: what `analysis` takes."""
+    left_out: list[LeftOut]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +177,19 @@ class RunFolder:
         return self.path / "progress.json"
 
     @property
+    def lock(self) -> Path:
+        """Who computes this run now; there while a driver does."""
+        return self.path / "driver.lock"
+
+    @property
     def journal(self) -> Path:
         """The study of search=optuna."""
         return self.path / "optuna.log"
+
+    @property
+    def engine_log(self) -> Path:
+        """What vLLM and torch wrote while an engine was loaded in the driver's process."""
+        return self.path / "engine.log"
 
     def record_path(self, fingerprint: str) -> Path:
         return self.points / f"{fingerprint}.json"
@@ -173,7 +220,7 @@ class RunFolder:
     # ------------------------------------------------------------ points
 
     def write_point(self, record: PointRecord, outcomes: Sequence[Outcome] | None) -> Path:
-        """Write one finished point so that a crash at any moment leaves either the whole record or none.
+        """Write one finished point, sealed, so that a crash at any moment leaves either the whole record or none.
 
         The outcomes go first and the JSON last, each to a temporary file that is flushed to disk and then renamed: once
         the JSON exists, everything it stands for exists.
@@ -186,14 +233,16 @@ class RunFolder:
             and what it means for the run. In both cases no record is left behind.
         """
         frame = None if outcomes is None else outcomes_frame(outcomes)
-        _check_outcomes(record, frame)
         path = self.record_path(record.fingerprint)
+        table = None if frame is None else _parquet(frame)
         # allow_nan=False: NaN is not JSON, and a metric that is not a number is a bug upstream, not a result.
-        text = json.dumps(record.plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        plain = record.plain() if record.schema_version < SEALED_SINCE else sealed(record.plain(), table)
+        text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        _check_outcomes(record, frame)
         try:
             self.points.mkdir(parents=True, exist_ok=True)
-            if frame is not None:
-                write_atomically(self.outcomes_path(record.fingerprint), _parquet(frame))
+            if table is not None:
+                write_atomically(self.outcomes_path(record.fingerprint), table)
             write_atomically(path, text.encode())
         except OSError as error:
             reason = (
@@ -208,37 +257,72 @@ class RunFolder:
         """Read one record and everything that makes it trustworthy.
 
         Raises: CorruptRecord when its own content is wrong (it does not parse, is of a version we do not read, has
-            another name than its file, lacks metrics or outcomes, or has outcomes of other problems); OSError when a
-            file cannot be opened, FileNotFoundError when there is none.
+            another name than its file, lacks metrics, was edited, or has outcomes that are not its own);
+            MissingOutcomes where their file is not there; OSError when a file cannot be opened, FileNotFoundError when
+            there is none.
         """
+        return self._read(fingerprint)[0]
+
+    def _read(self, fingerprint: str) -> tuple[PointRecord, pl.DataFrame | None]:
+        """As `read_point`, with the outcomes of a point that did not fail."""
         path = self.record_path(fingerprint)
         content = path.read_bytes()
         try:
-            record = read_record(content)
+            record, seal = read_record(content)
             if record.fingerprint != fingerprint:
                 raise ValueError(f"the fingerprint {record.fingerprint!r} is not the file name {fingerprint!r}")
-            _check_outcomes(record, None if record.status == "failed" else self._whole_outcomes(fingerprint))
+            outcomes = None if record.status == "failed" else self._whole_outcomes(fingerprint, seal)
+            try:
+                _check_outcomes(record, outcomes)
+            except ValueError as error:
+                raise ValueError(f"edited or damaged: {error}") from None
         except ValueError as error:
             raise CorruptRecord(f"{path}: {error}") from error
-        return record
+        return record, outcomes
 
-    def load_points(self) -> tuple[list[PointRecord], list[Path]]:
-        """All trustworthy records of the run, in the order of their file names, and the corrupt ones it set aside.
-
-        A corrupt `x.json` is renamed to `x.json.corrupt` (its outcomes stay), so the point counts as not run and its
-        bytes are kept to look at. A missing folder holds no points. Raises OSError for a record that cannot be opened:
-        that says nothing about its content, so it stays where it is.
-        """
-        found, set_aside = [], []
+    def _read_each(self) -> Iterator[tuple[PointRecord, pl.DataFrame | None] | LeftOut]:
         for path in self.record_files():
             try:
-                found.append(self.read_point(path.stem))
-            except CorruptRecord:
-                aside = path.with_name(f"{path.name}.corrupt")
-                with contextlib.suppress(FileNotFoundError):  # another driver was quicker
-                    path.rename(aside)
-                set_aside.append(aside)
-        return found, set_aside
+                yield self._read(path.stem)
+            except CorruptRecord as error:
+                yield LeftOut(path, str(error.__cause__), whole=False)
+            except MissingOutcomes as error:
+                yield LeftOut(path, f"{Path(error.filename).name} is not there", whole=True)
+
+    def read_points(self) -> Points:
+        """All trustworthy points with their outcomes, each file read once, and what was left out; changes nothing.
+
+        A missing folder holds no points. Raises OSError for a file that cannot be opened: that says nothing about its
+        content.
+        """
+        points = Points([], {}, [])
+        for found in self._read_each():
+            if isinstance(found, LeftOut):
+                points.left_out.append(found)
+                continue
+            record, outcomes = found
+            points.records.append(record)
+            if outcomes is not None:
+                points.outcomes[record.fingerprint] = outcomes
+        return points
+
+    def load_points(self) -> tuple[list[PointRecord], list[LeftOut]]:
+        """As `read_points`, without keeping the outcomes."""
+        each = [found if isinstance(found, LeftOut) else found[0] for found in self._read_each()]
+        records = [found for found in each if isinstance(found, PointRecord)]
+        return records, [found for found in each if isinstance(found, LeftOut)]
+
+    def set_aside(self, left_out: LeftOut) -> None:
+        """Rename a record that is wrong in its content to `x.json.corrupt`: its point counts as not run.
+
+        Its bytes are kept to look at; its outcomes stay. For who runs the point again, not for who only reads.
+        """
+        with contextlib.suppress(FileNotFoundError):  # another driver was quicker
+            left_out.file.rename(left_out.file.with_name(f"{left_out.file.name}{ASIDE}"))
+
+    def aside_files(self) -> list[Path]:
+        """Records that were set aside, by name."""
+        return sorted(path for path in self.points.iterdir() if path.suffix == ASIDE) if self.points.is_dir() else []
 
     def record_files(self) -> list[Path]:
         """The JSON files of finished points, by name."""
@@ -254,12 +338,18 @@ class RunFolder:
         """fingerprint -> outcomes of every record that has them (all but failed ones): what `analysis` takes."""
         return {r.fingerprint: self.outcomes(r.fingerprint) for r in records if r.status != "failed"}
 
-    def _whole_outcomes(self, fingerprint: str) -> pl.DataFrame | None:
-        """Outcomes of a point, None where there is no file; ValueError where it is not what we write."""
+    def _whole_outcomes(self, fingerprint: str, seal: str | None) -> pl.DataFrame:
+        """Outcomes of a point; `seal`: their digest, None before version 3.
+
+        Raises: ValueError where the file is not what we wrote, MissingOutcomes where there is none.
+        """
         path = self.outcomes_path(fingerprint)
         if not path.exists() and not path.is_symlink():  # a link into the void says nothing about the record
-            return None
-        frame = read_table(path)  # whole: a file cut in the middle can still have a readable footer elsewhere
+            raise MissingOutcomes(errno.ENOENT, "the outcomes of a finished point are not there", str(path))
+        data = path.read_bytes()
+        if seal is not None and digest(data) != seal:
+            raise ValueError(f"{path.name} is edited or damaged, or of another point: the record has another digest")
+        frame = _table(data, path.name)  # whole: a file cut in the middle can still have a readable footer elsewhere
         columns = frame.columns
         if not set(REQUIRED_COLUMNS) <= set(columns) <= set(OUTCOME_COLUMNS):
             raise ValueError(f"{path.name} has the columns {', '.join(columns)}")
@@ -321,20 +411,43 @@ class RunFolder:
 
 def new_run_dir(output_dir: str, sweep: str, now: datetime) -> Path:
     """`<output_dir>/<sweep>/<timestamp>`, absolute, of a run that does not exist yet."""
-    parent = Path(output_dir).expanduser().absolute() / sweep
+    parent = _runs_of(output_dir, sweep)
     name = now.strftime("%Y%m%d-%H%M%S")
     candidate, count = parent / name, 1
-    while candidate.exists():
+    while os.path.lexists(candidate):
         count += 1
         candidate = parent / f"{name}-{count}"
     return candidate
 
 
+def _runs_of(output_dir: str, sweep: str) -> Path:
+    """`<output_dir>/<sweep>`, absolute; UserError for an output_dir that is no name of a folder."""
+    if not output_dir.strip():
+        raise UserError(
+            f"output_dir={output_dir!r} names no folder: every result would land in whatever folder the command is"
+            " typed in. Type output_dir=. for that one, or leave output_dir out for outputs/."
+        )
+    parent = Path(output_dir).expanduser().absolute() / sweep
+    try:
+        os.lstat(parent)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"output_dir={_shortened(output_dir)} is longer than this file system allows ({len(output_dir)}"
+                " characters): no result could be written there. Type output_dir=FOLDER with a shorter one."
+            ) from None
+    return parent
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def find_run_dir(resume: str, output_dir: str, sweep: str) -> Path:
     """The folder `resume` names: a path, or the name of a run of this sweep. UserError where there is none."""
-    runs = Path(output_dir).expanduser().absolute() / sweep
+    runs = _runs_of(output_dir, sweep)
     for folder in (runs / resume, Path(resume).expanduser().absolute()):
-        if folder.is_dir():
+        if os.path.isdir(folder):  # of a name that is too long too: that is no folder
             if (folder / MANIFEST).is_file():
                 return folder
             raise UserError(
@@ -386,7 +499,7 @@ def _named(value: object) -> str:
 
 
 def _check_outcomes(record: PointRecord, outcomes: pl.DataFrame | None) -> None:
-    """ValueError unless a record and its outcomes are of one version and about the same problems."""
+    """ValueError unless a record and its outcomes are of one version and tell the same numbers."""
     if record.metrics is None:
         if outcomes is not None:
             raise ValueError("a failed point has outcomes")
@@ -395,9 +508,9 @@ def _check_outcomes(record: PointRecord, outcomes: pl.DataFrame | None) -> None:
         raise ValueError(f"a point with status {record.status} has no outcomes")
     if wrong := wrong_version(record.schema_version, outcomes):
         raise ValueError(wrong)
-    problems = count_problems(outcomes)
-    if problems != record.metrics.overall.n_problems:
-        raise ValueError(f"outcomes of {problems} problems for n_problems={record.metrics.overall.n_problems}")
+    count_problems(outcomes)
+    if wrong := wrong_numbers(record.metrics, outcomes):
+        raise ValueError(wrong)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -95,8 +95,8 @@ def _mixed_setups(done: Sequence[PointRecord]) -> Iterator[Finding]:
     setups = distinct(map(setup_of_record, points))
     if differing := [f"{key} ({', '.join(values)})" for key, values in varying(setups).items()]:
         detail = (
-            f"the points were asked with different {'; '.join(differing)}: rows of different settings are no comparison."
-            " Verdicts hold each point against stock and fixed_k of its own settings; compare no others"
+            f"the points were asked with different {'; '.join(differing)}: rows of different settings are no"
+            " comparison. Verdicts and fronts hold each point against those of its own settings; compare no others"
         )
         yield Finding(record=points[0], guard="mixed_setups", level="warning", value=float(len(setups)), detail=detail)
 

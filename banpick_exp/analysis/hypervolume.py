@@ -54,8 +54,8 @@ def hypervolume_gain(frame: pl.DataFrame, outcomes: Outcomes, axis: AxisName, do
     """The gain of the done points of `frame` (as `points_frame` returns it) in one domain.
 
     None where there is nothing to compare: no policy beside the ladder or none that is cheaper than stock, fewer than
-    two ladder points with an `axis` value of their own, fewer than `MIN_PROBLEMS` problems. Points that answered other problems than the ladder's first
-    point are left out.
+    two ladder points with an `axis` value of their own, fewer than `MIN_PROBLEMS` problems. Points that answered other
+    problems than the ladder's first point are left out.
     """
     rows = frame.filter((pl.col("domain") == domain) & (pl.col("status") == "done") & pl.col(axis).is_not_null())
     answers = by_problem(rows, outcomes)
@@ -71,11 +71,11 @@ def hypervolume_gain(frame: pl.DataFrame, outcomes: Outcomes, axis: AxisName, do
     cheaper = (place[~ladder] > low + MARGIN[axis]).any()  # else every policy stands where the range begins
     if scores_PN.shape[1] < MIN_PROBLEMS or high - low < 1e-6 or not cheaper:
         return None
-    gains_N = _gains(scores_PN, ladder, np.clip(place, low, high))
+    gains_N = _gains(scores_PN, ladder, place)
     variance = float(gains_N.var(ddof=1)) / len(gains_N)
     if error.any():
         rng = np.random.default_rng(0)
-        drawn = (np.clip(place + error * rng.standard_normal(len(place)), low, high) for _ in range(DRAWS))
+        drawn = (place + error * rng.standard_normal(len(place)) for _ in range(DRAWS))
         variance += float(np.var([_gains(scores_PN, ladder, each).mean() for each in drawn], ddof=1))
     middle, half = 100 * float(gains_N.mean()), 100 * Z * variance**0.5
     ends = (low, high) if axis == "speedup" else (-high, -low)
@@ -93,7 +93,13 @@ def _places(rows: pl.DataFrame, axis: AxisName) -> tuple[np.ndarray, np.ndarray]
 
 
 def _gains(scores_PN: np.ndarray, ladder_P: np.ndarray, place_P: np.ndarray) -> np.ndarray:
-    """[N] what each problem gains, by points that were chosen without it."""
+    """[N] what each problem gains, by points that were chosen without it.
+
+    Beyond the ladder's ends nothing counts, wherever noise has put them: what no ladder point reaches has no rival.
+    """
+    low, high = float(place_P[ladder_P].min()), float(place_P[ladder_P].max())
+    ends = low, max(high, low + 1e-6)
+    place_P = np.clip(place_P, *ends)
     n = scores_PN.shape[1]
     fold_N = np.random.default_rng(0).permutation(n) % FOLDS
     totals_P = scores_PN.sum(axis=1)
@@ -101,15 +107,16 @@ def _gains(scores_PN: np.ndarray, ladder_P: np.ndarray, place_P: np.ndarray) -> 
     for fold in range(FOLDS):
         out = fold_N == fold
         train_P = (totals_P - scores_PN[:, out].sum(axis=1)) / max(1, n - out.sum())
-        weight_P = _weights(train_P, place_P, np.ones_like(ladder_P)) - _weights(train_P, place_P, ladder_P)
+        weight_P = _weights(train_P, place_P, np.ones_like(ladder_P), ends)
+        weight_P -= _weights(train_P, place_P, ladder_P, ends)
         gains_N[out] = weight_P @ scores_PN[:, out]
     return gains_N
 
 
-def _weights(accuracy_P: np.ndarray, place_P: np.ndarray, among_P: np.ndarray) -> np.ndarray:
+def _weights(accuracy_P: np.ndarray, place_P: np.ndarray, among_P: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     """[P] over which share of the range each point is the most accurate of those that are no dearer."""
     rows: Sequence[int] = np.flatnonzero(among_P)[np.argsort(-place_P[among_P], kind="stable")].tolist()
-    low, high = place_P.min(), place_P.max()
+    low, high = ends
     weight_P = np.zeros(len(place_P))
     best = rows[0]
     for row, following in zip(rows, [*rows[1:], None], strict=True):

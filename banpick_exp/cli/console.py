@@ -21,6 +21,8 @@ BROKEN_PIPE = 141
 
 LONGEST_WORD = 300
 """Characters without a space that a message repeats whole: a value of 5,000 digits says no more than its beginning."""
+LONGEST_LINE = 2000
+"""Characters of a line that are printed whole: our own texts are shorter, a value of a thousand words is not."""
 
 
 def answered(work: Callable[[], int]) -> int:
@@ -51,13 +53,31 @@ def answered(work: Callable[[], int]) -> int:
         return FULL
 
 
+def restart_in_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode where it reads all text as ASCII (LC_ALL=C PYTHONUTF8=0).
+
+    Paths and texts that were typed would be something else there, and torch cannot read its own files.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":  # once: -X utf8=0 wins over it
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
 def _silence_stdout() -> None:
     """Python flushes once more at its end, which would print a trace of its own."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _shortened(text: str) -> str:
-    return re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:60]}... ({len(word[0])} characters)", text)
+    short = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:60]}... ({len(word[0])} characters)", text)
+    return "\n".join(_line_shortened(line) for line in short.split("\n"))
+
+
+def _line_shortened(line: str) -> str:
+    """A long line without its middle: it begins with what was typed and ends with what to type."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[: LONGEST_LINE // 2]} ... ({len(line)} characters) ... {line[-LONGEST_LINE // 2 :]}"
 
 
 def open_closed_streams() -> None:

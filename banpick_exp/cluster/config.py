@@ -8,8 +8,10 @@ from pydantic import Field, model_validator
 
 from banpick_exp.config import Section
 
-ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+HOST = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+"
+ADDRESS = re.compile(rf"({HOST}):([0-9]{{1,5}})")
 """HOST:PORT, with brackets around an IPv6 host."""
+PORTS = range(1, 65536)
 
 
 class ClusterConfig(Section):
@@ -24,10 +26,24 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _address_has_a_form_that_ray_takes(self) -> ClusterConfig:
-        if self.address is None or self.address == "auto" or ADDRESS.fullmatch(self.address):
+        if self.address is None:
             return self
+        if self.backend == "inline":
+            raise ValueError(
+                f"cluster.address={self.address} is idle under cluster=inline, which runs the engine in this process:"
+                " nothing would be joined. Leave it out, or type cluster=standing beside it"
+            )
+        found = ADDRESS.fullmatch(self.address)
+        if self.address == "auto" or (found and int(found[2]) in PORTS):
+            return self
+        if self.address == "local":
+            raise ValueError(
+                "cluster.address=local is no cluster that stands already: engines could not be placed there. Type"
+                " cluster=local for one that is started on this machine"
+            )
         scheme, _, rest = self.address.rpartition("://")
-        host = rest.partition("/")[0].rpartition(":")[0] or "HOST"
+        host = rest.partition("/")[0].rpartition(":")[0]
+        host = host if re.fullmatch(HOST, host) else "HOST"
         what = f"is a {scheme}:// address, which is Ray's client or dashboard" if scheme else "is no HOST:PORT"
         raise ValueError(
             f"cluster.address={self.address} {what}: engines could not be placed there. Type"

@@ -23,9 +23,12 @@ class Ledger:
 
     def __init__(self, plan: SweepPlan, tracker: Tracker, console: Console) -> None:
         self._plan, self._tracker = plan, tracker
-        stored, set_aside = plan.folder.load_points()
-        for path in set_aside:
-            console.print(f"Note: {path.name} does not hold together: set aside, its point is computed again.")
+        stored, left_out = plan.folder.load_points()
+        for each in left_out:
+            if not each.whole:
+                plan.folder.set_aside(each)
+            fate = "its point is computed again" if each.whole else "set aside, its point is computed again"
+            console.print(f"Note: {each.file.name}: {each.reason}: {fate}.", markup=False, highlight=False)
         self.records: dict[str, PointRecord] = {r.fingerprint: r for r in stored if r.status != "failed"}
         if self.records and self.pending():
             console.print(f"{len(self.records)} of {len(plan.points)} points are finished already.")

@@ -24,6 +24,7 @@ from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.report.tracking.wandb import Tracker
+from banpick_exp.run_lock import held
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
 from banpick_exp.sweep.dry_run import format_line
 from banpick_exp.sweep.point import Point
@@ -148,11 +149,22 @@ class Run:
 
 
 def run_sweep(plan: RunPlan) -> int:
-    """Run the plan and report. Returns 0, or 1 when a point failed or is invalid. Ctrl-C releases the engines."""
+    """Run the plan and report. Returns 0, or 1 when a point failed or is invalid.
+
+    Ctrl-C and SIGTERM, which ends a job, release the engines and the run's folder (KeyboardInterrupt; SystemExit where
+    Ray has begun).
+
+    Raises UserError where another driver computes this run, or an engine has no room.
+    """
     with contextlib.suppress(ValueError):  # not the main thread
-        # A shell that puts us in the background leaves SIGINT ignored: Ctrl-C and `kill -INT` must still work.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            # A shell that puts us in the background leaves SIGINT ignored: Ctrl-C and `kill -INT` must still work.
+            signal.signal(sign, signal.default_int_handler)
     try:
-        return Run(plan, Console()).run()
+        console = Console()
+        with held(plan.folder) as note:  # before anything is read: what another driver writes is not finished
+            if note is not None:
+                console.print(f"Note: {note}.", markup=False, highlight=False)
+            return Run(plan, console).run()
     except DoesNotFit as error:
         raise UserError(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from banpick_exp.evaluation.calibration.artifact import artifact_folder
 from banpick_exp.records import STATUSES
 from banpick_exp.report.files import write_report
 from banpick_exp.report.repeats import repeats_summary
-from banpick_exp.report.run import Run, read_run
+from banpick_exp.report.run import Run, left_out_lines, read_run
 from banpick_exp.report.terminal import print_pareto, print_repeats
 from banpick_exp.report.tracking.wandb import Tracker
 
@@ -33,26 +34,44 @@ class Totals:
 def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals) -> int:
     """Report what is on disk (the truth), not what is in memory.
 
-    Returns the exit code: 1 when a point failed or is invalid, by its record or by a guard.
+    Returns the exit code: 1 when a point failed or is invalid, by its record or by a guard, or where no report could be
+    written.
     """
     run = read_run(plan.folder)
-    run.folder.write_table("points", run.frame_of_all)
-    run.folder.write_table("guards", run.guards)
-    if run.repeats.height:
-        run.folder.write_table("repeats", run.repeats)
-    files = write_report(run)
+    files, unwritten = _write(run)
     console.print()
+    for line in left_out_lines(run):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     print_pareto(run, console)
     print_repeats(run, console)
     console.print(_spent(run, totals), highlight=False)
     for file in files:
         console.print(f"  {file}", highlight=False, soft_wrap=True)
+    if unwritten is not None:
+        console.print(unwritten, markup=False, highlight=False, soft_wrap=True, style="red")
     failures = tracker.finish(_summary(run, totals), _artifacts(plan))
     if failures:
         console.print(
             f"W&B failed {len(failures)} time(s), the records are complete. First: {failures[0]}", markup=False
         )
-    return 1 if (run.guards["level"] == "invalid").any() else 0  # failed points and replays included
+    invalid = (run.guards["level"] == "invalid").any()  # failed points and replays included
+    return 1 if invalid or unwritten is not None else 0
+
+
+def _write(run: Run) -> tuple[list[Path], str | None]:
+    """The figures and the page, with the tables beside them; in place of what cannot be written, a sentence."""
+    try:
+        run.folder.write_table("points", run.frame_of_all)
+        run.folder.write_table("guards", run.guards)
+        if run.repeats.height:
+            run.folder.write_table("repeats", run.repeats)
+        return write_report(run), None
+    except OSError as error:
+        typed = shlex.quote(str(run.folder.path))
+        return [], (
+            f"The report cannot be written ({error.strerror or error}), but the points are whole: make room, then type"
+            f" python -m banpick_exp report {typed}"
+        )
 
 
 def _counts(run: Run) -> dict[str, int]:

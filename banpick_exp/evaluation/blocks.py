@@ -18,7 +18,7 @@ from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.trial import Trial
-from banpick_exp.records import SCHEMA_VERSION, Counters, Outcome, added_counters
+from banpick_exp.records import OUTCOMES_VERSION, Counters, Outcome, added_counters
 from banpick_exp.run_folder import RunFolder, write_atomically
 
 _OUTCOMES: TypeAdapter[list[Outcome]] = TypeAdapter(list[Outcome])
@@ -133,7 +133,7 @@ def joined(blocks: Sequence[AnsweredBlock]) -> AnsweredBlock:
 
 def _header(cut: Cut, number: int) -> dict[str, Any]:
     """What a file must say to be this block; one of an older version is answered again."""
-    return {"schema_version": SCHEMA_VERSION, "shares": list(cut.shares), "seed": cut.seed, "block": number}
+    return {"schema_version": OUTCOMES_VERSION, "shares": list(cut.shares), "seed": cut.seed, "block": number}
 
 
 def _rules(policies: Mapping[str, DomainPolicy]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from banpick_exp.errors import UserError
@@ -32,6 +34,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         _refuse_pointer(path, content)
+        if content.startswith(codecs.BOM_UTF8):
+            raise UserError(
+                f"{path} begins with a byte order mark (U+FEFF), at which Transformers and vLLM stop reading. Save it"
+                f" as UTF-8 without one: type sed -i '1s/^\\xef\\xbb\\xbf//' {quote(str(path))}."
+            )
         value = json.loads(content.decode("utf-8"))
     except UserError:
         raise

@@ -218,6 +218,7 @@ def _read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None,
             f"model.path={folder} has one expert a layer ({', '.join(said)}): there is nothing to route between, so no"
             " policy can act. Use a checkpoint of several experts, e.g. model=tiny or model=qwen3_30b_a3b."
         )
+    _refuse_no_numbers(folder / "config.json", whole, found)
     sizes: dict[str, int] = {}
     for key in SIZES:
         size = getattr(model, key) if getattr(found, key) is None else getattr(found, key)
@@ -225,7 +226,7 @@ def _read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None,
             sizes[key] = size
     if unknown := [key for key in SIZES if key not in sizes]:
         lacking = " and no ".join(SIZE_WORDS[key] for key in unknown)
-        unread = _unread(whole, found)
+        unread = "".join(f"; {doubt}" for doubt in found.doubts)
         raise UserError(
             f"model.path={folder}: its config.json speaks of experts ({', '.join(said)}), but has no {lacking} under a"
             f" key that is known here ({found.total} layers in all{unread}): policies could not be laid out. Type"
@@ -238,12 +239,26 @@ def _read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None,
     return shape, unhooked, notes
 
 
-def _unread(whole: dict[str, Any], found: Described) -> str:
-    """What stands under a known key in a form that cannot be read: numbers written as text, and doubts of the count."""
+def _refuse_no_numbers(path: Path, whole: dict[str, Any], found: Described) -> None:
+    """UserError where a size is unknown because what stands under its key is no whole number; vLLM needs one too."""
     config = language_part(whole)
-    keys = (*found.family.expert_keys, *found.family.top_k_keys, *TOTAL_KEYS)
-    texts = [f"{key}={shown(config[key])} is text, no number" for key in keys if isinstance(config.get(key), str)]
-    return "".join(f"; {said}" for said in (*texts, *found.doubts))
+    sizes = ((found.num_experts, found.family.expert_keys), (found.top_k, found.family.top_k_keys))
+    wrong = {
+        key: config[key]
+        for size, keys in (*sizes, (found.total or None, TOTAL_KEYS))
+        for key in keys
+        if size is None and key in config and as_int(config[key]) is None
+    }
+    if wrong:
+        said = ", ".join(
+            f"{key}={shown(value)} is {'text, no number' if isinstance(value, str) else 'no whole number'}"
+            for key, value in wrong.items()
+        )
+        meant = ", ".join(
+            f'"{key}": {value.strip() if isinstance(value, str) and value.strip().isdecimal() else "NUMBER"}'
+            for key, value in wrong.items()
+        )
+        raise UserError(f"{path}: {said}, so no engine could load it. Write whole numbers there, unquoted: {meant}.")
 
 
 def _agreed(

@@ -187,7 +187,7 @@ NUMBER_KEYS = frozenset(
     | {"moe_layer_interval", "moe_layer_start_index", "moe_layer_end_index"}
 )
 NUMBERS_KEYS = frozenset({"mlp_only_layers", "moe_layers", "moe_layers_enum"})
-"""The numbers of layers, as a list or a text with commas."""
+"""The numbers of layers, as a list; those of MoE layers as a text with commas too."""
 NAMES_KEYS = frozenset({"mlp_layer_types", "layers_block_type", "layer_types"})
 
 ABOUT_EXPERTS = frozenset({"moe", "expert", "experts", "sparse", "dense", "mlp"})
@@ -257,15 +257,16 @@ def _is_readable(key: str, value: object, total: int) -> bool:
     if value in ("", [], {}):
         return True
     if key in NUMBER_KEYS:
-        return as_int(value) is not None
+        return (number := as_int(value)) is not None and (number > 0 or key != "expert_layer_period")
     if key in NUMBERS_KEYS:
-        parts: object = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        whole = [int(part) if isinstance(part, str) and part.isdecimal() else as_int(part) for part in _items(parts)]
+        whole = [as_int(number) for number in _items(value)]
+        if isinstance(value, str) and key != "mlp_only_layers":
+            whole = [int(part) if part.strip().isdecimal() else None for part in value.split(",")]
         return bool(whole) and all(number is not None and 0 <= number < total for number in whole)
     if key == "moe_layer_freq":
         if isinstance(value, list):
             return len(value) == total and all(as_int(number) in (0, 1) for number in value)
-        return as_int(value) is not None
+        return (as_int(value) or 0) > 0
     if key == "hybrid_override_pattern":
         return isinstance(value, str)
     if key in NAMES_KEYS:

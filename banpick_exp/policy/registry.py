@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from banpick_exp.config import suggestion
+from banpick_exp.config import shown, suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.rule import Rule
@@ -102,7 +102,7 @@ def _message(rule_type: type[Rule], invalid: ValidationError) -> str:
     if error["type"] == "extra_forbidden":
         if not known:
             return f"{at} is unknown: policy={rule_type.name} has no knobs. Leave {knob} out, or choose another policy."
-        near = suggestion(knob, known, nearness=NEARNESS)
+        near = suggestion(knob, known, "policy.", nearness=NEARNESS)
         return f"{at} is unknown: it would have no effect. {near}Use one of {', '.join(known)}."
     if error["type"] == "missing":
         example = shlex.quote(f"policy.{EXAMPLES.get(knob, f'{knob}=VALUE')}")
@@ -111,4 +111,5 @@ def _message(rule_type: type[Rule], invalid: ValidationError) -> str:
         allowed = [choice.strip("' ") for choice in error["ctx"]["expected"].replace(" or ", ",").split(",")]
         near = suggestion(str(value), allowed, nearness=NEARNESS)
         return f"{at}={value!r} is unknown. {near}Use one of {', '.join(allowed)}."
-    return f"{at}={value!r} {error['ctx']['error']}"
+    typed = shown(value) if isinstance(value, bool) else repr(value)
+    return f"{at}={typed} {error['ctx']['error']}"

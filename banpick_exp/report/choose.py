@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from banpick_exp.report.text import Row, in_words, points, rival, signed_points
 
 if TYPE_CHECKING:
     from banpick_exp.analysis import Chosen
+    from banpick_exp.report.run import Run
 
 DESCRIPTION = """\
 The best of many settings looks better than it is on the problems that chose it. So a sweep runs on the dev split, this
@@ -58,13 +61,45 @@ def _options() -> Options:
     )
     parser.add_argument(
         "--budget",
-        type=float,
+        type=_experts,
         action="append",
         metavar="EXPERTS",
         help="choose one for this measured budget (within 0.25 experts a token); may be repeated",
     )
     parser.add_argument("--per-policy", action="store_true", help="choose one of each rule instead of one of all")
     return parser
+
+
+def _experts(typed: str) -> float:
+    """A budget that a point can keep, in experts a token; argparse's complaint for any other."""
+    try:
+        value = float(typed)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ArgumentTypeError(f"{typed!r} is no budget, which is a number of experts a token such as 4 or 4.5")
+    return value
+
+
+def _require_candidates(dev: Run, typed: str) -> None:
+    """UserError where stock and fixed_k are all that finished: they are the rivals, and never chosen."""
+    from banpick_exp.analysis.pairing import REFERENCE_POLICIES
+    from banpick_exp.analysis.selection import DEV
+    from banpick_exp.report.run import resume_command
+
+    others = [record for record in dev.records if record.policy_name not in REFERENCE_POLICIES]
+    if any(record.status == "done" for record in others):
+        return
+    if not others:
+        raise UserError(
+            f"{typed} holds only stock and fixed_k, which are the rivals: there is nothing to choose from. Run the"
+            f" policies to choose from on dev, e.g. python -m banpick_exp +sweep=ban_threshold task.split={DEV}"
+        )
+    reason = next((f" (first reason: {record.reason})" for record in others if record.reason), "")
+    raise UserError(
+        f"{typed} has {len(others)} policy point(s) and none is done{reason}: there is nothing to choose from. Type"
+        f" {resume_command(dev)} to finish it."
+    )
 
 
 def run(arguments: list[str]) -> int:
@@ -76,21 +111,26 @@ def run(arguments: list[str]) -> int:
     # Imported here: --help and a mistyped option answer at once.
     from banpick_exp.analysis import choose, report_on_test
     from banpick_exp.report.run import require_run
+    from banpick_exp.report.sentences import alarms
     from banpick_exp.report.terminal import unwrapped
 
     dev = require_run(typed.dev)
+    test = None if typed.test is None else require_run(typed.test)
+    _require_candidates(dev, typed.dev)
     chosen = choose(dev.records, dev.outcomes, score=typed.score, per_budget=typed.budget, per_policy=typed.per_policy)
+    found = None if test is None else report_on_test(chosen, test.records, test.outcomes)
     console = unwrapped(Console())
+    for alarm in alarms(dev):
+        console.print(f"Read this first: {alarm}", markup=False, highlight=False, soft_wrap=True)
     console.print(_chosen_table(chosen, typed.score))
-    if typed.test is None:
+    if found is None:
         console.print("\nTo report them on test, beside the fixed_k ladder:\n")
         print(f"  {test_command(chosen)}\n")
         shown = [word for word in arguments if word != typed.dev]
         again = shlex.join(["python", "-m", "banpick_exp", "choose", typed.dev])
         print(f"and then, with the folder it prints:\n\n  {again} TEST_RUN {shlex.join(shown)}".rstrip())
         return 0
-    test = require_run(typed.test)
-    rows = list(report_on_test(chosen, test.records, test.outcomes).iter_rows(named=True))
+    rows = list(found.iter_rows(named=True))
     console.print(_test_table(rows))
     for row in rows:
         if row["domain"] == OVERALL and row["against"] == "fixed_k":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
+from banpick_exp.run_folder import REPORT
 
 if TYPE_CHECKING:
     from banpick_exp.report.run import Run
@@ -31,7 +34,7 @@ examples:
 def run(arguments: list[str]) -> int:
     """Writes the page and the figures and prints their paths; returns 0.
 
-    Raises: UserError for a folder that is no finished run, and for a page that cannot be written.
+    Raises: UserError for a folder that is no finished run, for one typed twice, and for a page that cannot be written.
     """
     typed = _options().parse_args(arguments)
     runs, files = _report(typed.runs, typed.output, typed.policy)
@@ -77,12 +80,67 @@ def _report(typed: list[str], output: Path | None, policy: str | None) -> tuple[
     from banpick_exp.report.page.page import write_page
     from banpick_exp.report.run import require_run
 
-    runs = [require_run(folder) for folder in dict.fromkeys(typed)]
+    _refuse_repeated(typed)
+    runs = [require_run(folder) for folder in typed]
     path = output or (runs[0].folder.report if len(runs) == 1 else Path(runs[0].folder.report.name))
+    for run in runs:
+        _check_figures(run.folder.path)
+    _check_page(path)
+    maps = [maps_of(run, policy) for run in runs]
+    try:
+        figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
+        return runs, [*figures, write_page(runs, maps, path)]
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written ({error.strerror or error}): what lies there may be half a file. The points"
+            " are whole. Make room or mend the folder, then type the same again."
+        ) from None
+
+
+def _refuse_repeated(typed: list[str]) -> None:
+    """UserError where a run is typed twice: it would stand beside itself as if it were two."""
+    seen: dict[Path, str] = {}
+    for name in typed:
+        folder = Path(name).expanduser().resolve()
+        if folder in seen:
+            both = name if name == seen[folder] else f"{seen[folder]} and {name}"
+            raise UserError(
+                f"{both}: the same run twice, so there is nothing to lay side by side. Type it once:"
+                f" python -m banpick_exp report {shlex.join(seen.values())}"
+            )
+        seen[folder] = name
+
+
+def _check_page(path: Path) -> None:
+    """UserError unless a page can be written there; what lies there stays as it is."""
+    if path.is_dir():
+        raise UserError(
+            f"--output {path}: it is a folder, and the page is a file. Type --output {shlex.quote(str(path / REPORT))}"
+        )
     if not path.parent.is_dir():
         raise UserError(
-            f"--output {path}: there is no folder {path.parent}, so the page cannot be written. Make it first."
+            f"--output {path}: there is no folder {path.parent}, so the page cannot be written. Type mkdir -p"
+            f" {shlex.quote(str(path.parent))} first."
         )
-    maps = [maps_of(run, policy) for run in runs]
-    figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
-    return runs, [*figures, write_page(runs, maps, path)]
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(
+            f"--output {path}: it cannot be written ({error.strerror or error}), so nothing was drawn. Type --output"
+            " FILE with a file of yours."
+        ) from None
+
+
+def _check_figures(folder: Path) -> None:
+    """UserError unless the figures of a run can be written beside its points."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror or error}) and its figures go there, so nothing was drawn."
+            f" Report a copy of yours: cp -r {shlex.quote(str(folder))} COPY, then"
+            " python -m banpick_exp report COPY"
+        ) from None

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from banpick_exp.errors import UserError
 from banpick_exp.options import Options
 from banpick_exp.records import OVERALL, PointRecord
 
 if TYPE_CHECKING:
     from banpick_exp.analysis.pairing import Answers
     from banpick_exp.report.run import Run
+    from banpick_exp.setups import Setup
 
 DESCRIPTION = """\
 Holds other searches of a sweep against its full grid: what they cost in generated tokens, and whether they found the
@@ -115,10 +117,34 @@ class Comparison:
 
 
 def compare_runs(grid: Run, others: Sequence[Run]) -> Comparison:
-    """Holds `others` against the front of `grid`."""
+    """Holds `others` against the front of `grid`. Raises UserError for a run that was asked something else."""
+    for other in others:
+        _require_alike(grid, other)
     front, theirs = front_of(grid), answers_by_point(grid)
     covers = [covers_of(front, theirs, other.done, answers_by_point(other)) for other in others]
     return Comparison(grid=grid, others=others, front=front, covers=covers)
+
+
+def _require_alike(grid: Run, other: Run) -> None:
+    """UserError unless each set-up of `grid` is one of `other` too: nothing there could cover its points."""
+    from banpick_exp.setups import distinct, nearest_differences
+
+    theirs, ours = (distinct(map(_setup, run.done)) for run in (grid, other))
+    for setup in theirs:
+        if found := nearest_differences(setup, ours):
+            first = ", ".join(f"{key}={value}" for key, (_, value) in found.items())
+            second = ", ".join(f"{key}={value}" for key, (value, _) in found.items())
+            raise UserError(
+                f"{grid.folder.path} was asked with {first}, and {other.folder.path} with {second}: whether one covers"
+                " the front of the other cannot be said. Compare runs of one command that differ in search= alone."
+            )
+
+
+def _setup(record: PointRecord) -> Setup:
+    """What a point was asked with; another vLLM is no other question."""
+    from banpick_exp.setups import setup_of_record
+
+    return {key: value for key, value in setup_of_record(record).items() if key != "vLLM"}
 
 
 def covers_of(
@@ -127,15 +153,18 @@ def covers_of(
     others: Sequence[PointRecord],
     ours: Mapping[str, Answers],
 ) -> list[Cover]:
-    """For each point of `front` the best of `others` that keeps no more; answers by fingerprint."""
+    """For each point of `front` the best of `others` of its set-up that keeps no more; answers by fingerprint."""
     from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE, compare_counts
     from banpick_exp.analysis.pairing import pair
+    from banpick_exp.setups import differences
 
+    asked = [(other, _setup(other)) for other in others]
     found = []
     for point in front:
         best = Cover(point=point.label, by=None, comparison=None)
-        for other in others:
-            if other.mean_kept > point.mean_kept + EQUAL_BUDGET_TOLERANCE:
+        setup = _setup(point)
+        for other, with_what in asked:
+            if other.mean_kept > point.mean_kept + EQUAL_BUDGET_TOLERANCE or differences(with_what, setup):
                 continue
             pairs = pair(ours[other.fingerprint], theirs[point.fingerprint])
             if pairs.n == 0:
@@ -194,6 +223,13 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
+def _unwritable(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"--markdown {path} cannot be written ({reason}): the tables would not be kept. Type the name of a file in a"
+        f" folder that is there, e.g. --markdown {path.name or 'searches'}.md"
+    )
+
+
 def help_page() -> str:
     return _options().format_help()
 
@@ -209,6 +245,11 @@ def _options() -> Options:
 def run(arguments: list[str]) -> int:
     """Prints both tables; returns 0 where every run covers the front, else 1. Raises UserError for what is no run."""
     typed = _options().parse_args(arguments)
+    if typed.markdown is not None:
+        if typed.markdown.is_dir():
+            raise _unwritable(typed.markdown, "it is a folder")
+        if not typed.markdown.parent.is_dir():
+            raise _unwritable(typed.markdown, f"there is no folder {typed.markdown.parent}")
     # Imported here: --help and a mistyped option answer at once.
     from rich.console import Console
     from rich.markup import escape
@@ -226,5 +267,8 @@ def run(arguments: list[str]) -> int:
             table.add_row(*map(escape, row))
         console.print(table)
     if typed.markdown is not None:
-        typed.markdown.write_text("\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8")
+        try:
+            typed.markdown.write_text("\n\n".join(map(markdown, tables)) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(typed.markdown, error.strerror or str(error)) from None
     return 0 if found.all_covered else 1

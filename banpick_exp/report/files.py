@@ -9,6 +9,7 @@ from banpick_exp.report.figures.names import PARETO
 from banpick_exp.report.maps import Maps, draw_maps, maps_of
 from banpick_exp.report.page.page import write_page
 from banpick_exp.report.run import Run
+from banpick_exp.report.sentences import problems_a_point
 
 
 def write_report(run: Run, *, policy: str | None = None) -> list[Path]:
@@ -26,5 +27,6 @@ def draw_figures(run: Run, maps: Maps) -> list[Path]:
     """The figures for papers (PNG, 300 dpi) in the run's folder: `pareto.png` and the heat maps it has numbers for."""
     rows = run.done_rows()
     title = f"Routing policies on {run.models or 'model'}: {run.name}"
-    subtitle = f"{run.headline}  {max(rows['n_problems']):,} problems a point."
+    mixed = "" if run.mixed_setups is None else " Points of different settings: each has a front of its own."
+    subtitle = f"{run.headline}  {problems_a_point(run)}.{mixed}"
     return [pareto_png(rows, run.folder.figure_path(PARETO), title=title, subtitle=subtitle), *draw_maps(run, maps)]

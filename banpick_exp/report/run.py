@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,13 +25,18 @@ from banpick_exp.analysis import (
     without_repeats,
 )
 from banpick_exp.analysis.finding import AGAINST_STOCK
-from banpick_exp.analysis.pairing import Outcomes
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.evaluation.calibration.artifact import read_artifact
 from banpick_exp.records import OVERALL, PointRecord
 from banpick_exp.report.text import Row
-from banpick_exp.run_folder import MANIFEST, Manifest, RunFolder
+from banpick_exp.run_folder import ASIDE, MANIFEST, LeftOut, Manifest, RunFolder
+from banpick_exp.setups import numbered, setup_of_record
+from banpick_exp.sweep.rerun import as_typed
+
+MOST_TOLD = 5
+"""Files that are named when a run is read; the others are counted."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +48,8 @@ class Run:
     """All points, those that failed and repeats too."""
     outcomes: Outcomes
     """Fingerprint -> outcomes, of all points that did not fail."""
+    left_out: Sequence[LeftOut] = ()
+    """What is in the folder and cannot be trusted."""
 
     @cached_property
     def name(self) -> str:
@@ -63,9 +72,19 @@ class Run:
 
     @cached_property
     def frame(self) -> pl.DataFrame:
-        """`frame_of_all` with `on_front` and `sure`, without done points that repeat others: `repeats` has those."""
+        """`frame_of_all` with `on_front` and `sure`, without done points that repeat others: `repeats` has those.
+
+        Each set-up has a front of its own: points that were asked with other settings push none off.
+        """
+        numbers = numbered(map(setup_of_record, self.records))
+        setup = dict(zip((record.fingerprint for record in self.records), numbers, strict=True))
+        every = self.frame_of_all.with_columns(
+            setup=pl.Series([setup[name] for name in self.frame_of_all["fingerprint"]], dtype=pl.Int64)
+        ).with_row_index("place")
+        fronts = [pareto_front(each, self.outcomes) for each in every.partition_by("setup")]
         first = pl.col("repeat") == pl.col("repeat").min()
-        return pareto_front(self.frame_of_all, self.outcomes).filter(first | (pl.col("status") != "done"))
+        found = pl.concat(fronts) if fronts else pareto_front(every)
+        return found.sort("place").drop("place", "setup").filter(first | (pl.col("status") != "done"))
 
     @cached_property
     def verdicts(self) -> pl.DataFrame:
@@ -79,11 +98,23 @@ class Run:
 
     @cached_property
     def headline(self) -> str:
+        if self.records and all(record.policy_name in REFERENCE_POLICIES for record in self.records):
+            return (
+                "No verdict: this run holds stock and fixed_k alone, and fixed_k is itself the rival of every policy."
+                " Type a policy beside it, e.g. python -m banpick_exp"
+                """ 'sweep.blocks=[["policy=fixed_k","policy.k=range(1,K)"],"""
+                """["policy=top_p","policy.p=choice(0.7,0.8)"]]'"""
+            )
         return headline(self.verdicts)
 
     @cached_property
     def hypervolume(self) -> list[Gain]:
-        """Over the fixed_k ladder's, all domains together: by measured budget and by speed-up, those that there are."""
+        """Over the fixed_k ladder's, all domains together: by measured budget and by speed-up, those that there are.
+
+        None of several set-ups: one number would be over fronts that are no comparison.
+        """
+        if self.mixed_setups is not None:
+            return []
         axes: tuple[Literal["mean_kept", "speedup"], ...] = ("mean_kept", "speedup")
         found = (hypervolume_gain(self.frame, self.outcomes, axis) for axis in axes)
         return [gain for gain in found if gain is not None]
@@ -103,6 +134,12 @@ class Run:
         found = self.guards.filter(pl.col("level") != "ok")
         expected = pl.col("fingerprint").is_in(self._ladder) & (pl.col("level") == "warning")
         return found.filter(~expected).sort(pl.col("level") != "invalid", maintain_order=True)
+
+    @cached_property
+    def mixed_setups(self) -> str | None:
+        """How the settings of its points differ and what that means; None where all were asked alike."""
+        found = self.guards.filter(pl.col("guard") == "mixed_setups")
+        return str(found["detail"][0]) if found.height else None
 
     @cached_property
     def may_be_noise(self) -> pl.DataFrame:
@@ -154,27 +191,66 @@ class Run:
 
 
 def read_run(folder: RunFolder) -> Run:
-    """What is in a run folder: every record and its outcomes, read once."""
-    records, _ = folder.load_points()
-    return Run(folder=folder, records=records, outcomes=folder.all_outcomes(records))
+    """What is in a run folder: every record and its outcomes, read once. Changes nothing there."""
+    points = folder.read_points()
+    return Run(folder=folder, records=points.records, outcomes=points.outcomes, left_out=points.left_out)
 
 
 def require_run(typed: str) -> Run:
-    """The run in a folder that was typed. Raises UserError, with what to type, for one that holds no finished point."""
+    """The run in a folder that was typed; says on stderr which of its records are left out.
+
+    Raises UserError, with what to type, for one that holds no finished point, or whose files cannot be opened.
+    """
     folder = RunFolder(Path(typed).expanduser())
     if not folder.points.is_dir():
         what = f"has no {folder.points.name}/" if folder.path.is_dir() else "is no folder"
         raise UserError(f"{typed} {what}, so it is no run and there is nothing to report. {_what_to_type(folder.path)}")
-    run = read_run(folder)
+    try:
+        run = read_run(folder)
+    except OSError as error:
+        raise UserError(
+            f"{typed}: {error.filename} cannot be opened ({error.strerror or error}), so nobody can say what is in it."
+            " Mount the disk or mend the permission, then type the same again."
+        ) from None
+    for line in (*left_out_lines(run), *_aside_line(run)):
+        print(line, file=sys.stderr)
     if not run.done:
         reasons = sorted({str(record.reason) for record in run.records if record.reason})
-        command = run.manifest.command or "the sweep's command"
         raise UserError(
             f"{typed} has {len(run.records)} points and none is done, so there is no front to draw"
             + (f" (first reason: {reasons[0]})" if reasons else "")
-            + f". Type {command} resume={folder.path.resolve()} to finish it."
+            + f". Type {resume_command(run)} to finish it."
         )
     return run
+
+
+def left_out_lines(run: Run) -> list[str]:
+    """One line a record that was left out, the first few, then a count; the last line says what to do."""
+    if not run.left_out:
+        return []
+    lines = [f"Left out: {each.file}: {each.reason}" for each in run.left_out[:MOST_TOLD]]
+    if len(run.left_out) > MOST_TOLD:
+        lines.append(f"Left out: {len(run.left_out) - MOST_TOLD} more")
+    return [
+        *lines,
+        f"Nothing was changed. Put the files back from a copy, or type {resume_command(run)} to run the"
+        f" {len(run.left_out)} point(s) again.",
+    ]
+
+
+def _aside_line(run: Run) -> list[str]:
+    aside = run.folder.aside_files()
+    if not aside:
+        return []
+    again = sum(path.with_name(path.name.removesuffix(ASIDE)).exists() for path in aside)
+    were = "record was" if len(aside) == 1 else "records were"
+    return [f"{len(aside)} {were} set aside earlier (*{ASIDE}) in {run.folder.points}; {again} measured again since."]
+
+
+def resume_command(run: Run) -> str:
+    """The command that goes on with a run, for a shell."""
+    command = run.manifest.command or "the sweep's command with"
+    return f"{command} {shlex.quote(f'resume={as_typed(str(run.folder.path.resolve()))}')}"
 
 
 def _what_to_type(folder: Path) -> str:

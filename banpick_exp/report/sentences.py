@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
+from banpick_exp.analysis.finding import READ_FIRST
 from banpick_exp.records import OVERALL, STATUSES
 from banpick_exp.report.equal_budget import NAMED, equal_budget_sentence, has_solved, is_near
 from banpick_exp.report.repeats import repeats_sentence
@@ -14,19 +15,31 @@ from banpick_exp.report.text import STOCK, against, points
 
 def sentences(run: Run) -> list[str]:
     """What a reader should know after the headline, one fact a line."""
-    lines = [_extent(run), _sampling(run), *_tally(run), hypervolume_sentence(run)]
+    lines = [f"Read this first: {alarm}" for alarm in alarms(run)]
+    lines += [_extent(run), _sampling(run), *_tally(run), hypervolume_sentence(run)]
     lines += [*_by_domain(run), *_speed(run), *_guards(run)]
     lines += [repeats_sentence(run), equal_budget_sentence(run.verdicts) if has_solved(run.frame) else ""]
     return [line for line in lines if line]
 
 
+def alarms(run: Run) -> list[str]:
+    """What decides whether the comparisons mean anything: stock's own answers, points that were asked differently."""
+    found = run.raised.filter(pl.col("guard").is_in(READ_FIRST))
+    return [f"{row['guard']} ({row['domain']}): {row['detail']}" for row in found.iter_rows(named=True)]
+
+
+def problems_a_point(run: Run) -> str:
+    """`1,200 problems a point`, `24 to 36 problems a point` where set-ups ask different numbers."""
+    asked = sorted({record.measured.overall.n_problems for record in run.done})
+    return f"{' to '.join(f'{count:,}' for count in dict.fromkeys((asked[0], asked[-1])))} problems a point"
+
+
 def _extent(run: Run) -> str:
     counts = {status: sum(record.status == status for record in run.records) for status in STATUSES}
-    problems = max(record.measured.overall.n_problems for record in run.done)
     wrong = [f"{count} {status}" for status, count in counts.items() if status != "done" and count]
     return (
         f"{counts['done']} of {len(run.records)} points are done{' (' + ', '.join(wrong) + ')' if wrong else ''}: "
-        f"model {run.models}, task {run.tasks}, {problems:,} problems a point."
+        f"model {run.models}, task {run.tasks}, {problems_a_point(run)}."
     )
 
 

@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE, accuracy_name
-from banpick_exp.analysis.finding import STOCK_GUARDS
+from banpick_exp.analysis.finding import READ_FIRST
 from banpick_exp.records import OVERALL
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
 from banpick_exp.report.run import Run
-from banpick_exp.report.sentences import hypervolume_sentence
+from banpick_exp.report.sentences import alarms, hypervolume_sentence
 from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
 
 FRONT = {(True, True): "●", (True, False): "○", (False, False): ""}
@@ -43,7 +43,8 @@ def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everythin
         _print_points(run, done, domain, console)
     else:
         console.print("No point finished: there is no front to show.")
-    _print_stock_alarms(run, console)
+    for alarm in alarms(run):
+        console.print(f"[bold red]Read this first:[/] {escape(alarm)}", soft_wrap=True, highlight=False)
     console.print(f"\n[bold]{escape(run.headline)}[/bold]")
     if said := hypervolume_sentence(run):
         console.print(escape(said))
@@ -51,14 +52,6 @@ def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everythin
     _print_unfinished(run, console)
     if done.height:
         _print_guards(run, done, console, everything)
-
-
-def _print_stock_alarms(run: Run, console: Console) -> None:
-    """Before the verdict: what makes every comparison meaningless."""
-    alarms = run.raised.filter(pl.col("guard").is_in(STOCK_GUARDS))
-    for row in alarms.iter_rows(named=True):
-        said = escape(f"{row['guard']} ({row['domain']}): {row['detail']}")
-        console.print(f"[bold red]Read this first:[/] {said}", soft_wrap=True, highlight=False)
 
 
 def print_repeats(run: Run, console: Console) -> None:
@@ -97,12 +90,16 @@ def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console) -
 def _points_table(
     done: pl.DataFrame, verdict_of: Mapping[str, Row], domain: str, alarmed: set[str], *, narrow: bool
 ) -> Table:
-    table = Table(title=f"Pareto table ({domain}, {max(done['n_problems']):,} problems)", title_justify="left")
+    asked = done["n_problems"].unique().to_list()
+    of_all = f", {asked[0]:,} problems" if len(asked) == 1 else ""
+    table = Table(title=f"Pareto table ({domain}{of_all})", title_justify="left")
     table.add_column("", no_wrap=True)
     table.add_column("policy", no_wrap=not narrow)
     columns = ((f"{accuracy_name(done)} % [95 %]", 18), ("vs stock [95 %]", 20), ("speed-up [95 %]", 22), ("kept", 5))
     for name, width in (*columns, ("truncated %", 5), ("gap", 5)):
         table.add_column(name, justify="right", min_width=width)
+    if not of_all:
+        table.add_column("n", justify="right")
     table.add_column("at equal budget [points]", no_wrap=not narrow)
     for row in done.sort("mean_kept", "accuracy", descending=True).iter_rows(named=True):
         verdict = verdict_of.get(row["fingerprint"])
@@ -115,6 +112,7 @@ def _points_table(
             f"{row['mean_kept']:.2f}",
             f"{100 * row['truncated_fraction']:.1f}",
             "" if verdict is None or verdict["budget_gap"] is None else f"{verdict['budget_gap']:+.2f}",
+            *([] if of_all else [f"{row['n_problems']:,}"]),
             "" if verdict is None else _verdict(verdict),
         )
     return table
@@ -154,7 +152,7 @@ def _print_guards(run: Run, done: pl.DataFrame, console: Console, everything: bo
     points = done["fingerprint"].n_unique()
     raised = run.raised.filter(pl.col("fingerprint").is_in(done["fingerprint"].implode()))
     noise = run.may_be_noise
-    listed = raised.filter(~pl.col("guard").is_in(STOCK_GUARDS))  # those stand before the verdict
+    listed = raised.filter(~pl.col("guard").is_in(READ_FIRST))  # those stand before the verdict
     _print_findings(listed, lambda row: "red" if row["level"] == "invalid" else "yellow", None, console, everything)
     if everything:
         _print_findings(noise, lambda row: "dim", "dim", console, everything)

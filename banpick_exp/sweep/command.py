@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,16 +33,18 @@ class Command:
 
 def parse_command(arguments: Sequence[str]) -> Command:
     """Sorts overrides. Raises UserError for what is no override, an unknown key, or an axis over a run's setting."""
-    command, seen = Command(), set[str]()
+    command, seen = Command(), dict[str, str]()
     for text in arguments:
         _check_form(text)
         key = key_of(text)
         check_key(key)
         if key in seen:
+            axis = f", or both values in one axis: {key}=choice(A,B)" if key.split(".")[0] in POINT_KEYS else ""
             raise UserError(
-                f"{key} is typed twice: which value counts would be a guess. Type it once: {key}=choice(A,B)."
+                f"{key} is typed twice, as {seen[key]} and as {text}: which value counts would be a guess. Type it"
+                f" once{axis}."
             )
-        seen.add(key)
+        seen[key] = text
         first = key.split(".")[0]
         if first == "policy":
             command.policy.append(text)
@@ -52,9 +57,9 @@ def parse_command(arguments: Sequence[str]) -> Command:
         else:
             command.run_values[key] = _single(text)
     _check_params(command)
-    for key in ("output_dir", "resume"):  # a folder named 2026 is still a name
-        if command.run_values.get(key) is not None:
-            command.run_values[key] = str(command.run_values[key])
+    for key in ("output_dir", "resume"):  # a folder named 2026, 007 or 1_0 is still a name
+        if not isinstance(command.run_values.get(key, ""), str | None):
+            command.run_values[key] = seen[key].partition("=")[2].strip()
     for text in [*command.policy, *command.settings]:
         if not is_symbolic(text) and interval_of(text) is None:
             parse_axis(text)
@@ -86,26 +91,48 @@ HYDRA_FLAGS = {
 """Flags of Hydra's own command line, which is not run here -> what to type instead."""
 
 
+def _check_encoded(text: str) -> None:
+    """UserError for bytes that are no text here: they could be written into no record, and would match no answer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        plain = os.fsencode(text).decode(errors="replace")
+        locale = sys.getfilesystemencoding()
+        if locale != "utf-8" and "\N{REPLACEMENT CHARACTER}" not in plain:
+            remedy = f"Type PYTHONUTF8=1 before python (without -X utf8=0): what is typed is taken for {locale} here"
+        else:
+            remedy = "Type it in UTF-8, or rename the file"
+        raise UserError(
+            f"{plain} has bytes that are no text: it could not be written into a record. {remedy}."
+        ) from None
+
+
 def _check_form(text: str) -> None:
+    _check_encoded(text)
     if text.startswith("-"):
         flag = text.partition("=")[0]
         if remedy := next((said for flags, said in HYDRA_FLAGS.items() if flag in flags), None):
             raise UserError(f"{text} is a flag of Hydra's own command line: nothing was started. {remedy}")
         name, _, value = text.lstrip("-").partition("=")
-        typed = f"{name.replace('-', '_')}={value or 'true'}"
-        raise UserError(
-            f"{text} is no option: nothing was started. Settings have no dashes: {typed}. For help type --help."
-        )
-    if text.startswith("~"):
-        raise UserError(f"{text} would remove a setting that is needed. Type {text[1:]}=VALUE instead.")
-    if "=" in text:
+        name = name.replace("-", "_")
+        typed = f"{name}={value or ('true' if name == 'dry_run' else 'VALUE')}"
+        dashes = f"Settings have no dashes: {typed}. " if name.split(".")[0] in (*POINT_KEYS, *RUN_KEYS) else ""
+        raise UserError(f"{text} is no option: nothing was started. {dashes}For help type --help.")
+    if text.startswith("~") and text.strip("~"):
+        raise UserError(f"{text} would remove a setting that is needed. Type {text.strip('~')}=VALUE instead.")
+    if "=" in text and key_of(text):
         return
+    if not text.strip("+~= \n\t"):
+        raise UserError(f"{shlex.quote(text)} names no setting: nothing was started. A setting is KEY=VALUE.")
+    if text == "help":
+        raise UserError("help is no setting: nothing was started. For help type --help.")
     offers = {
         name: f"{'+' if group == 'sweep' else ''}{group}={name}"
         for group in reversed(GROUPS)
         for name in choices(group)
     }
-    remedy = f"Did you mean {offers[text]}?" if text in offers else suggestion(text, [*POINT_KEYS, *RUN_KEYS]).strip()
+    keys = [*POINT_KEYS, *RUN_KEYS]
+    remedy = f"Did you mean {offers[text]}?" if text in offers else suggestion(text, keys).replace("? ", "=VALUE?")
     raise UserError(f"{text} has no value: nothing was started. A setting is KEY=VALUE. {remedy}".strip())
 
 

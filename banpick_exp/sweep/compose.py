@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from banpick_exp.config import Section, suggestion, validated
+from banpick_exp.config import Section, shown, suggestion, validated
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
@@ -114,12 +114,14 @@ class Composer:
         shape = self._checkpoints[model].shape
         seed = tree["seed"]
         if isinstance(seed, bool) or not isinstance(seed, int):
-            raise UserError(f"seed={seed} is no whole number: the run could not be repeated. Type e.g. seed=0.")
+            raise UserError(f"seed={shown(seed)} is no whole number: the run could not be repeated. Type e.g. seed=0.")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed={seed} is outside 0 to {2**32 - 1}: the engine would refuse it. Type e.g. seed=0.")
         repeat = tree["repeat"]
         if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 0:
-            raise UserError(f"repeat={repeat} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1.")
+            raise UserError(
+                f"repeat={shown(repeat)} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1."
+            )
         task = _anchored(validated(TaskConfig, tree["task"], "task"))
         checkpoint = self._checkpoints[model]
         engine = _sized(validated(EngineConfig, tree["engine"], "engine"), checkpoint, values)
@@ -167,7 +169,7 @@ class Composer:
             try:
                 OmegaConf.update(tree, key, value, merge=False, force_add=True)
             except (OmegaConfBaseException, ValueError, TypeError) as error:
-                raise UserError(f"{key}={value} cannot be set: {error}. Nothing was started.") from None
+                raise UserError(f"{key}={shown(value)} cannot be set: {error}. Nothing was started.") from None
         try:
             plain = OmegaConf.to_container(tree, resolve=True)
         except OmegaConfBaseException as error:
@@ -220,7 +222,7 @@ def check_choice(group: str, name: object) -> str:
     plus = "+" if group == "sweep" else ""
     near = suggestion(str(name), offered, f"{plus}{group}=")
     raise UserError(
-        f"{plus}{group}={name} is unknown: there is no such {group}, so nothing was started. {near}"
+        f"{plus}{group}={shown(name)} is unknown: there is no such {group}, so nothing was started. {near}"
         f"Choices: {', '.join(offered)}."
     )
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from banpick_exp.config import Section, suggestion, validated
+from banpick_exp.config import Section, shown, suggestion, validated
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.cut import Cut
 
@@ -109,14 +109,16 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
     name = values.get("name")
     if not isinstance(name, str) or name not in SEARCHES:
         near = suggestion(str(name), SEARCHES, "search=")
-        raise UserError(f"search.name={name} is unknown: nothing would be run. {near}Use one of {', '.join(SEARCHES)}.")
+        raise UserError(
+            f"search.name={shown(name)} is unknown: nothing would be run. {near}Use one of {', '.join(SEARCHES)}."
+        )
     own = SEARCHES[str(name)]
     for key in values:
         owners = [other for other, section in SEARCHES.items() if key in section.model_fields]
         if key not in own.model_fields and owners:
             raise UserError(
-                f"search.{key}={values[key]} is idle under search={name}: nothing would change. Type search={owners[0]}"
-                " beside it, or leave it out."
+                f"search.{key}={shown(values[key])} is idle under search={name}: nothing would change. Type"
+                f" search={owners[0]} beside it, or leave it out."
             )
     return validated(own, values, "search")
 
@@ -127,7 +129,7 @@ class RunConfig(Section):
     output_dir: str = "outputs"
     resume: str | None = None
     dry_run: bool = False
-    repeats: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1, le=1000)
     """Runs of every point, in other batches and another order (`evaluation.answer`), to see how far scores move."""
     sweep: SweepConfig
     search: SearchConfig = GridSearch()

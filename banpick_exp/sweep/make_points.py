@@ -192,6 +192,7 @@ class PointMaker:
         key = (setting.task, split)
         if key not in self._files:
             self._files[key] = inspect_task(setting.task, split)
+            self.notes |= dict.fromkeys(self._files[key].notes)
         return self._files[key]
 
 

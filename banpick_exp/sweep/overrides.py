@@ -15,7 +15,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
@@ -29,11 +29,18 @@ from hydra.core.override_parser.types import (
     Transformer,
 )
 from hydra.errors import HydraException
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
-from banpick_exp.config import suggestion
+from banpick_exp.config import Section, shown, suggestion
+from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
+from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.models.config import ModelConfig
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy import POLICIES
+from banpick_exp.policy.registry import EXAMPLES
+from banpick_exp.tasks.config import TaskConfig
 
 Block = tuple[str, ...]
 """Overrides as typed; it stands for the product of its axes."""
@@ -45,6 +52,8 @@ MOST_POINTS = 5_000
 
 _SYMBOL = re.compile(r"(?<![\w.])[KEL](?![\w.])")
 _CALL = re.compile(r"\w+\(")
+_BETWEEN = re.compile(r"[\s,:()\[\]{}]+")
+_SCIENTIFIC = re.compile(r"[-+]?([0-9.]+)[eE][-+]?[0-9]+")
 _PARSER = OverridesParser.create()
 
 
@@ -74,6 +83,7 @@ def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
     Raises UserError for text outside Hydra's grammar (with the quotes to type), deletions, `interval()` and `glob()`.
     Example: `parse_axis("policy.k=range(1,4)")` has the values (1, 2, 3).
     """
+    _check_literals(text)
     resolved = text
     if shape is not None and is_symbolic(text):
         numbers = {"K": shape.top_k, "E": shape.num_experts, "L": shape.num_layers}
@@ -97,6 +107,31 @@ def parse_axis(text: str, shape: MoeShape | None = None) -> Axis:
     except (HydraException, ValueError, TypeError, ArithmeticError) as error:  # Hydra checks a range only here
         raise _unreadable(text, error) from None
     return Axis(override.key_or_group, values, swept)
+
+
+def _check_literals(text: str) -> None:
+    """UserError for what would be read as something else: a number beyond those of a computer, a key twice in {}."""
+    value = text.partition("=")[2].strip()
+    if "'" in value or '"' in value:
+        return
+    for word in _BETWEEN.split(value):
+        found = _SCIENTIFIC.fullmatch(word)
+        if found is None or found[1].count(".") > 1 or not found[1].strip("."):
+            continue
+        number = float(word)
+        if math.isinf(number) or (number == 0 and found[1].strip("0.")):
+            read = "infinite" if number else "0"
+            raise UserError(
+                f"{text}: {word} is beyond the numbers of a computer, and would count as {read}: nothing was started."
+                f" Type {key_of(text)} with a number between 1e-307 and 1e308."
+            )
+    if value.startswith("{") and value.endswith("}"):
+        keys = [entry.partition(":")[0].strip() for entry in _entries(value[1:-1])]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise UserError(
+                f"{text} has {twice[0]} twice: which of the two counts would be a guess. Type it once, with all that"
+                " belongs to it."
+            )
 
 
 def _sized(value: str, numbers: Mapping[str, int], text: str) -> str:
@@ -163,6 +198,8 @@ def _parsed(resolved: str, text: str) -> Override:
 
 def _unreadable(text: str, error: Exception) -> UserError:
     reason = (str(error).strip().splitlines() or ["not in Hydra's grammar"])[0].split(" expecting {")[0]
+    if "set_int_max_str_digits" in reason:
+        reason = "more digits than any number has here"
     return UserError(f"{text} cannot be read ({reason}): nothing was started. {_text_to_type(text)}")
 
 
@@ -170,6 +207,10 @@ def _text_to_type(text: str) -> str:
     """How to write what was probably meant. Hydra reads the value, so a text needs quotes of its own in the shell's."""
     key, _, value = text.partition("=")
     name, value = key_of(text), value.strip()
+    example = _without_text(name)
+    if example is not None and not _CALL.match(value) and not value.startswith(("[", "{")):
+        bare = f"{key}={value.strip(chr(34) + chr(39))}"
+        return f"Type {bare}." if _is_number(bare) else f"{name} takes no free text. Type e.g. {shlex.quote(example)}."
     listed = name in ("sweep.params", "sweep.blocks", "sweep.reference")
     if _CALL.match(value):
         return f"An axis is {name}=choice(a,b) or {name}=range(start,stop,step). Type e.g. '{name}=choice(1,2)'."
@@ -188,6 +229,52 @@ def _text_to_type(text: str) -> str:
     except Exception:  # as above; then there is no guess to offer
         return f"A setting is KEY=VALUE; every bracket and quote must close. Type e.g. {_example(name)}."
     return f"{phrase}, inside those of the shell. Type {shlex.quote(guess)}."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isinstance(_PARSER.parse_override(text).value(), int | float)
+    except Exception:  # as in `_parsed`
+        return False
+
+
+_SECTIONS: dict[str, type[Section]] = {
+    "engine": EngineConfig,
+    "calibration": CalibrationConfig,
+    "model": ModelConfig,
+    "task": TaskConfig,
+}
+_EXAMPLES = {"seed": "0", "repeat": "1", "repeats": "3", "dry_run": "true", "policy.budget": "4"}
+"""Of settings that take no text and are no field of a section."""
+
+
+def kinds_of(field: FieldInfo) -> tuple[Any, ...]:
+    """What a setting may be: (int | None, int, NoneType) for an optional count."""
+    return (field.annotation, *get_args(field.annotation))
+
+
+def _without_text(name: str) -> str | None:
+    """What to type for a setting that takes no free text (`policy.k=4`); None for one that does, or that is unknown."""
+    if name in _EXAMPLES:
+        return f"{name}={_EXAMPLES[name]}"
+    first, _, knob = name.partition(".")
+    owners = [*POLICIES.values()] if first == "policy" else [_SECTIONS[first]] if first in _SECTIONS else []
+    fields = [f for owner in owners for key, f in owner.model_fields.items() if (f.alias or key) == knob]
+    if not fields or any(str in kinds_of(field) for field in fields):
+        return None
+    if first == "policy" and knob in EXAMPLES:
+        return f"policy.{EXAMPLES[knob]}"
+    return f"{name}={_value_of(fields[0])}"
+
+
+def _value_of(field: FieldInfo) -> str:
+    """A value that a setting may have: its default, else one of its kind."""
+    if field.default is not None and field.default is not PydanticUndefined:
+        return shown(field.default)
+    kinds = kinds_of(field)
+    if literal := next((kind for kind in kinds if get_origin(kind) is Literal), None):
+        return str(get_args(literal)[0])
+    return "true" if bool in kinds else "4" if int in kinds else "0.5" if float in kinds else "{0: [3, 7]}"
 
 
 def _entries(value: str) -> list[str]:

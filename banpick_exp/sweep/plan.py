@@ -25,6 +25,7 @@ from banpick_exp.sweep.estimate import Estimate, estimate
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.resume import check_setups, setups_of
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -78,13 +79,14 @@ class SweepPlan:
         return estimate(self.points, engines, sampled)
 
     def manifest(self) -> Manifest:
-        """What `run.json` says; a resumed run must agree in sweep, models and tasks."""
+        """What `run.json` says; a resumed run must agree in it."""
         return Manifest(
             sweep=self.sweep_name,
             models={point.checkpoint.identity: point.model.name for point in self.points},
             tasks={point.data_identity: point.task.name for point in self.points},
             search=self.search.name,
             command=self.command,
+            setups=setups_of(self.points),
         )
 
 
@@ -125,7 +127,9 @@ def plan_sweep(
         command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
     )
     if plan.resume:
-        plan.folder.check_manifest(plan.manifest())
+        manifest = plan.manifest()
+        plan.folder.check_manifest(manifest)
+        check_setups(plan.folder, manifest.setups)
     check_writable(plan.folder.path)
     return plan
 

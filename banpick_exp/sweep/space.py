@@ -6,7 +6,6 @@ Imports no optuna: planning describes the space and checks its corners, the run 
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy import POLICIES
-from banpick_exp.sweep.overrides import Assignment, Block, interval_of, key_of, parse_axis
+from banpick_exp.sweep.overrides import Assignment, Block, interval_of, key_of, kinds_of, parse_axis
 
 DIGITS = 3
 """A sampled number is one of 100 to 1,000 steps of its interval: readable in labels, and exact in commands."""
@@ -97,17 +96,13 @@ def _check_continuous(text: str, block: Block) -> None:
     names = [str(value) for each in block if key_of(each) == "policy" for value in parse_axis(each).values]
     for rule in (POLICIES[name] for name in names if name in POLICIES):
         for name, field in rule.model_fields.items():
-            if (field.alias or name) == knob and float not in (field.annotation, *typing.get_args(field.annotation)):
+            if (field.alias or name) == knob and float not in kinds_of(field):
                 low, high = interval_of(text) or (0, 0)
-                listed = f"range({math.ceil(low)},{math.floor(high) + 1})" if int in _kinds(field) else "choice(A,B)"
+                listed = f"range({math.ceil(low)},{math.floor(high) + 1})" if int in kinds_of(field) else "choice(A,B)"
                 raise UserError(
                     f"{text} is an interval, but policy.{knob} of {rule.name} takes no fractions: most of what would be"
                     f" sampled means nothing. Type 'policy.{knob}={listed}'."
                 )
-
-
-def _kinds(field: Any) -> tuple[Any, ...]:
-    return (field.annotation, *typing.get_args(field.annotation))
 
 
 def _text(dimension: Dimension) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from banpick_exp.config import Section
 from banpick_exp.records import OVERALL
+from banpick_exp.tasks.invisible import invisible
 
 RESERVED_DOMAINS = frozenset({OVERALL, "calibrations", "solved"})
 """Names that stand for something else in records and run folders."""
@@ -21,7 +23,7 @@ class TaskConfig(Section):
     """Chooses the benchmark (`registry.BENCHMARKS`)."""
     data_files: str | None = None
     """A path with {domain} and {split}; null: the benchmark's own files."""
-    domains: tuple[str, ...] = Field(min_length=1)
+    domains: tuple[str, ...]
     split: str = "test"
     max_problems: int | None = Field(default=None, ge=1)
     """Per domain; null is all of them."""
@@ -65,7 +67,25 @@ class TaskConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _marks_can_be_found(self) -> TaskConfig:
+        for key in ("answer_separator", "answer_pattern"):
+            mark = getattr(self, key) or ""
+            if hidden := invisible(mark):
+                raise ValueError(
+                    f"task.{key}={mark!a} holds {hidden}, which nobody sees and a model does not write: no answer would"
+                    " be found. Delete it"
+                )
+            if mark != (whole := unicodedata.normalize("NFC", mark)):
+                raise ValueError(
+                    f"task.{key}={mark!a} has its accents as characters of their own (it is not in Unicode's NFC), and"
+                    f" completions are read in NFC: no answer would be found. Type task.{key}='{whole}'"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _domains_have_names_of_their_own(self) -> TaskConfig:
+        if not self.domains:
+            raise ValueError("task.domains=[] is empty: nothing would be asked. Name one, e.g. task.domains=[math]")
         if any(not domain.strip() for domain in self.domains):
             raise ValueError("task.domains holds an empty name: no file belongs to it. Leave it out")
         if reserved := sorted(RESERVED_DOMAINS & set(self.domains)):

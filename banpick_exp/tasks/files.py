@@ -6,7 +6,7 @@ The content of the files is part of every result's identity, so the problems mus
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,14 @@ from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.registry import GRADERS
 from banpick_exp.tasks.problem import Problem
-from banpick_exp.tasks.reading import read_problems
+from banpick_exp.tasks.reading import read_problems, repeats_note
 from banpick_exp.tasks.registry import benchmark_of
 from banpick_exp.tasks.templates import files_of_template
 
 CALIBRATION_SPLIT = "calibration"
+COMPOSED = b"answers compared in NFC"
+"""Part of the identity of files with answers beyond ASCII, which were once compared as they were written; all others
+are judged as ever, and keep theirs."""
 
 Loaded = tuple[Problem, ...]
 
@@ -38,6 +41,8 @@ class TaskFiles:
     missing: str | None = None
     loaded: Mapping[str, Loaded] = field(default_factory=dict, repr=False, compare=False)
     """The problems themselves, per domain; empty where something is missing."""
+    notes: tuple[str, ...] = ()
+    """What to tell the user: problems that are no problems of their own."""
 
 
 def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
@@ -69,12 +74,28 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
         digest.update(f"{domain}\0{len(data)}\0".encode())
         digest.update(data)
         loaded[domain] = _problems(data, path, benchmark, task, domain, split)
+    if not all(answer.isascii() for items in loaded.values() for problem in items for answer in problem.answers):
+        digest.update(COMPOSED)
     return TaskFiles(
         paths={domain: str(path.resolve()) for domain, path in paths.items()},
         identity=digest.hexdigest()[:16],
         problems={domain: len(problems) for domain, problems in loaded.items()},
         loaded=loaded,
+        notes=tuple(_notes(paths, loaded)),
     )
+
+
+def _notes(paths: Mapping[str, Path], loaded: Mapping[str, Loaded]) -> Iterator[str]:
+    domain_of: dict[str, str] = {}
+    for domain, problems in loaded.items():
+        if note := repeats_note(paths[domain], problems):
+            yield note
+        shared = [other for problem in problems if (other := domain_of.setdefault(problem.prompt, domain)) != domain]
+        for other in dict.fromkeys(shared):
+            yield (
+                f"{shared.count(other)} of {len(problems)} problems of {paths[domain]} are asked in domain {other} too:"
+                " over all domains they count twice, so intervals are too narrow. Leave them out of one file."
+            )
 
 
 def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:

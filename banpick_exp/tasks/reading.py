@@ -6,19 +6,23 @@ empty (a completion without an answer would be right), a truth value (a model ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.registry import GRADERS
+from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.rows import EXAMPLE, NoValue, Number, Row, rows_of
 
 ID_KEYS = ("problem_id", "id")
 TASK_KEY = "task"
 MOST_SHOWN = 5
+REPEATS_BORNE = 0.05
+"""Share of the rows that may repeat another, as some published sets have them; with more, intervals mean nothing."""
 
 
 class _Wrong(ValueError):
@@ -37,6 +41,8 @@ def read_problems(
     problems: list[Problem] = []
     wrong: list[str] = []
     places: dict[str, str] = {}
+    asked: dict[str, tuple[str, Problem]] = {}
+    repeats: list[str] = []
     rows = 0
     for place, row in rows_of(path, data, columns):
         try:
@@ -48,6 +54,11 @@ def read_problems(
                     f"has the id {problem.problem_id!r} of {places[problem.problem_id]}, so answers could not be paired"
                 )
             places[problem.problem_id] = place
+            first, same = asked.setdefault(problem.prompt, (place, problem))
+            if set(same.answers) != set(problem.answers):
+                raise _Wrong(_contradiction(problem, first, same))
+            if same is not problem:
+                repeats.append(f"{place} repeats {first}")
             problems.append(problem)
         except _Wrong as error:
             wrong.append(f"{place} {error}")
@@ -56,7 +67,34 @@ def read_problems(
         raise UserError(_complaint(path, wrong, rows))
     if not problems:
         raise UserError(f"{path} is empty: domain {domain} would have no problems. Fill it, or leave the domain out.")
+    if len(repeats) > REPEATS_BORNE * rows:
+        raise UserError(
+            f"{path}: {len(repeats)} of {rows} rows ask what another asks, with the same answer ({repeats[0]}, ...)."
+            " They would count as problems of their own, so every interval would be too narrow. Leave them out of the"
+            " file; to ask each problem N times type task.samples=N task.temperature=0.6."
+        )
     return tuple(problems)
+
+
+def repeats_note(path: Path, problems: Sequence[Problem]) -> str | None:
+    """What to tell the user of the few problems that repeat another of their domain; None where there are none."""
+    asked: dict[str, str] = {}
+    repeats = [p.problem_id for p in problems if asked.setdefault(p.prompt, p.problem_id) != p.problem_id]
+    if not repeats:
+        return None
+    return (
+        f"{len(repeats)} of {len(problems)} problems of {path} ask what another asks, with the same answer"
+        f" ({', '.join(repeats[:MOST_SHOWN])}): intervals take them for problems of their own and are a little too"
+        " narrow. Leave them out of the file."
+    )
+
+
+def _contradiction(problem: Problem, first: str, same: Problem) -> str:
+    either = json.dumps(list(dict.fromkeys([*same.answers, *problem.answers])), ensure_ascii=False)
+    return (
+        f"has the prompt of {first} but another answer ({problem.answer!r}, not {same.answer!r}): no completion could"
+        f" be right for both. Delete one, or write one row with the list {either} where each is right"
+    )
 
 
 def _complaint(path: Path, wrong: list[str], rows: int) -> str:
@@ -73,7 +111,7 @@ def _complaint(path: Path, wrong: list[str], rows: int) -> str:
 def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, default_id: str) -> Problem:
     for key in (benchmark.prompt_key, benchmark.answer_key):
         if key not in row:
-            has = ", ".join(f'"{name}"' for name in list(row)[:8])
+            has = ", ".join(ascii(name) if invisible(name) else f'"{name}"' for name in list(row)[:8])
             raise _Wrong(f'has no "{key}"{f" (it has {has})" if has else ""}')
     question = _question(benchmark.prompt_key, row[benchmark.prompt_key])
     answers = tuple(dict.fromkeys(_answers(benchmark, task, row[benchmark.answer_key])))
@@ -95,7 +133,7 @@ def _question(key: str, value: object) -> str:
         )
     if isinstance(value, (Number, NoValue)) or not isinstance(value, str):
         raise _Wrong(f'has {_named(value)} as "{key}", not text: write it as text in quotes')
-    if not value.strip():
+    if all(char.isspace() or invisible(char) for char in value):
         raise _Wrong(f'has an empty "{key}": there is nothing to ask')
     return _whole(key, value)
 
@@ -111,6 +149,11 @@ def _answers(benchmark: Benchmark, task: TaskConfig, value: object) -> Iterator[
         normalised = grader.normalised(_whole(key, answer))
         if not normalised:
             raise _Wrong(f'has an empty "{key}": an answer that is not found would be right')
+        if hidden := invisible(normalised):
+            raise _Wrong(
+                f'has {hidden} in its "{key}" {normalised!a}, which nobody sees and a model does not write, so no given'
+                " answer would be equal: delete it, or write a plain space in its place"
+            )
         if never := grader.never_given(normalised, task):
             raise _Wrong(f'has {normalised!r} as "{key}", which {never}: type another task.answer_separator, or null')
         yield normalised

@@ -9,11 +9,17 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from banpick_exp.errors import UserError
+from banpick_exp.models.folder import LFS_POINTER
+from banpick_exp.tasks.invisible import invisible
+
+if TYPE_CHECKING:
+    import polars as pl
 
 EXAMPLE = '{"prompt": "1+1=", "answer": "2"}'
 
@@ -35,6 +41,10 @@ Row = Mapping[str, object]
 Numbered = Iterator[tuple[str, Row | str]]
 """(`line 5`, the row), or (`line 5`, why it is none)."""
 
+FEW_ZEROS = 8
+"""Plain letters in UTF-16 have a zero byte of two, so a file with less than one of 8 is damaged."""
+NEEDED = 2
+"""The question and the answer; ids and sub-tasks may be absent."""
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"PK\x03\x04": "unzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2"}
 COMPRESSED |= {b"\xfd7zXZ": "unxz"}
 """How compressed files begin, and what unpacks them."""
@@ -43,14 +53,15 @@ COMPRESSED |= {b"\xfd7zXZ": "unxz"}
 def rows_of(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered:
     """The rows of a file whose content is `data`, by the ending of its name: .csv, .tsv, .parquet, else JSON lines.
 
-    `columns` are those that are read of a Parquet file. Raises UserError where the file as a whole cannot be read.
+    `columns`: what is read, of a Parquet file nothing else; a table must have the first two (`NEEDED`). Raises
+    UserError where the file as a whole cannot be read.
     """
     kind = path.suffix.lower()
     if kind == ".parquet":
         return _parquet_rows(path, data, columns)
     text = _text(path, data)
     if kind in (".csv", ".tsv"):
-        return _csv_rows(path, text, "," if kind == ".csv" else "\t")
+        return _csv_rows(path, text, "," if kind == ".csv" else "\t", columns[:NEEDED])
     return _json_rows(path, text)
 
 
@@ -63,11 +74,22 @@ def _text(path: Path, data: bytes) -> str:
             )
     if data.startswith(b"PAR1"):
         raise UserError(f"{path} is a Parquet file under another name. Rename it so that it ends in .parquet.")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+    if data.startswith(LFS_POINTER):
+        raise UserError(
+            f"{path} is a Git LFS pointer, not the file itself: there are no problems in it. Type git -C"
+            f" {quote(str(path.parent))} lfs pull."
+        )
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or data.count(0) > len(data) // FEW_ZEROS:
         encoding = _wide_encoding(data)
         raise UserError(
             f"{path} is not UTF-8 but, as it seems, {encoding}: its problems would be read as something else. Save it"
             f" as UTF-8: type iconv -f {encoding} -t UTF-8 {quote(str(path))} > NEW."
+        )
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line} holds a zero byte, which no text has: the file is damaged. Copy it again, or delete"
+            f" it: type tr -d '\\000' < {quote(str(path))} > NEW."
         )
     try:
         return data.decode("utf-8-sig")
@@ -89,6 +111,10 @@ def _wide_encoding(data: bytes) -> str:
 
 
 # ---------------------------------------------------------------- JSON lines
+
+
+BYTE_ORDER_MARK = "\ufeff"
+"""At the beginning of a file it is read over (`_text`), elsewhere it is a character that nobody sees."""
 
 
 class _DoubledKey(ValueError):
@@ -125,6 +151,9 @@ def _json_lines(text: str) -> Numbered:
         except _DoubledKey as doubled:
             yield name, f"has the key {str(doubled)!r} twice, and which one counts is not said"
         except json.JSONDecodeError as error:
+            if line.startswith(BYTE_ORDER_MARK):
+                yield name, "begins with a byte order mark (U+FEFF), as where files were joined by cat: delete it"
+                continue
             whole = "" if line.lstrip().startswith("{") and line.rstrip() != "{" else f" such as {EXAMPLE}"
             yield name, f"is no JSON object{whole} ({error.msg}, column {error.colno})"
         except RecursionError:
@@ -136,7 +165,7 @@ def _json_lines(text: str) -> Numbered:
 # ---------------------------------------------------------------- CSV and Parquet
 
 
-def _csv_rows(path: Path, text: str, delimiter: str) -> Numbered:
+def _csv_rows(path: Path, text: str, delimiter: str, needed: tuple[str, ...]) -> Numbered:
     previous = csv.field_size_limit(sys.maxsize)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -156,7 +185,42 @@ def _csv_rows(path: Path, text: str, delimiter: str) -> Numbered:
     if len(set(header)) < len(header):
         doubled = next(name for name in header if header.count(name) > 1)
         raise UserError(f"{path} has the column {doubled!r} twice, and which one counts is not said. Rename one.")
+    if header and not set(needed) <= set(header):
+        raise UserError(_wrong_header(path, header, delimiter, needed))
     return _csv_lines(lines, header)
+
+
+def _wrong_header(path: Path, header: list[str], delimiter: str, needed: tuple[str, ...]) -> str:
+    """What is wrong with a first line that does not name the columns: the separator, the spelling, or the names."""
+    wanted, first = " and ".join(map(repr, needed)), delimiter.join(header)
+    says = f"{path}: its first line names the columns {', '.join(map(ascii, header))}, and {wanted} are wanted"
+    for other in ",;\t|":
+        names = {_plain_name(name) for name in first.split(other)}
+        if other != delimiter and {_plain_name(name) for name in needed} <= names:
+            name = "tabs" if other == "\t" else repr(other)
+            rewrite = (
+                f"import csv; csv.writer(open('NEW.csv', 'w', newline='', encoding='utf-8')).writerows(csv.reader("
+                f"open({str(path)!r}, newline='', encoding='utf-8-sig'), delimiter={other!r}, skipinitialspace=True))"
+            )
+            return (
+                f"{says}: they are separated by {name}, but {path.suffix} means {delimiter!r}, so no problem could be"
+                f" read. Write it again: type python -c {quote(rewrite)}."
+            )
+    plain = {_plain_name(name): name for name in needed}
+    mended = [plain.get(_plain_name(name), name) for name in header]
+    if set(needed) <= set(mended) and len(set(mended)) == len(mended):
+        script = f"1s/.*/{delimiter.join(mended)}/"
+        return (
+            f"{says}, spelled exactly so: no problem could be read. Type sed {quote(script)} {quote(str(path))} >"
+            f" NEW{path.suffix}."
+        )
+    return (
+        f"{says}: no problem could be read. Begin the file with the line {delimiter.join(needed)}, or rename columns."
+    )
+
+
+def _plain_name(name: str) -> str:
+    return "".join(char for char in name if not invisible(char)).strip().casefold()
 
 
 def _csv_lines(lines: list[tuple[int, list[str]]], header: list[str]) -> Numbered:
@@ -178,20 +242,47 @@ def _parquet_rows(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered
         raise UserError(
             f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}): nothing could be asked. Write it again."
         ) from None
+    if absent := [name for name in columns[:NEEDED] if name not in there]:
+        raise UserError(
+            f"{path} has no column {' and no '.join(map(repr, absent))} (it has {', '.join(map(repr, [*there][:8]))}):"
+            " no problem could be read. Rename its columns and write it again."
+        )
+    for name, kind in frame.schema.items():
+        if remedy := _cast(path, name, kind, frame[name]):
+            raise UserError(remedy)
     rows = frame.iter_rows(named=True)
     return ((f"row {n}", {key: _plain(value) for key, value in row.items()}) for n, row in enumerate(rows, start=1))
 
 
+def _cast(path: Path, name: str, kind: pl.DataType, column: pl.Series) -> str | None:
+    """What to say of a column whose values have no text of their own, and how to write it as text; None for others."""
+    import polars as pl
+
+    inner = pl.Series(dtype=kind.inner).dtype if isinstance(kind, pl.List | pl.Array) else kind
+    if not (inner.is_float() or inner.is_temporal() or inner.is_decimal() or inner == pl.Binary):
+        return None
+    whole = inner.is_float() and kind == inner and bool(((column % 1 == 0) & (column.abs() < 2**53)).all())
+    to = ("pl.Int64" if whole else "pl.String") if inner == kind else "pl.List(pl.String)"
+    why = (
+        "a float does not say how it was written (116 becomes 116.0)"
+        if inner.is_float()
+        else "such a value can be written in several ways"
+    )
+    script = (
+        f"import polars as pl; pl.read_parquet({str(path)!r}, glob=False)"
+        f".with_columns(pl.col({name!r}).cast({to})).write_parquet('NEW.parquet')"
+    )
+    return (
+        f"{path}: its column {name!r} is {kind}, and {why}, so it would be read as something else. Write it as"
+        f" {'whole numbers' if whole else 'text'}, then look at it: type python -c {quote(script)}."
+    )
+
+
 def _plain(value: object) -> object:
-    kinds: dict[type, Callable[[object], object]] = {int: lambda n: Number(str(n)), float: _unwritten}
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    return kinds.get(type(value), lambda other: NoValue(f"a {type(other).__name__}"))(value)
-
-
-def _unwritten(number: object) -> NoValue:
-    return NoValue(f"{number}, a float that says not how it was written (116 becomes 116.0): store it as text")
+    return Number(str(value)) if isinstance(value, int) else NoValue(f"a {type(value).__name__}")

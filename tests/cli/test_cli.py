@@ -113,7 +113,7 @@ BAD_INPUT: list[tuple[list[str], list[str]]] = [
     ([SWEEP, "calibration.sample=1"], ["Did you mean calibration.samples?"]),
     ([SWEEP, "cluster.engine=1"], ["Did you mean cluster.engines?"]),
     ([SWEEP, "policy.boots=1"], ["policy.boots is no knob", "Did you mean policy.boost?"]),
-    (["policy=ban", "policy.lamda=1"], ["lamda", "Did you mean lambda?"]),
+    (["policy=ban", "policy.lamda=1"], ["lamda", "Did you mean policy.lambda?"]),
     ([SWEEP, "policy.boost=strong"], ["boost", "strong", "not a number"]),
     ([SWEEP, "policy.boost=21"], ["boost=21", "[-20, 20]"]),
     (["policy=ban", "policy.k_min=9"], ["k_min=9 exceeds top_k=8", "1..8"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ import pytest
 from loaded_backend import Done, LoadedSlot
 
 from banpick_exp.cluster.backends.base import Call, CallFailed, DoesNotFit
-from banpick_exp.cluster.backends.inline import InlineBackend, InlineCall
+from banpick_exp.cluster.backends.inline import InlineBackend, InlineCall, stderr_in
 from banpick_exp.cluster.backends.registry import BACKENDS, backend_of
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.cluster.plan import plan_run
@@ -48,6 +50,8 @@ def test_a_run_without_ray(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "2 done, 0 invalid, 0 failed" in done.stdout and "engine loads 1 for 1 engine slot(s)" in done.stdout
     assert "Starting 1 engine slot(s)" in done.stdout and "Traceback" not in done.stdout
+    assert "Warning" not in done.stdout and "Loading safetensors" not in done.stdout, "of libraries: in engine.log"
+    assert "Loading safetensors" in only_run(tmp_path).engine_log.read_text()
     records, set_aside = only_run(tmp_path).load_points()
     assert set_aside == [] and {record.label: record.status for record in records} == {
         "none": "done",
@@ -71,6 +75,19 @@ def test_a_call_that_raises_keeps_its_trace() -> None:
     with pytest.raises(CallFailed, match="ZeroDivisionError") as caught:
         call.result()
     assert caught.value.error == "ZeroDivisionError" and "Traceback" in caught.value.trace
+
+
+def test_stderr_of_a_load_goes_into_the_log_and_comes_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of the process itself and of those it starts; also after a load that failed."""
+    log = tmp_path / "engine.log"
+    for word in ("first", "second"):
+        with contextlib.suppress(RuntimeError), stderr_in(log):
+            os.write(2, f"{word}\n".encode())
+            subprocess.run([sys.executable, "-c", "import sys; print('child', file=sys.stderr)"], check=True)
+            raise RuntimeError
+    os.write(2, b"ours\n")
+    assert capfd.readouterr().err == "ours\n"
+    assert log.read_text() == "first\nchild\nsecond\nchild\n"
 
 
 # ------------------------------------------------------------ a newcomer's backend

@@ -1,4 +1,4 @@
-"""Whatever became of a run's files, they are read, set aside, or refused in words; what is read can be reported."""
+"""Whatever became of a run's files, they are read, left out, or refused in words; what is read can be reported."""
 
 from __future__ import annotations
 
@@ -107,16 +107,16 @@ def said(typed: list[str]) -> tuple[int, str]:
 
 @examples(150)
 @given(which=st.integers(0, 2), damage=DAMAGES)
-def test_a_damaged_record_is_read_or_set_aside(whole: Path, which: int, damage: tuple[str, int, Any]) -> None:
+def test_a_damaged_record_is_read_or_left_out(whole: Path, which: int, damage: tuple[str, int, Any]) -> None:
     with a_copy(whole) as path, in_time():
         folder = RunFolder(path)
         files = folder.record_files()
         content = damaged(files[which].read_bytes(), damage)
         files[which].write_bytes(content)
-        records, set_aside = folder.load_points()
-        assert len(records) + len(set_aside) == 3
-        for aside in set_aside:
-            assert aside.name == f"{files[which].name}.corrupt" and aside.read_bytes() == content
+        records, left_out = folder.load_points()
+        assert len(records) + len(left_out) == 3
+        for each in left_out:
+            assert each.file == files[which] and each.reason and each.file.read_bytes() == content
         for record in records:
             assert record.fingerprint and record.policy_name and record.plain()
         try:
@@ -128,13 +128,13 @@ def test_a_damaged_record_is_read_or_set_aside(whole: Path, which: int, damage: 
 
 @examples(30)
 @given(damage=st.one_of(DAMAGES.filter(lambda damage: damage[0] != "edit")))
-def test_damaged_outcomes_are_read_or_their_record_is_set_aside(whole: Path, damage: tuple[str, int, Any]) -> None:
+def test_damaged_outcomes_are_read_or_their_record_is_left_out(whole: Path, damage: tuple[str, int, Any]) -> None:
     with a_copy(whole) as path, in_time():
         folder = RunFolder(path)
         outcomes = sorted(folder.points.glob("*.outcomes.parquet"))[0]
         outcomes.write_bytes(damaged(outcomes.read_bytes(), damage))
-        records, set_aside = folder.load_points()
-        assert len(records) + len(set_aside) == 3
+        records, left_out = folder.load_points()
+        assert len(records) + len(left_out) == 3
         with contextlib.suppress(UserError):
             read_run(folder)
 

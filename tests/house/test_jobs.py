@@ -115,7 +115,9 @@ def test_sbatch_starts_ray_on_both_nodes_and_its_sweep_composes(job: Job, tmp_pa
     documented = next(line for line in SBATCH.read_text().splitlines() if "sbatch task=" in line)
     (tmp_path / "data").mkdir()
     for split in ("test", "calibration"):
-        (tmp_path / f"data/math.{split}.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n' * 20)
+        (tmp_path / f"data/math.{split}.jsonl").write_text(
+            "".join(f'{{"prompt": "{n}+1=", "answer": "{n + 1}"}}\n' for n in range(20))
+        )
     process = job(*shlex.split(documented)[3:])
     output, _ = process.communicate(timeout=50)
     assert process.returncode == 0, output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,45 @@ def test_a_count_that_cannot_be_sure_says_so(tmp_path: Path, changes: dict[str, 
     found = inspect(folder)
     assert doubt in found.notes[0] and "may be wrong" in found.notes[0] and "model.num_layers=NUMBER" in found.notes[0]
     assert "may be wrong" not in " ".join(inspect(folder, num_layers=1).notes), "what was typed is not doubted again"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "meant"),
+    [
+        ({"num_experts": "8"}, 'num_experts="8" is text, no number', '"num_experts": 8.'),
+        ({"num_experts_per_tok": " 4 "}, "is text, no number", '"num_experts_per_tok": 4.'),
+        ({"num_hidden_layers": "2"}, 'num_hidden_layers="2" is text, no number', '"num_hidden_layers": 2.'),
+        ({"num_experts": "many"}, "num_experts=many is text", '"num_experts": NUMBER.'),
+        ({"num_experts": 8.5}, "num_experts=8.5 is no whole number", '"num_experts": NUMBER.'),
+        ({"num_experts_per_tok": True}, "num_experts_per_tok=True is no whole number", "NUMBER."),
+    ],
+)
+def test_a_size_that_is_no_number_is_said_once_and_typing_it_is_no_remedy(
+    tmp_path: Path, changes: dict[str, Any], said: str, meant: str
+) -> None:
+    folder = write_checkpoint(tmp_path, **changes)
+    for typed in ({}, {"num_experts": 8, "top_k": 4, "num_layers": 2}):
+        with pytest.raises(UserError) as caught:
+            inspect(folder, **typed)
+        message = str(caught.value)
+        assert said in message and message.endswith(meant) and "has no" not in message
+
+
+def test_the_remedy_for_a_byte_order_mark_works_as_typed(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "it's") / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(UserError, match="byte order mark") as caught:
+        inspect(path.parent)
+    subprocess.run(str(caught.value).split(" type ")[1].removesuffix("."), shell=True, check=True)
+    assert inspect(path.parent).shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mlp_only_layers": ["0"]}, {"mlp_only_layers": "0"}, {"moe_layer_freq": 0}, {"expert_layer_period": 0}]
+)
+def test_a_layer_key_that_says_nothing_is_a_doubt(tmp_path: Path, changes: dict[str, Any]) -> None:
+    (note,) = inspect(write_checkpoint(tmp_path, **changes)).notes
+    assert f"{next(iter(changes))}=" in note and "cannot be read" in note and "type model.num_layers=" in note
 
 
 # ---------------------------------------------------------------- what an engine could not load

@@ -86,7 +86,7 @@ NAMED = {"experts": {0: [3]}}
         ("modes", {"alpha_min": 1}, "policy.tau is missing"),
         ("modes", {"tau": 2}, "policy.tau=2 is outside [0, 1]: no weight could reach it"),
         ("modes", {"tau": 0.1, "alpha_min": -1}, "policy.alpha_min=-1 is outside [0, 1]"),
-        ("mask", {}, "policy.experts is missing: policy=mask cannot work without it. Type for example 'policy.experts={0"),
+        ("mask", {}, "policy.experts is missing: policy=mask cannot work without it. Type for example 'policy"),
         ("mask", {"experts": {}}, "policy.experts={} names no expert: nothing would change"),
         ("mask", {"experts": {4: [0]}}, "policy.experts names layer 4, but this checkpoint has 4 MoE layers"),
         ("mask", {"experts": {0: [32]}}, "policy.experts names expert 32 of layer 0"),

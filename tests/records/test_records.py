@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -20,6 +21,7 @@ from banpick_exp.records import (
     outcomes_frame,
     outcomes_of,
     read_record,
+    sealed,
     wrong_version,
 )
 
@@ -44,13 +46,18 @@ def as_json(plain: dict[str, Any]) -> bytes:
     return json.dumps(plain).encode()
 
 
+def stored(plain: dict[str, Any]) -> bytes:
+    """As it stands on disk."""
+    return as_json(sealed(plain, b"outcomes"))
+
+
 # ---------------------------------------------------------------- on disk
 
 
 def test_schema_is_golden(record: PointRecord) -> None:
     """Readers outside this repository rely on these names; a change here is a new schema_version."""
     plain = record.plain()
-    assert (records.SCHEMA_VERSION, records.READABLE_VERSIONS) == (2, (1, 2)) and plain["schema_version"] == 2
+    assert (records.SCHEMA_VERSION, records.READABLE_VERSIONS) == (3, (1, 2, 3)) and plain["schema_version"] == 3
     assert list(plain) == [
         "schema_version", "finished_at", "fingerprint", "status", "reason", "label", "policy", "model", "engine",
         "task", "versions", "calibration", "metrics", "engagement", "timing", "command",
@@ -58,7 +65,7 @@ def test_schema_is_golden(record: PointRecord) -> None:
     assert list(plain["metrics"]) == ["overall", "domains"]
     assert list(plain["metrics"]["overall"]) == list(plain["metrics"]["domains"]["math"]) == [
         "accuracy", "accuracy_ci95", "delta", "delta_ci95", "n_problems", "tokens_per_second", "speedup",
-        "speedup_spread", "mean_kept", "mean_kept_by_layer", "truncated_fraction",
+        "speedup_ci95", "speed", "mean_kept", "mean_kept_by_layer", "truncated_fraction",
     ]  # fmt: skip
 
 
@@ -89,7 +96,8 @@ def test_what_is_read_is_written_again(record: PointRecord) -> None:
     solved = changed(record, budget=BUDGET, seed=0, repeat=1, timing={"of_a_later_version": 1.5})
     for each in (record, solved):
         plain = each.plain()
-        assert read_record(as_json(plain)) == each and read_record(as_json(plain)).plain() == plain
+        read, seal = read_record(stored(plain))
+        assert read == each and read.plain() == plain and seal == hashlib.sha256(b"outcomes").hexdigest()
     assert solved.plain()["timing"]["of_a_later_version"] == 1.5
     assert set(solved.settings()) == {"versions", "model", "engine", "task"}
     assert all(values == solved.plain()[section] for section, values in solved.settings().items())
@@ -98,8 +106,8 @@ def test_what_is_read_is_written_again(record: PointRecord) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema_version": 0}, "schema_version is 0, this version reads 1 and 2"),
-        ({"schema_version": 3}, "schema_version is 3, this version reads 1 and 2"),
+        ({"schema_version": 0}, "schema_version is 0, this version reads 1, 2, 3"),
+        ({"schema_version": 4}, "schema_version is 4, this version reads 1, 2, 3"),
         ({"status": "running"}, "status: "),
         ({"status": "failed"}, "a failed point has metrics"),
         ({"metrics": None}, "a point with status done has no metrics"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from synthetic_run import DOMAINS, SyntheticRun, changed, ladder, pick_strength
 
 from banpick_exp.analysis import points_frame
 from banpick_exp.errors import UserError
-from banpick_exp.records import CorruptRecord, Outcome, PointRecord, outcomes_of
+from banpick_exp.records import CorruptRecord, MissingOutcomes, Outcome, PointRecord, outcomes_of, sealed
 from banpick_exp.run_folder import Manifest, RunFolder, read_table, write_atomically
 
 Point = tuple[PointRecord, list[Outcome]]
@@ -46,7 +47,9 @@ def test_round_trip(folder: RunFolder, point: Point) -> None:
     record, outcomes = point
     path = folder.write_point(record, outcomes)
     assert path == folder.record_path(record.fingerprint) and path.name == f"{record.fingerprint}.json"
-    assert folder.read_point(record.fingerprint) == record and json.loads(path.read_bytes()) == record.plain()
+    table = folder.outcomes_path(record.fingerprint).read_bytes()
+    assert folder.read_point(record.fingerprint) == record
+    assert json.loads(path.read_bytes()) == sealed(record.plain(), table)
     assert outcomes_of(folder.outcomes(record.fingerprint)) == outcomes
     assert names(folder.points) == [path.name, f"{record.fingerprint}.outcomes.parquet"]
 
@@ -56,7 +59,8 @@ def test_the_order_of_the_names_on_disk_is_golden(folder: RunFolder, point: Poin
     path = folder.write_point(*point)
     assert list(json.loads(path.read_text())) == [
         "schema_version", "finished_at", "fingerprint", "status", "reason", "label", "policy", "model", "engine",
-        "task", "versions", "calibration", "metrics", "engagement", "timing", "command",
+        "task", "versions", "calibration", "metrics", "engagement", "timing", "command", "outcomes_sha256",
+        "record_sha256",
     ]  # fmt: skip
     assert folder.outcomes(point[0].fingerprint).schema == {
         "problem_id": pl.String, "domain": pl.String, "task": pl.String, "correct": pl.Boolean,
@@ -119,6 +123,19 @@ def test_a_missing_folder_holds_no_points(folder: RunFolder) -> None:
 # ---------------------------------------------------------------- corrupt
 
 
+def seal_again(folder: RunFolder, name: str) -> None:
+    """Make digests true again, as a program that writes wrong records would have them."""
+    path, outcomes = folder.record_path(name), folder.outcomes_path(name)
+    with contextlib.suppress(ValueError):  # no JSON has no seal
+        plain = json.loads(path.read_bytes())
+        if isinstance(plain, dict):
+            path.write_text(json.dumps(sealed(without_seal(plain), outcomes.read_bytes())))
+
+
+def without_seal(plain: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in plain.items() if not key.endswith("_sha256")}
+
+
 def corrupt(folder: RunFolder, name: str, how: str) -> None:
     path, outcomes = folder.record_path(name), folder.outcomes_path(name)
     plain = json.loads(path.read_text())
@@ -130,8 +147,6 @@ def corrupt(folder: RunFolder, name: str, how: str) -> None:
         path.write_bytes(b"\xff\xfe{}")
     elif how == "a list":
         path.write_text("[1]")
-    elif how == "no outcomes":
-        outcomes.unlink()
     elif how == "outcomes cut":
         outcomes.write_bytes(outcomes.read_bytes()[:-50])
     elif how == "outcomes of fewer problems":
@@ -144,7 +159,7 @@ def corrupt(folder: RunFolder, name: str, how: str) -> None:
         pl.read_parquet(outcomes).drop("found", "completion", "finish_reason").write_parquet(outcomes)
     else:
         change: dict[str, Any] = {
-            "a later version": {"schema_version": 3}, "version 1 with outcomes of 2": {"schema_version": 1},
+            "a later version": {"schema_version": 4}, "version 1 with outcomes of 2": {"schema_version": 1},
             "fingerprint": {"fingerprint": "0123456789abcdef"}, "status": {"status": "running"},
             "metrics": {"metrics": None}, "policy": {"policy": {}},
         }  # fmt: skip
@@ -154,6 +169,8 @@ def corrupt(folder: RunFolder, name: str, how: str) -> None:
             del plain["metrics"]["domains"]["math"]["speedup"]
         else:
             plain |= change[how]
+        if plain["schema_version"] == 1:
+            plain = without_seal(plain)
         path.write_text(json.dumps(plain))
 
 
@@ -164,14 +181,13 @@ def corrupt(folder: RunFolder, name: str, how: str) -> None:
         ("empty", "not readable as JSON"),
         ("not utf-8", "not readable as JSON"),
         ("a list", "the record: "),
-        ("no outcomes", "a point with status done has no outcomes"),
         ("outcomes cut", "is not readable as Parquet"),
         ("outcomes of fewer problems", "outcomes of 3 problems for n_problems=12"),
         ("outcomes of another shape", "has the columns problem_id, domain"),
         ("a column of its own", "has the columns problem_id, domain"),
-        ("outcomes of version 1", "schema_version is 2, but its outcomes lack the completions"),
+        ("outcomes of version 1", "schema_version is 3, but its outcomes lack the completions"),
         ("version 1 with outcomes of 2", "schema_version is 1, but its outcomes have found, completion, finish_reason"),
-        ("a later version", "schema_version is 3, this version reads 1 and 2"),
+        ("a later version", "schema_version is 4, this version reads 1, 2, 3"),
         ("fingerprint", "is not the file name"),
         ("status", "status: "),
         ("metrics", "a point with status done has no metrics"),
@@ -180,20 +196,120 @@ def corrupt(folder: RunFolder, name: str, how: str) -> None:
         ("a metric", "the record lacks metrics.domains.math.speedup"),
     ],
 )
-def test_corrupt_is_set_aside_and_never_trusted(folder: RunFolder, how: str, words: str) -> None:
+def test_corrupt_is_left_out_and_never_trusted(folder: RunFolder, how: str, words: str) -> None:
+    """Whatever its seal says; reading changes nothing, and who runs the point again keeps the bytes."""
     run = SyntheticRun(problems=4)
     good, bad = run.add("none"), run.add("fixed_k", {"k": 4}, kept=4.0)
     run.write(folder.path)
     path = folder.record_path(bad.fingerprint)
     corrupt(folder, bad.fingerprint, how)
-    content = path.read_bytes()
+    if how != "version 1 with outcomes of 2":
+        seal_again(folder, bad.fingerprint)
+    content, before = path.read_bytes(), names(folder.points)
     with pytest.raises(CorruptRecord) as caught:
         folder.read_point(bad.fingerprint)
     assert str(caught.value).startswith(f"{path}: ") and words in str(caught.value)
-    loaded, set_aside = folder.load_points()
+    loaded, left_out = folder.load_points()
     assert [record.fingerprint for record in loaded] == [good.fingerprint]
-    assert [p.name for p in set_aside] == [f"{path.name}.corrupt"] and set_aside[0].read_bytes() == content
-    assert folder.load_points() == (loaded, [])  # reported once
+    assert [(each.file, each.whole) for each in left_out] == [(path, False)] and words in left_out[0].reason
+    assert names(folder.points) == before and path.read_bytes() == content and folder.aside_files() == []
+    folder.set_aside(left_out[0])
+    (aside,) = folder.aside_files()
+    assert aside.name == f"{path.name}.corrupt" and aside.read_bytes() == content
+    assert folder.load_points() == (loaded, [])
+
+
+def test_missing_outcomes_say_nothing_against_the_record(folder: RunFolder, point: Point) -> None:
+    record, _ = point
+    folder.write_point(*point)
+    folder.outcomes_path(record.fingerprint).unlink()
+    with pytest.raises(MissingOutcomes, match=r"outcomes\.parquet"):
+        folder.read_point(record.fingerprint)
+    found = folder.read_points()
+    assert found.records == [] and found.outcomes == {}
+    (left_out,) = found.left_out
+    assert left_out.whole and left_out.reason == f"{record.fingerprint}.outcomes.parquet is not there"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("metrics", "overall", "accuracy"), 0.99),
+        (("metrics", "domains", "math", "speedup"), 1.0),
+        (("label",), "pick boost=4"),
+        (("engagement", "measured"), {"math": 1.0}),
+        (("outcomes_sha256",), "0" * 64),
+        (("record_sha256",), "0" * 64),
+        (("record_sha256",), None),
+    ],
+)
+def test_an_edited_record_is_not_believed(folder: RunFolder, point: Point, place: tuple[str, ...], value: Any) -> None:
+    path = folder.write_point(*point)
+    plain = json.loads(path.read_bytes())
+    part = plain
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    path.write_text(json.dumps(plain))
+    with pytest.raises(CorruptRecord, match=f"{path.name}: edited or damaged"):
+        folder.read_point(point[0].fingerprint)
+
+
+def test_a_record_may_be_laid_out_anew(folder: RunFolder, point: Point) -> None:
+    """What counts is its content: another indentation, or another order of keys, is the same record."""
+    path = folder.write_point(*point)
+    path.write_text(json.dumps(json.loads(path.read_bytes()), sort_keys=True))
+    assert folder.read_point(point[0].fingerprint) == point[0]
+
+
+@pytest.mark.parametrize("number", [0.1 + 0.2, 1e-310, 1e22, 123456789.123456789, 2**70, 1 / 3])
+def test_a_seal_holds_for_any_number_and_text(folder: RunFolder, point: Point, number: float) -> None:
+    record = changed(point[0], engine={"number": number, "text": "é\u2028😀", "nested": {"2": [None, True]}})
+    folder.write_point(record, point[1])
+    assert folder.read_point(record.fingerprint) == record
+
+
+def test_outcomes_of_two_points_cannot_be_swapped(folder: RunFolder) -> None:
+    run = SyntheticRun(problems=4)
+    points = run.add("none"), run.add("fixed_k", {"k": 4}, kept=4.0, churn=1.0)
+    run.write(folder.path)
+    one, other = (folder.outcomes_path(record.fingerprint) for record in points)
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    _, left_out = folder.load_points()
+    assert len(left_out) == 2 and all("edited or damaged, or of another point" in each.reason for each in left_out)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"accuracy": 0.123}, "accuracy is 0.123 (overall), its outcomes say "),
+        ({"n_problems": 14}, "outcomes of 15 problems for n_problems=14 (overall)"),
+        ({"delta": 0.9}, "delta is 0.9 (overall), outside its own interval"),
+        ({"speedup": 3.0}, "speedup is 3 (overall), outside its own interval"),
+        ({"accuracy_ci95": [0.0, 0.01]}, "outside its own interval 0 to 0.01"),
+    ],
+)
+@pytest.mark.parametrize("version", [2, 3])
+def test_numbers_are_counted_again(
+    folder: RunFolder, point: Point, change: dict[str, Any], words: str, version: int
+) -> None:
+    """Also where the seal is true, or of a version that has none."""
+    record, outcomes = point
+    path = folder.write_point(record, outcomes)
+    plain = without_seal(json.loads(path.read_bytes())) | {"schema_version": version}
+    plain["metrics"]["overall"] |= change
+    path.write_text(json.dumps(plain))
+    if version > 2:
+        seal_again(folder, record.fingerprint)
+    with pytest.raises(CorruptRecord) as caught:
+        folder.read_point(record.fingerprint)
+    assert words in str(caught.value) and "edited or damaged" in str(caught.value)
+    domains = record.plain()["metrics"]["domains"]
+    with pytest.raises(ValueError, match=r"outcomes|outside"):
+        wrong = {"overall": record.plain()["metrics"]["overall"] | change, "domains": domains}
+        folder.write_point(changed(record, metrics=wrong), outcomes)
 
 
 @pytest.mark.parametrize("which", ["record", "outcomes"])
@@ -356,7 +472,7 @@ def test_a_table_has_a_row_for_each_point_and_domain(folder: RunFolder) -> None:
     row = frame.filter(of_code).row(0, named=True)
     metrics = record.measured.domains["code"]
     assert (row["accuracy_lo"], row["accuracy_hi"]) == metrics.accuracy_ci95
-    assert (row["speedup_lo"], row["speedup_hi"]) == metrics.speedup_spread
+    assert (row["speedup_lo"], row["speedup_hi"]) == metrics.speedup_ci95
     assert row["mean_kept_by_layer"] == list(metrics.mean_kept_by_layer) and json.loads(row["knobs"]) == {"k": 5}
     assert points_frame([]).schema == frame.schema
 

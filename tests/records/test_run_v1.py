@@ -143,8 +143,8 @@ def test_two_versions_never_mix_silently(tmp_path: Path) -> None:
     name = folder.record_files()[0].stem
     plain = json.loads(folder.record_path(name).read_text())
     folder.record_path(name).write_text(json.dumps(plain | {"schema_version": 2}))
-    records, set_aside = folder.load_points()
-    assert len(records) == 4 and [path.name for path in set_aside] == [f"{name}.json.corrupt"]
+    records, left_out = folder.load_points()
+    assert len(records) == 4 and [each.file.name for each in left_out] == [f"{name}.json"]
 
 
 def test_nothing_of_the_machine_that_wrote_it_is_kept() -> None:

@@ -103,11 +103,50 @@ def test_bad_input_ends_in_words(runs: tuple[str, str], tmp_path: Path) -> None:
         ([runs[0], more], "was not chosen on dev"),
         ([*runs, "--per-policy"], "ban lambda=.* was chosen on dev but did not finish on test"),
         ([runs[0], "--budget", "2"], "no dev point was measured within 0.25"),
-        ([runs[0], "--budget", "x"], "invalid float value"),
+        ([runs[0], "--budget", "x"], "'x' is no budget"),
+        (["nowhere", "--budget", "nan"], "'nan' is no budget, which is a number of experts a token"),
+        (["nowhere", "--budget=-4"], "'-4' is no budget"),
+        ([runs[0], "nowhere"], "nowhere is no folder"),
         ([runs[0], "--score", "speed"], "invalid choice: 'speed'"),
     ):
         with pytest.raises(UserError, match=words):
             run(typed)
+
+
+def test_a_wrong_test_run_is_refused_before_anything_is_shown(
+    runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in ("nowhere", runs[0]):
+        with pytest.raises(UserError):
+            run([runs[0], wrong])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_dev_run_without_a_candidate_is_told_what_to_add(tmp_path: Path) -> None:
+    bare = write(tmp_path, "dev", 0, boosts=(), lambdas=())
+    with pytest.raises(UserError, match=r"holds only stock and fixed_k.*nothing to choose") as caught:
+        run([bare])
+    typed = shlex.split(str(caught.value).rpartition("e.g. ")[2])[3:]
+    points = plan_sweep([*typed, "dry_run=true", f"output_dir={tmp_path}"]).points
+    assert {point.task.split for point in points} == {"dev"} and any(point.rule.name == "ban" for point in points)
+
+
+def test_a_dev_run_whose_candidates_failed_is_to_be_finished(tmp_path: Path) -> None:
+    synthetic = SyntheticRun(problems=20)
+    for policy, status in (("none", "done"), ("ban", "failed")):
+        synthetic.add(policy, split="dev", status=status, reason="no memory" if status == "failed" else None)
+    folder = synthetic.write(tmp_path / "sweep" / "dev")
+    with pytest.raises(UserError, match=r"1 policy point\(s\) and none is done.*no memory.*resume="):
+        run([str(folder)])
+
+
+def test_candidates_that_were_asked_differently_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthetic = SyntheticRun(problems=20)
+    for max_tokens in (12, 24):
+        record = synthetic.add("ban", {"lambda": max_tokens / 100}, split="dev", kept=5)
+        synthetic.change(record, task={"max_tokens": max_tokens})
+    assert run([str(synthetic.write(tmp_path / "sweep" / "dev"))]) == 0
+    assert "Read this first: mixed_setups (overall): " in capsys.readouterr().out
 
 
 def test_help_is_worth_reading() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_run import DOMAINS, SyntheticRun, ladder
@@ -14,7 +15,14 @@ from banpick_exp.report.run import require_run
 KS = (7, 6, 5, 4)
 
 
-def searched(folder: Path, search: str, ks: tuple[int, ...], dropped: tuple[int, ...] = (), harm: float = 0.0) -> str:
+def searched(
+    folder: Path,
+    search: str,
+    ks: tuple[int, ...],
+    dropped: tuple[int, ...] = (),
+    harm: float = 0.0,
+    **parts: dict[str, object],
+) -> str:
     """A ladder of which a search ran `ks`, and some that it stopped; `harm` is what went wrong at its last."""
     synthetic = ladder(SyntheticRun(problems=100), ks=ks)
     for k in dropped:
@@ -22,7 +30,7 @@ def searched(folder: Path, search: str, ks: tuple[int, ...], dropped: tuple[int,
     if harm:
         synthetic.add("fixed_k", {"k": 3}, kept=3, shift=dict.fromkeys(DOMAINS, -harm), speedup=2.0)
     for record in synthetic.records:
-        synthetic.change(record, timing={"timed_tokens": 10})
+        synthetic.change(record, timing={"timed_tokens": 10}, **parts)
     path = synthetic.write(folder / "sweep" / search)
     (path / "run.json").write_text(f'{{"search": "{search}"}}')
     return str(path)
@@ -74,3 +82,36 @@ def test_bad_input_ends_in_words(grid: str) -> None:
         with pytest.raises(UserError, match=words):
             run(typed)
     assert "GRID_RUN" in help_page() and "Exit code" in help_page()
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"task": {"split": "dev"}}, r"task\.split=test, and .* with task\.split=dev"),
+        ({"task": {"max_tokens": 12}}, r"task\.max_tokens=24, and .* with task\.max_tokens=12"),
+        ({"engine": {"max_num_seqs": 8}}, r"engine\.max_num_seqs=64, and .* with engine\.max_num_seqs=8"),
+        ({"model": {"dtype": "bfloat16"}}, r"model\.dtype=float32, and .* with model\.dtype=bfloat16"),
+    ],
+)
+def test_runs_that_were_asked_something_else_are_not_set_side_by_side(
+    tmp_path: Path, parts: dict[str, dict[str, object]], words: str
+) -> None:
+    known: dict[str, Any] = {"task": {"max_tokens": 24}, "model": {"dtype": "float32"}}
+    grid = searched(tmp_path / "one", "grid", KS, **known)
+    both = known | {key: known.get(key, {}) | value for key, value in parts.items()}
+    other = searched(tmp_path / "two", "racing", KS, **both)
+    with pytest.raises(UserError, match=words):
+        run([grid, other])
+    moved: dict[str, Any] = {
+        "task": {"max_tokens": 24, "data_files": "elsewhere"},
+        "engine": {"start_timeout_seconds": 9},
+    }
+    assert run([grid, searched(tmp_path / "three", "racing", KS, **moved)]) == 0, "what changes no answer may differ"
+
+
+def test_tables_that_could_not_be_kept_are_refused_first(grid: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it is a folder") as caught:
+        run([grid, "nowhere", "--markdown", str(tmp_path)])
+    assert "--markdown" in str(caught.value)
+    with pytest.raises(UserError, match="--markdown"):
+        run([grid, "nowhere", "--markdown", str(tmp_path / "none" / "table.md")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shlex
 import time
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from checkpoint_folder import write_checkpoint
+from synthetic_run import SyntheticRun
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
@@ -181,12 +183,12 @@ def test_fingerprints_are_pinned() -> None:
     """A change here throws away every result on disk: raise FINGERPRINT_SCHEMA and say why, or undo it."""
     model = ModelConfig(name="tiny", dtype="bfloat16")
     assert engine_fingerprint("0123456789abcdef", model, ENGINE) == "219c8b965061f50b"
-    assert golden({"name": "none"}) == "7563f9cd3623748f"
-    assert golden({"name": "fixed_k", "k": 4}) == "24d564087cea3b84"
+    assert golden({"name": "none"}) == "1de2c15cbfa96289"
+    assert golden({"name": "fixed_k", "k": 4}) == "bd82706a9c32a1b2"
     pick = parse_policy("pick", {"mode": "boost", "boost": 1, "key_experts": 4}).canonical()
     settings = CalibrationConfig(k_min=3).model_dump(exclude={"path"}) | {"markers": (";",)}
     calibration = {"version": 2, "data": "0011223344556677", **settings}
-    assert golden(pick, calibration=calibration) == "ee6d830fa2ef7d39"
+    assert golden(pick, calibration=calibration) == "d47614fcf0e60291"
 
 
 def test_a_fingerprint_changes_with_what_changes_results() -> None:
@@ -209,7 +211,7 @@ def test_an_engine_fingerprint_leaves_out_the_timeout_alone() -> None:
     for field, value in EngineConfig(
         tensor_parallel_size=2, gpus=2, cpus=2, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64,
         compile=True, extra_slots=2, moe_backend="triton",
-        gpu_memory_utilization=0.5, kv_cache_gib=2, distributed_executor_backend="mp",
+        gpu_memory_utilization=0.5, kv_cache_gib=2, kv_cache_blocks=9, distributed_executor_backend="mp",
         start_timeout_seconds=5, seed=1,
     ):  # fmt: skip
         other = engine_fingerprint("x", model, ENGINE.model_copy(update={field: value}))
@@ -265,6 +267,89 @@ def test_a_run_of_something_else_is_not_resumed(plan: Any, typed: list[str], wor
         plan(*typed, f"resume={first.folder.path}")
     if words != "on the data of tiny" or not first.points[0].data_missing:
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("begun", "typed", "words"),
+    [
+        ([], ["task.max_problems=5"], "task.max_problems=null"),
+        (["task.max_tokens=12"], [], "task.max_tokens=12"),
+        (["task.temperature=0.6"], ["task.temperature=0.7"], "task.temperature=0.6"),
+        (["task.answer_separator=null"], [], "task.answer_separator=null"),
+        ([], ["seed=1"], "seed=0"),
+        (["engine.max_num_seqs=8"], [], "engine.max_num_seqs=8"),
+        (["model.dtype=float32"], ["model.dtype=bfloat16"], "model.dtype=float32"),
+    ],
+)
+def test_points_that_were_asked_otherwise_are_not_joined(
+    plan: Any, begun: list[str], typed: list[str], words: str
+) -> None:
+    """Stock would stand twice in one table, with other answers."""
+    first = plan("+sweep=ban_pick", *begun)
+    first.folder.write_manifest(first.manifest())
+    with pytest.raises(UserError, match="Leave resume out") as caught:
+        plan("+sweep=ban_pick", *typed, f"resume={first.folder.path}")
+    said = str(caught.value)
+    remedy = shlex.split(said[said.rindex("or type ") + 8 : -1])
+    assert words in said and words.split("=")[0] in [text.split("=")[0] for text in remedy]
+    mended = {text.split("=")[0] for text in remedy}
+    kept = [text for text in typed if text.split("=")[0] not in mended]
+    assert plan("+sweep=ban_pick", *kept, *remedy, f"resume={first.folder.path}").resume, "what it says to type works"
+
+
+def test_an_axis_of_a_sweep_is_many_setups_and_no_other(plan: Any) -> None:
+    first = plan("+sweep=ban_pick", "task.max_tokens=choice(12,24)")
+    first.folder.write_manifest(first.manifest())
+    for typed in ("task.max_tokens=choice(12,24)", "task.max_tokens=12"):
+        assert plan("+sweep=ban_pick", typed, f"resume={first.folder.path}").resume
+    with pytest.raises(UserError, match=r"task\.max_tokens=48"):
+        plan("+sweep=ban_pick", "task.max_tokens=choice(12,48)", f"resume={first.folder.path}")
+
+
+def test_what_changes_no_answer_may_be_typed_anew(plan: Any) -> None:
+    first = plan("+sweep=ban_pick")
+    first.folder.write_manifest(first.manifest())
+    typed = ("engine.start_timeout_seconds=900", "task.allow_zero=true", "repeats=2")
+    assert plan("+sweep=ban_pick", *typed, f"resume={first.folder.path}").resume
+
+
+def test_another_vllm_does_not_go_on(plan: Any) -> None:
+    first = plan("+sweep=ban_pick")
+    manifest = first.manifest()
+    of_old = tuple(setup | {"vLLM": "0.1.0"} for setup in manifest.setups)
+    first.folder.write_manifest(manifest.model_copy(update={"setups": of_old}))
+    if not any("vLLM" in setup for setup in manifest.setups):
+        pytest.skip("no vLLM is installed here")
+    with pytest.raises(UserError, match=r"vLLM=0\.1\.0.*resume it where vLLM 0\.1\.0 is installed"):
+        plan("+sweep=ban_pick", f"resume={first.folder.path}")
+
+
+def test_a_manifest_of_old_is_held_against_its_records(plan: Any) -> None:
+    first = plan("policy=none", "task.max_tokens=12")
+    first.folder.write_manifest(first.manifest().model_copy(update={"setups": ()}))
+    assert plan("policy=none", f"resume={first.folder.path}").resume, "nothing to mix with yet"
+    (point,) = first.points
+    task = point.task.model_dump(mode="json") | {"identity": point.data_identity}
+    written = SyntheticRun(problems=3)
+    written.add("none")
+    written.change(written.records[0], model={"identity": point.checkpoint.identity}, task=task, versions={})
+    written.change(written.records[0], engine={"max_num_seqs": point.engine.max_num_seqs})
+    written.write(first.folder.path)
+    with pytest.raises(UserError, match=r"task\.max_tokens=12"):
+        plan("policy=none", f"resume={first.folder.path}")
+    assert plan("policy=none", "task.max_tokens=12", f"resume={first.folder.path}").resume
+
+
+@pytest.mark.parametrize("typed", ["", " "])
+def test_an_output_dir_without_a_name_is_refused(typed: str) -> None:
+    with pytest.raises(UserError, match=r"output_dir=.*names no folder.*output_dir=\."):
+        plan_sweep(["policy=none", f"output_dir='{typed}'", "dry_run=true"])
+
+
+@pytest.mark.parametrize("resume", [(), ("resume=a",)])
+def test_an_output_dir_that_no_disk_can_hold_is_refused(resume: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"output_dir=/tmp/xxx.*longer than this file system allows"):
+        plan_sweep(["policy=none", f"output_dir=/tmp/{'x' * 300}", "dry_run=true", *resume])
 
 
 def test_folders_that_are_no_run_are_not_resumed(plan: Any, tmp_path: Path) -> None:

@@ -62,4 +62,7 @@ def test_repeats_that_mean_nothing_are_refused(plan: Any, typed: list[str], word
 
 def test_a_repeat_costs_no_timed_runs(plan: Any) -> None:
     once, twice = plan(*SWEEP).estimate(1), plan(*SWEEP, "repeats=2").estimate(1)
-    assert once.max_generated_tokens < twice.max_generated_tokens < 2 * once.max_generated_tokens
+    assert twice.max_generated_tokens == 2 * once.max_generated_tokens, "all is asked again"
+    timed = len(plan(*SWEEP).points) * plan(*SWEEP).points[0].task.speed_seconds
+    assert once.points_seconds > timed
+    assert 2 * once.points_seconds - twice.points_seconds == pytest.approx(timed), "and nothing timed again"

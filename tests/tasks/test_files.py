@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -107,6 +108,31 @@ def test_a_file_replaced_within_its_time_stamp_is_asked_as_it_is(tmp_path: Path)
         os.utime(path, (1_700_000_000, 1_700_000_000))
         seen[inspect_task(task).identity] = load_problems(task, "test")["math"][0].answer
     assert list(seen.values()) == ["11", "22"]
+
+
+def test_a_few_repeats_are_said_and_do_not_change_what_is_asked(tmp_path: Path) -> None:
+    lines = [f'{{"prompt": "{n}", "answer": "2"}}\n' for n in range(40)]
+    (tmp_path / "a_test.jsonl").write_text("".join([*lines, lines[3]]))
+    (tmp_path / "b_test.jsonl").write_text("".join(line.replace('"prompt": "', '"prompt": "b') for line in lines))
+    found = inspect_task(task_of(tmp_path, "a", "b"))
+    (note,) = found.notes
+    assert "1 of 41 problems" in note and "a_test.jsonl" in note and "a-test-000040" in note and "too narrow" in note
+    assert found.problems == {"a": 41, "b": 40}
+    (tmp_path / "a_test.jsonl").write_text("".join(lines))
+    assert inspect_task(task_of(tmp_path, "a", "b")).notes == ()
+    (tmp_path / "b_test.jsonl").write_text("".join(lines[:5]))
+    (note,) = inspect_task(task_of(tmp_path, "a", "b")).notes
+    assert "5 of 5 problems" in note and "asked in domain a too" in note
+
+
+def test_only_answers_beyond_ascii_are_known_anew(tmp_path: Path) -> None:
+    """They are compared in NFC now: results from before must not be taken for today's; no others changed."""
+    path, task = tmp_path / "math_test.jsonl", task_of(tmp_path)
+    for answer, kept in (("2", True), ("K", True), ("\u00e9", False), ("e\u0301", False)):
+        path.write_text(f'{{"prompt": "é", "answer": "{answer}"}}\n')
+        data = path.read_bytes()
+        before = hashlib.sha256(f"math\0{len(data)}\0".encode() + data).hexdigest()[:16]
+        assert (inspect_task(task).identity == before) == kept
 
 
 def test_problems_that_changed_since_the_plan_are_not_asked(tmp_path: Path) -> None:

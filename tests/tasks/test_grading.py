@@ -65,9 +65,28 @@ def test_an_answer_without_steps_needs_no_separator() -> None:
         ({"domains": ["overall"]}, "task.domains names overall"),
         ({"domains": ["math", "solved", "calibrations"]}, "task.domains names calibrations, solved"),
         ({"domains": [" "]}, "an empty name"),
+        ({"domains": []}, "task.domains=[] is empty"),
+        ({"answer_separator": "#\u200b#"}, "U+200B ZERO WIDTH SPACE"),
+        ({"answer_pattern": "\ufeffis (.+)"}, "U+FEFF"),
+        ({"answer_separator": "re\u0301ponse:"}, "Type task.answer_separator='r\u00e9ponse:'"),
+        ({"answer_pattern": "re\u0301ponse: (.+)"}, "Type task.answer_pattern='r\u00e9ponse: (.+)'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
         validated(TaskConfig, {"name": "x", "domains": ["math"]} | settings, "task")
     assert words in str(caught.value)
+
+
+def test_a_name_that_is_none_is_one_mistake() -> None:
+    with pytest.raises(UserError) as caught:
+        validated(TaskConfig, {"name": "x", "domains": [None]}, "task")
+    assert "task.domains.0=null is not a text" in str(caught.value) and "empty" not in str(caught.value)
+
+
+def test_marks_are_found_in_either_encoding_and_escapes_stay_possible() -> None:
+    for accent in ("r\u00e9ponse", "re\u0301ponse"):
+        assert extract_answer(f"{accent}: 5", task_of(answer_separator="r\u00e9ponse:")) == ("5", True)
+        assert extract_answer(f"{accent}: 5", task_of(answer_pattern="r\u00e9ponse: (.+)")) == ("5", True)
+    assert extract_answer("\u200b5", task_of(answer_pattern=r"\u200b(.+)")) == ("5", True)
+    assert extract_answer("is 3\u212a", task_of(answer_separator="is")) == ("3\u212a", True), "judged as ever"

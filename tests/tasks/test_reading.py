@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import subprocess
+import sys
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from hypothesis import strategies as st
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.jsonl import JSONL
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.registry import GRADERS
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.reading import read_problems
 
@@ -60,7 +65,7 @@ def test_text_stays_text() -> None:
     assert found == [f"2024-01-0{day}" for day in range(1, 9)]
     for text in ("007", "1.50", "12:30", "2024-01-01T00:00:00Z", "true", "None", "nan", "1e5", "ü", "a\u2028b", "a\tb"):
         assert answers(row(answer=text)) == [(text,)]
-    mixed = row(answer="2024-01-01") + row(answer="not a date") + row(answer=3)
+    mixed = row(answer="2024-01-01") + row(prompt="p", answer="not a date") + row(prompt="q", answer=3)
     assert answers(mixed) == [("2024-01-01",), ("not a date",), ("3",)]
 
 
@@ -78,13 +83,18 @@ def test_several_right_answers_are_a_list_of_texts_and_numbers() -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_ends_blank_lines_and_a_byte_order_mark_mean_nothing(end: str, mark: bytes) -> None:
-    lines = ["", row(answer="1").strip(), "  ", row(answer="2").strip(), ""]
+    lines = ["", row(answer="1").strip(), "  ", row(prompt="p").strip(), ""]
     found = read(mark + end.join(lines).encode())
     assert [problem.problem_id for problem in found] == ["math-test-000000", "math-test-000001"]
 
 
 def test_ids_and_sub_tasks() -> None:
-    found = read(row(id="a", task="add") + row(problem_id=7, id="x") + row(id=None, task="") + row(id=0))
+    found = read(
+        row(id="a", task="add")
+        + row(prompt="p", problem_id=7, id="x")
+        + row(prompt="q", id=None, task="")
+        + row(prompt="r", id=0)
+    )
     assert [(problem.problem_id, problem.task) for problem in found] == [
         ("a", "add"),
         ("7", "math"),
@@ -173,6 +183,9 @@ def test_a_row_that_is_not_plain_is_refused(line: str, words: str) -> None:
         (row().encode("utf-32"), "iconv -f UTF-32 -t"),
         (b"\x1f\x8b\x08rest", "gunzip math_test.jsonl"),
         (b"PAR1rest", "ends in .parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        ((row() + "a\0b").encode(), "line 2 holds a zero byte"),
+        ('{"\ufeffprompt": "p", "answer": "2"}'.encode(), "it has '\\ufeffprompt', \"answer\""),
         (b"", "is empty"),
         (b"\n \r\n\t", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
@@ -183,7 +196,7 @@ def test_a_file_of_another_kind_is_refused(data: bytes, words: str) -> None:
 
 
 def test_the_first_few_wrong_lines_are_listed_and_the_rest_counted() -> None:
-    message = refusal(row() * 2 + row(answer="") * 7 + row())
+    message = refusal(row() + row(prompt="p") + row(answer="") * 7 + row(prompt="q"))
     assert "7 of 10 rows" in message and "line 3 " in message and "line 7 " in message
     assert "line 8 " not in message and "and 2 more" in message
 
@@ -226,7 +239,6 @@ def test_csv_is_text_and_names_its_lines() -> None:
     assert read("prompt\tanswer\na,b\t2\n", "p.tsv")[0].prompt == "a,b"
     assert 'line 4 has an empty "answer"' in refusal('prompt,answer\n"a\nb",1\nc,\n', "p.csv")
     assert "line 3 has 3 columns, the first line 2" in refusal("prompt,answer\na,1\nb,1,2\n", "p.csv")
-    assert 'has no "prompt" (it has "prompt;answer")' in refusal("prompt;answer\na;1\n", "p.csv")
     assert "the column 'answer' twice" in refusal("prompt,answer,answer\na,1,2\n", "p.csv")
     assert "cannot be told apart" in refusal('prompt,answer\n"a"b,1\n', "p.csv")
     assert "is empty" in refusal("prompt,answer\n", "p.csv")
@@ -243,15 +255,130 @@ def test_parquet_goes_through_the_same_checks() -> None:
     found = read(parquet(prompt=["a", "b"], answer=[2**60, 3], other=[1.5, 2.5]), "p.parquet")
     assert [problem.answer for problem in found] == [str(2**60), "3"]
     assert answers(parquet(prompt=["a"], answer=[["x", "y"]]), name="p.parquet") == [("x", "y")]
-    floats = refusal(parquet(prompt=["a", "b"], answer=[116.0, 0.5]), "p.parquet")
-    assert "row 1 has 116.0, a float" in floats and "store it as text" in floats
     assert 'row 2 has null as "answer"' in refusal(parquet(prompt=["a", "b"], answer=["1", None]), "p.parquet")
-    assert 'has no "answer"' in refusal(parquet(prompt=["a"]), "p.parquet")
-    dates = pl.Series(["2024-01-01"]).str.to_date()
-    assert 'has a date as "answer"' in refusal(parquet(prompt=["a"], answer=dates), "p.parquet")
+    assert "has no column 'answer' (it has 'prompt', 'gold')" in refusal(parquet(prompt=["a"], gold=["b"]), "p.parquet")
     assert "chat messages" in refusal(parquet(prompt=[[{"role": "user", "content": "p"}]], answer=["1"]), "p.parquet")
     assert "cannot be read as Parquet" in refusal(b"PAR1nonsense", "p.parquet")
     assert "cannot be read as Parquet" in refusal(b"", "p.parquet")
+
+
+def after_typing(message: str, folder: Path, new: str) -> tuple[Problem, ...]:
+    """The problems once the command at the end of `message` was typed in `folder`."""
+    command = message.split(" type ")[-1].split(" Type ")[-1].removesuffix(".")
+    here = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, cwd=folder, env=here)
+    return read((folder / new).read_bytes(), new)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words", "gold"),
+    [
+        ([116.0, 5.0], "is Float64", ["116", "5"]),
+        ([116.0, 0.5], "is Float64", ["116.0", "0.5"]),
+        ([[0.5], [1.5, 2.5]], "is List(Float64)", ["0.5", "1.5"]),
+        ([date(2024, 1, 2), date(2024, 1, 3)], "is Date", ["2024-01-02", "2024-01-03"]),
+        ([Decimal("1.50"), Decimal("2.25")], "is Decimal", ["1.50", "2.25"]),
+        ([b"a", b"b"], "is Binary", ["a", "b"]),
+    ],
+    ids=str,
+)
+def test_a_column_without_a_text_of_its_own_says_how_to_write_it(
+    tmp_path: Path, answer: list[Any], words: str, gold: list[str]
+) -> None:
+    path = tmp_path / "it's.parquet"
+    path.write_bytes(parquet(prompt=["p", "q"], answer=answer))
+    message = refusal(path.read_bytes(), str(path))
+    assert f"its column 'answer' {words}" in message
+    assert [problem.answer for problem in after_typing(message, tmp_path, "NEW.parquet")] == gold
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prompt;answer\np;2\n", "separated by ';', but .csv means ','"),
+        ("prompt; answer\np; 2\n", "separated by ';', but .csv means ','"),
+        ("prompt\tanswer\np\t2\n", "separated by tabs"),
+        ("Prompt,Answer\np,2\n", "the columns 'Prompt', 'Answer', and 'prompt' and 'answer' are wanted"),
+        ("prompt, answer\np,2\n", "' answer'"),
+        ("id,\u200bprompt,ANSWER\n1,p,2\n", "'\\u200bprompt'"),
+    ],
+)
+def test_a_first_line_that_names_other_columns_is_told_from_the_wanted_one(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "it's a.csv"
+    path.write_text(text)
+    message = refusal(path.read_bytes(), str(path))
+    assert words in message and message.count("\n") == 0
+    assert [(p.prompt, p.answer) for p in after_typing(message, tmp_path, "NEW.csv")] == [("p", "2")]
+
+
+def test_a_first_line_without_the_columns_says_how_it_should_begin() -> None:
+    message = refusal("question,gold\np,2\n", "p.csv")
+    assert "'question', 'gold'" in message and "the line prompt,answer" in message
+    assert "p.tsv" in refusal("prompt,answer\np,2\n", "p.tsv")
+
+
+# ---------------------------------------------------------------- a problem counts once, and can be answered
+
+
+def test_one_prompt_with_two_answers_is_refused_with_both_lines() -> None:
+    message = refusal(row() + row(prompt="p") + row(answer="3"))
+    assert "line 3 has the prompt of line 1 but another answer ('3', not '2')" in message and '["2", "3"]' in message
+    assert answers(row(answer=["2", "3"]) + row(prompt="p")) == [("2", "3"), ("2",)]
+
+
+def test_answers_are_compared_as_they_are_graded() -> None:
+    distinct = "".join(row(prompt=f"{n}") for n in range(40))
+    assert len(read(distinct + row(answer=" 2\n") + row(answer=2))) == 42
+    assert len(read(distinct + row(answer=["2", "3"]) + row(answer=["3", "2"]))) == 42
+
+
+def test_many_repeats_are_refused_and_what_to_type_samples_instead() -> None:
+    message = refusal(row() + row(prompt="p") * 9)
+    assert "8 of 10 rows" in message and "line 3 repeats line 2" in message and "task.samples=N" in message
+
+
+# The accent of "cafe\u0301" is a character of its own; NFC has one character for both.
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        *(("4\u200b2", "U+200B ZERO WIDTH SPACE"), ("42\u200d", "U+200D"), ("\u200c42", "U+200C")),
+        *(("\ufeff42", "U+FEFF"), ("4\u2060", "U+2060 WORD JOINER"), ("so\u00adso", "U+00AD SOFT HYPHEN")),
+        *(("\u200e42", "U+200E"), ("\u202e42", "U+202E"), ("\u206642\u2069", "U+2066"), ("4\x002", "U+0000")),
+        *(("4\x1b2", "U+001B"), ("10\u00a0000", "U+00A0 NO-BREAK SPACE"), ("10\u202f000", "U+202F")),
+        *(("4\u034f2", "U+034F"), ("\u3164", "U+3164"), ("4\x7f", "U+007F")),
+    ],
+)
+def test_an_answer_with_what_nobody_sees_is_refused(answer: str, name: str) -> None:
+    message = refusal(row(prompt="p") + json.dumps({"prompt": "q", "answer": ["2", answer]}))
+    assert f"line 2 has {name}" in message and "delete it" in message and answer not in message
+
+
+@pytest.mark.parametrize(
+    "answer", ["می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "❤\ufe0f", "日本\u3000語", "\u06dd", "a\nb"]
+)
+def test_a_joiner_that_a_word_is_spelled_with_is_part_of_it(answer: str) -> None:
+    assert answers(row(answer=answer)) == [(answer,)]
+
+
+def test_a_prompt_of_nothing_that_is_seen_is_empty() -> None:
+    assert 'has an empty "prompt"' in refusal(row(prompt="\u200b \ufeff"))
+    assert read(row(prompt="a\u200bb"))[0].prompt == "a\u200bb"
+
+
+def test_an_accent_is_the_same_in_both_of_its_encodings() -> None:
+    task = TaskConfig(name="x", domains=("math",))
+    for written in ("caf\u00e9", "cafe\u0301"):
+        (problem,) = read(row(answer=written))
+        assert problem.answer == "caf\u00e9"
+        for given_text in ("caf\u00e9", "cafe\u0301"):
+            assert GRADERS["exact_match"].grade(f"so;{given_text}", problem, task).correct
+
+
+def test_a_byte_order_mark_within_a_file_is_named() -> None:
+    message = refusal((row() + "\ufeff" + row(prompt="p")).encode())
+    assert "line 2 begins with a byte order mark (U+FEFF)" in message and "delete it" in message
 
 
 # ---------------------------------------------------------------- any bytes end in problems or in words

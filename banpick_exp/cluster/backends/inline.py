@@ -1,12 +1,17 @@
 """`cluster=inline`: the engine in this very process, without Ray. One engine at a time, one call after the other.
 
 For debuggers, profilers and machines where Ray cannot run. Nothing outlives a crash of the engine but the records.
+What vLLM and torch warn of while they load is in `engine.log` of the run folder, as it is in Ray's logs elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from banpick_exp.cluster.actor import EngineActor
@@ -14,7 +19,23 @@ from banpick_exp.cluster.backends.base import Call, CallFailed, DoesNotFit
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.cluster.faults import reason_of
 from banpick_exp.engine.config import EngineConfig
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.point import Point
+
+
+@contextlib.contextmanager
+def stderr_in(log: Path) -> Iterator[None]:
+    """Append what is written to stderr to `log`: that of libraries and of processes that are started meanwhile too."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class InlineCall:
@@ -51,8 +72,13 @@ class InlineSlot:
         return self._actor is not None
 
     def start(self, point: Point, run_dir: str) -> InlineCall:
-        self._actor = EngineActor(point, run_dir)
-        return InlineCall(self._actor.start)
+        actor = self._actor = EngineActor(point, run_dir)
+
+        def load() -> Any:
+            with stderr_in(RunFolder(Path(run_dir)).engine_log):
+                return actor.start()
+
+        return InlineCall(load)
 
     def call(self, method: str, *arguments: Any) -> InlineCall:
         bound = getattr(self._actor, method)

@@ -1,4 +1,4 @@
-"""The process that Ray makes for an engine: a name the driver can give without importing torch, 3 s on a slow machine."""
+"""The process that Ray makes for an engine: a name that the driver can give without importing torch."""
 
 from __future__ import annotations
 

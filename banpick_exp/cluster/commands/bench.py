@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 from banpick_exp.errors import UserError
+from banpick_exp.evaluation.bench.layer import (
+    DTYPES,
+    MEAN_KEPT,
+    STORED,
+    WORKING_GIB,
+    BenchDtype,
+    dtypes_of,
+    on_gpu,
+    weights_gib,
+)
+from banpick_exp.models.dtype import this_machine
 from banpick_exp.options import Options
 
 DESCRIPTION = """\
 Benchmarks. Variants alternate in one process; every figure is a ratio with its quartiles. JSON lines go to stdout.
 
   python -m banpick_exp bench moe       one layer of Qwen3-30B's shape on CPU, tokens 1 to 1024: stock, dup, ours,
-                                        fixed_k 5, and the bound (about 2 minutes, 2 GB)
+                                        fixed_k 5, and the bound (about 6 minutes, 6 GB)
   python -m banpick_exp bench engine    a vLLM engine of four such layers with random weights: decode at batch 1, 8 and
-                                        32, prefill of 2,048 tokens, under five policies (about 8 minutes, 10 GB)
-  python -m banpick_exp bench profile   where the time of a decode step goes, stock and banned (about 1 minute, 10 GB)
+                                        32, prefill of 2,048 tokens, under five policies (about 25 minutes, 15 GB)
+  python -m banpick_exp bench profile   where the time of a decode step goes, by policy (about 3 minutes, 15 GB)
 
-Close other programs first: the ratios bear a busy machine, their quartiles show it.
+On a CPU each runs in bfloat16 and in float32, one after the other, and compares within a dtype. --dtype bfloat16 takes
+half the time and memory. Close other programs first: the ratios bear a busy machine, their quartiles show it.
 """
 
 
@@ -26,12 +40,20 @@ def _options() -> Options:
     arguments = Options(prog="python -m banpick_exp bench", description=DESCRIPTION)
     arguments.add_argument("what", choices=("moe", "engine", "profile"))
     arguments.add_argument("--rounds", type=int, default=15, help="rounds of every variant (default: 15)")
-    arguments.add_argument("--mean-kept", type=float, default=4.8, help="budget of Ban, of 8 experts (default: 4.8)")
+    arguments.add_argument(
+        "--mean-kept", type=float, default=MEAN_KEPT, help="budget of Ban, of 8 experts (default: 4.8)"
+    )
+    arguments.add_argument(
+        "--dtype",
+        choices=("both", *DTYPES),
+        help=f"what to compute in (default: both on a CPU, the checkpoint's {STORED} on a GPU)",
+    )
     arguments.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     arguments.add_argument("--sizes", type=_numbers, help="tokens (moe) or batch sizes (engine, profile), as 1,8,32")
-    arguments.add_argument("--layers", type=int, default=4, help="layers of the engine, 1.2 GB each (default: 4)")
-    arguments.add_argument("--output", type=Path, metavar="FILE", help="append the JSON lines to FILE too")
-    arguments.add_argument("--picture", type=Path, metavar="PNG", help="draw the speed-ups of `engine`")
+    layers = "layers of the engine, 1.2 GB each in bfloat16, 2.4 in float32 (default: 4)"
+    arguments.add_argument("--layers", type=int, default=4, help=layers)
+    arguments.add_argument("--output", type=_path, metavar="FILE", help="append the JSON lines to FILE too")
+    arguments.add_argument("--picture", type=_path, metavar="PNG", help="draw the speed-ups of `engine`")
     arguments.add_argument("--dry-run", action="store_true", help="say what would run")
     return arguments
 
@@ -44,13 +66,15 @@ def run(arguments: list[str]) -> int:
     """Returns 0."""
     options = _options().parse_args(arguments)
     sizes = options.sizes or {"moe": (1, 4, 16, 64, 256, 1024), "engine": (1, 8, 32), "profile": (8,)}[options.what]
-    problem = _problem(options, sizes)
+    dtypes = dtypes_of(options.dtype)
+    problem = _problem(options, sizes, dtypes)
     if problem:
         raise UserError(problem)
     if options.dry_run:
-        print(f"{options.what}: sizes {list(sizes)}, {options.rounds} rounds, {options.threads} threads")
+        formats = " and ".join(dtypes)
+        print(f"{options.what}: {formats}, sizes {list(sizes)}, {options.rounds} rounds, {options.threads} threads")
         return 0
-    common = (sizes, options.rounds, options.mean_kept, options.threads)
+    common = (sizes, options.rounds, options.mean_kept, options.threads, dtypes)
     if options.what == "moe":
         from banpick_exp.evaluation.bench.moe import bench_moe
 
@@ -69,7 +93,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _problem(options: argparse.Namespace, sizes: tuple[int, ...]) -> str | None:
+def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[BenchDtype, ...]) -> str | None:
     """What would make the run meaningless, said before it starts."""
     if not 3 < options.mean_kept < 8:
         return f"--mean-kept={options.mean_kept} cannot be reached by Ban between k_min 3 and 8. Use e.g. 4.8."
@@ -79,7 +103,50 @@ def _problem(options: argparse.Namespace, sizes: tuple[int, ...]) -> str | None:
         return "--sizes, --threads and --layers count things: each must be 1 or more."
     if options.what != "moe" and max(sizes) > 64:
         return f"--sizes={max(sizes)} exceeds the 64 sequences of the engine. Use at most 64."
+    if options.picture and options.what != "engine":
+        return f"--picture draws what `bench engine` measures: `bench {options.what}` has no picture. Leave it out."
+    files = (("--output", options.output, "bench.jsonl"), ("--picture", options.picture, "bench.png"))
+    unwritable = (_unwritable(name, path, example) for name, path, example in files if path is not None)
+    return next(filter(None, unwritable), None) or _too_large(options, dtypes)
+
+
+def _unwritable(option: str, path: Path, example: str) -> str | None:
+    if not path.parent.is_dir():
+        return (
+            f"{option} {path}: there is no folder {path.parent}, so what is measured would be lost. Make it first:"
+            f" mkdir -p {shlex.quote(str(path.parent))}"
+        )
+    if path.is_dir():
+        inside = shlex.quote(str(path / example))
+        return f"{option} {path} is a folder, and a file is written. Name one in it: {option} {inside}"
+    try:
+        with open(path, "ab") if path.exists() else tempfile.TemporaryFile(dir=path.parent):
+            return None
+    except OSError as error:
+        why = error.strerror or error
+        return f"{option} {path} cannot be written ({why}): what is measured would be lost. Type {option} ~/{example}"
+
+
+def _too_large(options: argparse.Namespace, dtypes: tuple[BenchDtype, ...]) -> str | None:
+    """An engine that the machine cannot hold would be killed without a word."""
+    if options.what == "moe" or on_gpu():
+        return None
+    memory = this_machine().memory_bytes / 2**30
+    for dtype in dtypes:
+        needed = weights_gib(options.layers, dtype) + WORKING_GIB
+        if needed > memory:
+            layers = int((memory - WORKING_GIB) / weights_gib(1, dtype))
+            remedy = f"--layers {layers}" if layers >= 1 else "--dtype bfloat16 --layers 1, or find a larger machine"
+            return (
+                f"--layers={options.layers} in {dtype} takes about {needed:.0f} GiB and this machine has {memory:.0f}:"
+                f" the engine would be killed. Type {remedy}"
+            )
     return None
+
+
+def _path(text: str) -> Path:
+    """A shell leaves the ~ of --output=~/bench.jsonl alone."""
+    return Path(text).expanduser()
 
 
 def _numbers(text: str) -> tuple[int, ...]:

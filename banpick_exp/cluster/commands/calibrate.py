@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.arrays import SCORES, DomainCalibration, contrast, load, npmi, policy_view
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
+from banpick_exp.sweep.overrides import key_of
 from banpick_exp.sweep.point import Point
 
 TOP = 5
@@ -35,6 +37,11 @@ def run(arguments: list[str]) -> int:
     """Returns 0."""
     from banpick_exp.cluster.plan import plan_run
 
+    for text in arguments:
+        if key_of(text).split(".")[0] in ("policy", "sweep"):
+            raise UserError(
+                f"{text} chooses a policy, but a calibration is made before any: it would change nothing. Leave it out."
+            )
     plan = plan_run([*arguments, *PLANNED_POLICY]).sweep
     (fingerprint, point), *_ = plan.calibrations().items()
     folder = artifact_folder(point.calibration, plan.folder.calibrations, fingerprint)

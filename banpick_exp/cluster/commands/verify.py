@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from banpick_exp.errors import UserError
+from banpick_exp.sweep.overrides import key_of
 
 if TYPE_CHECKING:
     from banpick_exp.engine.types import Check
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> int:
 
     settings, output = _output_file(arguments)
     for text in settings:
-        if text.split("=")[0].split(".")[0] in ("policy", "+sweep", "sweep"):
+        if key_of(text).split(".")[0] in ("policy", "sweep"):
             raise UserError(f"{text} chooses a policy, but verify tries its own, of every family. Leave it out.")
     plan = plan_run([*settings, "policy=none"]).sweep
     if len(plan.points) != 1:

@@ -6,19 +6,22 @@ same context, the same cache and the same minute of a shared machine. `stock` is
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.engine.stepping import Stepper
-from banpick_exp.evaluation.bench.moe import FIXED_K
-from banpick_exp.evaluation.bench.random_engine import VOCABULARY, open_engine
+from banpick_exp.evaluation.bench.layer import FIXED_K, MEAN_KEPT, BenchDtype, native_dtype
+from banpick_exp.evaluation.bench.random_engine import VOCABULARY, config, open_engine
 from banpick_exp.evaluation.bench.routing import LAMBDA
 from banpick_exp.evaluation.bench.timing import Row, emit, print_table, ratios
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES, solve
@@ -30,6 +33,10 @@ PROBE_STEPS = 3
 """Decode steps behind one measured mean kept."""
 PROBE_TOLERANCE = 0.02
 """Experts kept a token."""
+DECODE_AIMS = {1: 1.20, 8: 1.30, 32: 1.25}
+"""Speed-up of Ban at MEAN_KEPT over stock by batch, in the dtype that the machine computes natively."""
+NEUTRAL_AIM = 0.98
+"""What `none` keeps of stock's speed, in the native dtype."""
 BAN_PICK = {"mode": "range_add", "key_experts": 4}
 
 Variant = tuple[str, str, dict[str, Any]]
@@ -76,35 +83,40 @@ def solved_lambda(stepper: BenchStepper, policy: str, params: dict[str, Any], ta
     return params | {"lambda": solved.value}
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One timed step."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all threads of this process: what other programs take does not count here."""
+    mean_kept: float
+
+
 def measure(stepper: BenchStepper, variants: Sequence[Variant], rounds: int, timed: Callable[[], float]) -> list[Row]:
-    """One row a variant: milliseconds, speed-up over stock with quartiles, and the measured mean kept."""
-    seconds: dict[str, list[float]] = {label: [] for label, _, _ in variants}
-    kept: dict[str, list[float]] = {label: [] for label, _, _ in variants}
+    """One row a variant: milliseconds, speed-up over stock with quartiles and in CPU time, and the mean kept."""
+    samples: dict[str, list[Sample]] = {label: [] for label, _, _ in variants}
     for turn in range(-1, rounds):  # the first round warms up
         start = turn % len(variants)
         for variant in [*variants[start:], *variants[:start]]:
             stepper.set(variant)
             stepper.engine.counters(reset=True)
+            begin = time.process_time()
             took = timed()
+            cpu = time.process_time() - begin
             if turn >= 0:
-                seconds[variant[0]].append(took)
-                kept[variant[0]].append(stepper.engine.counters(reset=True).mean_kept)
+                samples[variant[0]].append(Sample(took, cpu, stepper.engine.counters(reset=True).mean_kept))
+    seconds = {label: [sample.seconds for sample in found] for label, found in samples.items()}
+    cpu_seconds = {label: [sample.cpu_seconds for sample in found] for label, found in samples.items()}
     rows: list[Row] = []
     for label, policy, params in variants:
-        ratio = ratios(seconds["stock"], seconds[label])
-        rows.append(
-            {
-                "variant": label,
-                "policy": policy,
-                "params": params,
-                "rounds": rounds,
-                "milliseconds": 1e3 * statistics.median(seconds[label]),
-                "speedup": ratio["ratio"],
-                "speedup_q1": ratio["ratio_q1"],
-                "speedup_q3": ratio["ratio_q3"],
-                "mean_kept": None if policy == "stock" else statistics.mean(kept[label]),
-            }
-        )
+        row: Row = {"variant": label, "policy": policy, "params": params, "rounds": rounds}
+        row |= {"milliseconds": 1e3 * statistics.median(seconds[label])}
+        wall = ratios(seconds["stock"], seconds[label])
+        row |= {name.replace("ratio", "speedup"): value for name, value in wall.items()}
+        row |= {"cpu_speedup": ratios(cpu_seconds["stock"], cpu_seconds[label])["ratio"]}
+        kept = statistics.mean(sample.mean_kept for sample in samples[label])
+        rows.append(row | {"mean_kept": None if policy == "stock" else kept})
     matched, fixed = f"ban at {FIXED_K}", f"fixed_k {FIXED_K}"
     row = next(row for row in rows if row["variant"] == matched)
     row["over_fixed_k"] = ratios(seconds[fixed], seconds[matched])["ratio"]
@@ -124,35 +136,66 @@ def variants_of(stepper: BenchStepper, mean_kept: float) -> list[Variant]:
 
 
 @contextmanager
-def random_stepper(layers: int, threads: int) -> Iterator[BenchStepper]:
-    """A started engine of random layers, closed at the end."""
+def random_stepper(layers: int, threads: int, dtype: BenchDtype) -> Iterator[BenchStepper]:
+    """A started engine of random layers, gone at the end: the next one may need its memory."""
     with tempfile.TemporaryDirectory() as folder:
-        print(f"Building {layers} random layers of 1.2 GB and an engine around them.", file=sys.stderr)
-        engine = open_engine(Path(folder), layers, threads, PREFILL)
-        yield BenchStepper(engine)
-        engine.close()
+        print(f"Building {layers} random layers in {dtype} and an engine around them.", file=sys.stderr)
+        engine = open_engine(Path(folder), config(layers), dtype, threads, PREFILL)
+        try:
+            yield BenchStepper(engine)
+        finally:
+            engine.close()
+            gc.collect()
 
 
 def bench_engine(
-    batches: Sequence[int], rounds: int, mean_kept: float, threads: int, layers: int, output: Path | None
+    batches: Sequence[int],
+    rounds: int,
+    mean_kept: float,
+    threads: int,
+    dtypes: Sequence[BenchDtype],
+    layers: int,
+    output: Path | None,
 ) -> list[Row]:
-    """Decode at each batch size, then a prefill of 2,048 tokens: one row a cell and variant."""
+    """In each dtype decode at each batch size, then a prefill of 2,048 tokens: one row a cell and variant."""
     rows: list[Row] = []
-    with random_stepper(layers, threads) as stepper:
-        variants = variants_of(stepper, mean_kept)
-        for batch in batches:
-            with stepper.decoding_batch(batch, (rounds + 1) * len(variants)):
-                _collect(rows, measure(stepper, variants, rounds, stepper.step), "decode", batch, threads, output)
-        _collect(
-            rows, measure(stepper, variants, max(2, rounds // 3), stepper.prefill), "prefill", PREFILL, threads, output
-        )
-    columns = [("phase", ""), ("batch", "d"), ("variant", ""), ("mean_kept", ".2f"), ("milliseconds", ".1f")]
-    columns += [("speedup", ".3f"), ("speedup_q1", ".3f"), ("speedup_q3", ".3f"), ("over_fixed_k", ".3f")]
-    print_table(f"{layers} layers of Qwen3-30B's shape, {threads} threads: speed-up over stock vLLM", rows, columns)
+    for dtype in dtypes:
+        for found in _cells(batches, rounds, mean_kept, threads, dtype, layers):
+            rows.append(found)
+            emit(found, output)
+    columns = [("dtype", ""), ("phase", ""), ("batch", "d"), ("variant", ""), ("mean_kept", ".2f")]
+    columns += [("milliseconds", ".1f"), ("speedup", ".3f"), ("speedup_q1", ".3f"), ("speedup_q3", ".3f")]
+    columns += [("cpu_speedup", ".3f"), ("aim", ".2f"), ("over_fixed_k", ".3f")]
+    native = native_dtype()
+    print_table(
+        f"{layers} layers of Qwen3-30B's shape, {threads} threads: speed-up over stock vLLM in the same dtype.\n"
+        f"The aims hold in {native.dtype}: {native.reason}.",
+        rows,
+        columns,
+    )
     return rows
 
 
-def _collect(rows: list[Row], found: list[Row], phase: str, batch: int, threads: int, output: Path | None) -> None:
-    for row in found:
-        rows.append({"bench": "engine", "phase": phase, "batch": batch, "threads": threads, **row})
-        emit(rows[-1], output)
+def _cells(
+    batches: Sequence[int], rounds: int, mean_kept: float, threads: int, dtype: BenchDtype, layers: int
+) -> Iterator[Row]:
+    """The rows of one engine."""
+    native = native_dtype().dtype == dtype
+    with random_stepper(layers, threads, dtype) as stepper:
+        variants = variants_of(stepper, mean_kept)
+        about: Row = {"bench": "engine", "dtype": dtype, "native": native, "threads": threads}
+        for batch in batches:
+            with stepper.decoding_batch(batch, (rounds + 1) * len(variants)):
+                for row in measure(stepper, variants, rounds, stepper.step):
+                    aim = aim_of(row, batch, mean_kept) if native else None
+                    yield {**about, "phase": "decode", "batch": batch, **row, "aim": aim}
+        for row in measure(stepper, variants, max(2, rounds // 5), stepper.prefill):
+            yield {**about, "phase": "prefill", "batch": PREFILL, **row, "aim": None}
+
+
+def aim_of(row: Row, batch: int, mean_kept: float) -> float | None:
+    """The speed-up over stock that this row of a decode is held against; None where none was set."""
+    if row["policy"] == "none":
+        return NEUTRAL_AIM
+    matched = row["variant"] == f"ban at {MEAN_KEPT:g}" and mean_kept == MEAN_KEPT
+    return DECODE_AIMS.get(batch) if matched else None

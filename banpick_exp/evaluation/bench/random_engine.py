@@ -8,7 +8,8 @@ from typing import Any
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine
-from banpick_exp.evaluation.bench.moe import EXPERTS, HIDDEN, INTERMEDIATE, TOP_K
+from banpick_exp.engine.random_weights import LOAD_FORMAT
+from banpick_exp.evaluation.bench.layer import EXPERTS, HIDDEN, INTERMEDIATE, STORED, TOP_K, BenchDtype
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy.calibration import Calibration, Influence
 
@@ -44,20 +45,21 @@ def config(layers: int) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "attention_bias": False,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": STORED,
     }
 
 
-def open_engine(folder: Path, layers: int, threads: int, prefill: int) -> Engine:
-    """A started engine whose random weights take about 1.2 GB a layer. `folder` gets the config.json."""
-    (folder / "config.json").write_text(json.dumps(config(layers)))
+def open_engine(folder: Path, checkpoint: dict[str, Any], dtype: BenchDtype, threads: int, prefill: int) -> Engine:
+    """A started engine of random weights. `folder` gets `checkpoint`, which is what `config` says or a variant."""
+    (folder / "config.json").write_text(json.dumps(checkpoint))
+    layers = checkpoint["num_hidden_layers"]
     settings = EngineConfig(
         cpus=threads, max_model_len=4096, max_num_seqs=64, max_num_batched_tokens=max(4096, prefill), kv_cache_gib=2
     )
-    options = {"load_format": "dummy", "skip_tokenizer_init": True, "async_scheduling": False}
-    engine = Engine(ModelConfig(name="random"), str(folder), settings, layers, options, worker=BENCH_WORKER)
+    options = {"load_format": LOAD_FORMAT, "skip_tokenizer_init": True, "async_scheduling": False}
+    model = ModelConfig(name="random", dtype=dtype)
+    engine = Engine(model, str(folder), settings, layers, options, worker=BENCH_WORKER)
     engine.start()
-    engine.call("banpick_randomise", 0)
     calibration = Calibration(
         influence=tuple(Influence(layer, expert, 1.0) for layer in range(layers) for expert in range(4)),
         layer_sensitivity=tuple(SENSITIVITY[layer % len(SENSITIVITY)] for layer in range(layers)),

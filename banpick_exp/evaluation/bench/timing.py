@@ -15,6 +15,8 @@ from rich.table import Table
 
 Row = dict[str, Any]
 """One line of a benchmark's JSON."""
+FILE_WIDTH = 200
+"""Characters of a table that goes to a file."""
 
 
 def alternate(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -55,4 +57,7 @@ def print_table(title: str, rows: Iterable[Row], columns: Sequence[tuple[str, st
         table.add_column(key, justify="right")
     for row in rows:
         table.add_row(*("" if row.get(key) is None else format(row[key], form) for key, form in columns))
-    Console(file=sys.stderr).print(table)
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:  # a file, which has no width: rich would cut the columns to 80
+        console.width = FILE_WIDTH
+    console.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import NamedTuple
 
 from banpick_exp.tasks.config import TaskConfig
@@ -18,8 +19,17 @@ class Extracted(NamedTuple):
 
 
 def normalised(answer: str) -> str:
-    """White space around an answer says nothing."""
-    return answer.strip()
+    """White space around an answer says nothing, nor does how an accent is encoded (`composed`)."""
+    return composed(answer).strip()
+
+
+def composed(text: str) -> str:
+    """`text` in Unicode's NFC: é is the same as e with an accent put on it.
+
+    Never into ASCII (the sign for kelvin into K): what is judged there has not changed since the first version.
+    """
+    whole = unicodedata.normalize("NFC", text)
+    return text if whole.isascii() else whole
 
 
 def extract_answer(text: str, task: TaskConfig) -> Extracted:
@@ -28,6 +38,8 @@ def extract_answer(text: str, task: TaskConfig) -> Extracted:
     Without a match nothing is found. A text without its separator is an answer that needed no steps before it: it is
     graded as it is, but not called found, since a wrong separator looks the same.
     """
+    if not ((task.answer_pattern or "") + (task.answer_separator or "")).isascii():
+        text = composed(text)
     if task.answer_pattern is not None:
         matches = re.findall(task.answer_pattern, text)
         return Extracted(normalised(matches[-1]), True) if matches else Extracted("", False)

@@ -1,0 +1,60 @@
+"""The end of a run whose report cannot be written, or whose records were damaged meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+from synthetic_run import SyntheticRun, ladder
+
+from banpick_exp.cluster.summary import Totals, finish
+from banpick_exp.run_folder import RunFolder
+
+NOTHING = Totals(seconds=1, engine_loads=0, engine_slots=0, engine_load_seconds=0, points_computed=0)
+
+
+class FakeTracker:
+    def finish(self, summary: dict[str, object], artifacts: dict[str, Path]) -> list[str]:
+        return []
+
+
+def ended(folder: RunFolder) -> tuple[int, str]:
+    """The exit code, and what is printed."""
+    output = io.StringIO()
+    plan = SimpleNamespace(folder=folder, sweep=SimpleNamespace(calibrations=dict))
+    code = finish(cast(Any, plan), cast(Any, FakeTracker()), Console(file=output, width=200), NOTHING)
+    return code, output.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(ladder(SyntheticRun(problems=12), ks=(4,)).write(tmp_path / "pick" / "run"))
+
+
+@pytest.mark.parametrize("at", ["run_folder.write_atomically", "report.files.pareto_png"])
+def test_a_full_disk_costs_the_report_and_no_point(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"banpick_exp.{at}", full)
+        code, printed = ended(folder)
+    assert code == 1 and "2 done" in printed, "the front is told all the same"
+    (sentence,) = [line for line in printed.splitlines() if "cannot be written" in line]
+    assert "No space left on device" in sentence and "the points are whole" in sentence
+    assert sentence.endswith(f"python -m banpick_exp report {folder.path}")
+    assert len(folder.load_points()[0]) == 2
+    code, printed = ended(folder)
+    assert code == 0 and folder.report.is_file() and "cannot" not in printed
+
+
+def test_what_was_damaged_meanwhile_is_told(folder: RunFolder) -> None:
+    path = folder.record_files()[0]
+    path.write_bytes(path.read_bytes()[:-20])
+    _, printed = ended(folder)
+    assert f"Left out: {path}: not readable as JSON" in printed and path.exists()
