@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -37,10 +38,10 @@ def answered(work: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"banpick: {_shortened(str(error))}", file=sys.stderr)
+        _say(_shortened(str(error)))
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        print(f"banpick: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        _say(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}")
         return INTERRUPTED
     except BrokenPipeError:
         _silence_stdout()
@@ -49,8 +50,13 @@ def answered(work: Callable[[], int]) -> int:
         if error.errno != errno.ENOSPC or error.filename is not None:  # a file of ours: not what is printed
             raise
         _silence_stdout()
-        print("banpick: what was printed could not be written: no space is left where it goes", file=sys.stderr)
+        _say("what was printed could not be written: no space is left where it goes")
         return FULL
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it; the exit code still tells
+        print(f"banpick: {text}", file=sys.stderr, flush=True)
 
 
 def restart_in_utf8() -> None:

@@ -135,7 +135,8 @@ def most_influential(
         where = " in one layer" if per_layer else ""
         raise UserError(
             f"policy.key_experts={count}, but the calibration ranks only {available} experts{where}: the rest "
-            f"would be chosen blindly. Use key_experts of at most {available}, or calibrate more experts: {RUN_IT}."
+            f"would be chosen blindly. Type policy.key_experts={available} or less, or calibrate more experts:"
+            f" {RUN_IT}."
         )
     named: defaultdict[int, list[int]] = defaultdict(list)
     for layer, expert in chosen:

@@ -60,6 +60,8 @@ def parse_command(arguments: Sequence[str]) -> Command:
     for key in ("output_dir", "resume"):  # a folder named 2026, 007 or 1_0 is still a name
         if not isinstance(command.run_values.get(key, ""), str | None):
             command.run_values[key] = seen[key].partition("=")[2].strip()
+    if command.run_values.get("resume") == "":
+        raise UserError("resume= names no run: there is nothing to continue. Type resume=NAME, or leave it out.")
     for text in [*command.policy, *command.settings]:
         if not is_symbolic(text) and interval_of(text) is None:
             parse_axis(text)

@@ -53,6 +53,7 @@ MOST_POINTS = 5_000
 _SYMBOL = re.compile(r"(?<![\w.])[KEL](?![\w.])")
 _CALL = re.compile(r"\w+\(")
 _BETWEEN = re.compile(r"[\s,:()\[\]{}]+")
+_MAPPING = re.compile(r"\{([^{}]+)\}")
 _SCIENTIFIC = re.compile(r"[-+]?([0-9.]+)[eE][-+]?[0-9]+")
 _PARSER = OverridesParser.create()
 
@@ -125,8 +126,8 @@ def _check_literals(text: str) -> None:
                 f"{text}: {word} is beyond the numbers of a computer, and would count as {read}: nothing was started."
                 f" Type {key_of(text)} with a number between 1e-307 and 1e308."
             )
-    if value.startswith("{") and value.endswith("}"):
-        keys = [entry.partition(":")[0].strip() for entry in _entries(value[1:-1])]
+    for inner in _MAPPING.findall(value):
+        keys = [entry.partition(":")[0].strip() for entry in _entries(inner)]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise UserError(
                 f"{text} has {twice[0]} twice: which of the two counts would be a guess. Type it once, with all that"
@@ -145,9 +146,11 @@ def _sized(value: str, numbers: Mapping[str, int], text: str) -> str:
     for entry in inner.removesuffix(")").split(","):
         if _SYMBOL.search(entry):
             try:
-                number = _computed(ast.parse(entry.strip(), mode="eval").body, numbers)
-            except (SyntaxError, KeyError, ZeroDivisionError) as error:
+                number = float(_computed(ast.parse(entry.strip(), mode="eval").body, numbers))
+            except (SyntaxError, KeyError, ArithmeticError) as error:
                 raise _unreadable(text, error) from None
+            if not math.isfinite(number):
+                raise _unreadable(text, OverflowError(f"{entry.strip()} is beyond the numbers of a computer"))
             entries.append(f"{number:.10g}")
         else:
             entries.append(entry)
@@ -244,8 +247,11 @@ _SECTIONS: dict[str, type[Section]] = {
     "model": ModelConfig,
     "task": TaskConfig,
 }
-_EXAMPLES = {"seed": "0", "repeat": "1", "repeats": "3", "dry_run": "true", "policy.budget": "4"}
-"""Of settings that take no text and are no field of a section."""
+_EXAMPLES = {
+    "engine": "cpu", "model": "tiny", "task": "tiny", "policy": "none", "cluster": "local", "tracking": "none",
+    "search": "grid", "seed": "0", "repeat": "1", "repeats": "3", "dry_run": "true", "policy.budget": "4",
+}  # fmt: skip
+"""Of settings that take no free text and are no field of a section."""
 
 
 def kinds_of(field: FieldInfo) -> tuple[Any, ...]:
@@ -353,10 +359,13 @@ def expand(block: Block, shape_of: Callable[[Assignment], MoeShape]) -> list[Ass
     `shape_of` gives the checkpoint an assignment (without symbolic axes) names. An empty axis gives no assignments.
     Raises UserError when a key stands twice in the block.
     """
-    keys = [key_of(text) for text in block]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UserError(f"{key} is set twice in one list: which value counts would be a guess. Type it once.")
+    for key in map(key_of, block):
+        found = [text for text in block if key_of(text) == key]
+        if len(found) > 1:
+            raise UserError(
+                f"{key} is set twice in one list, by {' and by '.join(found)}: which value counts would be a guess."
+                " Type it once."
+            )
     fixed = _product([parse_axis(text) for text in block if not is_symbolic(text)])
     symbolic = [text for text in block if is_symbolic(text)]
     if not symbolic:

@@ -52,6 +52,12 @@ def test_a_full_disk_under_the_output_is_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and "no space is left" in done.stderr
 
 
+@pytest.mark.parametrize("line", ["policy.k=9", "policy.k=4 > /dev/full"])
+def test_a_message_that_nobody_reads_leaves_the_exit_code(tmp_path: Path, line: str) -> None:
+    done = shell(f"P policy=fixed_k tracking=none dry_run=true {line} 2> /dev/full", tmp_path)
+    assert done.returncode == (1 if ">" in line else 2)
+
+
 def test_a_value_of_five_thousand_digits_is_not_repeated_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["policy=fixed_k", f"policy.k={'9' * 5000}", "dry_run=true"]) == 2
     said = capsys.readouterr().err
@@ -108,7 +114,10 @@ def test_a_federated_identity_counts_as_a_key(tmp_path: Path) -> None:
     online = TrackingConfig(name="wandb", mode="online")
     token = tmp_path / "token"
     environment = {"HOME": str(tmp_path), "WANDB_IDENTITY_TOKEN_FILE": str(token)}
-    with pytest.raises(UserError, match="needs a W&B key"):
+    with pytest.raises(UserError, match=r"is no file.*Type unset WANDB_IDENTITY_TOKEN_FILE"):
         check_tracking(online, environment)
     token.write_text("a token")
     check_tracking(online, environment)
+    with pytest.raises(UserError, match="are both set") as caught:
+        check_tracking(online, environment | {"WANDB_API_KEY": "secret"})
+    assert "secret" not in str(caught.value)

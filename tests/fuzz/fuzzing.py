@@ -58,6 +58,8 @@ NASTY = [
     "a\nb", "\r", "\x1b[31m", "%s", "{0}", "{domain}", "{split}", "{domain}_{split}", "[bold]", "[/]", "[red",
     ":smile:", "<b>", "&amp;", "K", "E", "L", "K/0", "2*K", "choice(K/2,K//0)", "choice(K**9)", "-", "--", "=", "a=b",
     "==", "@", "#", "a#b", "a:b", ":", ";", "?", "!", "|", "x" * 300, "(" * 50, "[" * 50, "{" * 50, "'" * 51,
+    "1e400", "1e-400", "choice(0.5,1e400)", "choice(K*1e400)", "choice(K*" + "9" * 400 + ")", "{0:[1],0:[2]}", "'4",
+    "４", "٤", "−4", "4\n", "\u00a04", "9" * 5000, "9 " * 2000, "h:99999", "::1", "ray://h:1", "local", "'1e400'",
 ]  # fmt: skip
 ALPHABET = "aKEL019.-+*/ ,;:=()[]{}<>'\"\\$&|~^#@!?%_\t\n\ré😀\u202e\udcff"
 TEXTS = st.sampled_from(NASTY) | st.text(alphabet=ALPHABET, max_size=24) | st.text(max_size=8)

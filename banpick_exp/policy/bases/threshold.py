@@ -34,7 +34,7 @@ class Threshold(Rule):
 def within_unit(value: float, below: str, above: str, example: str) -> float:
     """`value`, or ValueError in the words of a knob: what happens below 0 and above 1, and what to type."""
     if not 0 <= value <= 1:
-        raise ValueError(f"is outside [0, 1]: {below if value < 0 else above}. Use for example {example}.")
+        raise ValueError(f"is outside [0, 1]: {below if value < 0 else above}. Use for example policy.{example}.")
     return value
 
 

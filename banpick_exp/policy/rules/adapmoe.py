@@ -47,7 +47,7 @@ class AdapMoe(Threshold):
     @classmethod
     def _threshold_in_limits(cls, threshold: float) -> float:
         if threshold < 0:
-            raise ValueError("is below 0: 0 keeps every expert already. Use for example threshold=0.01.")
+            raise ValueError("is below 0: 0 keeps every expert already. Use for example policy.threshold=0.01.")
         return threshold
 
     def needs_calibration(self) -> bool:

@@ -29,7 +29,7 @@ class Ban(Rule):
         if not 0 < lambda_ <= 2:
             raise ValueError(
                 "is outside (0, 2]: at 0 and below every token keeps k_min, above 2 pruning is off. Use for example "
-                "lambda=0.8; higher keeps more."
+                "policy.lambda=0.8; higher keeps more."
             )
         return lambda_
 

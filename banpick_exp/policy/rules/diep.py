@@ -75,7 +75,9 @@ class Diep(Threshold):
     @classmethod
     def _alpha_in_limits(cls, alpha: float) -> float:
         if not 0 <= alpha <= 20:
-            raise ValueError("is outside [0, 20]: unlike experts would be skipped first. Use for example alpha=1.")
+            raise ValueError(
+                "is outside [0, 20]: unlike experts would be skipped first. Use for example policy.alpha=1."
+            )
         return alpha
 
     def needs_calibration(self) -> bool:

@@ -121,7 +121,9 @@ class ExpertSample(Truncated):
     @classmethod
     def _temperature_in_limits(cls, temperature: float) -> float:
         if not 0 <= temperature <= 100:
-            raise ValueError("is outside [0, 100]: experts cannot be drawn with it. Use for example temperature=1.")
+            raise ValueError(
+                "is outside [0, 100]: experts cannot be drawn with it. Use for example policy.temperature=1."
+            )
         return temperature
 
     @field_validator("pool_factor")
@@ -135,7 +137,7 @@ class ExpertSample(Truncated):
     @classmethod
     def _seed_in_limits(cls, seed: int) -> int:
         if not 0 <= seed < SEED_LIMIT:
-            raise ValueError(f"is outside [0, {SEED_LIMIT - 1}]. Use for example seed=1.")
+            raise ValueError(f"is outside [0, {SEED_LIMIT - 1}]. Use for example policy.seed=1.")
         return seed
 
     def knobs(self) -> dict[str, object]:

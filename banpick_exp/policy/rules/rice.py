@@ -78,7 +78,7 @@ class Rice(Truncated):
     def _multiplier_in_limits(cls, multiplier: float) -> float:
         if not 0 < multiplier <= 1000:
             problem = "removes the expert, for which there is policy=mask" if multiplier <= 0 else "drowns all others"
-            raise ValueError(f"is outside (0, 1000]: it {problem}. Use for example multiplier=2.")
+            raise ValueError(f"is outside (0, 1000]: it {problem}. Use for example policy.multiplier=2.")
         return multiplier
 
     def needs_calibration(self) -> bool:

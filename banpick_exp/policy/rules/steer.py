@@ -87,7 +87,9 @@ class Steer(Truncated):
     @classmethod
     def _epsilon_above_0(cls, epsilon: float) -> float:
         if not 0 < epsilon <= 20:
-            raise ValueError("is outside (0, 20]: at 0 steered experts tie with others. Use for example epsilon=0.01.")
+            raise ValueError(
+                "is outside (0, 20]: at 0 steered experts tie with others. Use for example policy.epsilon=0.01."
+            )
         return epsilon
 
     @property

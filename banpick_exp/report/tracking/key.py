@@ -10,13 +10,34 @@ from urllib.parse import urlsplit
 from banpick_exp.errors import UserError
 from banpick_exp.report.tracking.config import TrackingConfig
 
+TOKEN_FILE = "WANDB_IDENTITY_TOKEN_FILE"
+"""Names a file whose token W&B exchanges for a key: federated identity."""
+
 
 def check_tracking(tracking: TrackingConfig, environment: Mapping[str, str]) -> None:
     """UserError when W&B is to be online and neither the environment nor the netrc file has a key. Prints no key."""
-    if tracking.name != "wandb" or tracking.mode != "online" or environment.get("WANDB_API_KEY", "").strip():
+    if tracking.name != "wandb" or tracking.mode != "online":
         return
-    if (token := environment.get("WANDB_IDENTITY_TOKEN_FILE", "").strip()) and Path(token).expanduser().is_file():
-        return  # federated identity: W&B exchanges the token in this file for a key of its own
+    key, token = (environment.get(name, "").strip() for name in ("WANDB_API_KEY", TOKEN_FILE))
+    if key and token:
+        raise UserError(
+            f"WANDB_API_KEY and {TOKEN_FILE} are both set, and W&B takes one: the first point could not be logged. Type"
+            f" unset {TOKEN_FILE} (or unset WANDB_API_KEY)."
+        )
+    if token and not Path(token).is_file():
+        raise UserError(
+            f"{TOKEN_FILE}={token} is no file, and W&B looks nowhere else: the first point could not be logged. Type"
+            f" unset {TOKEN_FILE}, or set it to the file of the token."
+        )
+    if key or token or _in_netrc(environment):
+        return
+    raise UserError(
+        "tracking.mode=online needs a W&B key, and there is none: the first point could not be logged. Type wandb"
+        " login, or set WANDB_API_KEY, or type tracking.mode=offline (upload later with wandb sync) or tracking=none."
+    )
+
+
+def _in_netrc(environment: Mapping[str, str]) -> bool:
     host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
     home = Path(environment.get("HOME", "~")).expanduser()
     named = environment.get("NETRC")
@@ -26,8 +47,5 @@ def check_tracking(tracking: TrackingConfig, environment: Mapping[str, str]) -> 
         except (OSError, netrc.NetrcParseError):
             continue
         if entry is not None and entry[2]:
-            return
-    raise UserError(
-        "tracking.mode=online needs a W&B key, and there is none: the first point could not be logged. Type wandb"
-        " login, or set WANDB_API_KEY, or type tracking.mode=offline (upload later with wandb sync) or tracking=none."
-    )
+            return True
+    return False
