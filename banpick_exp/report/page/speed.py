@@ -13,7 +13,7 @@ from banpick_exp.report.page.points import point_index
 from banpick_exp.report.page.scatter import Mark, Panel, draw, extent
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
-from banpick_exp.report.text import STOCK, speed_words
+from banpick_exp.report.text import STOCK, in_words, speed_words
 
 INTRODUCTION = (
     "<p>Stock and the policy take turns every few steps of one running batch; a figure is the median of the ratios with"
@@ -57,7 +57,7 @@ def _picture(run: Run, timed: list[PointRecord]) -> str:
                 shape=shape_id(record.policy_name),
                 colour=colour,
                 index=index[run.folder.path, record.fingerprint],
-                text=record.label if cell is cells[-1] else "",
+                text=in_words(record.label) if cell is cells[-1] else "",
             )
             for cell in cells
         ]
