@@ -104,8 +104,8 @@ def test_a_sweep_ends_well(swept: tuple[Path, Done]) -> None:
         assert overall.delta == pytest.approx(overall.accuracy - stock.accuracy)
         low, high = overall.accuracy_ci95
         assert low <= overall.accuracy <= high
-        assert overall.speedup is not None and overall.speedup_spread is not None
-        assert overall.speedup_spread[0] <= overall.speedup <= overall.speedup_spread[1]
+        assert overall.speedup is not None and overall.speedup_ci95 is not None
+        assert overall.speedup_ci95[0] <= overall.speedup <= overall.speedup_ci95[1]
         outcomes = run.outcomes(record.fingerprint)
         assert outcomes.height == 60 and outcomes["correct"].mean() == pytest.approx(overall.accuracy)
         assert record.timing.swap_seconds < 0.05
