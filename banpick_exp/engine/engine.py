@@ -10,7 +10,8 @@ import gc
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ ROUTING_WORKER = "banpick_exp.engine.worker.RoutingExtension"
 """What vLLM mixes into its workers; a subclass may bring more methods for `Engine.call`."""
 PROBE_PROMPT = [10, 11, 12, 13, 14]
 """Token ids of the start-up probe: any ids do, only the counters are looked at."""
+GREEDY: Mapping[str, Any] = {"temperature": 0.0}
 
 
 class EngineError(RuntimeError):
@@ -45,6 +47,18 @@ def wrong_count(hooked: int, planned: int) -> str:
         f"Either the count is wrong, or the others bypass vLLM's factory and would ignore every policy. {remedy};"
         " if it has more, it cannot be measured."
     )
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """For imports: what thousands of modules make stays, and looking for garbage in it takes a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Engine:
@@ -78,7 +92,8 @@ class Engine:
         """Load the checkpoint. Returns seconds. The environment is set before vLLM is imported."""
         begin = time.perf_counter()
         os.environ.update(self._environment())
-        from vllm import LLM
+        with _nothing_collected():
+            from vllm import LLM
 
         settings = self.settings
         if settings.gpus == 0 and settings.cpus is not None:
@@ -240,7 +255,10 @@ class Engine:
         if chat:
             messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
             return [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in messages]
-        return [tokenizer(prompt, add_special_tokens=special_tokens).input_ids for prompt in prompts]
+        if not prompts:
+            return []
+        ids: list[list[int]] = tokenizer(list(prompts), add_special_tokens=special_tokens).input_ids
+        return ids
 
     def generate_ids(
         self,
@@ -252,15 +270,8 @@ class Engine:
         sampling: Sequence[Sampling] | None = None,
     ) -> list[Generation]:
         """One answer a prompt, greedy or drawn as `sampling` (one entry a prompt) says."""
-        from vllm import SamplingParams
-
-        limits: dict[str, Any] = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
-        drawn = (asdict(each) for each in sampling or ())
-        parameters = (
-            SamplingParams(temperature=0.0, **limits)
-            if sampling is None
-            else [SamplingParams(**each, **limits) for each in drawn]
-        )
+        limits = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
+        drawn = [GREEDY] * len(prompts) if sampling is None else [asdict(each) for each in sampling]
         return [
             Generation(
                 text=output.outputs[0].text,
@@ -268,7 +279,7 @@ class Engine:
                 prompt_token_ids=tuple(output.prompt_token_ids or ()),
                 finish_reason=output.outputs[0].finish_reason or "",
             )
-            for output in self._run(prompts, parameters, salt)
+            for output in self._run(prompts, [{**each, **limits} for each in drawn], salt)
         ]
 
     def score(self, sequences: Sequence[Sequence[int]], *, salt: str = "") -> list[list[float]]:
@@ -276,11 +287,9 @@ class Engine:
 
         Element i of a result belongs to token i + 1: the first token has no prediction.
         """
-        from vllm import SamplingParams
-
-        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+        scored = [{**GREEDY, "max_tokens": 1, "prompt_logprobs": 0}] * len(sequences)
         results = []
-        for sequence, output in zip(sequences, self._run(sequences, sampling, salt), strict=True):
+        for sequence, output in zip(sequences, self._run(sequences, scored, salt), strict=True):
             assert output.prompt_logprobs is not None
             entries = zip(sequence[1:], output.prompt_logprobs[1:], strict=True)
             results.append([entry[token].logprob for token, entry in entries if entry is not None])
@@ -291,12 +300,18 @@ class Engine:
 
         `reuse_prefixes` False: every token is computed, however often it or its beginning was seen before.
         """
+        skip = None if reuse_prefixes else True
+        passed = [{**GREEDY, "max_tokens": 1, "skip_reading_prefix_cache": skip}] * len(sequences)
+        self._run(sequences, passed, salt)
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], sampling: Sequence[Mapping[str, Any]], salt: str
+    ) -> list[RequestOutput]:
+        """`sampling`: arguments of `vllm.SamplingParams`, one entry a prompt."""
         from vllm import SamplingParams
 
-        skip = None if reuse_prefixes else True
-        self._run(sequences, SamplingParams(temperature=0.0, max_tokens=1, skip_reading_prefix_cache=skip), salt)
-
-    def _run(self, prompts: Sequence[Sequence[int]], sampling: Any, salt: str) -> list[RequestOutput]:
+        # `skip_clone`: made for one request alone. vLLM copies others deeply, a tenth of a small model's time.
+        parameters = [SamplingParams(**each, skip_clone=True) for each in sampling]
         cache_salt = f"{self.policy_fingerprint}{salt}"
         inputs: Any = [{"prompt_token_ids": list(ids), "cache_salt": cache_salt} for ids in prompts]
-        return self.llm.generate(inputs, sampling, use_tqdm=False)
+        return self.llm.generate(inputs, parameters, use_tqdm=False)

@@ -171,8 +171,8 @@ class PointMaker:
         samples, limit = setting.calibration.samples, setting.task.max_problems
         key = (source.identity, asked.identity, samples, limit)
         if key not in self._overlaps:
-            seen = {problem.prompt for items in source.loaded.values() for problem in items[:samples]}
-            prompts = (problem.prompt for items in asked.loaded.values() for problem in items[:limit])
+            seen = {problem.question for items in source.loaded.values() for problem in items[:samples]}
+            prompts = (problem.question for items in asked.loaded.values() for problem in items[:limit])
             self._overlaps[key] = sum(prompt in seen for prompt in prompts)
         return self._overlaps[key]
 

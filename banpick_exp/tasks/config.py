@@ -73,7 +73,8 @@ class TaskConfig(Section):
             if hidden := invisible(mark):
                 raise ValueError(
                     f"task.{key}={mark!a} holds {hidden}, which nobody sees and a model does not write: no answer would"
-                    " be found. Delete it"
+                    " be found. Delete it, or type a plain space in its place; where a model does write it,"
+                    " task.answer_pattern can name it by its escape, such as \\u00a0"
                 )
             if mark != (whole := unicodedata.normalize("NFC", mark)):
                 raise ValueError(

@@ -14,6 +14,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.registry import GRADERS
+from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.reading import read_problems, repeats_note
 from banpick_exp.tasks.registry import benchmark_of
@@ -21,8 +22,8 @@ from banpick_exp.tasks.templates import files_of_template
 
 CALIBRATION_SPLIT = "calibration"
 COMPOSED = b"answers compared in NFC"
-"""Part of the identity of files with answers beyond ASCII, which were once compared as they were written; all others
-are judged as ever, and keep theirs."""
+"""Part of the identity of files with answers or marks of answers beyond ASCII, which were once compared as they were
+written; all others are judged as ever, and keep theirs."""
 
 Loaded = tuple[Problem, ...]
 
@@ -74,7 +75,9 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
         digest.update(f"{domain}\0{len(data)}\0".encode())
         digest.update(data)
         loaded[domain] = _problems(data, path, benchmark, task, domain, split)
-    if not all(answer.isascii() for items in loaded.values() for problem in items for answer in problem.answers):
+    compared = [task.answer_separator or "", task.answer_pattern or ""]
+    compared += [answer for problems in loaded.values() for problem in problems for answer in problem.answers]
+    if not all(text.isascii() for text in compared):
         digest.update(COMPOSED)
     return TaskFiles(
         paths={domain: str(path.resolve()) for domain, path in paths.items()},
@@ -90,7 +93,7 @@ def _notes(paths: Mapping[str, Path], loaded: Mapping[str, Loaded]) -> Iterator[
     for domain, problems in loaded.items():
         if note := repeats_note(paths[domain], problems):
             yield note
-        shared = [other for problem in problems if (other := domain_of.setdefault(problem.prompt, domain)) != domain]
+        shared = [other for problem in problems if (other := domain_of.setdefault(problem.question, domain)) != domain]
         for other in dict.fromkeys(shared):
             yield (
                 f"{shared.count(other)} of {len(problems)} problems of {paths[domain]} are asked in domain {other} too:"
@@ -101,6 +104,8 @@ def _notes(paths: Mapping[str, Path], loaded: Mapping[str, Loaded]) -> Iterator[
 def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
     place = f"task.data_files={task.data_files}" if task.data_files is not None else f"task={task.name}"
     remedy = "Put it there, or type another task.data_files, task.domains or task.split."
+    if hidden := invisible(str(path)):
+        remedy = f"Its name holds {hidden}, which nobody sees: type {str(path)!a} without it. {remedy}"
     try:
         if not path.is_file():
             what = "is no plain file" if path.exists() else "there is no file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 
@@ -18,6 +19,11 @@ class Problem:
     answer: str
     also: tuple[str, ...] = ()
     """Other answers that are right."""
+
+    @property
+    def question(self) -> str:
+        """The prompt as people tell questions apart: white space around it and how an accent is encoded say nothing."""
+        return unicodedata.normalize("NFC", self.prompt).strip()
 
     @property
     def answers(self) -> tuple[str, ...]:

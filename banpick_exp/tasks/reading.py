@@ -21,6 +21,7 @@ from banpick_exp.tasks.rows import EXAMPLE, NoValue, Number, Row, rows_of
 ID_KEYS = ("problem_id", "id")
 TASK_KEY = "task"
 MOST_SHOWN = 5
+DAMAGED = "\ufffd"
 REPEATS_BORNE = 0.05
 """Share of the rows that may repeat another, as some published sets have them; with more, intervals mean nothing."""
 
@@ -54,7 +55,7 @@ def read_problems(
                     f"has the id {problem.problem_id!r} of {places[problem.problem_id]}, so answers could not be paired"
                 )
             places[problem.problem_id] = place
-            first, same = asked.setdefault(problem.prompt, (place, problem))
+            first, same = asked.setdefault(problem.question, (place, problem))
             if set(same.answers) != set(problem.answers):
                 raise _Wrong(_contradiction(problem, first, same))
             if same is not problem:
@@ -70,8 +71,9 @@ def read_problems(
     if len(repeats) > REPEATS_BORNE * rows:
         raise UserError(
             f"{path}: {len(repeats)} of {rows} rows ask what another asks, with the same answer ({repeats[0]}, ...)."
-            " They would count as problems of their own, so every interval would be too narrow. Leave them out of the"
-            " file; to ask each problem N times type task.samples=N task.temperature=0.6."
+            " They would count as problems of their own: every interval would be too narrow, and a calibration would"
+            " weigh them double. Leave them out of the file; to ask each problem N times type task.samples=N"
+            " task.temperature=0.6."
         )
     return tuple(problems)
 
@@ -79,21 +81,22 @@ def read_problems(
 def repeats_note(path: Path, problems: Sequence[Problem]) -> str | None:
     """What to tell the user of the few problems that repeat another of their domain; None where there are none."""
     asked: dict[str, str] = {}
-    repeats = [p.problem_id for p in problems if asked.setdefault(p.prompt, p.problem_id) != p.problem_id]
+    repeats = [p.problem_id for p in problems if asked.setdefault(p.question, p.problem_id) != p.problem_id]
     if not repeats:
         return None
     return (
         f"{len(repeats)} of {len(problems)} problems of {path} ask what another asks, with the same answer"
-        f" ({', '.join(repeats[:MOST_SHOWN])}): intervals take them for problems of their own and are a little too"
-        " narrow. Leave them out of the file."
+        f" ({', '.join(repeats[:MOST_SHOWN])}): they count as problems of their own, so intervals are a little too"
+        " narrow, or a calibration weighs them double. Leave them out of the file."
     )
 
 
 def _contradiction(problem: Problem, first: str, same: Problem) -> str:
     either = json.dumps(list(dict.fromkeys([*same.answers, *problem.answers])), ensure_ascii=False)
+    here, there = (" or ".join(map(repr, sorted(each.answers))) for each in (problem, same))
     return (
-        f"has the prompt of {first} but another answer ({problem.answer!r}, not {same.answer!r}): no completion could"
-        f" be right for both. Delete one, or write one row with the list {either} where each is right"
+        f"has the prompt of {first} but another answer ({here}, not {there}): what is right would depend on the row."
+        f" Delete one, or write one row with the list {either} where each is right"
     )
 
 
@@ -153,6 +156,11 @@ def _answers(benchmark: Benchmark, task: TaskConfig, value: object) -> Iterator[
             raise _Wrong(
                 f'has {hidden} in its "{key}" {normalised!a}, which nobody sees and a model does not write, so no given'
                 " answer would be equal: delete it, or write a plain space in its place"
+            )
+        if DAMAGED in normalised:
+            raise _Wrong(
+                f'has U+FFFD REPLACEMENT CHARACTER in its "{key}" {normalised!r}: a program wrote it for bytes that it'
+                " could not read, so no given answer would be equal: write what stood there"
             )
         if never := grader.never_given(normalised, task):
             raise _Wrong(f'has {normalised!r} as "{key}", which {never}: type another task.answer_separator, or null')

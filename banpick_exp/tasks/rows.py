@@ -45,6 +45,9 @@ FEW_ZEROS = 8
 """Plain letters in UTF-16 have a zero byte of two, so a file with less than one of 8 is damaged."""
 NEEDED = 2
 """The question and the answer; ids and sub-tasks may be absent."""
+TAB = "\t"
+SEPARATORS = (",", ";", TAB, "|")
+"""What programs write between the columns of a table."""
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"PK\x03\x04": "unzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2"}
 COMPRESSED |= {b"\xfd7zXZ": "unxz"}
 """How compressed files begin, and what unpacks them."""
@@ -174,6 +177,9 @@ def _csv_rows(path: Path, text: str, delimiter: str, needed: tuple[str, ...]) ->
             lines.append((begin, fields))
             begin = reader.line_num + 1
     except csv.Error as error:
+        first = next(iter(text.strip().splitlines()), "")
+        if wrong := _wrong_division(path, first, delimiter, needed):
+            raise UserError(wrong) from None
         raise UserError(
             f"{path}, line {reader.line_num}: {error}, so its columns cannot be told apart. Put texts that hold"
             f' {delimiter!r}, quotes or line breaks in double quotes, and write " inside them as "".'
@@ -182,37 +188,64 @@ def _csv_rows(path: Path, text: str, delimiter: str, needed: tuple[str, ...]) ->
         csv.field_size_limit(previous)
     lines = [(number, fields) for number, fields in lines if fields]
     header = lines[0][1] if lines else []
-    if len(set(header)) < len(header):
-        doubled = next(name for name in header if header.count(name) > 1)
+    named = [name for name in header if name]  # spreadsheets write empty columns too, and nothing reads them
+    if len(set(named)) < len(named):
+        doubled = next(name for name in named if named.count(name) > 1)
         raise UserError(f"{path} has the column {doubled!r} twice, and which one counts is not said. Rename one.")
     if header and not set(needed) <= set(header):
-        raise UserError(_wrong_header(path, header, delimiter, needed))
+        wrong = _wrong_division(path, delimiter.join(header), delimiter, needed)
+        body = lines[1][0] if len(lines) > 1 else lines[0][0] + 1
+        raise UserError(wrong or _wrong_names(path, header, body, delimiter, needed))
     return _csv_lines(lines, header)
 
 
-def _wrong_header(path: Path, header: list[str], delimiter: str, needed: tuple[str, ...]) -> str:
-    """What is wrong with a first line that does not name the columns: the separator, the spelling, or the names."""
-    wanted, first = " and ".join(map(repr, needed)), delimiter.join(header)
-    says = f"{path}: its first line names the columns {', '.join(map(ascii, header))}, and {wanted} are wanted"
-    for other in ",;\t|":
-        names = {_plain_name(name) for name in first.split(other)}
-        if other != delimiter and {_plain_name(name) for name in needed} <= names:
-            name = "tabs" if other == "\t" else repr(other)
-            rewrite = (
-                f"import csv; csv.writer(open('NEW.csv', 'w', newline='', encoding='utf-8')).writerows(csv.reader("
-                f"open({str(path)!r}, newline='', encoding='utf-8-sig'), delimiter={other!r}, skipinitialspace=True))"
-            )
-            return (
-                f"{says}: they are separated by {name}, but {path.suffix} means {delimiter!r}, so no problem could be"
-                f" read. Write it again: type python -c {quote(rewrite)}."
-            )
+def _wrong_division(path: Path, first: str, delimiter: str, needed: tuple[str, ...]) -> str | None:
+    """What is wrong with how a first line is divided into columns; None where that can be as it should."""
+    if first.lower().startswith("sep="):
+        return (
+            f"{path}: its first line {first!a} is a spreadsheet's note of what separates columns, not their names: no"
+            f" problem could be read. Leave it out: type tail -n +2 {quote(str(path))} > NEW{path.suffix}."
+        )
+    other = _other_separator(first, delimiter, needed)
+    if other is None:
+        return None
+    rewrite = (
+        f"import csv; csv.writer(open('NEW.csv', 'w', newline='', encoding='utf-8')).writerows(csv.reader("
+        f"open({str(path)!r}, newline='', encoding='utf-8-sig'), delimiter={other!r}, skipinitialspace=True))"
+    )
+    return (
+        f"{path}: {_names_found([first], needed)}: they are separated by {'tabs' if other == TAB else repr(other)}, but"
+        f" {path.suffix} means {'tabs' if delimiter == TAB else repr(delimiter)}, so no problem could be read. Write it"
+        f" again: type python -c {quote(rewrite)}."
+    )
+
+
+def _other_separator(first: str, delimiter: str, needed: tuple[str, ...]) -> str | None:
+    """What stands between the columns of a first line instead of `delimiter`; None where nothing seems to."""
+    found = [other for other in SEPARATORS if other != delimiter and other in first]
+    wanted = {_plain_name(name) for name in needed}
+    whole = [other for other in found if wanted <= {_plain_name(name) for name in first.split(other)}]
+    return next(iter(whole or ([] if delimiter in first else found)), None)
+
+
+def _names_found(header: list[str], needed: tuple[str, ...]) -> str:
+    return (
+        f"its first line names the columns {', '.join(map(ascii, header))}, and {' and '.join(map(repr, needed))} are"
+        " wanted"
+    )
+
+
+def _wrong_names(path: Path, header: list[str], body: int, delimiter: str, needed: tuple[str, ...]) -> str:
+    """What is wrong with the names of a first line: their spelling, or all of them. `body`: the line after it."""
+    says = f"{path}: {_names_found(header, needed)}"
     plain = {_plain_name(name): name for name in needed}
     mended = [plain.get(_plain_name(name), name) for name in header]
     if set(needed) <= set(mended) and len(set(mended)) == len(mended):
-        script = f"1s/.*/{delimiter.join(mended)}/"
+        line = io.StringIO()
+        csv.writer(line, delimiter=delimiter, lineterminator="").writerow(mended)
         return (
-            f"{says}, spelled exactly so: no problem could be read. Type sed {quote(script)} {quote(str(path))} >"
-            f" NEW{path.suffix}."
+            f"{says}, spelled exactly so: no problem could be read. Type (printf '%s\\n' {quote(line.getvalue())};"
+            f" tail -n +{body} {quote(str(path))}) > NEW{path.suffix}."
         )
     return (
         f"{says}: no problem could be read. Begin the file with the line {delimiter.join(needed)}, or rename columns."
@@ -220,7 +253,7 @@ def _wrong_header(path: Path, header: list[str], delimiter: str, needed: tuple[s
 
 
 def _plain_name(name: str) -> str:
-    return "".join(char for char in name if not invisible(char)).strip().casefold()
+    return "".join(char for char in name if not invisible(char)).strip().strip('"').strip().casefold()
 
 
 def _csv_lines(lines: list[tuple[int, list[str]]], header: list[str]) -> Numbered:
@@ -244,14 +277,29 @@ def _parquet_rows(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered
         ) from None
     if absent := [name for name in columns[:NEEDED] if name not in there]:
         raise UserError(
-            f"{path} has no column {' and no '.join(map(repr, absent))} (it has {', '.join(map(repr, [*there][:8]))}):"
-            " no problem could be read. Rename its columns and write it again."
+            f"{path} has no column {' and no '.join(map(repr, absent))} (it has {', '.join(map(ascii, [*there][:8]))}):"
+            f" no problem could be read. {_renaming(path, [*there], absent)}"
         )
     for name, kind in frame.schema.items():
         if remedy := _cast(path, name, kind, frame[name]):
             raise UserError(remedy)
     rows = frame.iter_rows(named=True)
     return ((f"row {n}", {key: _plain(value) for key, value in row.items()}) for n, row in enumerate(rows, start=1))
+
+
+def _renaming(path: Path, there: list[str], absent: list[str]) -> str:
+    """How to rename columns of a Parquet file, where only their spelling is another."""
+    alike = {name: [other for other in there if _plain_name(other) == _plain_name(name)] for name in absent}
+    if not all(len(others) == 1 for others in alike.values()):
+        return "Rename its columns and write it again."
+    names = {others[0]: name for name, others in alike.items()}
+    return f"Rename them: type {_rewriting(path, f'rename({names!a})')}."
+
+
+def _rewriting(path: Path, change: str) -> str:
+    """A command that writes a Parquet file again, changed by a method of a frame."""
+    script = f"import polars as pl; pl.read_parquet({str(path)!r}, glob=False).{change}.write_parquet('NEW.parquet')"
+    return f"python -c {quote(script)}"
 
 
 def _cast(path: Path, name: str, kind: pl.DataType, column: pl.Series) -> str | None:
@@ -261,20 +309,20 @@ def _cast(path: Path, name: str, kind: pl.DataType, column: pl.Series) -> str | 
     inner = pl.Series(dtype=kind.inner).dtype if isinstance(kind, pl.List | pl.Array) else kind
     if not (inner.is_float() or inner.is_temporal() or inner.is_decimal() or inner == pl.Binary):
         return None
-    whole = inner.is_float() and kind == inner and bool(((column % 1 == 0) & (column.abs() < 2**53)).all())
-    to = ("pl.Int64" if whole else "pl.String") if inner == kind else "pl.List(pl.String)"
+    plain = inner == kind
+    numbers = column.fill_nan(None) if inner.is_float() and plain else None
+    whole = numbers is not None and bool(((numbers % 1 == 0) & (numbers.abs() < 2**53)).all())
+    to = ("pl.Int64" if whole else "pl.String") if plain else "pl.List(pl.String)"
+    no_nan = ".fill_nan(None)" if numbers is not None and numbers.null_count() > column.null_count() else ""
     why = (
         "a float does not say how it was written (116 becomes 116.0)"
         if inner.is_float()
         else "such a value can be written in several ways"
     )
-    script = (
-        f"import polars as pl; pl.read_parquet({str(path)!r}, glob=False)"
-        f".with_columns(pl.col({name!r}).cast({to})).write_parquet('NEW.parquet')"
-    )
     return (
         f"{path}: its column {name!r} is {kind}, and {why}, so it would be read as something else. Write it as"
-        f" {'whole numbers' if whole else 'text'}, then look at it: type python -c {quote(script)}."
+        f" {'whole numbers' if whole else 'text'}, then look at it: type"
+        f" {_rewriting(path, f'with_columns(pl.col({name!r}){no_nan}.cast({to}))')}."
     )
 
 

@@ -133,6 +133,16 @@ def test_only_answers_beyond_ascii_are_known_anew(tmp_path: Path) -> None:
         data = path.read_bytes()
         before = hashlib.sha256(f"math\0{len(data)}\0".encode() + data).hexdigest()[:16]
         assert (inspect_task(task).identity == before) == kept
+    path.write_text(LINE)
+    marks: list[dict[str, Any]] = [{"answer_separator": "é"}, {"answer_pattern": "é (.+)"}]
+    for mark in marks:
+        assert inspect_task(task_of(tmp_path, **mark)).identity != inspect_task(task).identity, "they are found in NFC"
+
+
+def test_a_file_that_is_not_there_for_what_nobody_sees_is_told_why(tmp_path: Path) -> None:
+    write_problems(tmp_path, "math_test.jsonl")
+    with pytest.raises(UserError, match=r"holds U\+200B ZERO WIDTH SPACE, which nobody sees: type '.*math\\u200b_test"):
+        inspect_task(task_of(tmp_path, "math\u200b"))
 
 
 def test_problems_that_changed_since_the_plan_are_not_asked(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_an_answer_without_steps_needs_no_separator() -> None:
         ({"domains": []}, "task.domains=[] is empty"),
         ({"answer_separator": "#\u200b#"}, "U+200B ZERO WIDTH SPACE"),
         ({"answer_pattern": "\ufeffis (.+)"}, "U+FEFF"),
+        ({"answer_separator": "R\u00e9ponse\u00a0:"}, "can name it by its escape, such as \\u00a0"),
+        ({"answer_separator": "\r\n"}, "U+000D"),
         ({"answer_separator": "re\u0301ponse:"}, "Type task.answer_separator='r\u00e9ponse:'"),
         ({"answer_pattern": "re\u0301ponse: (.+)"}, "Type task.answer_pattern='r\u00e9ponse: (.+)'"),
     ],
@@ -88,5 +90,6 @@ def test_marks_are_found_in_either_encoding_and_escapes_stay_possible() -> None:
     for accent in ("r\u00e9ponse", "re\u0301ponse"):
         assert extract_answer(f"{accent}: 5", task_of(answer_separator="r\u00e9ponse:")) == ("5", True)
         assert extract_answer(f"{accent}: 5", task_of(answer_pattern="r\u00e9ponse: (.+)")) == ("5", True)
+    assert extract_answer("R\u00e9ponse\u00a0: 5", task_of(answer_pattern=r"R\u00e9ponse\u00a0: (.+)")) == ("5", True)
     assert extract_answer("\u200b5", task_of(answer_pattern=r"\u200b(.+)")) == ("5", True)
     assert extract_answer("is 3\u212a", task_of(answer_separator="is")) == ("3\u212a", True), "judged as ever"

@@ -63,8 +63,9 @@ def test_text_stays_text() -> None:
     """Case A2: what looks like a date, a number or a truth value is what it is."""
     found = [problem.answer for problem in read((CASES / "A2_dates.jsonl").read_bytes())]
     assert found == [f"2024-01-0{day}" for day in range(1, 9)]
-    for text in ("007", "1.50", "12:30", "2024-01-01T00:00:00Z", "true", "None", "nan", "1e5", "ü", "a\u2028b", "a\tb"):
+    for text in ("007", "1.50", "12:30", "2024-01-01T00:00:00Z", "true", "None", "nan", "1e5", "ü", "a\tb"):
         assert answers(row(answer=text)) == [(text,)]
+    assert read(row(prompt="a\u2028b"))[0].prompt == "a\u2028b"
     mixed = row(answer="2024-01-01") + row(prompt="p", answer="not a date") + row(prompt="q", answer=3)
     assert answers(mixed) == [("2024-01-01",), ("not a date",), ("3",)]
 
@@ -297,9 +298,15 @@ def test_a_column_without_a_text_of_its_own_says_how_to_write_it(
     [
         ("prompt;answer\np;2\n", "separated by ';', but .csv means ','"),
         ("prompt; answer\np; 2\n", "separated by ';', but .csv means ','"),
+        ('"prompt";"answer"\n"p";"2"\n', "separated by ';', but .csv means ','"),
+        ('"id";"prompt"; "answer"\n"1"; "p";"2"\n', "separated by ';', but .csv means ','"),
+        ("sep=,\nprompt,answer\np,2\n", "first line 'sep=,' is a spreadsheet's note"),
+        ('sep=,\n"prompt","answer"\n"p","2"\n', "a spreadsheet's note"),
         ("prompt\tanswer\np\t2\n", "separated by tabs"),
         ("Prompt,Answer\np,2\n", "the columns 'Prompt', 'Answer', and 'prompt' and 'answer' are wanted"),
         ("prompt, answer\np,2\n", "' answer'"),
+        ("\nin/out & \\1,Prompt,Answer\n\n1,p,2\n", "'Prompt'"),
+        ('Prompt,Answer,"a, ""b"" c"\np,2,x\n', "'Prompt'"),
         ("id,\u200bprompt,ANSWER\n1,p,2\n", "'\\u200bprompt'"),
     ],
 )
@@ -316,7 +323,29 @@ def test_a_first_line_that_names_other_columns_is_told_from_the_wanted_one(
 def test_a_first_line_without_the_columns_says_how_it_should_begin() -> None:
     message = refusal("question,gold\np,2\n", "p.csv")
     assert "'question', 'gold'" in message and "the line prompt,answer" in message
-    assert "p.tsv" in refusal("prompt,answer\np,2\n", "p.tsv")
+    message = refusal("prompt,answer\np,2\n", "p.tsv")
+    assert "p.tsv" in message and "separated by ',', but .tsv means tabs" in message
+    assert "separated by ';'" in refusal("prompt;gold\np;2\n", "p.csv"), "one thing at a time"
+
+
+def test_empty_columns_of_a_spreadsheet_are_none() -> None:
+    assert read("prompt,answer,,\np,2,,\n", "p.csv")[0].answers == ("2",)
+
+
+def test_parquet_columns_of_another_spelling_are_renamed_by_what_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "it's.parquet"
+    path.write_bytes(parquet(**{"Prompt": ["p"], " answer": ["2"], "x": [1]}))
+    message = refusal(path.read_bytes(), str(path))
+    assert "it has 'Prompt', ' answer', 'x'" in message
+    assert [(p.prompt, p.answer) for p in after_typing(message, tmp_path, "NEW.parquet")] == [("p", "2")]
+
+
+def test_a_float_that_is_no_number_does_not_become_an_answer(tmp_path: Path) -> None:
+    """Cast to text as it is, NaN would be gold."""
+    path = tmp_path / "p.parquet"
+    path.write_bytes(parquet(prompt=["p", "q"], answer=[116.0, float("nan")]))
+    with pytest.raises(UserError, match=r'1 of 2 rows .*\n.*row 2 has null as "answer"'):
+        after_typing(refusal(path.read_bytes(), str(path)), tmp_path, "NEW.parquet")
 
 
 # ---------------------------------------------------------------- a problem counts once, and can be answered
@@ -328,6 +357,18 @@ def test_one_prompt_with_two_answers_is_refused_with_both_lines() -> None:
     assert answers(row(answer=["2", "3"]) + row(prompt="p")) == [("2", "3"), ("2",)]
 
 
+@pytest.mark.parametrize("same", ["p?", "p? ", "\n p?"])
+def test_a_prompt_is_the_same_whatever_is_around_it(same: str) -> None:
+    assert "line 2 has the prompt of line 1" in refusal(row(prompt="p?") + row(prompt=same, answer="3"))
+    accents = row(prompt="caf\u00e9?") + row(prompt="cafe\u0301?", answer="3")
+    assert "line 2 has the prompt of line 1" in refusal(accents)
+    assert [p.prompt for p in read(row(prompt=" a") + row(prompt="A"))] == [" a", "A"]
+
+
+def test_lists_that_differ_are_shown_whole() -> None:
+    assert "('2', not '2' or 'two')" in refusal(row(answer=["two", "2"]) + row(answer="2"))
+
+
 def test_answers_are_compared_as_they_are_graded() -> None:
     distinct = "".join(row(prompt=f"{n}") for n in range(40))
     assert len(read(distinct + row(answer=" 2\n") + row(answer=2))) == 42
@@ -337,6 +378,7 @@ def test_answers_are_compared_as_they_are_graded() -> None:
 def test_many_repeats_are_refused_and_what_to_type_samples_instead() -> None:
     message = refusal(row() + row(prompt="p") * 9)
     assert "8 of 10 rows" in message and "line 3 repeats line 2" in message and "task.samples=N" in message
+    assert "a calibration would weigh them double" in message
 
 
 # The accent of "cafe\u0301" is a character of its own; NFC has one character for both.
@@ -347,7 +389,8 @@ def test_many_repeats_are_refused_and_what_to_type_samples_instead() -> None:
         *(("\ufeff42", "U+FEFF"), ("4\u2060", "U+2060 WORD JOINER"), ("so\u00adso", "U+00AD SOFT HYPHEN")),
         *(("\u200e42", "U+200E"), ("\u202e42", "U+202E"), ("\u206642\u2069", "U+2066"), ("4\x002", "U+0000")),
         *(("4\x1b2", "U+001B"), ("10\u00a0000", "U+00A0 NO-BREAK SPACE"), ("10\u202f000", "U+202F")),
-        *(("4\u034f2", "U+034F"), ("\u3164", "U+3164"), ("4\x7f", "U+007F")),
+        *(("4\u034f2", "U+034F"), ("\u3164", "U+3164"), ("4\x7f", "U+007F"), ("a\r\nb", "U+000D")),
+        *(("a\u2028b", "U+2028"), ("4\ufe0f2", "U+FE0F"), ("\ufe0f4", "U+FE0F"), ("4\U000e0041", "U+E0041")),
     ],
 )
 def test_an_answer_with_what_nobody_sees_is_refused(answer: str, name: str) -> None:
@@ -355,11 +398,21 @@ def test_an_answer_with_what_nobody_sees_is_refused(answer: str, name: str) -> N
     assert f"line 2 has {name}" in message and "delete it" in message and answer not in message
 
 
+SPELLED = ["1\ufe0f\u20e3", "葛\U000e0100", "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"]
+"""A keycap, a form of an ideograph, the flag of England."""
+
+
 @pytest.mark.parametrize(
-    "answer", ["می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "❤\ufe0f", "日本\u3000語", "\u06dd", "a\nb"]
+    "answer", ["می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "❤\ufe0f", "日本\u3000語", "\u06dd", "a\nb", *SPELLED]
 )
 def test_a_joiner_that_a_word_is_spelled_with_is_part_of_it(answer: str) -> None:
     assert answers(row(answer=answer)) == [(answer,)]
+
+
+def test_an_answer_of_bytes_that_somebody_could_not_read_is_refused() -> None:
+    message = refusal(row(answer="caf\ufffd"))
+    assert "line 1 has U+FFFD" in message and "write what stood there" in message
+    assert read(row(prompt="caf\ufffd?"))[0].prompt == "caf\ufffd?"
 
 
 def test_a_prompt_of_nothing_that_is_seen_is_empty() -> None:
