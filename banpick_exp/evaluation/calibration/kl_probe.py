@@ -117,13 +117,14 @@ class Probe:
             return
         rows_N = torch.tensor(rows, device=output.device)
         original = self._compute_logits(output[rows_N])
+        likely = None if original is None else most_likely(original, self._top_vocab)
         self._apply(None)
         whole = self._suffix.record(lambda: module.forward(*args, **kwargs))
-        self.self_sum += self._kl(whole[rows_N], original)
+        self.self_sum += self._kl(whole[rows_N], likely)
         for index, candidate in enumerate(self._candidates):
             self._apply(candidate)
             rerun = self._suffix.run(lambda: module.forward(*args, **kwargs))
-            self.sums_C[index] += self._kl(rerun[rows_N], original)
+            self.sums_C[index] += self._kl(rerun[rows_N], likely)
         self._apply(None)
         self.count += len(rows)
 
@@ -140,16 +141,21 @@ class Probe:
             rows.extend(range(start + prompt_length - 1, stop))
         return rows
 
-    def _kl(self, hidden_NH: Tensor, original: Tensor | None) -> float:
+    def _kl(self, hidden_NH: Tensor, likely: tuple[Tensor, Tensor] | None) -> float:
         modified = self._compute_logits(hidden_NH)
-        if original is None or modified is None:
+        if likely is None or modified is None:
             return 0.0  # a tensor-parallel rank that does not gather the logits
-        return float(restricted_kl(original, modified, self._top_vocab).sum())
+        return float(restricted_kl(likely, modified).sum())
 
 
-def restricted_kl(original_NV: Tensor, modified_NV: Tensor, top_vocab: int) -> Tensor:
-    """KL(original || modified) [N] in nats over the original's `top_vocab` most likely tokens, both renormalised."""
-    top_NV, ids_NV = original_NV.float().topk(min(top_vocab, original_NV.shape[-1]), -1)
-    p_NV = top_NV.log_softmax(-1)
+def most_likely(logits_NV: Tensor, top_vocab: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the `top_vocab` most likely tokens, renormalised over them, and their ids, both [N,top]."""
+    top_NV, ids_NV = logits_NV.float().topk(min(top_vocab, logits_NV.shape[-1]), -1)
+    return top_NV.log_softmax(-1), ids_NV
+
+
+def restricted_kl(likely: tuple[Tensor, Tensor], modified_NV: Tensor) -> Tensor:
+    """KL(original || modified) [N] in nats over the original's `most_likely` tokens, both renormalised."""
+    p_NV, ids_NV = likely
     q_NV = modified_NV.float().gather(-1, ids_NV).log_softmax(-1)
     return (p_NV.exp() * (p_NV - q_NV)).sum(-1)
