@@ -108,7 +108,7 @@ def test_a_sweep_ends_well(swept: tuple[Path, Done]) -> None:
         assert overall.speedup_ci95[0] <= overall.speedup <= overall.speedup_ci95[1]
         outcomes = run.outcomes(record.fingerprint)
         assert outcomes.height == 60 and outcomes["correct"].mean() == pytest.approx(overall.accuracy)
-        assert record.timing.swap_seconds < 0.05
+        assert record.timing.swap_seconds < 2, "a swap, not a reload"
     assert by_label["fixed_k k=4"].mean_kept == 4
     assert stock.mean_kept == 8 and stock.delta == 0
 
