@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from banpick_exp.analysis.pairing import Answers, Layout, Outcomes, answers_of
+from banpick_exp.analysis.pairing import Answers, Outcomes, answers_by_name
 from banpick_exp.records import OVERALL
 
 SAME_BUDGET = 0.05
@@ -114,17 +114,8 @@ def _apart(half: np.ndarray) -> np.ndarray:
 
 def by_problem(frame: pl.DataFrame, outcomes: Outcomes) -> dict[str, Answers]:
     """Fingerprint -> answers of the rows that have them; equal problems share one layout."""
-    found: dict[str, Answers] = {}
-    layouts: list[Layout] = []
-    for name in frame["fingerprint"].unique(maintain_order=True) if "fingerprint" in frame.columns else ():
-        if name not in outcomes or not outcomes[name].height:
-            continue
-        answers = answers_of(outcomes[name], layouts[-1] if layouts else None)
-        same = next((layout for layout in layouts if layout.problems.equals(answers.layout.problems)), None)
-        if same is None:
-            layouts.append(answers.layout)
-        found[name] = answers if same is None else Answers(same, answers.samples, answers.sums)
-    return found
+    names = frame["fingerprint"].unique(maintain_order=True) if "fingerprint" in frame.columns else ()
+    return answers_by_name((name for name in names if name in outcomes and outcomes[name].height), outcomes)
 
 
 def scores(answers: list[Answers], domain: str) -> np.ndarray:

@@ -80,11 +80,19 @@ def answers_of(outcomes: pl.DataFrame, known: Layout | None = None) -> Answers:
 
 def all_answers(records: Iterable[PointRecord], outcomes: Outcomes) -> dict[str, Answers]:
     """fingerprint -> answers, with one layout for all points that answered the same problems in the same order."""
+    return answers_by_name((record.fingerprint for record in records), outcomes)
+
+
+def answers_by_name(names: Iterable[str], outcomes: Outcomes) -> dict[str, Answers]:
+    """As `all_answers`, of fingerprints."""
     found: dict[str, Answers] = {}
-    known = None
-    for record in records:
-        found[record.fingerprint] = answers = answers_of(outcomes[record.fingerprint], known)
-        known = answers.layout
+    layouts: list[Layout] = []
+    for name in names:
+        answers = answers_of(outcomes[name], layouts[-1] if layouts else None)
+        same = next((layout for layout in layouts if layout.problems.equals(answers.layout.problems)), None)
+        if same is None:
+            layouts.append(answers.layout)
+        found[name] = answers if same is None else Answers(same, answers.samples, answers.sums)
     return found
 
 

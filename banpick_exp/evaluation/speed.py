@@ -136,7 +136,7 @@ def time_against_stock(
         parts = list({id(rounds): rounds for rounds in found.values()}.values())
         now = time.perf_counter()
         deadline = now + (end - now) / (len(cells) - number + 1)
-        visits = ((clock.visit(found[domain], *sides[domain])) for domain in itertools.cycle(problems))
+        visits = (clock.visit(found[domain], *sides[domain]) for domain in itertools.cycle(problems))
         try:
             _go_on(
                 visits,

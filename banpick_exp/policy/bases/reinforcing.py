@@ -65,13 +65,12 @@ class Reinforcing(Rule):
         return self.experts is None
 
     def check(self, shape: MoeShape) -> None:
-        at = "policy"
         if self.mode == "boost" and self.boost is None:
             raise UserError(
-                f"{at}.boost is missing: mode=boost adds it to the logits of the key experts. Type policy.boost=1."
+                "policy.boost is missing: mode=boost adds it to the logits of the key experts. Type policy.boost=1."
             )
         if self.experts is not None:
-            check_named_experts(f"{at}.experts", self.experts, shape)
+            check_named_experts("policy.experts", self.experts, shape)
         elif self.key_experts is None:
             raise UserError(
                 f"policy={self.name} has no key experts: nothing would change. Type policy.key_experts=4 for the 4"
@@ -83,7 +82,7 @@ class Reinforcing(Rule):
         widest, chosen = shape.num_experts / shape.top_k, "range_factor" in self.model_fields_set
         if self.mode in RANGED and chosen and not 1 <= self.range_factor <= widest + 1e-9:
             raise UserError(
-                f"{at}.range_factor={self.range_factor:g} is outside [1, {widest:g}]: the window is that many times "
+                f"policy.range_factor={self.range_factor:g} is outside [1, {widest:g}]: the window is that many times "
                 f"top_k={shape.top_k} and cannot exceed the {shape.num_experts} experts. Use 1 to {widest:g}."
             )
 

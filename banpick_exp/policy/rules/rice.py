@@ -86,9 +86,8 @@ class Rice(Truncated):
 
     def check(self, shape: MoeShape) -> None:
         super().check(shape)
-        at = "policy"
         if self.experts is not None:
-            check_named_experts(f"{at}.experts", self.experts, shape)
+            check_named_experts("policy.experts", self.experts, shape)
         elif self.count is None or self.count < 1:
             given = "has no experts" if self.count is None else f"has count={self.count}"
             raise UserError(

@@ -101,22 +101,21 @@ class Steer(Truncated):
 
     def check(self, shape: MoeShape) -> None:
         super().check(shape)
-        at = "policy"
         on, off = self.on or {}, self.off or {}
-        check_named_experts(f"{at}.on", on, shape)
-        check_named_experts(f"{at}.off", off, shape)
+        check_named_experts("policy.on", on, shape)
+        check_named_experts("policy.off", off, shape)
         if not self.named and (self.count is None or self.count < 1):
             given = "has no experts" if self.count is None else f"has count={self.count}"
             raise UserError(
                 f"policy={self.name} {given}: nothing would change. Type policy.count=4 for the 4 that the calibration "
                 "sets apart, or name them: 'policy.on={0: [3]}' or 'policy.off={0: [3]}'."
             )
-        check_enough_stay(f"{at}.off", off, shape)
+        check_enough_stay("policy.off", off, shape)
         for layer, experts in on.items():
             if len(experts) > self.kept(shape):
                 raise UserError(
-                    f"{at}.on names {len(experts)} experts of layer {layer}, but a token keeps {self.kept(shape)}: the "
-                    f"others would never be selected. Name at most {self.kept(shape)} there."
+                    f"policy.on names {len(experts)} experts of layer {layer}, but a token keeps {self.kept(shape)}:"
+                    f" the others would never be selected. Name at most {self.kept(shape)} there."
                 )
             if both := sorted(set(experts) & set(off.get(layer, ()))):
                 raise UserError(

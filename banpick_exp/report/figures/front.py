@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from banpick_exp.analysis import accuracy_name
+from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.report.figures.styles import (
     PAPER,
-    SAME_BUDGET,
     family_name,
     family_styles,
     short_label,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.report.text import STOCK, in_words
 
@@ -41,8 +42,6 @@ PAPER = {
     "axes.linewidth": 0.8, "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6, "legend.frameon": False,
     "font.family": "DejaVu Sans", "axes.axisbelow": True, "xtick.major.size": 3, "ytick.major.size": 3,
 }  # fmt: skip
-
-SAME_BUDGET = 0.05  # experts per token: points closer than this are drawn side by side
 
 
 def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
+from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.records import OVERALL
-from banpick_exp.report.figures.styles import SAME_BUDGET, Style, short_label, side_by_side
+from banpick_exp.report.figures.styles import Style, short_label, side_by_side
 from banpick_exp.report.page.points import measure_of, point_index
 from banpick_exp.report.page.scatter import Knots, Mark, Panel, Range, Shade, draw, extent
 from banpick_exp.report.run import Run
