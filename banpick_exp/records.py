@@ -177,6 +177,8 @@ class Engagement(OpenPart):
     routing_counts: dict[str, str] = {}
     """Digest of what was counted: with other answers equal, equal ones cannot be told from a replay."""
     key_expert_share: KeyExpertShare | None = None
+    key_experts: dict[str, dict[str, list[int]]] = {}
+    """Which experts were reinforced, by layer; a domain without any had nothing to reinforce."""
     counters: dict[str, Counters] = {}
     stock_counters: dict[str, Counters] = {}
     """Of the stock point alone, for those that pair with it on another engine."""
@@ -266,6 +268,8 @@ class PointRecord(Part):
     versions: dict[str, str]
     calibration: str | None
     """Fingerprint of the calibration that was read."""
+    score: str | None = None
+    """Of that calibration, what ranked the key experts; None where none were read of it."""
     calibration_overlap: int = 0
     """Problems that were asked here and in the calibration too."""
     metrics: PointMetrics | None

@@ -99,6 +99,20 @@ def _table(data: bytes, name: str) -> pl.DataFrame:
         raise ValueError(f"{name} is not readable as Parquet ({error})") from error
 
 
+class Candidate(BaseModel):
+    """Of search=select: one point that dev may choose, and the same on the typed split."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    group: str
+    """Dev chooses one of each."""
+    label: str
+    dev: str
+    """Fingerprint."""
+    test: str
+    """Fingerprint."""
+
+
 class Manifest(BaseModel):
     """`run.json`: which run this is. A resumed run must agree in sweep, models, tasks, search and set-ups."""
 
@@ -115,6 +129,8 @@ class Manifest(BaseModel):
     command: str = ""
     setups: tuple[dict[str, Any], ...] = ()
     """What its points are asked with (`setups.Setup`), each once; empty in manifests of old."""
+    candidates: tuple[Candidate, ...] = ()
+    """What dev chooses from under search=select, in the order of the space; empty under any other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from banpick_exp.cluster.answers import CalibrationProgress, Started
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.engine.engine import Engine
+from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.measure import measure, measure_block
 from banpick_exp.evaluation.session import Session, engine_of
@@ -51,12 +52,17 @@ class EngineActor:
     def close(self) -> None:
         self._engine.close()
 
-    def calibrate(self, point: Point, on_progress: Callable[[int, int], None] | None = None) -> float:
-        """Make the calibration `point` needs, unless its artifact exists. Returns seconds (0 when it was there).
+    def calibrate(
+        self,
+        point: Point,
+        on_progress: Callable[[int, int], None] | None = None,
+        parts: Sequence[Part] | None = None,
+    ) -> float:
+        """Measure what is not there yet of the calibration `point` needs, or `parts` of it. Returns seconds (0: none).
 
         Progress goes to `on_progress`, or to a file of the run folder that the driver reads.
         """
-        return self._session.calibrate(point, on_progress or self._report_progress)
+        return self._session.calibrate(point, on_progress or self._report_progress, parts)
 
     def _report_progress(self, done: int, total: int) -> None:
         progress = CalibrationProgress(done=done, total=total)

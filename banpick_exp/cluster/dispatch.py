@@ -14,6 +14,7 @@ from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.progress import Display, Running
 from banpick_exp.evaluation.blocks import read_block
+from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.records import PointRecord, outcomes_frame
 from banpick_exp.run_folder import RunFolder
@@ -21,6 +22,8 @@ from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.strategy import Strategy, Work, setup
 
 POLL_SECONDS = 0.5
+Need = tuple[str, tuple[Part, ...]]
+"""A calibration, and parts of it."""
 
 
 @dataclass(slots=True)
@@ -67,9 +70,9 @@ class EngineGroup:
         self._ledger, self._display, self._loads = ledger, display, loads
         self._folder, self._stock, self._cut = folder, stock, cut
         self._jobs: deque[Job] = deque()
-        self._calibrations: set[str] = set()
+        self._calibrations: set[Need] = set()
         """Asked for so far; `_missing` are those that are not there yet."""
-        self._missing: set[str] = set()
+        self._missing: set[Need] = set()
         self._running: dict[Call, tuple[Slot, Job]] = {}
         self._restarts = Restarts()
         self._given_up = False
@@ -78,11 +81,11 @@ class EngineGroup:
     def _add(self, works: Sequence[Work]) -> None:
         if self._given_up:
             return
-        needed = {w.point.calibration_fingerprint: w.point for w in works if w.point.calibration_fingerprint}
-        for name in [name for name in needed if name not in self._calibrations]:
-            self._calibrations.add(name)
-            self._missing.add(name)
-            self._jobs.append(Job("calibrate", needed[name]))
+        needed = {need: w.point for w in works if (need := w.point.calibration_need) is not None}
+        for need in [need for need in needed if need not in self._calibrations]:
+            self._calibrations.add(need)
+            self._missing.add(need)
+            self._jobs.append(Job("calibrate", needed[need]))
         self._jobs.extend(Job(work.kind, work.point, work) for work in works)
 
     def run(self) -> None:
@@ -114,9 +117,14 @@ class EngineGroup:
 
     def _dispatch(self, slot: Slot) -> None:
         """Give the slot the first job that can run now; one waiting for a calibration waits for the slot making it."""
+        calibrating = {
+            job.point.calibration_fingerprint for _, job in self._running.values() if job.kind == "calibrate"
+        }
         for job in self._jobs:
-            if job.work is not None and job.point.calibration_fingerprint in self._missing:
+            if job.work is not None and job.point.calibration_need in self._missing:
                 continue
+            if job.kind == "calibrate" and job.point.calibration_fingerprint in calibrating:
+                continue  # two scores of one artifact: it is made once
             self._jobs.remove(job)
             job.started = time.perf_counter()
             self._running[self._call(slot, job)] = (slot, job)
@@ -149,8 +157,8 @@ class EngineGroup:
                 f"({', '.join(answer.routers)}), verified in {answer.verify_seconds:.2f} s"
             )
         elif job.kind == "calibrate":
-            assert job.point.calibration_fingerprint is not None
-            self._missing.discard(job.point.calibration_fingerprint)
+            assert job.point.calibration_need is not None
+            self._missing.discard(job.point.calibration_need)
             self._display.note(f"calibrated in {answer:.1f} s" if answer else "calibration found, not repeated")
         else:
             if isinstance(answer, PointRecord):
@@ -223,7 +231,7 @@ class EngineGroup:
             self._give_up_if_last("its engine could not be kept running")
 
     def _drop_uncalibrated(self, point: Point, reason: str) -> None:
-        for job in [j for j in self._jobs if j.point.calibration_fingerprint == point.calibration_fingerprint]:
+        for job in [j for j in self._jobs if j.point.calibration_need == point.calibration_need]:
             self._jobs.remove(job)
             if job.work is not None:
                 self._fail(job, f"its calibration failed: {reason}")

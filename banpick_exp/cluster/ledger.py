@@ -30,8 +30,9 @@ class Ledger:
             fate = "its point is computed again" if each.whole else "set aside, its point is computed again"
             console.print(f"Note: {each.file.name}: {each.reason}: {fate}.", markup=False, highlight=False)
         self.records: dict[str, PointRecord] = {r.fingerprint: r for r in stored if r.status != "failed"}
-        if self.records and self.pending():
-            console.print(f"{len(self.records)} of {len(plan.points)} points are finished already.")
+        pending = len(self.pending())
+        if self.records and pending:
+            console.print(f"{len(plan.points) - pending} of {len(plan.points)} points are finished already.")
 
     def pending(self) -> list[Point]:
         """Points without a finished record, in plan order."""

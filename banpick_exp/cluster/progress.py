@@ -114,7 +114,7 @@ class Display:
         start = min(job.started for job in self._running if job.kind == "calibrate")
         done, total = max(progress["done"], 1), progress["total"]
         left = (time.perf_counter() - start) / done * (total - done)
-        return f"calibrating: layer {progress['done']} of {total} over all domains, ETA {left:.0f} s"
+        return f"calibrating: {100 * progress['done'] / total:.0f} % of the changes, ETA {left:.0f} s"
 
 
 def _cells(record: PointRecord) -> list[str]:

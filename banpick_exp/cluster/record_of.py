@@ -46,6 +46,8 @@ def record_of(
     optional: dict[str, Any] = {} if budget is None else {"budget": budget}
     if point.calibration_overlap:
         optional["calibration_overlap"] = point.calibration_overlap
+    if point.score is not None:
+        optional["score"] = point.score
     return PointRecord(
         schema_version=SCHEMA_VERSION,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),

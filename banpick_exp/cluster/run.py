@@ -31,6 +31,7 @@ from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.grid import Grid
 from banpick_exp.sweep.search.optuna import Sampling
 from banpick_exp.sweep.search.racing import Race
+from banpick_exp.sweep.search.selection import Selection
 from banpick_exp.sweep.search.strategy import Strategy, Work, setup
 
 
@@ -97,6 +98,8 @@ class Run:
         if isinstance(sweep.search, OptunaSearch):
             slots = self._plan.cluster.engines
             return Sampling(points, sweep.spaces, sweep.maker, records, sweep.search, folder, slots)
+        if sweep.stages is not None:
+            return Selection(sweep.stages, records, self._note)
         return Grid([point for point in points if point in pending])
 
     def _run_engines(self, engines: Sequence[EngineWork], total: int) -> None:

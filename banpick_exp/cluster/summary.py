@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import polars as pl
 from rich.console import Console
 
 from banpick_exp.analysis import GUARDS
@@ -16,7 +17,7 @@ from banpick_exp.records import STATUSES
 from banpick_exp.report.files import write_report
 from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, left_out_lines, read_run
-from banpick_exp.report.terminal import print_pareto, print_repeats
+from banpick_exp.report.terminal import print_pareto, print_repeats, print_selection
 from banpick_exp.report.tracking.wandb import Tracker
 
 
@@ -47,6 +48,7 @@ def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals) ->
     console.print(_spent(run, totals), highlight=False)
     for file in files:
         console.print(f"  {file}", highlight=False, soft_wrap=True)
+    print_selection(run, console)
     if unwritten is not None:
         console.print(unwritten, markup=False, highlight=False, soft_wrap=True, style="red")
     failures = tracker.finish(_summary(run, totals), _artifacts(plan))
@@ -54,7 +56,8 @@ def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals) ->
         console.print(
             f"W&B failed {len(failures)} time(s), the records are complete. First: {failures[0]}", markup=False
         )
-    invalid = (run.guards["level"] == "invalid").any()  # failed points and replays included
+    guards = pl.concat([run.guards, run.on_dev.guards])  # failed points and replays included
+    invalid = (guards["level"] == "invalid").any()
     return 1 if invalid or unwritten is not None else 0
 
 
@@ -75,14 +78,14 @@ def _write(run: Run) -> tuple[list[Path], str | None]:
 
 
 def _counts(run: Run) -> dict[str, int]:
-    return {status: sum(record.status == status for record in run.records) for status in STATUSES}
+    return {status: sum(record.status == status for record in (*run.records, *run.dev)) for status in STATUSES}
 
 
 def _spent(run: Run, totals: Totals) -> str:
     """One sentence: what became of the points, and where the time went that was not generation."""
     counts = _counts(run)
     stopped = f"{counts['dropped']} dropped, " if counts["dropped"] else ""
-    measured = [record.timing for record in run.records if record.status != "failed"]
+    measured = [record.timing for record in (*run.records, *run.dev) if record.status != "failed"]
     overhead = sum(timing.overhead_seconds for timing in measured) / max(len(measured), 1)
     slowest = max((timing.swap_seconds for timing in measured), default=0.0)
     return (

@@ -260,6 +260,11 @@ class Engine:
         ids: list[list[int]] = tokenizer(list(prompts), add_special_tokens=special_tokens).input_ids
         return ids
 
+    def end_token(self) -> int | None:
+        """The token that ends an answer, by the tokenizer; None where it names none."""
+        tokenizer: Any = self.llm.get_tokenizer()
+        return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+
     def generate_ids(
         self,
         prompts: Sequence[Sequence[int]],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,18 @@ import torch
 from banpick_exp.analysis import paired_bootstrap
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine
-from banpick_exp.evaluation.calibration.arrays import SCORES, DomainCalibration, policy_view
+from banpick_exp.evaluation.calibration.arrays import DomainCalibration, Scores
 from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER, CalibrationConfig
-from banpick_exp.evaluation.calibration.measure import calibrate
-from banpick_exp.models.config import ModelConfig
+from banpick_exp.evaluation.calibration.measure import calibrate, score
+from banpick_exp.evaluation.calibration.scores import SCORES, Name
+from banpick_exp.evaluation.calibration.views import order, policy_view
+from banpick_exp.models.config import ControlKind, ModelConfig
 from banpick_exp.models.tiny import ASSETS, DOMAINS
-from banpick_exp.models.tiny.control import PLANTED, control_folder
+from banpick_exp.models.tiny.control import control_folder
+from banpick_exp.models.tiny.kinds import PLANTED
 from banpick_exp.models.tiny.model import tiny_config
 from banpick_exp.policy import MoeShape
+from banpick_exp.policy.calibration import most_influential
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.load import load_problems
 from banpick_exp.tasks.problem import Problem
@@ -84,28 +88,31 @@ def row(label: str, right: Any, reference: Any) -> Row:
     }
 
 
-def rank(domain: DomainCalibration, score: str, layer: int, expert: int) -> int:
+def place(scores: Scores, layer: int, expert: int) -> int:
     """Place of one expert in the order Pick follows; 1 is the first."""
-    influence = policy_view(domain, score).influence or ()
-    return 1 + [(entry.layer, entry.expert) for entry in influence].index((layer, expert))
+    experts = scores.value.shape[1]
+    return 1 + order(scores.value, scores.samples).tolist().index(layer * experts + expert)
 
 
-def most_influential(domain: DomainCalibration, score: str, count: int) -> Experts:
-    chosen: Experts = {}
-    for layer, expert, _ in (policy_view(domain, score).influence or ())[:count]:
-        chosen.setdefault(layer, []).append(expert)
-    return chosen
+def chosen_by(domain: DomainCalibration, name: Name, count: int) -> Experts:
+    """The key experts that Pick takes for `key_experts=count`; fewer, or none, by a score that says what helps."""
+    keys = most_influential(policy_view(domain, name), tiny_shape(), count, "pick")
+    return {layer: list(experts) for layer, experts in keys.items()}
 
 
 def random_experts(count: int, seed: int) -> Experts:
-    """`count` experts that are not planted, as many per draw as the control has."""
+    """`count` experts that no control has planted, as many per draw as this one has."""
     shape = tiny_shape()
-    planted = {pair for pairs in PLANTED.values() for pair in pairs}
+    planted = {pair for control in PLANTED.values() for pair in control.planted}
     pool = [(lay, e) for lay in range(shape.num_layers) for e in range(shape.num_experts) if (lay, e) not in planted]
-    chosen: Experts = {}
-    for layer, expert in random.Random(seed).sample(pool, count):
-        chosen.setdefault(layer, []).append(expert)
-    return chosen
+    return by_layer(random.Random(seed).sample(pool, count))
+
+
+def by_layer(pairs: Iterable[tuple[int, int]]) -> Experts:
+    found: Experts = {}
+    for layer, expert in sorted(pairs):
+        found.setdefault(layer, []).append(expert)
+    return found
 
 
 def wrong_layer(planted: Mapping[int, list[int]]) -> Experts:
@@ -113,54 +120,66 @@ def wrong_layer(planted: Mapping[int, list[int]]) -> Experts:
     return {(layer + 1) % tiny_shape().num_layers: experts for layer, experts in planted.items()}
 
 
-def replace_with(experts: Experts) -> dict[str, Any]:
-    return {"mode": "range_replace", "experts": experts}
+MODES: dict[str, dict[str, Any]] = {
+    "boost 0.5": {"mode": "boost", "boost": 0.5},
+    "range_replace": {"mode": "range_replace"},
+    "range_add": {"mode": "range_add"},
+}
+"""How key experts are reinforced in the tables."""
 
 
-def boosted(experts: Experts, boost: float) -> dict[str, Any]:
-    return {"mode": "boost", "boost": boost, "experts": experts}
-
-
-def measure_control(domain: str, healthy: Mapping[str, Any], report: Callable[[str], None]) -> dict[str, Any]:
-    """One control: ranks of its planted experts and the rows of its table. `healthy`: per domain, correct [N]."""
+def measure_control(kind: ControlKind, healthy: Mapping[str, Any], report: Callable[[str], None]) -> dict[str, Any]:
+    """One control: what each score finds and what comes of it. `healthy`: per domain, correct [N]."""
+    control = PLANTED[kind]
+    domain, count = control.domain, len(control.planted)
     problems = load_problems(tiny_task(domain), "test")[domain]
-    count = len(PLANTED[domain])
-    engine = open_engine(control_folder(domain))
-    report(f"{domain} control: calibrating")
-    found = calibrate(engine, tiny_shape(), tiny_task(domain), CalibrationConfig())[domain]
-    keys = most_influential(found, "insertion_kl", count)
-    top4 = most_influential(found, "removal_kl", 4)
+    engine = open_engine(control_folder(kind))
+    report(f"{kind} control: calibrating")
+    settings = CalibrationConfig()
+    calibrated = calibrate(engine, tiny_shape(), tiny_task(domain), settings)
+    for name in SCORES:
+        report(f"{kind} control: {name}")
+        calibrated[domain].scores[name] = score(engine, tiny_shape(), calibrated, settings, name)[0][domain]
+    found = calibrated[domain]
     stock = correct(engine, problems)
-    rows = [row("control against the healthy model", stock, healthy[domain])]
+    known: dict[str, Row] = {}
 
-    def pick(label: str, params: dict[str, Any]) -> None:
-        report(f"{domain} control: {label}")
-        rows.append(row(label, correct(engine, problems, "pick", params), stock))
+    def pick(keys: Experts, mode: str, params: Mapping[str, Any]) -> Row | None:
+        """None where there is nothing to reinforce. What was answered before is not asked again."""
+        if not keys:
+            return None
+        label = f"{keys} {mode}"
+        if label not in known:
+            report(f"{kind} control: {mode}, {keys}")
+            known[label] = row(mode, correct(engine, problems, "pick", {**params, "experts": keys}), stock)
+        return known[label]
 
-    counts = sorted({1, count})
-    for n in counts:
-        chosen = most_influential(found, "insertion_kl", n)
-        pick(f"range_replace, insertion_kl, key_experts={n}", replace_with(chosen))
-        for boost in BOOSTS:
-            pick(f"boost {boost:g}, insertion_kl, key_experts={n}", boosted(chosen, boost))
-    pick(f"range_replace, removal_kl_per_use, key_experts={count}",
-         replace_with(most_influential(found, "removal_kl_per_use", count)))  # fmt: skip
-    pick("range_replace, removal_kl, key_experts=4", replace_with(top4))
-    for seed in range(RANDOM_DRAWS):
-        pick(f"range_replace, random experts, draw {seed + 1}", replace_with(random_experts(count, seed)))
-    pick("range_replace, wrong layer", replace_with(wrong_layer(keys)))
-    pick("boost 0.5, wrong layer", boosted(wrong_layer(keys), 0.5))
+    def picked(keys: Experts) -> dict[str, Row | None]:
+        return {mode: pick(keys, mode, params) for mode, params in MODES.items()}
+
+    planted = by_layer(control.planted)
+    scores = {}
+    for name in SCORES:
+        keys = chosen_by(found, name, count)
+        scores[name] = {
+            "places": [place(found.scores[name], *pair) for pair in control.planted],
+            "keys": {str(layer): experts for layer, experts in keys.items()},
+            "picked": picked(keys),
+        }
+    others = {
+        "the planted experts by name": picked(planted),
+        **{f"random experts, draw {n + 1}": picked(random_experts(count, n)) for n in range(RANDOM_DRAWS)},
+        "the same ids one layer on": picked(wrong_layer(planted)),
+    }
+    strengths = [pick(planted, f"boost {b:g}", {"mode": "boost", "boost": b}) for b in BOOSTS]
     engine.close()
-    largest = np.sort(found.insertion_kl.ravel())[::-1]
     return {
-        "planted": PLANTED[domain],
-        "ranks": {score: [rank(found, score, *pair) for pair in PLANTED[domain]] for score in SCORES},
-        "insertion_kl": {
-            "planted": [float(found.insertion_kl[pair]) for pair in PLANTED[domain]],
-            "largest": [float(x) for x in largest[: count + 1]],
-        },
-        "key_experts": {str(layer): experts for layer, experts in keys.items()},
-        "rows": rows,
+        "domain": domain,
+        "planted": control.planted,
+        "control": row("control against the healthy model", stock, healthy[domain]),
+        "scores": scores,
+        "others": others,
+        "strengths": strengths,
     }
 
 
@@ -169,7 +188,13 @@ def measure(output: Path | None, report: Callable[[str], None]) -> dict[str, Any
     problems = load_problems(tiny_task(*DOMAINS), "test")
     report("healthy model: loading")
     engine = open_engine(ASSETS / "checkpoint")
-    found = calibrate(engine, tiny_shape(), tiny_task(*DOMAINS), CalibrationConfig())
+    settings = CalibrationConfig()
+    found = calibrate(engine, tiny_shape(), tiny_task(*DOMAINS), settings)
+    helping: dict[str, dict[str, int]] = {}
+    for name in [name for name in SCORES if SCORES[name].labelled]:
+        report(f"healthy model: {name}")
+        scored = score(engine, tiny_shape(), found, settings, name)[0]
+        helping[name] = {domain: int((scores.lower > 0).sum()) for domain, scores in scored.items()}
     healthy = {domain: correct(engine, items) for domain, items in problems.items()}
     ladder = []
     for k in LADDER:
@@ -178,15 +203,13 @@ def measure(output: Path | None, report: Callable[[str], None]) -> dict[str, Any
         overall = row(f"fixed_k {k}", np.concatenate(list(right.values())), np.concatenate(list(healthy.values())))
         ladder.append(overall | {"by_domain": {domain: 100 * float(x.mean()) for domain, x in right.items()}})
     same_keys = {}
-    for domain, planted in PLANTED.items():
-        experts: Experts = {}
-        for layer, expert in planted:
-            experts.setdefault(layer, []).append(expert)
-        rules = {"range_replace": replace_with(experts), "boost 0.5": boosted(experts, 0.5)}
-        same_keys[domain] = [
-            row(f"{name}, planted ids, healthy model", correct(engine, problems[domain], "pick", rule), healthy[domain])
-            for name, rule in rules.items()
-        ]
+    for kind, control in PLANTED.items():
+        report(f"healthy model: experts of the {kind} control")
+        items, reference = problems[control.domain], healthy[control.domain]
+        keys = {"experts": by_layer(control.planted)}
+        same_keys[kind] = {
+            mode: row(mode, correct(engine, items, "pick", params | keys), reference) for mode, params in MODES.items()
+        }
     tasks = {}
     for domain, items in problems.items():
         names = np.array([p.task for p in items])
@@ -198,9 +221,9 @@ def measure(output: Path | None, report: Callable[[str], None]) -> dict[str, Any
     result = {
         "ladder": ladder,
         "tasks": tasks,
-        "healthy_insertion_kl": {d: float(c.insertion_kl.max()) for d, c in found.items()},
+        "helping_in_healthy": helping,
         "same_experts_healthy": same_keys,
-        "controls": {domain: measure_control(domain, healthy, report) for domain in PLANTED},
+        "controls": {kind: measure_control(kind, healthy, report) for kind in PLANTED},
     }
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -210,22 +233,38 @@ def measure(output: Path | None, report: Callable[[str], None]) -> dict[str, Any
 
 def as_markdown(result: Mapping[str, Any]) -> str:
     """The tables of docs/tiny-model.md."""
-    lines = ["| policy | math | code | knowledge | difference over all |", "|---|---|---|---|---|"]
+    lines = ["| k | math | code | knowledge | difference over all |", "|---|---|---|---|---|"]
     for point in result["ladder"]:
         by_domain = " | ".join(f"{point['by_domain'][d]:.1f}" for d in DOMAINS)
         lines.append(f"| {point['label']} | {by_domain} | {_difference(point)} |")
     lines += ["", "| domain | sub-task | problems | accuracy |", "|---|---|---|---|"]
     for domain, tasks in result["tasks"].items():
         lines += [f"| {domain} | {name} | {n} | {accuracy:.1f} |" for name, (n, accuracy) in tasks.items()]
-    for domain, control in result["controls"].items():
-        lines += ["", f"{domain} control, planted {control['planted']}, ranks {control['ranks']}, insertion_kl of the "
-                  f"planted {[round(x, 4) for x in control['insertion_kl']['planted']]}, largest "
-                  f"{[round(x, 4) for x in control['insertion_kl']['largest']]}; healthy model at most "
-                  f"{result['healthy_insertion_kl'][domain]:.4f}", ""]  # fmt: skip
-        lines += ["| what | accuracy | difference |", "|---|---|---|"]
-        for point in [*control["rows"], *result["same_experts_healthy"][domain]]:
-            lines.append(f"| {point['label']} | {point['accuracy']:.1f} | {_difference(point)} |")
+    counts = (
+        f"{name} {', '.join(f'{d} {n}' for d, n in each.items())}"
+        for name, each in result["helping_in_healthy"].items()
+    )
+    lines += ["", f"Experts of the healthy model that help for sure: {'; '.join(counts)}"]
+    for kind, control in result["controls"].items():
+        planted = ", ".join(f"L{layer}E{expert}" for layer, expert in control["planted"])
+        lines += ["", f"{kind} control ({control['domain']}): {planted}; {control['control']['accuracy']:.1f} %,"
+                  f" {_difference(control['control'])} to the healthy model", ""]  # fmt: skip
+        lines += [
+            f"| key experts by | places of the planted | {' | '.join(MODES)} |",
+            "|---|---|" + "---|" * len(MODES),
+        ]
+        for name, found in control["scores"].items():
+            places = " / ".join(map(str, found["places"]))
+            lines.append(f"| {name} | {places} | {_cells(found['picked'])} |")
+        lines += [f"| {name} | | {_cells(found)} |" for name, found in control["others"].items()]
+        lines.append(f"| the same ids in the healthy model | | {_cells(result['same_experts_healthy'][kind])} |")
+        strengths = ", ".join(f"{each['label']} {_difference(each)}" for each in control["strengths"])
+        lines += ["", f"The planted experts by name: {strengths}"]
     return "\n".join(lines)
+
+
+def _cells(picked: Mapping[str, Row | None]) -> str:
+    return " | ".join("nothing to reinforce" if each is None else _difference(each) for each in picked.values())
 
 
 def _difference(point: Row) -> str:

@@ -10,6 +10,7 @@ from banpick_exp.analysis.engagement import SLACK
 from banpick_exp.config import fingerprint
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
 from banpick_exp.policy import MoeShape, Policy, build_policy
+from banpick_exp.policy.experts import as_knob
 from banpick_exp.policy.rule import Pull
 from banpick_exp.records import Counters, Engagement, KeyExpertShare
 
@@ -63,6 +64,9 @@ def _evidence(built: Mapping[str, Policy], runs: Mapping[str, DomainRun], share:
         routing_table={domain: policy.digest()[:16] for domain, policy in built.items()},
         routing_counts={domain: fingerprint([c.tokens, c.kept, c.usage]) for domain, c in counters.items()},
         counters=counters,
+        key_experts={
+            domain: as_knob(keys) for domain, policy in built.items() if (keys := policy.key_experts) is not None
+        },
     )
     return evidence if share is None else evidence.model_copy(update={"key_expert_share": share})
 
@@ -72,7 +76,7 @@ def _problems_of_domain(policy: Policy, measured: float, pull: Pull | None) -> l
     problems = []
     if off := _off_budget(policy, measured):
         problems.append(f"measured {off}")
-    if pull is None and policy.rule.needs_pull:
+    if pull is None and policy.rule.needs_pull and policy.key_experts != {}:
         problems.append("no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
     return problems
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
 from banpick_exp.evaluation.blocks import answered_in_blocks
 from banpick_exp.evaluation.budget.solve import Probed
 from banpick_exp.evaluation.calibration import arrays
-from banpick_exp.evaluation.calibration.artifact import artifact_folder
+from banpick_exp.evaluation.calibration.artifact import artifact_folder, parts_in
 from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
-from banpick_exp.evaluation.calibration.measure import calibrate
+from banpick_exp.evaluation.calibration.measure import calibrate, score
+from banpick_exp.evaluation.calibration.scores import Part
+from banpick_exp.evaluation.calibration.views import policy_views
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.models.tiny.location import location_of
@@ -22,7 +24,7 @@ from banpick_exp.run_folder import RunFolder
 from banpick_exp.versions import versions
 
 Progress = Callable[[int, int], None]
-"""(layers done, layers in all), over all domains."""
+"""(measured, of how many), as the calibration counts."""
 
 
 def engine_of(trial: Trial) -> Engine:
@@ -43,29 +45,37 @@ class Session:
 
     # ------------------------------------------------------------ calibration
 
-    def calibrate(self, trial: Trial, on_progress: Progress) -> float:
-        """Make the calibration `trial` needs, unless its artifact exists. Returns seconds (0 when it was there)."""
-        assert trial.calibration_fingerprint is not None
-        folder = artifact_folder(trial.calibration, self.folder.calibrations, trial.calibration_fingerprint)
-        if arrays.load(folder, trial.calibration_fingerprint) is not None:
-            return 0.0
+    def calibrate(self, trial: Trial, on_progress: Progress, parts: Sequence[Part] | None = None) -> float:
+        """Measure what `trial` reads of a calibration and is not there yet, or `parts` of it, whoever reads them.
+
+        Returns seconds (0 when all was there).
+        """
+        fingerprint = trial.calibration_fingerprint
+        assert fingerprint is not None
+        folder = artifact_folder(trial.calibration, self.folder.calibrations, fingerprint)
+        shape, settings = trial.checkpoint.shape, trial.calibration
         begin = time.perf_counter()
-        domains = calibrate(
-            self.engine,
-            trial.checkpoint.shape,
-            trial.task,
-            trial.calibration,
-            on_progress,
-            identity=trial.calibration_identity,
-        )
-        header = {
-            "model": {"name": trial.model.name, "identity": trial.checkpoint.identity},
-            "settings": trial.calibration.model_dump(exclude={"path"}),
-            "data_files": trial.calibration_files,
-            "versions": versions(),
-            "seconds": time.perf_counter() - begin,
-        }
-        arrays.save(folder, trial.calibration_fingerprint, domains, header)
+        domains = arrays.load(folder, fingerprint)
+        there = parts_in(folder)
+        missing = [name for name in (trial.calibration_parts if parts is None else parts) if name not in there]
+        if domains is None:
+            domains = calibrate(
+                self.engine, shape, trial.task, settings, on_progress, identity=trial.calibration_identity
+            )
+            header = {
+                "model": {"name": trial.model.name, "identity": trial.checkpoint.identity},
+                "settings": settings.measured(),
+                "data_files": trial.calibration_files,
+                "versions": versions(),
+                "seconds": time.perf_counter() - begin,
+            }
+            arrays.save_artifact(folder, fingerprint, domains, header)
+        elif not missing:
+            return 0.0
+        for name in missing:
+            scoring = time.perf_counter()
+            found, how = score(self.engine, shape, domains, settings, name, on_progress)
+            arrays.save_scores(folder, name, found, how | {"seconds": time.perf_counter() - scoring})
         return time.perf_counter() - begin
 
     def policies(self, trial: Trial) -> dict[str, DomainPolicy]:
@@ -74,14 +84,14 @@ class Session:
         fingerprint = trial.calibration_fingerprint
         if fingerprint is None:
             return dict.fromkeys(domains, DomainPolicy(rule=trial.rule, calibration_key="", calibration=None))
-        score = trial.calibration.score
-        key = f"{fingerprint}/{score}"
+        sensitivity = trial.calibration.sensitivity
+        key = f"{fingerprint}/{trial.score}/{sensitivity}"
         if key not in self._views:
             folder = artifact_folder(trial.calibration, self.folder.calibrations, fingerprint)
             measured = arrays.load(folder, fingerprint)
-            if measured is None:
-                raise FileNotFoundError(f"calibration {fingerprint} is not in {folder}")
-            self._views[key] = arrays.policy_views(measured, score)
+            if measured is None or not set(trial.calibration_parts) <= set(parts_in(folder)):
+                raise FileNotFoundError(f"calibration {fingerprint} is not in {folder}, or not what is read of it")
+            self._views[key] = policy_views(measured, trial.score, sensitivity=sensitivity)
             for domain, view in self._views[key].items():
                 self.engine.load_calibration(f"{key}/{domain}", view)
         views = self._views[key]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.evaluation.calibration.scores import Name, Part
 from banpick_exp.models.checkpoint import Checkpoint
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy.rule import Rule
@@ -36,6 +37,8 @@ class Trial:
     repeat: int
     """0, or the number of a repeat: the same problems in other batches and another order."""
     calibration: CalibrationConfig
+    score: Name | None = None
+    """What ranks the key experts that the policy reads of the calibration; None for one that reads none."""
     calibration_files: dict[str, str]
     """One file a domain, empty where no calibration is made."""
     calibration_identity: str | None = None
@@ -44,3 +47,14 @@ class Trial:
     """Problems that are asked here and in the calibration too."""
     calibration_fingerprint: str | None
     """Equal for trials that share a calibration; None for a policy that needs none. The artifact's own when typed."""
+
+    @property
+    def calibration_parts(self) -> tuple[Part, ...]:
+        """What must lie in the calibration's artifact beside what every one holds."""
+        gold: tuple[Part, ...] = ("limit_gain",) if self.calibration.sensitivity == "gold" else ()
+        return gold if self.score is None else (self.score, *gold)
+
+    @property
+    def calibration_need(self) -> tuple[str, tuple[Part, ...]] | None:
+        """What must have been measured before the trial can run: an artifact, and parts of it. None: nothing."""
+        return None if self.calibration_fingerprint is None else (self.calibration_fingerprint, self.calibration_parts)

@@ -9,14 +9,18 @@ from pydantic import Field, model_validator
 from banpick_exp.config import Section
 from banpick_exp.models.dtype import Dtype
 
+ControlKind = Literal["math", "knowledge", "weak_math", "demoted_code", "harmful_math"]
+"""The controls of the embedded model; `models.tiny.kinds` says what each is."""
+
 
 class ModelConfig(Section):
     """Which checkpoint. `path`: Hugging Face id or folder, null is the embedded one. A folder gives its own sizes."""
 
     name: str
     path: str | None = None
-    control: Literal["math", "knowledge"] | None = None
-    """Build the embedded model's positive control (an expert demoted on purpose) for this domain."""
+    control: ControlKind | None = None
+    """Build this variant of the embedded model, with experts planted on purpose; `python -m banpick_exp tiny --help`
+    lists them."""
     dtype: Dtype = "auto"
     """What the engine computes in; auto is what the machine is fast at (`models.dtype`)."""
     trust_remote_code: bool = False

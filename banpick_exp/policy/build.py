@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration
+from banpick_exp.policy.experts import KeyExperts
 from banpick_exp.policy.registry import parse_policy
 from banpick_exp.policy.rule import Pull, Rule
 
@@ -36,6 +37,8 @@ class Policy:
     """The most experts a token can keep in any layer."""
     budget: tuple[float, float]
     """The implied lowest and highest mean_kept."""
+    key_experts: KeyExperts | None
+    """Those that are reinforced, by layer; empty where the calibration has none to reinforce. None: not such a rule."""
 
     @property
     def slots(self) -> int:
@@ -122,4 +125,5 @@ def build_policy(
         edits=None if edits is None else tuple(edits),
         max_kept=rule.max_kept(shape, known),
         budget=rule.budget(shape, known),
+        key_experts=rule.key_experts_of(shape, known),
     )

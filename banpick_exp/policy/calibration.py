@@ -20,6 +20,8 @@ from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.experts import KeyExperts
 
+AUTO_MOST = 16
+"""Where every expert that helps for sure is asked for: at most so many of a domain. A race looks for no more."""
 RUN_IT = "Run `python -m banpick_exp calibrate` for this model"
 
 
@@ -29,8 +31,10 @@ class Influence(NamedTuple):
     layer: int
     """0 is the first MoE layer."""
     expert: int
-    kl: float
-    """Nats, by the score that the calibration was asked for (`calibration.score`)."""
+    value: float
+    """By the score that the calibration was asked for (`calibration.score`), the higher the more."""
+    lower: float | None = None
+    """Of a score that tells help from harm: above 0 the expert helps, by a bound that holds for all together."""
 
 
 class Calibration(BaseModel):
@@ -43,6 +47,8 @@ class Calibration(BaseModel):
 
     influence: tuple[Influence, ...] | None = None
     """Experts of all layers, the most influential first; equal ones by layer, then by id. Up to L * E entries."""
+    influence_elsewhere: tuple[tuple[Influence, ...], ...] | None = None
+    """The same of every other domain."""
     layer_sensitivity: tuple[float, ...] | None = None
     """[L], 0 to 1: the KL when the layer alone is pruned, scaled so that the least sensitive has 0 and the most 1."""
     r_min: float | None = None
@@ -62,6 +68,10 @@ class Calibration(BaseModel):
     contrast: tuple[tuple[float, ...], ...] | None = None
     """[L, E], -1 to 1: share of this domain's tokens that select an expert, less the mean share of the other domains;
     0 everywhere where there is no other."""
+    skip_kl: tuple[float, ...] | None = None
+    """[L], nats, at least 0: the KL when the layer's routed experts are skipped altogether, shared ones apart."""
+    ratio_median: tuple[float, ...] | None = None
+    """[L], 0 to 1: the median over calibration tokens of w_2 / w_1, the two largest selected weights."""
 
     @classmethod
     def of(cls, values: "Calibration | Mapping[str, Any]") -> "Calibration":
@@ -111,37 +121,62 @@ class BanStatistics:
 
 
 def most_influential(
-    calibration: Calibration | None, shape: MoeShape, count: int, per_layer: bool, name: str
+    calibration: Calibration | None,
+    shape: MoeShape,
+    count: int | None,
+    name: str,
+    *,
+    per_layer: bool = False,
+    merged: bool = False,
 ) -> KeyExperts:
     """The `count` experts with the largest influence over all layers, or in each layer; equal ones in the given order.
 
-    Raises UserError where the calibration is missing, ranks too few experts or is of another model.
+    Of a score with a sign only those that help for sure count, so there may be fewer, or none; `count` None takes all
+    of them, at most AUTO_MOST. `merged` takes those of the other domains too. Raises UserError where the calibration is
+    missing, ranks too few experts or is of another model.
     """
+    rankings: list[tuple[Influence, ...]] = [_value(calibration, "influence", name)]
+    if merged:
+        rankings += _value(calibration, "influence_elsewhere", name)
+    named: defaultdict[int, set[int]] = defaultdict(set)
+    for ranking in rankings:
+        for layer, expert in _first(ranking, shape, count, per_layer, name):
+            named[layer].add(expert)
+    return {layer: tuple(sorted(experts)) for layer, experts in sorted(named.items())}
+
+
+def _first(
+    ranking: tuple[Influence, ...], shape: MoeShape, count: int | None, per_layer: bool, name: str
+) -> list[tuple[int, int]]:
+    signed = any(entry.lower is not None for entry in ranking)
+    if count is None and not signed:
+        raise UserError(
+            f"policy={name} experts=auto takes every expert that helps for sure, and this calibration's score has no"
+            " sign. Type calibration.score=gain, or a number: policy.key_experts=4."
+        )
     ranked: dict[tuple[int, int], None] = {}  # in order, each expert once
-    entries: tuple[Influence, ...] = _value(calibration, "influence", name)
-    for layer, expert, _ in sorted(entries, key=lambda entry: -entry.kl):
+    for layer, expert, _, lower in sorted(ranking, key=lambda entry: -entry.value) if not signed else ranking:
         if not (0 <= layer < shape.num_layers and 0 <= expert < shape.num_experts):
             raise _of_another_model(f"influence names expert {expert} of layer {layer}", shape)
-        ranked[layer, expert] = None
+        if not signed or (lower is not None and lower > 0):
+            ranked[layer, expert] = None
+    most = min(len(ranked), AUTO_MOST) if count is None else count
     if per_layer:
         by_layer: dict[int, list[int]] = {layer: [] for layer in range(shape.num_layers)}
         for layer, expert in ranked:
             by_layer[layer].append(expert)
         available = min(map(len, by_layer.values()))
-        chosen = [(layer, expert) for layer, experts in by_layer.items() for expert in experts[:count]]
+        chosen = [(layer, expert) for layer, experts in by_layer.items() for expert in experts[:most]]
     else:
-        available, chosen = len(ranked), list(ranked)[:count]
-    if available < count:
+        available, chosen = len(ranked), list(ranked)[:most]
+    if available < most and not signed:
         where = " in one layer" if per_layer else ""
         raise UserError(
             f"policy.key_experts={count}, but the calibration ranks only {available} experts{where}: the rest "
             f"would be chosen blindly. Type policy.key_experts={available} or less, or calibrate more experts:"
             f" {RUN_IT}."
         )
-    named: defaultdict[int, list[int]] = defaultdict(list)
-    for layer, expert in chosen:
-        named[layer].append(expert)
-    return {layer: tuple(sorted(experts)) for layer, experts in sorted(named.items())}
+    return chosen
 
 
 def ban_statistics(calibration: Calibration | None, shape: MoeShape, name: str) -> BanStatistics:
@@ -171,6 +206,20 @@ def fisher(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple
     """Importance of a layer's output H_l, [L], at least 0, in nats. Raises UserError where it is missing or odd."""
     values_L: tuple[float, ...] = _value(calibration, "fisher", name)
     _check(values_L, (shape.num_layers,), (0, math.inf), "fisher", shape)
+    return values_L
+
+
+def skip_kl(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
+    """KL when a layer's routed experts are skipped altogether, [L], at least 0, nats. Raises UserError as `fisher`."""
+    values_L: tuple[float, ...] = _value(calibration, "skip_kl", name)
+    _check(values_L, (shape.num_layers,), (0, math.inf), "skip_kl", shape)
+    return values_L
+
+
+def ratio_median(calibration: Calibration | None, shape: MoeShape, name: str) -> tuple[float, ...]:
+    """Median of w_2 / w_1 of a layer, [L], 0 to 1. Raises UserError as `fisher`."""
+    values_L: tuple[float, ...] = _value(calibration, "ratio_median", name)
+    _check(values_L, (shape.num_layers,), (0, 1), "ratio_median", shape)
     return values_L
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -16,7 +16,8 @@ from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any) -> float:
+    """A finite number. Raises ValueError in the words that follow `policy.<name>.<knob>=<value>`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError("is not a number: the router cannot compute with it. Write a plain number such as 1 or 0.5.")
     try:
@@ -78,10 +79,15 @@ def _index(value: Any, what: str, example: str) -> int:
     return index
 
 
-Number = Annotated[float, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(as_number)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 NamedExperts = Annotated[dict[int, tuple[int, ...]], BeforeValidator(_named_experts)]
+AUTO = "auto"
+NamedOrAuto = Annotated[
+    dict[int, tuple[int, ...]] | Literal["auto"],
+    BeforeValidator(lambda value: value if value == AUTO else _named_experts(value)),
+]
 
 
 def check_count(name: str, knob: str, value: int, shape: MoeShape) -> None:

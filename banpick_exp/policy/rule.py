@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration
+from banpick_exp.policy.experts import KeyExperts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,6 +97,18 @@ class Rule(BaseModel):
     def needs_calibration(self) -> bool:
         """Whether `fill` reads the calibration."""
         return False
+
+    def reinforces_by(self) -> str | None:
+        """The mode by which key experts of the calibration are reinforced; None where none are read of it."""
+        return None
+
+    def needs_gain(self) -> bool:
+        """Whether key experts are those that help for sure: then the calibration's score must have a sign."""
+        return False
+
+    def key_experts_of(self, shape: MoeShape, calibration: Calibration | None) -> KeyExperts | None:
+        """Those that are reinforced, maybe none: then the rule does without. None for a rule that reinforces none."""
+        return None
 
     def check(self, shape: MoeShape) -> None:
         """Raise UserError where a knob does not fit this checkpoint."""

@@ -39,10 +39,11 @@ def run(arguments: list[str]) -> int:
     typed = _options().parse_args(arguments)
     runs, files = _report(typed.runs, typed.output, typed.policy)
     if typed.all:
-        from banpick_exp.report.terminal import print_pareto
+        from banpick_exp.report.terminal import print_pareto, print_selection
 
         for each in runs:
             print_pareto(each, Console(), everything=True)
+            print_selection(each, Console())
     for path in files:
         print(path)
     return 0

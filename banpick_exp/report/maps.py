@@ -11,6 +11,7 @@ import polars as pl
 
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
 from banpick_exp.errors import UserError
+from banpick_exp.evaluation.calibration.scores import SCORES
 from banpick_exp.records import OVERALL, Counters, PointRecord
 from banpick_exp.report.figures.heat_map import heat_grid
 from banpick_exp.report.figures.names import INFLUENCE, KEPT, USAGE
@@ -136,8 +137,13 @@ def _influence(run: Run, policy: PointRecord | None) -> tuple[dict[str, np.ndarr
     followed = policy.calibration if policy and policy.calibration else next(iter(run.calibrations), None)
     if followed not in run.calibrations:
         return {}, ""
-    score, domains = run.calibrations[followed]
-    return {domain: found.score(score) for domain, found in domains.items()}, score
+    domains = run.calibrations[followed]
+    there = {name for found in domains.values() for name in found.scores}
+    asked = [policy.score] if policy and policy.score else [each.score for each in run.records if each.score]
+    score = next((name for name in SCORES if name in there and name in asked), None)
+    if score is None:
+        return {}, ""
+    return {domain: found.scores[score].value for domain, found in domains.items()}, score
 
 
 def _usage(counters: Mapping[str, Counters]) -> dict[str, np.ndarray]:

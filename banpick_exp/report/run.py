@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -28,12 +28,12 @@ from banpick_exp.analysis.finding import AGAINST_STOCK
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
-from banpick_exp.evaluation.calibration.artifact import read_artifact
 from banpick_exp.records import OVERALL, PointRecord
 from banpick_exp.report.text import Row
 from banpick_exp.run_folder import ASIDE, MANIFEST, LeftOut, Manifest, RunFolder
 from banpick_exp.setups import numbered, setup_of_record
 from banpick_exp.sweep.rerun import as_typed
+from banpick_exp.sweep.search.selection import DEV, Pick, picks
 
 MOST_TOLD = 5
 """Files that are named when a run is read; the others are counted."""
@@ -45,11 +45,13 @@ class Run:
 
     folder: RunFolder
     records: Sequence[PointRecord]
-    """All points, those that failed and repeats too."""
+    """All points of the result, those that failed and repeats too."""
     outcomes: Outcomes
     """Fingerprint -> outcomes, of all points that did not fail."""
     left_out: Sequence[LeftOut] = ()
     """What is in the folder and cannot be trusted."""
+    dev: Sequence[PointRecord] = ()
+    """Of search=select: what dev chose from. It is no part of the result: of the best of many the score is too good."""
 
     @cached_property
     def name(self) -> str:
@@ -97,7 +99,19 @@ class Run:
         return {(row["fingerprint"], row["domain"]): row for row in self.verdicts.iter_rows(named=True)}
 
     @cached_property
+    def on_dev(self) -> Run:
+        """The points of dev as a run of their own, for their guards."""
+        return replace(self, records=self.dev, dev=(), left_out=())
+
+    @cached_property
+    def picks(self) -> list[Pick]:
+        """What dev chose, a group each; empty under any search but select."""
+        return picks(self.manifest.candidates, self.dev)
+
+    @cached_property
     def headline(self) -> str:
+        if self.picks and not any(pick.chosen for pick in self.picks):
+            return "No verdict: on dev no candidate is better than stock, so none was asked on the split of the result."
         if self.records and all(record.policy_name in REFERENCE_POLICIES for record in self.records):
             return (
                 "No verdict: this run holds stock and fixed_k alone, and fixed_k is itself the rival of every policy."
@@ -179,21 +193,28 @@ class Run:
         return ", ".join(sorted({f"{record.task.name} {record.task.split}" for record in self.records}))
 
     @cached_property
-    def calibrations(self) -> dict[str, tuple[str, dict[str, arrays.DomainCalibration]]]:
-        """Fingerprint -> score its policies followed, arrays per domain; of the artifacts beside this run."""
+    def calibrations(self) -> dict[str, dict[str, arrays.DomainCalibration]]:
+        """Fingerprint -> what was measured per domain; of the artifacts beside this run."""
         found = {}
-        for fingerprint in sorted({record.calibration for record in self.records if record.calibration}):
+        for fingerprint in sorted({each.calibration for each in (*self.records, *self.dev) if each.calibration}):
             folder = self.folder.calibrations / fingerprint
             domains = arrays.load(folder, fingerprint)
             if domains is not None:
-                found[fingerprint] = (str(read_artifact(folder).settings["score"]), domains)
+                found[fingerprint] = domains
         return found
 
 
 def read_run(folder: RunFolder) -> Run:
     """What is in a run folder: every record and its outcomes, read once. Changes nothing there."""
     points = folder.read_points()
-    return Run(folder=folder, records=points.records, outcomes=points.outcomes, left_out=points.left_out)
+    split = DEV if folder.manifest().candidates else None
+    return Run(
+        folder=folder,
+        records=[record for record in points.records if record.task.split != split],
+        outcomes=points.outcomes,
+        left_out=points.left_out,
+        dev=[record for record in points.records if record.task.split == split],
+    )
 
 
 def require_run(typed: str) -> Run:

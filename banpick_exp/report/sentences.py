@@ -10,6 +10,7 @@ from banpick_exp.records import OVERALL, STATUSES
 from banpick_exp.report.equal_budget import NAMED, equal_budget_sentence, has_solved, is_near
 from banpick_exp.report.repeats import repeats_sentence
 from banpick_exp.report.run import Run
+from banpick_exp.report.selected import selection_sentences
 from banpick_exp.report.text import STOCK, against, points
 
 
@@ -19,13 +20,15 @@ def sentences(run: Run) -> list[str]:
     lines += [_extent(run), _sampling(run), *_tally(run), hypervolume_sentence(run)]
     lines += [*_by_domain(run), *_speed(run), *_guards(run)]
     lines += [repeats_sentence(run), equal_budget_sentence(run.verdicts) if has_solved(run.frame) else ""]
+    lines += selection_sentences(run)
     return [line for line in lines if line]
 
 
 def alarms(run: Run) -> list[str]:
     """What decides whether the comparisons mean anything: stock's own answers, points that were asked differently."""
     found = run.raised.filter(pl.col("guard").is_in(READ_FIRST))
-    return [f"{row['guard']} ({row['domain']}): {row['detail']}" for row in found.iter_rows(named=True)]
+    said = [f"{row['guard']} ({row['domain']}): {row['detail']}" for row in found.iter_rows(named=True)]
+    return said + [f"on dev, {alarm}" for alarm in (alarms(run.on_dev) if run.dev else [])]
 
 
 def problems_a_point(run: Run) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 from rich.console import Console
@@ -15,6 +15,7 @@ from banpick_exp.records import OVERALL
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
 from banpick_exp.report.run import Run
+from banpick_exp.report.selected import dev_rows, result_rows, selection_sentences
 from banpick_exp.report.sentences import alarms, hypervolume_sentence
 from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
 
@@ -67,6 +68,29 @@ def print_repeats(run: Run, console: Console) -> None:
         table.add_row(*map(escape, repeat_cells(row)))
     console.print(table)
     console.print(f"[bold]{escape(repeats_sentence(run))}[/bold]")
+
+
+def print_selection(run: Run, console: Console) -> None:
+    """What dev chose and what the split of the result says of it; nothing under any search but select."""
+    if not run.picks:
+        return
+    console = unwrapped(console)
+    head, rows = dev_rows(run)
+    _print_rows("Dev chooses (the best of many looks better there than it is)", head, rows, console)
+    _print_unfinished(run.on_dev, console)
+    head, rows = result_rows(run)
+    _print_rows("The result: difference to stock (points, interval right for all rows at once)", head, rows, console)
+    for line in selection_sentences(run):
+        console.print(f"[bold]{escape(line)}[/bold]", soft_wrap=True, highlight=False)
+
+
+def _print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in head:
+        table.add_column(escape(name))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console) -> None:

@@ -27,7 +27,7 @@ from banpick_exp.policy import parse_policy
 from banpick_exp.policy.budget import BUDGET, with_budget
 from banpick_exp.policy.registry import rule_named
 from banpick_exp.policy.rule import Rule
-from banpick_exp.sweep.config import RunConfig, SweepConfig, search_config
+from banpick_exp.sweep.config import SEARCHES, RunConfig, SweepConfig, search_config
 from banpick_exp.sweep.overrides import Assignment
 from banpick_exp.tasks.config import TaskConfig
 
@@ -90,7 +90,7 @@ class Composer:
         tree = self._resolved(values)
         others = {name: validated(section, tree[name], name) for name, section in sections.items()}
         sweep = validated(SweepConfig, tree["sweep"], "sweep")
-        search = search_config(tree["search"])
+        search = search_config(_of_typed_search(tree["search"], values))
         plain = {key: tree[key] for key in ("output_dir", "resume", "dry_run", "repeats")}
         return validated(RunConfig, {**plain, "sweep": sweep, "search": search}), others
 
@@ -196,6 +196,15 @@ def _anchored(task: TaskConfig) -> TaskConfig:
     if task.data_files is None:
         return task
     return task.model_copy(update={"data_files": str(Path(task.data_files).expanduser().absolute())})
+
+
+def _of_typed_search(shipped: dict[str, Any], values: Assignment) -> dict[str, Any]:
+    """Without what a shipped sweep sets for its own search, where another was typed."""
+    search = SEARCHES.get(str(shipped.get("name")))
+    if "search" not in values or search is None:
+        return shipped
+    kept = {*search.model_fields, *(key.removeprefix("search.") for key in values)}
+    return {key: value for key, value in shipped.items() if key in kept}
 
 
 def _sized(engine: EngineConfig, checkpoint: Checkpoint, values: Assignment) -> EngineConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal
@@ -95,12 +96,35 @@ class OptunaSearch(Section):
         return None
 
 
-SearchConfig = GridSearch | RacingSearch | OptunaSearch
+class SelectSearch(Section):
+    """Dev chooses among the points of the space; on the typed split runs what it chose, stock and the references."""
+
+    name: Literal["select"] = "select"
+    by: str | None = None
+    """`policy` or `policy.KNOB`: one is chosen for each of its values; null: one of all."""
+
+    @property
+    def cut(self) -> Cut | None:
+        """Points are answered whole."""
+        return None
+
+    @model_validator(mode="after")
+    def _groups_by_policy(self) -> SelectSearch:
+        if self.by is not None and self.by != "policy" and not re.fullmatch(r"policy\.\w+", self.by):
+            raise ValueError(
+                f"search.by={self.by} is no knob of a policy: points that differ in it answer other questions, and dev"
+                " chooses among policies. Type search.by=policy.KNOB, search.by=policy, or leave it out"
+            )
+        return self
+
+
+SearchConfig = GridSearch | RacingSearch | OptunaSearch | SelectSearch
 """How the space is spent; a knob of another search would be idle, so it is refused."""
-SEARCHES: dict[str, type[GridSearch] | type[RacingSearch] | type[OptunaSearch]] = {
+SEARCHES: dict[str, type[GridSearch] | type[RacingSearch] | type[OptunaSearch] | type[SelectSearch]] = {
     "grid": GridSearch,
     "racing": RacingSearch,
     "optuna": OptunaSearch,
+    "select": SelectSearch,
 }
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES
 from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS, knob_of
-from banpick_exp.sweep.config import OptunaSearch, RacingSearch
+from banpick_exp.sweep.config import OptunaSearch, RacingSearch, SelectSearch
 from banpick_exp.sweep.estimate import Estimate, answer_tokens, point_tokens
 from banpick_exp.sweep.plan import SweepPlan
 from banpick_exp.sweep.point import Point
@@ -29,9 +29,10 @@ def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
         given = sorted({point.calibration.path for point in needed.values() if point.calibration.path is not None})
         made = sum(point.calibration.path is None for point in needed.values())
         parts = [f"{_count(made, 'run')} unless an artifact exists"] if made else []
-        scores = sorted({point.calibration.score for point in plan.corners if point.calibration_fingerprint})
+        scores = sorted({point.score for point in plan.corners if point.score is not None})
         sources = "; ".join([*parts, *(f"read from {path}" for path in given)])
-        console.print(Text(f"Calibration: {sources}; Pick follows {', '.join(scores)}.", overflow="fold"))
+        followed = f"; key experts by {', '.join(scores)}" if scores else ""
+        console.print(Text(f"Calibration: {sources}{followed}.", overflow="fold"))
     else:
         console.print("Calibration: none of these policies needs one.")
     if solved := sum(point.budget is not None for point in plan.points):
@@ -53,6 +54,8 @@ def search_line(plan: SweepPlan, cost: Estimate) -> str:
     if isinstance(search, OptunaSearch):
         spaces = "; ".join(space.text() for space in plan.spaces)
         return f"Search: optuna draws {_count(search.trials, 'point')}, {search.startup} at random, from {spaces}."
+    if isinstance(search, SelectSearch):
+        return _select_line(plan, search)
     if not isinstance(search, RacingSearch):
         return "Search: grid, every point on every problem."
     racing = [point for point in plan.points if not point.rule.is_reference]
@@ -62,6 +65,20 @@ def search_line(plan: SweepPlan, cost: Estimate) -> str:
     return (
         f"Search: racing, points are compared after {shares} of the problems; {_count(len(racing), 'point')} can be"
         f" stopped. At most the {cost.max_generated_tokens:,} tokens of the whole grid, at least {least:,.0f}."
+    )
+
+
+def _select_line(plan: SweepPlan, search: SelectSearch) -> str:
+    """What dev chooses from, and what that adds on the split of the result; the estimate has both."""
+    stages = plan.stages
+    assert stages is not None
+    split = stages.references[0].task.split
+    tokens = [sum(map(point_tokens, points)) for points in (stages.dev, (*stages.references, *stages.at_most()))]
+    of = "" if search.by is None else f" for each {search.by} ({', '.join(stages.groups)})"
+    return (
+        f"Search: select, dev chooses one of {_count(len(stages.candidates), 'candidate')}{of}: at most {tokens[0]:,}"
+        f" tokens. What dev finds better than stock runs on {split} beside the {len(stages.references)} references:"
+        f" {_count(len(stages.at_most()), 'point')} more than listed at most, in all at most {tokens[1]:,} tokens."
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES
+from banpick_exp.evaluation.calibration.race import planned
+from banpick_exp.evaluation.calibration.scores import BUDGETS, PARTS, Part
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS
 from banpick_exp.sweep.point import Point
@@ -69,8 +71,10 @@ def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = (
         points_seconds += ASSUMED_LENGTH * (generated - rare) / speed.generate / slots
         points_seconds += sum(0 if point.repeat else point.task.speed_seconds for point in shared) / slots
         tokens += generated
-        needed = {point.calibration_fingerprint: point for point in shared if point.calibration_files}
-        calibration_seconds += sum(calibration_tokens(point) / speed.prefill for point in needed.values())
+        needed = {point.calibration_need: point for point in shared if point.calibration_files}
+        calibration_seconds += sum(scoring_tokens(point) / speed.prefill for point in needed.values())
+        made = {point.calibration_fingerprint: point for point in needed.values()}
+        calibration_seconds += sum(calibration_tokens(point) / speed.prefill for point in made.values())
     return Estimate(
         engine_loads=loads,
         load_seconds=load_seconds,
@@ -121,8 +125,31 @@ def answer_tokens(point: Point) -> int:
     return problems * point.task.samples * point.task.max_tokens
 
 
-def calibration_tokens(point: Point) -> int:
-    """Tokens a calibration reads: every expert removed and inserted once, each layer pruned once, over all samples."""
-    shape: MoeShape = point.checkpoint.shape
-    passes = 2 * shape.num_layers * shape.num_experts + shape.num_layers + 1
-    return passes * point.calibration.samples * len(point.task.domains) * point.calibration.max_tokens
+def calibration_tokens(point: Point) -> float:
+    """Tokens that pass through the model while an artifact is made, whole passes counted: each layer limited and
+    skipped once, on own answers."""
+    return 2 * point.checkpoint.shape.num_layers * point.calibration.samples * _tokens_of_a_change(point)
+
+
+def scoring_tokens(point: Point) -> float:
+    """The same while the parts of the artifact are measured that a point follows."""
+    return sum(part_tokens(point, name) for name in point.calibration_parts)
+
+
+def part_tokens(point: Point, name: Part) -> float:
+    """The same for one part, whoever follows it."""
+    shape, settings = point.checkpoint.shape, point.calibration
+    samples = settings.gain_samples if PARTS[name].labelled else settings.samples
+    candidates = shape.num_layers * (shape.top_k - 1 if name in BUDGETS else shape.num_experts)
+    changes = planned(candidates, samples, first_share=settings.first_share(name), wanted=settings.wanted)
+    return changes * _tokens_of_a_change(point)
+
+
+def _tokens_of_a_change(point: Point) -> float:
+    """Of one answer in every domain, under one change."""
+    return _suffix_share(point.checkpoint.shape) * len(point.task.domains) * point.calibration.max_tokens
+
+
+def _suffix_share(shape: MoeShape) -> float:
+    """Of a pass, what is left where it begins at the changed layer; the mean over layers."""
+    return (shape.num_layers + 1) / (2 * shape.num_layers)

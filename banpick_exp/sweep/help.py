@@ -33,6 +33,7 @@ Settings
   GROUP.KEY=VALUE         any key of the YAML files in conf/, e.g. engine.max_num_seqs=64 task.max_problems=200
   cluster.engines=2       engines loaded side by side
   search=racing           stop points that can no longer reach the front; search=optuna samples 'KEY=interval(a,b)'
+  search=select           dev chooses, and only what it chose runs on test; search.by=policy.KNOB chooses one a value
   repeats=3               every point twice more in other batches and order (repeat=1: the first of them alone)
   task.samples=4          answers a problem, drawn with task.temperature=0.6 (and task.top_p=0.95): accuracy is avg@4
   sweep.reference='[["policy=fixed_k","policy.k=range(1,K)"]]'   points beside your own; stock is always there
@@ -55,6 +56,7 @@ Examples
   python -m banpick_exp policy=pick 'policy.experts={{0: [3, 7]}}'          key experts by name, no calibration
   python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b tracking=none dry_run=true
   python -m banpick_exp +sweep=ban_pick resume=20260131-093000            the same command, where it stopped
+  python -m banpick_exp +sweep=pick_auto                                  does Pick help here: keys, strength, verdict
   python -m banpick_exp +sweep=ban_pick task.split=dev                    to choose from: python -m banpick_exp choose
 
 A run folder holds

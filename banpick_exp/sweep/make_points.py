@@ -11,8 +11,10 @@ from typing import Any
 from banpick_exp.config import fingerprint
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.artifact import SCHEMA_VERSION as CALIBRATION_VERSION
-from banpick_exp.evaluation.calibration.artifact import Artifact, check_artifact
+from banpick_exp.evaluation.calibration.artifact import Artifact, check_artifact, check_scored
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.evaluation.calibration.corpus import read_corpus
+from banpick_exp.evaluation.calibration.scores import SCORES, Name, score_of
 from banpick_exp.models.dtype import TYPED
 from banpick_exp.models.inspect import check_max_model_len
 from banpick_exp.policy.budget import label_of, policy_of
@@ -35,6 +37,8 @@ class _Calibration:
     fingerprint: str | None = None
     source: TaskFiles | None = None
     """What it is measured on; None where none is made."""
+    score: Name | None = None
+    """What ranks the key experts that the policy reads; None where it reads none."""
 
     @property
     def files(self) -> dict[str, str]:
@@ -54,6 +58,7 @@ class PointMaker:
         self._sound: set[int] = set()
         """Settings under which the problems can be asked."""
         self._overlaps: dict[tuple[object, ...], int] = {}
+        self._texts: dict[Path, str] = {}
         self.notes: dict[str, None] = {}
         """What to tell the user about the points made so far, in order."""
 
@@ -98,6 +103,7 @@ class PointMaker:
             data_identity=files.identity,
             data_missing=files.missing,
             problems=_at_most(files.problems, setting.task.max_problems),
+            score=calibration.score,
             calibration_files=calibration.files,
             calibration_identity=None if calibration.source is None else calibration.source.identity,
             calibration_overlap=self._overlap(calibration.source, files, setting),
@@ -114,22 +120,38 @@ class PointMaker:
     def _calibration(self, rule: Rule, setting: Setting, engine: str) -> _Calibration:
         if not rule.needs_calibration():
             return _Calibration()
-        if setting.calibration.path is not None:
-            artifact = self._checked_artifact(setting)
-            identity: dict[str, Any] = {"artifact": artifact.fingerprint, "score": setting.calibration.score}
-            return _Calibration(identity=identity, fingerprint=artifact.fingerprint)
-        _check_calibration(setting)
+        settings = setting.calibration
+        artifact = None if settings.path is None else self._checked_artifact(setting)
+        labelled = settings.labelled if artifact is None else artifact.settings.get("text") is None
+        score = _score(rule, settings, labelled=labelled)
+        chosen = {"score": score, "sensitivity": settings.sensitivity}
+        if artifact is not None:
+            if score is not None:
+                check_scored(settings, score)
+            if settings.sensitivity == "gold":
+                check_scored(settings, "limit_gain")
+            identity: dict[str, Any] = {"artifact": artifact.fingerprint, **chosen}
+            return _Calibration(identity=identity, fingerprint=artifact.fingerprint, score=score)
+        _check_calibration(setting, score)
         source = self._read(setting, CALIBRATION_SPLIT)
-        self._check_prompts(setting, source, setting.calibration, setting.calibration.samples)
-        identity = {
+        self._check_prompts(setting, source, settings, max(settings.samples, settings.gain_samples))
+        made_of = {
             "version": CALIBRATION_VERSION,
             "data": source.identity,
             "chat_template": setting.task.chat_template,
-            **setting.calibration.model_dump(exclude={"path"}),
-            "markers": setting.calibration.markers_of(setting.task),
+            **settings.measured(),
+            "text": None if settings.text is None else self._text_identity(settings),
+            "markers": settings.markers_of(setting.task),
         }
-        name = fingerprint({"engine": engine, "seed": setting.seed, **identity})
-        return _Calibration(identity=identity, fingerprint=name, source=source)
+        name = fingerprint({"engine": engine, "seed": setting.seed, **made_of})
+        return _Calibration(identity=made_of | chosen, fingerprint=name, source=source, score=score)
+
+    def _text_identity(self, settings: CalibrationConfig) -> str:
+        """Of the documents that a calibration reads. UserError where there are too few."""
+        path = Path(str(settings.text))
+        if path not in self._texts:
+            self._texts[path] = fingerprint(read_corpus(path, settings.samples))
+        return self._texts[path]
 
     def _check_setting(self, setting: Setting, files: TaskFiles) -> None:
         """UserError where an engine could not ask the problems; once for a setting, whatever the policies."""
@@ -168,7 +190,8 @@ class PointMaker:
         """How many problems are asked by a point and by its calibration too; counted once for equal files."""
         if source is None:
             return 0
-        samples, limit = setting.calibration.samples, setting.task.max_problems
+        samples = max(setting.calibration.samples, setting.calibration.gain_samples)
+        limit = setting.task.max_problems
         key = (source.identity, asked.identity, samples, limit)
         if key not in self._overlaps:
             seen = {problem.question for items in source.loaded.values() for problem in items[:samples]}
@@ -242,7 +265,33 @@ def _check_graphs(rule: Rule, setting: Setting) -> None:
         )
 
 
-def _check_calibration(setting: Setting) -> None:
+def _score(rule: Rule, settings: CalibrationConfig, *, labelled: bool) -> Name | None:
+    """What ranks the key experts that a rule reads. UserError where it asks for what cannot be known."""
+    mode = rule.reinforces_by()
+    score = None if mode is None else score_of(settings.score, mode, labelled=labelled)
+    signed = score is not None and SCORES[score].labelled
+    if (signed and not labelled) or (settings.sensitivity == "gold" and not labelled):
+        key = "score" if signed else "sensitivity"
+        raise UserError(
+            f"calibration.{key}={getattr(settings, key)} is told by right answers, and calibration.text has none:"
+            f" nothing could be ranked. Leave calibration.{key} out, or calibration.text."
+        )
+    if rule.needs_gain() and not signed:
+        raise UserError(
+            f"policy.experts=auto takes every expert that helps for sure, and calibration.score={settings.score} has no"
+            f" sign{'' if labelled else ' (calibration.text has no right answers)'}. Type calibration.score=gain, or a"
+            " number: policy.key_experts=4."
+        )
+    return score
+
+
+def _check_calibration(setting: Setting, score: Name | None) -> None:
+    adds = score is not None and SCORES[score].change == "add"
+    if adds and setting.engine.compile and not setting.engine.extra_slots:
+        raise UserError(
+            f"calibration.score={setting.calibration.score} adds an expert to the selection, and a compiled engine has"
+            " no slot for it: engine.extra_slots=0. Type engine.extra_slots=1, or engine.compile=false."
+        )
     k_min, top_k = setting.calibration.k_min, setting.checkpoint.shape.top_k
     if k_min is not None and k_min > top_k:
         raise UserError(

@@ -20,12 +20,13 @@ from banpick_exp.policy.budget import BUDGET
 from banpick_exp.run_folder import Manifest, RunFolder, check_writable, find_run_dir, new_run_dir
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
-from banpick_exp.sweep.config import OptunaSearch, RunConfig, SearchConfig
+from banpick_exp.sweep.config import OptunaSearch, RunConfig, SearchConfig, SelectSearch
 from banpick_exp.sweep.estimate import Estimate, estimate
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.resume import check_setups, setups_of
+from banpick_exp.sweep.search.selection import ON_DEV, Stages, stages_of
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -41,7 +42,9 @@ class SweepPlan:
     spaces: tuple[Space, ...]
     """What search=optuna samples beside the points; empty otherwise."""
     corners: tuple[Point, ...]
-    """The points, and those at the ends of the spaces: what is needed of engines and calibrations shows there."""
+    """The points, and those that a search may add: what is needed of engines and calibrations shows there."""
+    stages: Stages | None
+    """What search=select chooses from, and what it may ask once it has; None under any other."""
     maker: PointMaker
     """Makes the points that are sampled later."""
     notes: tuple[str, ...]
@@ -75,8 +78,10 @@ class SweepPlan:
 
     def estimate(self, engines: int) -> Estimate:
         """How long it takes with `engines` copies of each engine side by side."""
-        sampled = self.corners[-1:] * self.search.trials if isinstance(self.search, OptunaSearch) else ()
-        return estimate(self.points, engines, sampled)
+        later: tuple[Point, ...] = () if self.stages is None else self.stages.at_most()
+        if isinstance(self.search, OptunaSearch):
+            later = self.corners[-1:] * self.search.trials
+        return estimate(self.points, engines, later)
 
     def manifest(self) -> Manifest:
         """What `run.json` says; a resumed run must agree in it."""
@@ -87,6 +92,7 @@ class SweepPlan:
             search=self.search.name,
             command=self.command,
             setups=setups_of(self.points),
+            candidates=() if self.stages is None else self.stages.candidates,
         )
 
 
@@ -118,6 +124,7 @@ def plan_sweep(
         points=planned.points,
         spaces=planned.spaces,
         corners=planned.corners,
+        stages=planned.stages,
         maker=maker,
         notes=(*planned.notes, *missing),
         sections=others,
@@ -140,11 +147,14 @@ class _Planned:
     spaces: tuple[Space, ...]
     corners: tuple[Point, ...]
     notes: tuple[str, ...]
+    stages: Stages | None = None
 
 
 def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
-    """The points, and for a sampled search the spaces beside them."""
+    """The points, and beside them what a search asks later: spaces that are sampled, points that dev may choose."""
     blocks, shipped = _search_space(command, [run.sweep.params, *run.sweep.blocks]), Shipped(command)
+    if isinstance(run.search, SelectSearch):
+        return _staged(maker, blocks, run, run.search, shipped)
     if not isinstance(run.search, OptunaSearch):
         points, notes = _points(maker, blocks, run.sweep.reference, shipped)
         return _Planned(points, (), points, tuple(notes))
@@ -152,6 +162,22 @@ def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
     spaces, given = _spaces(blocks, corners[0].checkpoint.shape)
     points, notes = _points(maker, given, run.sweep.reference, shipped)
     return _Planned(points, spaces, corners, tuple(notes))
+
+
+def _staged(
+    maker: PointMaker, blocks: Sequence[Block], run: RunConfig, search: SelectSearch, shipped: Shipped
+) -> _Planned:
+    """The space on dev with stock, stock and the references on the typed split, and there the space for later."""
+    test, notes = _points(maker, blocks, run.sweep.reference, shipped)
+    dev, _ = _points(maker, [merged(block, ON_DEV) for block in blocks], (), shipped, told=("task.split",))
+    stages = stages_of(dev, test, search)
+    if not stages.candidates and not shipped.notes():
+        raise UserError(
+            "search=select has nothing to choose from: stock and fixed_k are what every choice is held against. Type a"
+            " policy to choose from, e.g. +sweep=pick_auto or policy=ban 'policy.lambda=choice(0.5,0.6)'."
+        )
+    corners = (*stages.points, *stages.twins.values())
+    return _Planned(stages.points, (), corners, tuple(dict.fromkeys((*notes, *maker.notes))), stages)
 
 
 def _folder(run: RunConfig, now: datetime) -> RunFolder:
@@ -177,9 +203,16 @@ def _spaces(blocks: Sequence[Block], shape: MoeShape) -> tuple[tuple[Space, ...]
 
 
 def _points(
-    maker: PointMaker, blocks: Sequence[Block], reference: Sequence[Block], shipped: Shipped
+    maker: PointMaker,
+    blocks: Sequence[Block],
+    reference: Sequence[Block],
+    shipped: Shipped,
+    told: tuple[str, ...] = (),
 ) -> tuple[tuple[Point, ...], list[str]]:
-    """Unique points in the order to run, and what to tell the user about them."""
+    """Unique points in the order to run, and what to tell the user about them.
+
+    `told`: keys that labels show although they are the same in all.
+    """
     spaces = [(block, maker.assignments(block)) for block in blocks]
     for block, assignments in spaces:
         if not assignments:
@@ -188,7 +221,7 @@ def _points(
     settings = sorted({tuple(text for text in block if not _is_policy(text)) for block in blocks})
     references = dict.fromkeys(merged(each, setting) for each in [("policy=none",), *reference] for setting in settings)
     every = [assignment for _, assignments in spaces for assignment in assignments]
-    varied = tuple(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every))
+    varied = (*told, *(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every)))
     found: dict[str, Point] = {}
     for block in references:
         for assignment in maker.assignments(block):
@@ -221,7 +254,7 @@ def _points(
 class Shipped:
     """Values of a shipped sweep that a checkpoint has no room for (a k_min of 3 where K is 2) are left out and said.
 
-    What was typed must fit: there the error is the user's to see.
+    A typed value must fit somewhere: otherwise the error is the user's to see.
     """
 
     def __init__(self, command: Command) -> None:
@@ -229,24 +262,34 @@ class Shipped:
         self._typed = {key_of(text) for text in [*command.policy, *(command.params or [])]}
         self._left_out: dict[str, str] = {}
         """Assignment as text -> why."""
+        self._refused: dict[tuple[str, str], UserError] = {}
+        """Typed values that had no room in some block; `_fitted` are those that had in one."""
+        self._fitted: set[tuple[str, str]] = set()
 
     def fitting(self, maker: PointMaker, assignments: Sequence[Assignment], varied: Sequence[str]) -> list[Point]:
-        """The points of one block. Raises UserError where one that was typed does not fit."""
+        """The points of one block. Raises UserError where one does not fit that no shipped sweep has."""
         points = []
         for assignment in assignments:
+            typed = {(key, str(value)) for key, value in assignment.items() if key in self._typed}
             try:
                 maker.check_fits(assignment)
             except UserError as error:
-                knobs = {key: value for key, value in assignment.items() if _is_policy(key)}
-                if not self._lenient or self._typed & set(knobs):
+                if not self._lenient:
                     raise
-                self._left_out[" ".join(f"{key}={value}" for key, value in knobs.items())] = str(error)
+                self._refused.update(dict.fromkeys(typed - set(self._refused), error))
+                knobs = (f"{key}={value}" for key, value in assignment.items() if _is_policy(key))
+                self._left_out[" ".join(knobs)] = str(error)
             else:
+                self._fitted |= typed
                 points.append(maker.point(assignment, varied))
         return points
 
     def notes(self) -> list[str]:
-        """One line for all that was left out, with the first reason."""
+        """One line for all that was left out, with the first reason. Raises UserError where a typed value fits nowhere.
+        """
+        for value, error in self._refused.items():
+            if value not in self._fitted:
+                raise error
         if not self._left_out:
             return []
         (first, why), *more = self._left_out.items()

@@ -19,6 +19,8 @@ class Problem:
     answer: str
     also: tuple[str, ...] = ()
     """Other answers that are right."""
+    response: str | None = None
+    """All that a model should write, its steps included, where the file says it."""
 
     @property
     def question(self) -> str:

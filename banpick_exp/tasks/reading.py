@@ -38,7 +38,7 @@ def read_problems(
     Raises UserError for a file without problems, and for one with any row that could not be asked or graded as it is
     meant; it names the first of them.
     """
-    columns = (benchmark.prompt_key, benchmark.answer_key, *ID_KEYS, TASK_KEY)
+    columns = (benchmark.prompt_key, benchmark.answer_key, benchmark.response_key, *ID_KEYS, TASK_KEY)
     problems: list[Problem] = []
     wrong: list[str] = []
     places: dict[str, str] = {}
@@ -118,6 +118,7 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
             raise _Wrong(f'has no "{key}"{f" (it has {has})" if has else ""}')
     question = _question(benchmark.prompt_key, row[benchmark.prompt_key])
     answers = tuple(dict.fromkeys(_answers(benchmark, task, row[benchmark.answer_key])))
+    response = row.get(benchmark.response_key)
     return Problem(
         problem_id=next((label for key in ID_KEYS if (label := _label(key, row.get(key)))), default_id),
         domain=domain,
@@ -125,6 +126,7 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
         prompt=benchmark.ask(question),
         answer=answers[0],
         also=answers[1:],
+        response=str(response) if type(response) is str and response.strip() else None,
     )
 
 

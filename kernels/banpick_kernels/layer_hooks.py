@@ -46,16 +46,16 @@ class LayerEdit:
         """
         return ids_TK
 
-    def keep(self, share_TK: Tensor, ids_TK: Tensor) -> Tensor:
-        """At most how many of the base selection a token keeps from the front, float32 [T,1].
+    def keep(self, share_TK: Tensor, ids_TK: Tensor) -> Tensor | None:
+        """Which of the base selection stay, bool [T,K], each rank on its own; None: all of them.
 
-        The smaller of this and the table's keep rule counts, but never less than the table's `floor`.
+        The table's keep rule counts beside it, and the first `floor` ranks of the table stay whatever this says.
 
         Args:
             share_TK: scores of the base selection over their sum, descending.
             ids_TK: int64, the base selection after `select`, best first.
         """
-        return share_TK.new_full((share_TK.shape[0], 1), share_TK.shape[1])
+        return None
 
     def weights(self, weights_TS: Tensor, ids_TS: Tensor) -> Tensor:
         """The weights of the selected experts, float32 [T,S]; 0 where a slot is not kept, and it must stay 0 there."""

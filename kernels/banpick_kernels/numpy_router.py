@@ -54,7 +54,7 @@ class NumpyRouter:
         self._span = span if span > 0 else np.float32(np.inf)
         self._half_lambda = value["ban_lambda"] * np.float32(0.5)
         self._sensitivity, self._window = value["sensitivity"], value["insert_window"]
-        self._min_ratio, self._mass = value["min_ratio"], value["mass"]
+        self._min_ratio, self._mass, self._raw_mass = value["min_ratio"], value["mass"], bool(value["raw_mass"] > 0)
         self._min_weight, self._tail_square = value["min_weight"], value["tail_square"]
         self._bias_E, self._key_E = self._table.logit_bias_PE[0], self._table.key_PE[0].numpy()
 
@@ -102,8 +102,9 @@ class NumpyRouter:
         return np.minimum(np.maximum(count_T1, self._k_min), self._keep)
 
     def _threshold_count(self, weight_TK: Floats) -> Floats:
-        weight_TK = weight_TK / np.maximum(np.add.accumulate(weight_TK, axis=1)[:, -1:], TINY)
-        before_TK = _running_sum(weight_TK) - weight_TK
+        score_TK, weight_TK = weight_TK, weight_TK / np.maximum(np.add.accumulate(weight_TK, axis=1)[:, -1:], TINY)
+        mass_TK = score_TK if self._raw_mass else weight_TK
+        before_TK = _running_sum(mass_TK) - mass_TK
         tail_TK = _running_sum(np.square(weight_TK)[:, ::-1])[:, ::-1]
         left_TK = (weight_TK >= self._min_ratio * weight_TK[:, :1]) & (before_TK < self._mass)
         left_TK &= (weight_TK >= self._min_weight) & (tail_TK >= self._tail_square)

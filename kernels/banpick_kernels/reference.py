@@ -132,7 +132,8 @@ def threshold_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None =
 
     w_1 >= ... >= w_K are the base scores divided by their sum (`min_weight` and `tail_square` need it: ours).
         naee     (2402.14800)  ranks with w_i >= min_ratio * w_1
-        top_p    (2403.07652)  the shortest prefix with w_1 + ... + w_k >= mass
+        top_p    (2403.07652)  the shortest prefix with w_1 + ... + w_k >= mass; where `raw_mass` is set, of the scores
+                               undivided: those of a softmax are shares of all experts
         modes    (2511.15690)  ranks with w_i >= min_weight
         adapmoe  (2408.10284)  ranks whose tail w_i^2 + ... + w_K^2 is at least tail_square
     Each leaves a prefix, because the weights descend; `floor` experts stay in any case. Neutral values leave all K.
@@ -148,8 +149,9 @@ def threshold_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None =
     >>> threshold_count(weights, table.layer(0))
     tensor([[3.]])
     """
-    weight_TK = weight_TK / in_rank_order(weight_TK).clamp_min(TINY)
-    before_TK = weight_TK.cumsum(dim=-1) - weight_TK
+    score_TK, weight_TK = weight_TK, weight_TK / in_rank_order(weight_TK).clamp_min(TINY)
+    mass_TK = torch.where(_of_row(layer.raw_mass, row_T) > 0, score_TK, weight_TK)
+    before_TK = mass_TK.cumsum(dim=-1) - mass_TK
     tail_TK = weight_TK.square().flip(-1).cumsum(dim=-1).flip(-1)
     left_TK = (
         (weight_TK >= _of_row(layer.min_ratio, row_T) * weight_TK[:, :1])
@@ -219,11 +221,15 @@ def edit_selection(
     if edit is not None:
         ids_TK = edit.select(logits_TE, logits_TE if ranking_TE is None else ranking_TE, ids_TK)
     weight_TK = scores_TE.gather(1, ids_TK)
-    keep_T1 = keep_count(weight_TK, layer, row_T, thresholds)
+    rank_K = torch.arange(ids_TK.shape[1], device=ids_TK.device)
+    kept_TK = rank_K < keep_count(weight_TK, layer, row_T, thresholds)
     if edit is not None:
-        most_T1 = edit.keep(weight_TK / in_rank_order(weight_TK).clamp_min(TINY), ids_TK)
-        keep_T1 = keep_T1.minimum(most_T1.clamp_min(_of_row(layer.floor, row_T)))
-    kept_TK = torch.arange(ids_TK.shape[1], device=ids_TK.device) < keep_T1
+        stays_TK = edit.keep(weight_TK / in_rank_order(weight_TK).clamp_min(TINY), ids_TK)
+        if stays_TK is not None:
+            kept_TK &= stays_TK | (rank_K < _of_row(layer.floor, row_T))
+            # A rank that falls may stand between two that stay: those move up.
+            slot_TK = kept_TK.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+            ids_TK, kept_TK = ids_TK.gather(1, slot_TK), kept_TK.gather(1, slot_TK)
     if inserts:
         ids_TS, kept_TS = _inserted(logits_TE, ids_TK, kept_TK, layer, slots, ranking_TE, row_T)
     else:

@@ -63,6 +63,8 @@ class Columns:
     """1: an inserted expert evicts the lowest-weight other expert; 0: it makes the selection longer."""
     skips = Column(14, 0.0)
     """1: an unkept slot holds id -1, for expert kernels proved to leave it out. Set by the engine, not by a policy."""
+    raw_mass = Column(15, 0.0)
+    """1: `mass` is held against the base scores as they are, not over their sum."""
 
 
 COLUMNS: dict[str, Column] = {name: column for name, column in vars(Columns).items() if isinstance(column, Column)}

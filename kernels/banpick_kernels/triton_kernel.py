@@ -22,7 +22,8 @@ from banpick_kernels.table import COLUMNS
 KEEP, BAN, K_MIN = (tl.constexpr(COLUMNS[name].index) for name in ("keep", "ban", "ban_k_min"))
 LAMBDA, SENSITIVITY = (tl.constexpr(COLUMNS[name].index) for name in ("ban_lambda", "sensitivity"))
 RATIO_MIN, RATIO_MAX = (tl.constexpr(COLUMNS[name].index) for name in ("ratio_min", "ratio_max"))
-FLOOR, MIN_RATIO, MASS = (tl.constexpr(COLUMNS[name].index) for name in ("floor", "min_ratio", "mass"))
+FLOOR, MIN_RATIO = (tl.constexpr(COLUMNS[name].index) for name in ("floor", "min_ratio"))
+MASS, RAW_MASS = (tl.constexpr(COLUMNS[name].index) for name in ("mass", "raw_mass"))
 MIN_WEIGHT, TAIL_SQUARE = (tl.constexpr(COLUMNS[name].index) for name in ("min_weight", "tail_square"))
 WINDOW, REPLACES, SKIPS = (tl.constexpr(COLUMNS[name].index) for name in ("insert_window", "insert_replaces", "skips"))
 
@@ -136,7 +137,8 @@ def _keep_count(weight_TS, slot_1S, values_T, K: tl.constexpr):
 
     first_T = tl.max(share_TS, 1)
     left_TS = share_TS >= (tl.load(values_T + MIN_RATIO) * first_T)[:, None]
-    left_TS &= tl.cumsum(share_TS, 1) - share_TS < tl.load(values_T + MASS)[:, None]
+    mass_TS = tl.where(tl.load(values_T + RAW_MASS)[:, None] > 0, weight_TS, share_TS)
+    left_TS &= tl.cumsum(mass_TS, 1) - mass_TS < tl.load(values_T + MASS)[:, None]
     left_TS &= share_TS >= tl.load(values_T + MIN_WEIGHT)[:, None]
     left_TS &= tl.cumsum(share_TS * share_TS, 1, reverse=True) >= tl.load(values_T + TAIL_SQUARE)[:, None]
     left_T = tl.sum((left_TS & (slot_1S < K)).to(tl.float32), 1)

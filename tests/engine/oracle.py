@@ -78,10 +78,13 @@ def policy_rule(name: str, params: Mapping[str, Any], calibration: Mapping[str, 
         ranking = best(scores)
         chosen = ranking[:top_k]
         if name == "diep":
-            similar_E = calibration["similarity"][layer][chosen[0]]
-            needs = [params["beta"] * scores[chosen[0]] * similar_E[e] ** params["alpha"] for e in chosen]
-            falls = [scores[e] < need for e, need in zip(chosen, needs, strict=True)]
-            chosen = chosen[: max(params["k_min"], [*falls, True].index(True))]
+            similarity, first = calibration["similarity"][layer], chosen[0]
+            pairs = [similarity[a][b] for a, b in itertools.combinations(range(len(scores)), 2)]
+            alike = [similarity[first][e] / (sum(pairs) / len(pairs)) for e in chosen]
+            gamma = params["beta"] * calibration["ratio_median"][layer]
+            needs = [scores[first] * gamma * each ** params["alpha"] for each in alike]
+            always = chosen[: params["k_min"]]
+            chosen = [e for e, need in zip(chosen, needs, strict=True) if e in always or scores[e] >= need]
         if name == "rice":
             named = params["experts"].get(str(layer), [])
             return {e: scores[e] * (params["multiplier"] if e in named else 1.0) for e in chosen}

@@ -11,6 +11,7 @@ CALIBRATION: dict[str, Any] = {
     "layer_sensitivity": [0.0, 0.35, 1.0, 0.6],
     "r_min": 0.45,
     "r_max": 0.95,
+    "ratio_median": [0.7, 0.5, 0.8, 0.6],
     "similarity": [[[1 / (1 + abs(a - b) / (4 + layer)) for b in range(32)] for a in range(32)] for layer in range(4)],
 }
 

@@ -48,14 +48,14 @@ def measure(tensor_parallel_size: int) -> dict[str, Any]:
         )
     engine.set_policy("none", {})
     seen = passes.observe(engine, engine.tokenize(short_prompts(60)), markers=[], k_min=3, hidden_states=64)
-    similarity = [passes.similarity(engine, layer) for layer in range(NUM_LAYERS)]
+    outputs = [dataclasses.asdict(passes.expert_outputs(engine, layer, 3)) for layer in range(NUM_LAYERS)]
     refusal = None
     try:
         engine.set_policy(*BROKEN)
     except EngineError as error:
         refusal = str(error)
     engine.close()
-    return {"turns": found, "refusal": refusal, "seen": dataclasses.asdict(seen), "similarity": similarity}
+    return {"turns": found, "refusal": refusal, "seen": dataclasses.asdict(seen), "outputs": outputs}
 
 
 if __name__ == "__main__":

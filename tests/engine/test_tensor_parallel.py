@@ -32,10 +32,15 @@ def test_two_ranks_calibrate_like_one(found: dict[str, Any]) -> None:
     one, two = found["one"], found["two"]
     assert two["seen"]["usage"] == one["seen"]["usage"]
     assert two["seen"]["tail_square"] == pytest.approx(one["seen"]["tail_square"], rel=1e-4)
-    for (alone,), ranks in zip(one["similarity"], two["similarity"], strict=True):
-        assert ranks[0] == ranks[1]
-        assert np.array(ranks[0]) == pytest.approx(np.array(alone), abs=1e-4)
-        assert (np.array(alone) == 1).sum() == len(alone) and np.array(alone).min() >= 0
+    assert two["seen"]["ratio_median"] == pytest.approx(one["seen"]["ratio_median"], rel=1e-4)
+    for alone, both in zip(one["outputs"], two["outputs"], strict=True):
+        first, second = both["similarity_by_rank"]
+        assert first == second == both["similarity"]
+        similarity_EE = np.array(alone["similarity"])
+        assert np.array(first) == pytest.approx(similarity_EE, abs=1e-4)
+        assert (similarity_EE == 1).sum() == len(similarity_EE) and similarity_EE.min() >= 0
+        for name in ("reap", "man", "easy_ep", "removal_shift", "limit_shift"):
+            assert both[name] == pytest.approx(alone[name], rel=1e-3), name
 
 
 def test_the_policies_differ(found: dict[str, Any]) -> None:

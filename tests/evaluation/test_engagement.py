@@ -13,7 +13,13 @@ from banpick_exp.records import Counters
 
 SHAPE = MoeShape(num_layers=2, num_experts=8, top_k=4)
 TOKENS = 100
-CALIBRATION = Calibration.of({"contrast": [[0.5] + [0.0] * 7, [-0.5] + [0.0] * 7], "similarity": [[[1.0] * 8] * 8] * 2})
+CALIBRATION = Calibration.of(
+    {
+        "contrast": [[0.5] + [0.0] * 7, [-0.5] + [0.0] * 7],
+        "similarity": [[[1.0] * 8] * 8] * 2,
+        "ratio_median": [0.5, 0.5],
+    }
+)
 
 
 def run(first: int = 50, *, kept: int = 400, swap: int = 0) -> DomainRun:
@@ -60,7 +66,7 @@ def test_a_rule_that_left_its_trace(name: str, params: dict[str, Any], measured:
         ("rice", {"experts": {0: [0]}, "multiplier": 2}, run(), "exactly as often as under stock"),
         ("expert_sample", {}, run(), "exactly as often as under stock"),
         ("diep", {"beta": 0.5}, run(), "native K: it did not engage"),
-        ("diep", {"beta": 0.5}, run(kept=100), "its floor everywhere"),
+        ("diep", {"beta": 0.5}, run(kept=200), "its floor everywhere"),
         ("mask", {"experts": {0: [7]}}, run(), "exactly as often as under stock"),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from checkpoint_folder import write_checkpoint
 from rich.console import Console
 from synthetic_run import DOMAINS, SyntheticRun
 
@@ -31,6 +32,7 @@ from banpick_exp.report.tracking.wandb import point_metrics
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.compose import Composer
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep
+from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.rerun import rerun_command
 from banpick_exp.tasks.problem import Problem
 
@@ -143,9 +145,9 @@ def test_a_budget_leaves_the_knob_open(plan: Any) -> None:
     assert [point.label for point in found.points] == ["none", "naee budget=5", "naee budget=6"]
     point = found.points[1]
     assert point.budget == 5.0 and point.knob_fingerprint == point.fingerprint
-    assert policy_of(point.rule, point.budget) == {"name": "naee", "k_min": 1, "budget": 5.0}
+    assert policy_of(point.rule, point.budget) == {"name": "naee", "k_min": 2, "budget": 5.0}
     moved = with_knob(point.rule, 0.125)
-    assert moved.canonical() == {"name": "naee", "beta": 0.125, "k_min": 1}
+    assert moved.canonical() == {"name": "naee", "beta": 0.125, "k_min": 2}
     assert policy_of(moved, 5.0) == policy_of(point.rule, 5.0) and label_of(moved, 5.0) == point.label
     assert plan("policy=naee", "policy.beta=0.125").points[1].budget is None
 
@@ -163,7 +165,9 @@ def test_a_budget_of_a_whole_knob_is_that_knob(plan: Any) -> None:
         ("policy=ban policy.budget=5 policy.lambda=1", "the budget is met by solving lambda"),
         ("policy=none policy.budget=5", "no knob that decides how many experts stay"),
         ("policy=mask policy.experts={0:[1]} policy.budget=5", "choose one of fixed_k,"),
-        ("policy=naee policy.budget=8.5", "outside [1, 8]"),
+        ("policy=naee policy.budget=8.5", "outside [2, 8]"),
+        ("policy=diep policy.budget=2", "the floor of policy=diep on this checkpoint"),
+        ("policy=naee policy.budget=5 policy.beta=median", "policy.beta=median both say how many experts policy=naee"),
         ("policy=ban policy.budget=2.5", "outside [3, 8]: policy=ban keeps between k_min=3 and top_k=8"),
         ("policy=fixed_k policy.budget=4.5", "the budgets within reach are 1, 2, 3, 4, 5, 6, 7, 8"),
         ("policy=fixed_k policy.budget=9", "the budgets within reach are 1, 2, 3, 4, 5, 6, 7, 8"),
@@ -204,8 +208,41 @@ def test_the_shipped_sweep_has_every_rule_at_every_budget(plan: Any) -> None:
     assert {p.rule.name for p in points} == with_knob_of_their_own | {"none"}
     for name in with_knob_of_their_own - {"fixed_k"}:
         own = [p for p in points if p.rule.name == name]
-        assert [p.budget or p.rule.budget(p.checkpoint.shape)[0] for p in own] == [3, 4, 5, 6]
+        budgets = {p.budget or p.rule.budget(p.checkpoint.shape)[0] for p in own if not as_published(p)}
+        assert budgets == {3, 4, 5, 6}
     assert len({p.engine_fingerprint for p in points}) == 1 and len({p.calibration_fingerprint for p in points}) == 2
+
+
+def as_published(point: Point) -> bool:
+    """Whether the point is a rule at its authors' own setting, whatever budget that comes to."""
+    return point.label in ("naee beta=median k_min=2", "diep beta=1 alpha=1 k_min=2")
+
+
+def test_the_shipped_sweep_has_each_rule_at_every_floor_that_leaves_it_room(plan: Any) -> None:
+    found = plan("+sweep=iso_budget")
+    assert sum(as_published(point) for point in found.points) == 2
+    assert len(found.points) <= 80 and not [note for note in found.notes if "left out" in note]
+    floors: dict[str, set[tuple[int, float]]] = {}
+    for point in found.points:
+        if point.budget is not None:
+            floor, top_k = point.rule.budget(point.checkpoint.shape)
+            assert floor < point.budget < top_k, "it could only be the floor, or stock"
+            floors.setdefault(point.rule.name, set()).add((int(floor), point.budget))
+    both = {(1, 3), (1, 4), (1, 5), (1, 6), (2, 3), (2, 4), (2, 5)}
+    published = {(3, 4), (3, 5)}
+    assert floors == {
+        **dict.fromkeys(("naee", "diep", "top_p", "modes", "adapmoe"), both),
+        **dict.fromkeys(("ban", "ban_pick"), both | published),
+    }
+
+
+def test_the_shipped_sweep_leaves_out_what_a_smaller_top_k_has_no_room_for(plan: Any, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "small", num_experts_per_tok=4)
+    found = plan("+sweep=iso_budget", f"model.path={folder}")
+    solved = [point for point in found.points if point.budget is not None]
+    assert {point.budget for point in solved} >= {1.5, 2, 2.5, 3}
+    assert all(point.rule.budget(point.checkpoint.shape)[0] < point.budget < 4 for point in solved)
+    assert any("left out, because this checkpoint has no room for it" in note for note in found.notes)
 
 
 def test_repeats_share_the_knob_of_the_point(plan: Any) -> None:
@@ -374,7 +411,7 @@ def test_the_engine_meets_a_budget(tiny_engine: Engine, tmp_path: Path) -> None:
     assert first.status == "done" and first == folder.read_point(point.fingerprint)
     assert abs(first.mean_kept - 5) <= 0.05
     assert spent.measured == first.mean_kept and not spent.cached
-    assert first.policy == {"name": "naee", "beta": spent.value, "k_min": 1}
+    assert first.policy == {"name": "naee", "beta": spent.value, "k_min": 2}
     assert 0 < len(spent.probes) < 8 and spent.value in [value for value, _ in spent.probes]
     assert first.label == "naee budget=5" and "policy.budget=5.0" in (first.command or "")
 

@@ -33,6 +33,7 @@ def table_of(parts: frozenset[str], experts: int, top_k: int, draw: random.Rando
     if "thresholds" in parts:
         table.min_ratio.fill_(draw.random())
         table.mass.fill_(draw.choice([2.0, draw.random()]))
+        table.raw_mass.fill_(draw.choice([0.0, 1.0]))
         table.min_weight.fill_(draw.choice([0.0, 0.1]))
         table.tail_square.fill_(draw.choice([0.0, 0.02]))
         table.floor.fill_(draw.randint(1, top_k))

@@ -171,6 +171,14 @@ class TestKeep:
         scores = [scale * w for w in (0.5, 0.25, 0.125, 0.125)]
         assert len(edit(scores, filled(4, 4, **values), 4, 4)[0]) == kept
 
+    @pytest.mark.parametrize(
+        ("mass", "raw", "kept"),
+        [(0.25, True, 1), (0.26, True, 2), (0.45, True, 4), (0.6, True, 4), (0.45, False, 1), (0.6, False, 2)],
+    )
+    def test_a_raw_mass_is_that_of_the_scores_undivided(self, mass: float, raw: bool, kept: int) -> None:
+        scores = [0.25, 0.125, 0.0625, 0.0625, 0.03125]  # the selected four hold half
+        assert len(edit(scores, filled(5, 4, mass=mass, raw_mass=raw), 4, 4)[0]) == kept
+
 
 class TestInsert:
     SCORES: ClassVar = [0.05, 0.30, 0.20, 0.15, 0.10, 0.20]  # ranked 1, 2, 5, 3, 4, 0; top 2 = {1, 2}

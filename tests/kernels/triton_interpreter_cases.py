@@ -105,7 +105,7 @@ def _set_policy(table: RouterTable, row: int, policy: str, case: Case, rng: torc
         values = {"tail_square": draw(0, 0.3)}
     elif policy == "thresholds":
         values = {"min_ratio": draw(0, 0.5), "mass": draw(0.5, 1.2), "min_weight": draw(0, 0.2)}
-        values |= {"tail_square": draw(0, 0.1), "floor": 1 + int(draw(0, 2))}
+        values |= {"tail_square": draw(0, 0.1), "floor": 1 + int(draw(0, 2)), "raw_mass": int(draw(0, 2))}
     if policy in ("ban", "force_replace", "range_add"):
         ratio = 3 / max(3, top_k)
         keep = 1 + int(draw(top_k / 2, top_k))

@@ -37,8 +37,9 @@ def exact_cases() -> Iterator[tuple[str, Case, Inputs]]:
 
     rows = [{"min_ratio": 1}, {"mass": 0.5}, {"mass": 0.75}, {"mass": 1}, {"min_weight": 0.25}]
     rows += [{"tail_square": 0.125}, {"tail_square": 0.25}, {"min_weight": 0.5, "floor": 3}]
-    case = Case(num_tokens=8, num_experts=8, top_k=4, slots=4, padding=False)
-    yield "thresholds met exactly", case, given_by(case, torch.zeros(8, 8), rows)
+    rows += [{"mass": mass, "raw_mass": 1} for mass in (0.125, 0.25, 0.375, 0.5, 0.625)]  # each of the 8 has 1/8
+    case = Case(num_tokens=13, num_experts=8, top_k=4, slots=4, padding=False)
+    yield "thresholds met exactly", case, given_by(case, torch.zeros(13, 8), rows)
 
     values = torch.tensor([0.0, float("-inf"), float("nan"), float("inf")])
     rows = [

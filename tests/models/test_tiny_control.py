@@ -14,8 +14,10 @@ from banpick_exp.errors import UserError
 from banpick_exp.models.checkpoint import CONTROL_RECIPE
 from banpick_exp.models.tiny import ASSETS, control
 from banpick_exp.models.tiny.checkpoint import load_weights
-from banpick_exp.models.tiny.control import PLANTED, build_control, control_folder, fingerprint_of, router_inputs
+from banpick_exp.models.tiny.control import build_control, control_folder, fingerprint_of
+from banpick_exp.models.tiny.kinds import PLANTED
 from banpick_exp.models.tiny.model import tiny_config
+from banpick_exp.models.tiny.planting import router_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +37,7 @@ def test_the_same_bytes_every_time(math_folder: Path, tmp_path: Path) -> None:
 
 def test_only_the_planted_expert_changes(math_folder: Path) -> None:
     healthy, changed = load_weights(ASSETS / "checkpoint"), load_weights(math_folder)
-    ((layer, expert),) = PLANTED["math"]
+    ((layer, expert),) = PLANTED["math"].planted
     gate, down = f"model.layers.{layer}.mlp.gate.weight", f"model.layers.{layer}.mlp.experts.{expert}.down_proj.weight"
     assert {name for name in healthy if not torch.equal(healthy[name], changed[name])} == {gate, down}
     rows = (healthy[gate] != changed[gate]).any(-1).nonzero().flatten().tolist()
@@ -47,7 +49,7 @@ def test_only_the_planted_expert_changes(math_folder: Path) -> None:
 def test_the_expert_now_ranks_just_outside_the_top_k(math_folder: Path) -> None:
     """Where it was selected it is now mostly outside the top K, and inside the top 2K that range_replace looks at."""
     healthy, changed = load_weights(ASSETS / "checkpoint"), load_weights(math_folder)
-    ((layer, expert),) = PLANTED["math"]
+    ((layer, expert),) = PLANTED["math"].planted
     name, top_k = f"model.layers.{layer}.mlp.gate.weight", tiny_config().num_experts_per_tok
     inputs = router_inputs(healthy, "math")[layer]
     before, after = (inputs @ weights[name].double().T for weights in (healthy, changed))
@@ -75,7 +77,7 @@ def test_control_folder_builds_once_and_completely(monkeypatch: pytest.MonkeyPat
 def test_a_half_built_folder_is_never_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def broken(domain: str, output: Path) -> None:
+    def broken(kind: str, output: Path) -> None:
         (output / "config.json").write_text("{}")
         raise RuntimeError("killed")
 
@@ -87,13 +89,13 @@ def test_a_half_built_folder_is_never_used(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_what_control_json_says(math_folder: Path, tmp_path: Path) -> None:
     described = build_control("math", tmp_path)
-    assert described["planted"] == [list(pair) for pair in PLANTED["math"]]
+    assert described["planted"] == [list(pair) for pair in PLANTED["math"].planted]
     assert described["recipe"] == CONTROL_RECIPE
     assert described["source"] == fingerprint_of(ASSETS / "checkpoint") != fingerprint_of(math_folder)
 
 
-def test_unknown_domain_and_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'code'.*Use math or knowledge"):
+def test_unknown_kind_and_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'code'.*Use math, knowledge, weak_math, demoted_code"):
         build_control("code", tmp_path)
     monkeypatch.setattr(control, "PLANTED_IN", "0123456789abcdef")
     with pytest.raises(UserError, match="chosen on 0123456789abcdef"):
@@ -108,7 +110,7 @@ def test_command_writes_the_control(tmp_path: Path, math_folder: Path, capsys: p
     assert main(["tiny", "--control", "math", "--output", str(tmp_path)]) == 0
     written = tmp_path / "control-math"
     assert (written / "model.safetensors").read_bytes() == (math_folder / "model.safetensors").read_bytes()
-    ((layer, expert),) = PLANTED["math"]
+    ((layer, expert),) = PLANTED["math"].planted
     assert f"layer {layer} expert {expert}" in capsys.readouterr().out
 
 

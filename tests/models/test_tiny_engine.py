@@ -23,7 +23,8 @@ from banpick_exp.evaluation.controls import (
     wrong_layer,
 )
 from banpick_exp.models.tiny import DOMAINS
-from banpick_exp.models.tiny.control import PLANTED, build_control
+from banpick_exp.models.tiny.control import build_control
+from banpick_exp.models.tiny.kinds import PLANTED
 from banpick_exp.tasks.load import load_problems
 from banpick_exp.tasks.problem import Problem
 
@@ -134,7 +135,7 @@ def test_demotion_costs_accuracy(math_control: ControlRun) -> None:
 
 
 def test_calibration_finds_the_planted_expert(math_control: ControlRun) -> None:
-    ((layer, expert),) = PLANTED["math"]
+    ((layer, expert),) = PLANTED["math"].planted
     assert rank(math_control.calibration, "insertion_kl", layer, expert) == 1
     assert rank(math_control.calibration, "removal_kl", layer, expert) > 1
     influence = np.sort(math_control.calibration.insertion_kl.ravel())

@@ -28,6 +28,7 @@ CALIBRATION: dict[str, Any] = {
     "contrast": [[0.1, -0.3, 0.2] + [0.0] * 13, [0.4, 0.3, 0.2, 0.1, 0.05, -0.1] + [0.0] * 10],
     "npmi": [[0.1, 0.9] + [0.0] * 14, [-1.0, 0.2, 0.8] + [0.0] * 13],
     "similarity": ((SIMILARITY + SIMILARITY.mT) / 2).tolist(),
+    "ratio_median": [0.5, 0.8],
 }
 MARGIN = 1e-6
 """Tokens this near to a threshold are not compared: float32 may fall on either side."""
@@ -39,7 +40,7 @@ EXAMPLES: list[tuple[str, dict[str, Any]]] = [
     ("rice", {"count": 2, "multiplier": 0.5, "renormalize_after": False, "k": 3}),
     ("expert_sample", {}),
     ("expert_sample", {"k": 3, "seed": 5}),
-    ("diep", {"beta": 0.8}),
+    ("diep", {"k_min": 1}),
 ]
 
 
@@ -77,20 +78,36 @@ class TestMechanism:
             for mine, theirs in zip(routed, policy.route(LOGITS, 0, scoring=scoring), strict=True):
                 assert torch.equal(mine, theirs)
 
-    def test_the_table_keep_rule_and_the_edit_keep_the_smaller_count_and_the_floor_holds(self) -> None:
+    def test_what_both_the_table_and_the_edit_keep_stays_and_the_floor_holds(self) -> None:
         class Keep(LayerEdit):
             def keep(self, share_TK: torch.Tensor, ids_TK: torch.Tensor) -> torch.Tensor:
                 assert share_TK.sum(-1).allclose(torch.ones(len(ids_TK)))
-                return torch.ones(len(ids_TK), 1)
+                return torch.tensor([False, False, True, True]).expand(ids_TK.shape)
 
-        table = built("fixed_k", k=3).table
-        kept = reference.route(LOGITS, table.layer(0), TOP_K, TOP_K, True, edit=Keep())[2]
-        assert (kept.sum(-1) == 1).all()
+        def ranks(edit: LayerEdit) -> set[tuple[int, ...]]:
+            _, ids, kept = reference.route(LOGITS, table.layer(0), TOP_K, TOP_K, True, edit=edit)
+            place_TE = LOGITS.argsort(-1, descending=True).argsort(-1)
+            found = place_TE.gather(1, ids.long())
+            return {tuple(row[stays].tolist()) for row, stays in zip(found, kept, strict=True)}
+
+        table = built("none").table
+        assert ranks(Keep()) == {(0, 2, 3)}, "the best one always stays"
+        table.keep[0] = 3
+        assert ranks(Keep()) == {(0, 2)} and ranks(LayerEdit()) == {(0, 1, 2)}
         table.floor[0] = 2
-        kept = reference.route(LOGITS, table.layer(0), TOP_K, TOP_K, True, edit=Keep())[2]
-        assert (kept.sum(-1) == 2).all()
-        kept = reference.route(LOGITS, table.layer(0), TOP_K, TOP_K, True, edit=LayerEdit())[2]
-        assert (kept.sum(-1) == 3).all()
+        assert ranks(Keep()) == {(0, 1, 2)}
+        table.keep[0] = 1
+        assert ranks(Keep()) == {(0,)}
+
+    def test_a_key_expert_that_an_edit_dropped_comes_back(self) -> None:
+        class Best(LayerEdit):
+            def keep(self, share_TK: torch.Tensor, ids_TK: torch.Tensor) -> torch.Tensor:
+                return torch.zeros(ids_TK.shape, dtype=torch.bool)
+
+        policy = built("pick", mode="force_add", experts={0: [3]})
+        _, ids, kept = reference.route(LOGITS, policy.table.layer(0), TOP_K, TOP_K + 1, True, edit=Best())
+        for best, row, stays in zip(LOGITS.argmax(-1).tolist(), ids, kept, strict=True):
+            assert row[stays].tolist() == ([3] if best == 3 else [best, 3])
 
     @pytest.mark.parametrize(("name", "params"), EXAMPLES)
     def test_ranks_can_be_compared(self, name: str, params: dict[str, Any]) -> None:
@@ -306,16 +323,18 @@ class TestExpertSample:
 
 
 class TestDiep:
+    """The published form is held against its formula in test_as_published.py; here what is ours, and the ends."""
+
     @given(
-        beta=st.integers(0, 20).map(lambda step: step / 20),
+        beta=st.integers(0, 30).map(lambda step: step / 20),
         k_min=st.integers(1, TOP_K),
         scoring=st.sampled_from(["softmax", "sigmoid"]),
         spread=st.sampled_from([0.1, 1.0, 4.0]),
     )
     @settings(max_examples=20, deadline=None, derandomize=True, database=None)
     def test_alpha_0_is_naee(self, beta: float, k_min: int, scoring: str, spread: float) -> None:
-        diep, naee = built("diep", None, beta=beta, alpha=0, k_min=k_min), built("naee", beta=beta, k_min=k_min)
-        assert not diep.rule.needs_calibration()
+        diep = built("diep", {"ratio_median": [0.5] * LAYERS}, beta=beta, alpha=0, k_min=k_min)
+        naee = built("naee", beta=beta * 0.5, k_min=k_min)
         for mine, theirs in zip(
             diep.route(LOGITS * spread, 0, scoring=scoring),
             naee.route(LOGITS * spread, 0, scoring=scoring),
@@ -323,49 +342,45 @@ class TestDiep:
         ):
             assert torch.equal(mine, theirs)
 
-    def test_equal_experts_are_naee_and_unlike_ones_are_kept(self) -> None:
-        ones = {"similarity": torch.ones(LAYERS, EXPERTS, EXPERTS).tolist()}
-        assert_routes_alike(built("diep", ones, beta=0.4, alpha=3), built("naee", beta=0.4))
-        unlike = {"similarity": torch.eye(EXPERTS).expand(LAYERS, -1, -1).tolist()}
-        assert_routes_alike(built("diep", unlike, beta=0.9), built("none"))
-        assert built("diep", unlike, beta=0.9).budget == (1, TOP_K)
-
-    @pytest.mark.parametrize(("beta", "alpha", "k_min"), [(0.9, 1.0, 1), (0.9, 0.5, 2), (1.0, 3.0, 1), (0.5, 0.2, 3)])
-    def test_against_a_plain_loop(self, beta: float, alpha: float, k_min: int) -> None:
-        policy, compared = built("diep", beta=beta, alpha=alpha, k_min=k_min), 0
+    def test_alpha_counts_similarity_the_more_the_higher(self) -> None:
+        policy, compared = built("diep", beta=0.7, alpha=0.5, k_min=1), 0
+        similarity_EE = torch.tensor(CALIBRATION["similarity"][1], dtype=torch.float64)
+        mean = (similarity_EE.sum() - similarity_EE.trace()) / (EXPERTS * (EXPERTS - 1))
         _, ids, kept = policy.route(LOGITS, 1)
         for token, logits in enumerate(LOGITS.double().tolist()):
             best = sorted(range(EXPERTS), key=lambda expert: -logits[expert])[:TOP_K]
             weights = [math.exp(logits[expert]) for expert in best]
-            needed = [weights[0] * beta * CALIBRATION["similarity"][1][best[0]][expert] ** alpha for expert in best]
-            if any(abs(w - n) < MARGIN * w for w, n in zip(weights, needed, strict=True)):
+            likeness = [float(similarity_EE[best[0], expert] / mean) for expert in best]
+            needed = [weights[0] * 0.7 * 0.8 * each**0.5 for each in likeness]
+            if any(abs(w - n) < MARGIN * w for w, n in zip(weights[1:], needed[1:], strict=True)):
                 continue
-            stays = [w >= n for w, n in zip(weights, needed, strict=True)]
-            stays[0] = True
-            count = max(k_min, [*stays, False].index(False))
-            assert ids[token][kept[token]].tolist() == best[:count]
+            stays = [rank == 0 or w >= n for rank, (w, n) in enumerate(zip(weights, needed, strict=True))]
+            assert ids[token][kept[token]].tolist() == [best[rank] for rank in range(TOP_K) if stays[rank]]
             compared += 1
         assert compared > 390
 
-    def test_the_knobs_move_the_budget_one_way_and_the_floor_holds(self) -> None:
-        def kept(**params: Any) -> float:
-            return built("diep", **params).route(LOGITS, 0)[2].sum(-1).float().mean().item()
+    def test_unlike_experts_are_kept(self) -> None:
+        pair = torch.eye(EXPERTS)
+        pair[0, 1] = pair[1, 0] = 1.0  # all others are as unlike as can be
+        policy = built("diep", {**CALIBRATION, "similarity": pair.expand(LAYERS, -1, -1).tolist()}, k_min=1)
+        kept = policy.route(LOGITS, 0)[2]
+        stock = built("none").route(LOGITS, 0)[1]
+        both = ((stock == 0).any(-1) & (stock == 1).any(-1)) & (stock[:, 0] <= 1)
+        assert both.any() and torch.equal(kept.sum(-1) < TOP_K, both)
 
-        betas = [kept(beta=step / 10) for step in range(11)]
-        alphas = [kept(beta=0.9, alpha=step) for step in range(6)]
-        assert betas == sorted(betas, reverse=True) and betas[0] == TOP_K > betas[5] > betas[10] >= 1
-        assert alphas == sorted(alphas) and alphas[0] < alphas[5]
-        assert_routes_alike(built("diep", beta=0.9, k_min=TOP_K), built("none"))
-        assert built("diep", beta=1, alpha=0, k_min=3).route(LOGITS, 0)[2].sum(-1).min() == 3
+    def test_the_ends_of_its_knobs(self) -> None:
+        assert_routes_alike(built("diep", None, beta=0), built("none"))
+        assert not parse_policy("diep", {"beta": 0}, SHAPE).needs_calibration()
+        assert_routes_alike(built("diep", beta=1000, k_min=2), built("fixed_k", k=2))
+        assert_routes_alike(built("diep", None, k_min=TOP_K), built("none"))
+        assert built("diep", k_min=3).budget == (3, TOP_K)
 
     def test_the_routing_follows_the_similarity(self) -> None:
-        base = built("diep", beta=0.5).digest()
-        changed = (SIMILARITY * 0.5).tolist()
-        assert built("diep", {"similarity": changed}, beta=0.5).digest() != base
-        assert built("diep", {**CALIBRATION, "npmi": None}, beta=0.5).digest() == base
-        assert built("diep", {"similarity": changed}, beta=0.5, alpha=0).digest() == (
-            built("diep", None, beta=0.5, alpha=0).digest()
-        )
+        base = built("diep").digest()
+        changed = {**CALIBRATION, "similarity": (SIMILARITY**2).tolist()}
+        assert built("diep", changed).digest() != base
+        assert built("diep", {**CALIBRATION, "npmi": None}).digest() == base
+        assert built("diep", changed, alpha=0).digest() == built("diep", alpha=0).digest() != base
 
 
 class TestPickAtABudget:
@@ -413,8 +428,8 @@ class TestPickAtABudget:
         ("expert_sample", {"pool_factor": 0.5}, "policy.pool_factor=0.5 is below 1"),
         ("expert_sample", {"seed": -1}, "policy.seed=-1 is outside [0, 2147483647]"),
         ("expert_sample", {"k": 5}, "policy.k=5 exceeds top_k=4"),
-        ("diep", {}, "policy.beta is missing: policy=diep cannot work without it. Type for example policy.beta=0.5."),
-        ("diep", {"beta": 2}, "policy.beta=2 is outside [0, 1]: not even the best would stay"),
+        ("diep", {"beta": -1}, "policy.beta=-1 is outside [0, 1000]: 0 keeps every expert already. Use for example"),
+        ("diep", {"beta": 1001}, "policy.beta=1001 is outside [0, 1000]: none beyond k_min would stay"),
         ("diep", {"beta": 0.5, "alpha": -1}, "policy.alpha=-1 is outside [0, 20]"),
         ("diep", {"beta": 0.5, "k_min": 5}, "policy.k_min=5 exceeds top_k=4"),
     ],
@@ -430,7 +445,7 @@ def test_the_message(name: str, params: dict[str, Any], message: str) -> None:
     [
         ("steer", {"count": 1}, "contrast"),
         ("rice", {"count": 1, "multiplier": 2}, "npmi"),
-        ("diep", {"beta": 1}, "similarity"),
+        ("diep", {}, "ratio_median"),
     ],
 )
 def test_a_calibration_without_what_is_needed(name: str, params: dict[str, Any], key: str) -> None:

@@ -79,6 +79,8 @@ NAMED = {"experts": {0: [3]}}
         ("ban_pick", BAN, "policy=ban_pick has no key experts"),
         ("naee", {}, "policy.beta is missing: policy=naee cannot work without it. Type for example policy.beta=0.5."),
         ("naee", {"beta": 1.5}, "policy.beta=1.5 is outside [0, 1]: not even the best would stay. Use for ex"),
+        ("naee", {"beta": "mean"}, "policy.beta='mean' is neither a number nor median. Write policy.beta=0.5, or"),
+        ("naee", {"beta": True}, "policy.beta=true is not a number"),
         ("naee", {"beta": 0.5, "k_min": 9}, "policy.k_min=9 exceeds top_k=8"),
         ("top_p", {}, "policy.p is missing: policy=top_p cannot work without it. Type for example policy.p=0.8."),
         ("top_p", {"p": -0.1}, "policy.p=-0.1 is outside [0, 1]: 0 keeps k_min experts already"),
@@ -126,8 +128,9 @@ def test_the_message(name: Any, params: Any, message: str) -> None:
         ("pick", {"boost": 1, "key_experts": 1, "per_layer": True}, {"influence": [[0, 0, 1.0]]},
          "ranks only 0 experts in one layer"),
         ("modes", {"tau": 0.1}, None, "policy=modes cannot start: it needs a calibration. Run `python -m"),
-        ("modes", {"tau": 0.1}, {"layer_sensitivity": [1.0]}, "of another model: layer_sensitivity has 1 values"),
-        ("modes", {"tau": 0.1}, {"layer_sensitivity": [float("nan")] * 4}, "policy=modes needs values from 0 to 1"),
+        ("modes", {"tau": 0.1}, {"skip_kl": [1.0]}, "of another model: skip_kl has 1 values"),
+        ("modes", {"tau": 0.1}, {"skip_kl": [float("nan")] * 4}, "the calibration has skip_kl=[nan, nan, nan,"),
+        ("naee", {"beta": "median"}, {"ratio_median": [1.0]}, "of another model: ratio_median has 1 values"),
     ],
 )  # fmt: skip
 def test_the_calibration(name: str, params: dict, calibration: dict | None, message: str) -> None:

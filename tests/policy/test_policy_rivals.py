@@ -22,7 +22,7 @@ from banpick_exp.policy.offset_file import read_offset
 
 LAYERS, EXPERTS, TOP_K = 2, 16, 4
 SHAPE = MoeShape(num_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)
-CALIBRATION: Mapping[str, Any] = {"layer_sensitivity": [0.0, 1.0]}
+CALIBRATION: Mapping[str, Any] = {"skip_kl": [1.0, 2.0]}
 LOGITS = torch.randn(400, EXPERTS, generator=torch.Generator().manual_seed(11)) * 2
 OFFSET = torch.randn(LAYERS, EXPERTS, generator=torch.Generator().manual_seed(12))
 MARGIN = 1e-5
@@ -93,7 +93,7 @@ class TestThresholds:
     def test_against_a_plain_loop(self, steps: list[int], name: str, knob: float, k_min: int, scoring: str) -> None:
         knobs = {{"naee": "beta", "top_p": "p", "modes": "tau"}[name]: knob, "k_min": k_min}
         policy = build_policy(
-            name, knobs, num_layers=3, num_experts=6, top_k=3, calibration={"layer_sensitivity": [1.0, 0.5, 0.0]}
+            name, knobs, num_layers=3, num_experts=6, top_k=3, calibration={"skip_kl": [2.0, 1.5, 0.0]}
         )
         logits = torch.tensor([[step / 4 for step in steps]])
         scores = logits[0].double().softmax(-1) if scoring == "softmax" else logits[0].double().sigmoid()
@@ -101,7 +101,7 @@ class TestThresholds:
         weights = [scores[expert].item() / sum(scores[other].item() for other in best) for expert in best]
         count, total = 0, 0.0
         for weight in weights:
-            # layer 1: alpha = 0.5 + 0.5 * 0.5
+            # layer 1: alpha = 1.5 / 2
             measure, limit = {
                 "naee": (weight, knob * weights[0]), "modes": (0.75 * weight, knob), "top_p": (knob, total),
             }[name]  # fmt: skip
@@ -127,7 +127,7 @@ class TestModes:
         for layer in range(LAYERS):
             assert torch.equal(kept_of(policy, layer), (weights >= 0.25).sum(-1).clamp_min(1))
         assert policy.table.min_weight.unique().tolist() == [0.25]
-        even = {"layer_sensitivity": [1.0, 1.0]}
+        even = {"skip_kl": [0.2, 0.2]}
         assert_routes_alike(policy, built("modes", even, tau=0.25, alpha_min=0.3))
 
     def test_important_layers_keep_more(self) -> None:
@@ -135,12 +135,13 @@ class TestModes:
         assert policy.table.min_weight[0].tolist() == pytest.approx([0.4, 0.2])
         assert (kept_of(policy, 0) <= kept_of(policy, 1)).all()
         assert kept_of(policy, 0).float().mean() < kept_of(policy, 1).float().mean()
-        assert (kept_of(built("modes", tau=0.2, alpha_min=0), 0) == 1).all()
+        lifted = built("modes", {"skip_kl": [0.0, 2.0]}, tau=0.2, alpha_min=0.5)
+        assert_routes_alike(lifted, policy)
 
-    def test_the_routing_follows_the_sensitivity_alone(self) -> None:
+    def test_the_routing_follows_the_importance_alone(self) -> None:
         base = built("modes", tau=0.2).digest()
         assert built("modes", {**CALIBRATION, "r_min": 0.3}, tau=0.2).digest() == base
-        assert built("modes", {"layer_sensitivity": [0.1, 1.0]}, tau=0.2).digest() != base
+        assert built("modes", {"skip_kl": [0.1, 1.0]}, tau=0.2).digest() != base
 
 
 class TestMask:

@@ -43,6 +43,8 @@ def test_every_shipped_file_is_composed_and_validated(group: str, name: str, tmp
     arguments = [f"output_dir={tmp_path}", "dry_run=true", f"+sweep={name}" if group == "sweep" else f"{group}={name}"]
     if (group, name) == ("search", "optuna"):
         arguments += ["policy=fixed_k", "policy.k=choice(2,4)"]
+    elif (group, name) == ("search", "select"):
+        arguments.append("policy=pick")
     elif group not in ("sweep", "policy"):
         arguments.append("policy=none")
     if (group, name) == ("model", "local"):
@@ -76,7 +78,7 @@ def test_every_policy_has_a_file_and_every_file_a_policy() -> None:
 @pytest.mark.parametrize("sweep", choices("sweep"))
 def test_every_sweep_plans_on_every_model(sweep: str, model: str, tmp_path: Path) -> None:
     plan = plan_sweep([f"+sweep={sweep}", f"model={model}", "dry_run=true", f"output_dir={tmp_path}"])
-    assert len(plan.points) >= 20
+    assert len(plan.points) >= 19
     assert [point.rule.name for point in plan.points[:8]] == ["none"] + ["fixed_k"] * 7
     assert len(plan.by_engine()) == 1
     engine = plan.points[0].engine

@@ -116,7 +116,8 @@ def test_references_are_shared_without_a_note(plan: Any) -> None:
     found = plan("+sweep=pick_strength", "calibration.score=choice(insertion_kl,removal_kl)")
     assert sum(point.rule.name == "none" for point in found.points) == 1
     assert len(found.points) == 8 + 2 * 15
-    assert len(found.calibrations()) == 2
+    assert len(found.calibrations()) == 1, "a score is a choice among what one artifact holds"
+    assert len({point.calibration_need for point in found.points}) == 3, "two scores, and none"
     assert found.notes == ()
 
 
@@ -187,8 +188,8 @@ def test_fingerprints_are_pinned() -> None:
     assert golden({"name": "fixed_k", "k": 4}) == "bd82706a9c32a1b2"
     pick = parse_policy("pick", {"mode": "boost", "boost": 1, "key_experts": 4}).canonical()
     settings = CalibrationConfig(k_min=3).model_dump(exclude={"path"}) | {"markers": (";",)}
-    calibration = {"version": 2, "data": "0011223344556677", **settings}
-    assert golden(pick, calibration=calibration) == "d47614fcf0e60291"
+    calibration = {"version": 3, "data": "0011223344556677", **settings}
+    assert golden(pick, calibration=calibration) == "727a40e6e6ee25e9"
 
 
 def test_a_fingerprint_changes_with_what_changes_results() -> None:
@@ -380,8 +381,10 @@ def test_an_estimate_grows_with_the_work_and_shrinks_with_engines(plan: Any) -> 
 
 def test_a_compiled_engine_too_narrow_for_added_experts_is_announced(plan: Any) -> None:
     wide = ("engine.compile=true", "policy=pick", "policy.mode=range_add", "policy.key_experts=4")
-    (note,) = plan(*wide).notes
+    (note,) = plan(*wide, "engine.extra_slots=1").notes
     assert "engine.extra_slots=4, or engine.compile=false" in note and "pick range_add key_experts=4" in note
+    with pytest.raises(UserError, match="no slot for it: engine.extra_slots=0. Type engine.extra_slots=1"):
+        plan(*wide)
     assert not plan(*wide, "engine.extra_slots=4").notes
     assert not plan("engine.compile=true", "policy=ban", "policy.lambda=1", "policy.k_min=3").notes
 

@@ -1,4 +1,4 @@
-"""`python -m banpick_exp tiny`: train the embedded model, build its positive control, or measure both."""
+"""`python -m banpick_exp tiny`: train the embedded model, build its controls, or measure both."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ from rich.console import Console
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.tiny import ASSETS
+from banpick_exp.models.tiny.kinds import PLANTED
 from banpick_exp.options import Options
 
 DEFAULT_OUTPUT = Path("tiny-out")
-CONTROLS = ("math", "knowledge")
+GROUPS = {"all": tuple(PLANTED), "both": ("math", "knowledge")}
+"""What `--control` takes beside the kinds; `both` is what it meant when there were two."""
+
+KINDS = "\n".join(f"  {kind:<13} {control.domain + ':':<10} {control.line}" for kind, control in PLANTED.items())
 DESCRIPTION = f"""\
 Make the small MoE that ships with this package, and what belongs to it.
 
   python -m banpick_exp tiny                    train it from nothing (about 13 minutes on 2 cores): checkpoint,
                                                 tokenizer and the problems of every domain and split
-  python -m banpick_exp tiny --control          build both positive controls from the shipped checkpoint (seconds)
-  python -m banpick_exp tiny --control math     only that one: one expert demoted, which Pick has to bring back
+  python -m banpick_exp tiny --control          build every control from the shipped checkpoint (seconds each)
+  python -m banpick_exp tiny --control KIND     only that one: experts are planted, of which Pick's effect is known
   python -m banpick_exp tiny --measure          measure the checkpoint and its controls in the real engine (minutes)
 
 The same seed and steps give the same files, byte for byte, on the same machine and library versions. Nothing replaces
 the shipped files unless --output names their folder: models/{ASSETS.parent.name}/{ASSETS.name} of the package.
-A sweep on the control needs none of this: python -m banpick_exp +sweep=pick_strength model=tiny_control
+
+Kinds of control, with the domain that shows them:
+{KINDS}
+A sweep on one needs none of this: python -m banpick_exp +sweep=pick_strength model=tiny_control model.control=math
 """
 
 
@@ -34,16 +41,16 @@ def _options() -> Options:
     what.add_argument(
         "--control",
         nargs="?",
-        const="both",
-        choices=("both", *CONTROLS),
-        help="build the positive control of one domain, or both, instead of training",
+        const="all",
+        choices=(*GROUPS, *PLANTED),
+        help="build the control of this kind instead of training; without a kind, all of them",
     )
     what.add_argument("--measure", action="store_true", help="print the tables of docs/tiny-model.md, measured anew")
     arguments.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help=f"folder to write: checkpoint/ and data/, or control-<domain>/ (default: ./{DEFAULT_OUTPUT}, which must "
+        help=f"folder to write: checkpoint/ and data/, or control-<kind>/ (default: ./{DEFAULT_OUTPUT}, which must "
         "not hold an earlier result; a folder named here is overwritten)",
     )
     arguments.add_argument("--seed", type=int, default=0, help="of weights, batches and problems (default: 0)")
@@ -89,14 +96,14 @@ def _train(seed: int, steps: int, output: Path | None) -> None:
 
 
 def _controls(which: str, output: Path | None) -> None:
-    domains = CONTROLS if which == "both" else (which,)
-    folder = _writable(output, *(f"control-{domain}" for domain in domains))
+    kinds = GROUPS.get(which, (which,))
+    folder = _writable(output, *(f"control-{kind}" for kind in kinds))
     from banpick_exp.models.tiny.control import build_control
 
-    for domain in domains:
-        built = build_control(domain, folder / f"control-{domain}")
+    for kind in kinds:
+        built = build_control(kind, folder / f"control-{kind}")
         planted = ", ".join(f"layer {layer} expert {expert}" for layer, expert in built["planted"])
-        print(f"wrote {folder}/control-{domain}: demoted {planted}")
+        print(f"wrote {folder}/control-{kind}: planted {planted} ({built['domain']})")
 
 
 def _measure(output: Path | None) -> None:

@@ -63,8 +63,8 @@ class HookedLayer:
         self.tokens_P = torch.zeros(1, dtype=torch.int64, device=device)
         self.usage_PE = torch.zeros(1, self.num_experts, dtype=torch.int64, device=device)
         self.counting = True
-        self.observer: Callable[[Tensor, Tensor, Tensor], None] | None = None
-        """Told weights [T,S], ids [T,S] and hidden states [T,H] of every forward pass, while a calibration watches."""
+        self.observer: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
+        """Told weights [T,S], ids [T,S], hidden states [T,H] and router logits [T,E] of every forward pass, while a calibration watches."""
         self.edit: LayerEdit | None = None
         """What the policy does beyond its table; None for most."""
         self.filler: Literal["dup", "skip"] = "dup"
@@ -216,7 +216,7 @@ class HookedLayer:
             if self.filler == "skip":
                 ids = ids.where(kept, -1)
         if self.observer is not None:
-            self.observer(weights, ids, hidden_states)
+            self.observer(weights, ids, hidden_states, logits_TE)
         return weights.contiguous(), ids.contiguous()
 
     @property

@@ -1,8 +1,7 @@
-"""What the unchanged model does on the calibration sequences: how it weighs, which experts meet markers, how alike
-experts are.
+"""What the unchanged model does on the calibration sequences: how it weighs, and which experts meet markers.
 
-One forward pass counts; the hidden states that reach the experts are kept from evenly spaced tokens, and each expert
-is then run on all of them by the layer's own kernel.
+One forward pass counts; what reaches the experts is kept from evenly spaced tokens, and `outputs.py` then runs each
+expert on all of them.
 
 Shapes: T tokens, N sampled tokens, L layers, E experts, K experts a token, H hidden size.
 """
@@ -10,24 +9,46 @@ Shapes: T tokens, N sampled tokens, L layers, E experts, K experts a token, H hi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.config import CUDAGraphMode
-from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.forward_context import get_forward_context
 
 from banpick_exp.engine.plugin.layer import HookedLayer
-from banpick_exp.engine.plugin.skipping import id_type
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """What reached the experts of one layer from the sampled tokens."""
+
+    hidden_NH: Tensor
+    """What the experts are given: the residual stream after the layer's norm."""
+    logits_NE: Tensor
+    """The router's logits, in the type that the gate answers in."""
+    stream_NH: Tensor | None
+    """The residual stream to which the experts' answer is added; None where the decoder layer does not hand it on."""
 
 
 class Observer:
-    """A forward pre-hook (with kwargs) on the model that watches every layer route; sums over the steps of a run."""
+    """Watches every layer of a model route until `stop`; sums over the steps of a run."""
 
     def __init__(
-        self, layers: Sequence[HookedLayer], *, expected: int, markers: Sequence[int], k_min: int, hidden_states: int
+        self,
+        model: torch.nn.Module,
+        layers: Sequence[HookedLayer],
+        *,
+        expected: int,
+        markers: Sequence[int],
+        k_min: int,
+        hidden_states: int,
     ) -> None:
         """`expected`: tokens of the whole run; `hidden_states`: at most this many are kept a layer."""
         self.expected, self.tokens, self.marker_tokens = expected, 0, 0
@@ -36,18 +57,43 @@ class Observer:
         device, num_experts = layers[0].tokens_P.device, layers[0].num_experts
         self.usage_LE = torch.zeros(len(layers), num_experts, dtype=torch.int64, device=device)
         self.marker_usage_LE = torch.zeros_like(self.usage_LE)
-        self.hidden_L: list[list[Tensor]] = [[] for _ in layers]
+        self._ratios_L: list[list[Tensor]] = [[] for _ in layers]
+        self._hidden_L: list[list[Tensor]] = [[] for _ in layers]
+        self._logits_L: list[list[Tensor]] = [[] for _ in layers]
+        self._stream_L: list[list[Tensor]] = [[] for _ in layers]
         self._layers, self._k_min, self.top_k = layers, k_min, layers[0].top_k
         self._markers = torch.tensor(list(markers), dtype=torch.int64, device=device)
         self._stride = max(1, math.ceil(expected / hidden_states))
+        self._handles = [model.register_forward_pre_hook(self._begin, with_kwargs=True)]
         for index, layer in enumerate(layers):
             layer.observer = self._watch(index)
+            if (block := _decoder_layer(model, layer.name)) is not None:
+                self._handles.append(block.register_forward_hook(self._trace(index)))
 
     def stop(self) -> None:
+        """Leave model and layers as they were."""
         for layer in self._layers:
             layer.observer = None
+        for handle in self._handles:
+            handle.remove()
 
-    def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def ratio_median(self) -> list[float]:
+        """[L]: median over tokens of w_2 / w_1, the two largest weights of the selection; 0 where K is 1.
+
+        Thresholds of a layer follow it (arXiv 2402.14800, 2509.16105). Exact: every token's ratio is kept,
+        on the CPU, 4 bytes a token and layer (100 MB for 500,000 tokens and 48 layers).
+        """
+        return [float(np.median(torch.cat(parts).numpy())) if parts else 0.0 for parts in self._ratios_L]
+
+    def kept(self) -> list[Kept]:
+        """[L]: what was kept of the sampled tokens."""
+        kept = []
+        for hidden, logits, stream in zip(self._hidden_L, self._logits_L, self._stream_L, strict=True):
+            streams = torch.cat(stream) if stream else None
+            kept.append(Kept(hidden_NH=torch.cat(hidden), logits_NE=torch.cat(logits), stream_NH=streams))
+        return kept
+
+    def _begin(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """The tokens of the step that begins: padding left out, which are markers, which are sampled."""
         ids_T, context = kwargs["input_ids"], get_forward_context()
         context.cudagraph_runtime_mode = CUDAGraphMode.NONE  # a captured graph would run past the observer
@@ -61,11 +107,13 @@ class Observer:
         self.marker_tokens += int(self._marker_T.sum())
 
     def _watch(self, index: int) -> Any:
-        def see(weights_TK: Tensor, ids_TK: Tensor, hidden_TH: Tensor) -> None:
+        def see(weights_TK: Tensor, ids_TK: Tensor, hidden_TH: Tensor, logits_TE: Tensor) -> None:
             # A compiled engine has more slots than K; the kept ones come first.
             weights_TK = weights_TK[self._rows_T, : self.top_k].float()
             ids_TK = ids_TK[self._rows_T, : self.top_k].long()
             share_TK = weights_TK.sort(-1, descending=True).values
+            if self.top_k > 1:
+                self._ratios_L[index].append((share_TK[:, 1] / share_TK[:, 0].clamp_min(TINY)).cpu())
             share_TK = share_TK / share_TK.sum(-1, keepdim=True)
             self.tail_square_L[index] += float(share_TK[:, self._k_min :].double().square().sum())
             ratio_T = share_TK[:, :3].sum(-1)
@@ -77,43 +125,25 @@ class Observer:
                 (self.marker_usage_LE[index], ids_TK[self._marker_T]),
             ):
                 counts_E += torch.bincount(chosen.flatten(), minlength=len(counts_E))
-            self.hidden_L[index].append(hidden_TH[self._sampled_N])
+            self._hidden_L[index].append(hidden_TH[self._sampled_N])
+            self._logits_L[index].append(logits_TE[self._sampled_N])
+
+        return see
+
+    def _trace(self, index: int) -> Any:
+        """vLLM's decoder layers answer (what is still to be added, the residual stream); the next norm adds them."""
+
+        def see(module: Any, args: Any, output: Any) -> None:
+            if isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output):
+                self._stream_L[index].append(output[1][self._sampled_N])
 
         return see
 
 
-def expert_similarity(runner: Any, layer: HookedLayer, hidden_NH: Tensor) -> Tensor:
-    """Linear CKA between the outputs of each two experts on the same hidden states, float32 [E,E] on the CPU.
-
-        CKA(i, j) = <G_i, G_j> / (|G_i| |G_j|),     G = C Y Y^T C,  Y [N,H] an expert's outputs, C = 1 - 1/N
-
-    Source: Kornblith et al., arXiv 1905.00414, equation 3 with the linear kernel. 0 to 1, 1 with itself; an expert
-    whose outputs do not vary is like no other. Every rank gets the same answer: partial outputs are summed first, and
-    where the kernel has summed them already the ranks' number is a common factor, which CKA does not see.
-
-    Memory: E * N^2 floats, beside the outputs of one expert. Raises RuntimeError where ranks hold different tokens.
-    """
-    if runner.moe_config.is_sequence_parallel:
-        raise RuntimeError(
-            f"{layer.name}: with sequence parallelism each rank holds other tokens, so experts cannot be compared. "
-            f"Calibrate on an engine without it: the artifact fits both."
-        )
-    tokens = len(hidden_NH)
-    gram_EN = torch.zeros(layer.num_experts, tokens * tokens, device=hidden_NH.device)
-    weights_N1 = torch.ones(tokens, 1, device=hidden_NH.device)
-    for expert in range(layer.num_experts):
-        ids_N1 = torch.full((tokens, 1), expert, dtype=id_type(runner), device=hidden_NH.device)
-        output_NH = runner.routed_experts.forward_modular(hidden_NH.clone(), weights_N1, ids_N1).float()
-        output_NH = tensor_model_parallel_all_reduce(output_NH)
-        output_NH = output_NH - output_NH.mean(0)
-        gram_EN[expert] = (output_NH @ output_NH.T).flatten()
-    return cosines(gram_EN)
-
-
-def cosines(vectors_EN: Tensor) -> Tensor:
-    """Cosine of each two rows, cut to [0, 1], float32 [E,E] on the CPU; a row of zeros is at 0 to all but itself."""
-    norm_E1 = vectors_EN.norm(dim=-1, keepdim=True)
-    usable_E1 = torch.isfinite(norm_E1) & (norm_E1 > 0)
-    unit_EN = torch.where(usable_E1, vectors_EN / norm_E1.where(usable_E1, 1), 0)
-    cosine_EE = unit_EN @ unit_EN.T
-    return ((cosine_EE + cosine_EE.T) / 2).clamp(0, 1).fill_diagonal_(1).cpu()
+def _decoder_layer(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
+    """`model.layers.3` of an MoE layer named `model.layers.3.mlp.experts`; None where modules are named otherwise."""
+    found = re.match(r".*?\.\d+(?=\.)", name)
+    try:
+        return model.get_submodule(found[0]) if found else None
+    except AttributeError:
+        return None

@@ -200,7 +200,7 @@ def _solver(engine: Engine, trial: Trial, policies: Policies, problems: Problems
 def _own(probed: Probed | None, trial: Trial) -> dict[float, float]:
     """The part of `probed` that is about this rule and task, whatever the budget."""
     asked = {name: value for name, value in policy_of(trial.rule, trial.budget).items() if name != BUDGET}
-    given = [trial.calibration_fingerprint, trial.calibration.score, trial.data_identity]
+    given = [trial.calibration_fingerprint, trial.score, trial.calibration.sensitivity, trial.data_identity]
     key = fingerprint([asked, *given, trial.task.model_dump(mode="json")])
     return {} if probed is None else probed.setdefault(key, {})
 

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.evaluation.calibration.config import CHOOSING, CalibrationConfig
+from banpick_exp.evaluation.calibration.scores import PARTS, Part
 from banpick_exp.models.shape import MoeShape
 
-SCHEMA_VERSION = 2
-"""Also part of a calibration's fingerprint. 2: tail_square, fisher, similarity, and what markers and domains select."""
+SCHEMA_VERSION = 3
+"""Also part of a calibration's fingerprint. 3: scores lie in files of their own, with errors and bounds; budgets of a
+layer by likelihood too; what a pass over the experts shows."""
 TENSORS, METADATA = "calibration.safetensors", "calibration.json"
+SCORE = "score_{name}.safetensors"
 USAGE = "usage"
 """The array every domain has, [layers, experts]: its shape is that of the model it was counted on."""
 
@@ -33,6 +36,16 @@ class Artifact:
     model_identity: str
     domains: tuple[str, ...]
     settings: dict[str, Any]
+
+
+def score_file(name: Part) -> str:
+    """The file of an artifact that holds one score of every expert; absent until a point asks for it."""
+    return SCORE.format(name=name)
+
+
+def parts_in(folder: Path) -> list[Part]:
+    """What an artifact holds so far beside what every one does."""
+    return [name for name in PARTS if (folder / score_file(name)).is_file()]
 
 
 def artifact_folder(settings: CalibrationConfig, calibrations: Path, fingerprint: str) -> Path:
@@ -109,7 +122,7 @@ def check_artifact(
 
 def _check_settings(settings: CalibrationConfig, found: Artifact, folder: Path, shape: MoeShape) -> None:
     """UserError for a typed setting that the artifact was not made with. A score is a choice among what it holds."""
-    for key, value in settings.model_dump(mode="json", exclude={"path", "score"}).items():
+    for key, value in settings.model_dump(mode="json", exclude=CHOOSING).items():
         made_with = found.settings.get(key)
         default = shape.usual_k_min if key == "k_min" else CalibrationConfig.model_fields[key].default
         if value not in (made_with, default):
@@ -117,6 +130,20 @@ def _check_settings(settings: CalibrationConfig, found: Artifact, folder: Path, 
                 f"calibration.{key}={value} would change nothing: calibration.path={folder} was made with {made_with}."
                 f" Leave calibration.{key} out, or leave calibration.path out to make one with it."
             )
+
+
+def check_scored(settings: CalibrationConfig, name: Part) -> None:
+    """UserError where a typed artifact lacks the score that a point follows: nothing is added to what was given."""
+    assert settings.path is not None
+    there = parts_in(Path(settings.path))
+    if name in there:
+        return
+    held = f" (it holds {', '.join(there)})" if there else ""
+    raise UserError(
+        f"calibration.path={settings.path} holds no {name}{held}, which calibration.score={settings.score} with"
+        f" calibration.sensitivity={settings.sensitivity} asks for: nothing could be chosen by it. Type a score that it"
+        " holds, or leave calibration.path out to measure it."
+    )
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:

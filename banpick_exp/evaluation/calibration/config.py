@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from banpick_exp.config import Section
+from banpick_exp.evaluation.calibration.scores import BUDGETS, PARTS, Asked, Part
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.tasks.config import TaskConfig
 
 CALIBRATION_WORKER = "banpick_exp.evaluation.calibration.worker.CalibrationExtension"
 """The worker extension of an engine that calibrates: a name, because the class imports vLLM."""
-
-Score = Literal["insertion_kl", "removal_kl", "removal_kl_per_use"]
+CHOOSING = {"path", "score", "sensitivity"}
+"""Settings that change nothing of what is measured."""
 
 
 class CalibrationConfig(Section):
@@ -21,18 +22,46 @@ class CalibrationConfig(Section):
 
     path: str | None = None
     """A folder with an artifact made before, to use instead of making one; null makes or finds its own."""
-    score: Score = "insertion_kl"
+    score: Asked = "auto"
+    """What ranks key experts (`scores.py`): a choice of the point, measured when a point first asks for it."""
+    sensitivity: Literal["kl", "gold"] = "kl"
+    """What makes a layer sensitive: how far predictions move with k_min experts, or how much right answers lose."""
     samples: int = Field(default=64, ge=1)
-    """Per domain."""
+    """Per domain: own answers, or documents of `text`."""
+    gain_samples: int = Field(default=300, ge=2)
+    """Per domain: right answers, as many as there are."""
+    method: Literal["race", "full"] = "race"
+    """race: only the highest `wanted` are scored on all samples; full: every expert is."""
+    wanted: int = Field(default=16, ge=1)
+    """Of a race: how many key experts are looked for in a domain."""
+    text: str | None = None
+    """A text file, one document a line, in place of the model's own answers: prefill alone, no labels, no gain."""
+    positions: Literal["all", "last"] = "all"
+    """Where KL is judged: at all generated tokens (of `text` all), or at the last position alone."""
     top_vocab: int = Field(default=1000, ge=2)
     """KL is taken over the unchanged model's most likely tokens, this many."""
     k_min: int | None = Field(default=None, ge=1)
     """Layer sensitivity compares this budget with top_k; null is the usual floor of the checkpoint's top_k."""
     range_factor: float = Field(default=2.0, ge=1)
+    boost: float = Field(default=0.5, gt=0, le=20)
+    """Logits, by which gain_boost and boost_kl reinforce."""
     max_tokens: int = Field(default=24, ge=1)
     markers: tuple[str, ...] | None = None
     """Texts of one token each whose experts `npmi` finds; null is the task's answer separator, else <think>, </think>.
     Others are left out; with none left, the policies that follow npmi cannot start."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether right answers are known: of problems always, of a corpus never."""
+        return self.text is None
+
+    def first_share(self, name: Part) -> float:
+        """Of the samples, how many the first round takes: all of them where nothing is raced."""
+        return PARTS[name].first_share if self.method == "race" and name not in BUDGETS else 1.0
+
+    def measured(self) -> dict[str, Any]:
+        """The settings that an artifact is made with; the others choose among what it holds."""
+        return self.model_dump(exclude=CHOOSING)
 
     def floor(self, shape: MoeShape) -> int:
         """`k_min` for a checkpoint: as typed or as usual, at most its top_k."""

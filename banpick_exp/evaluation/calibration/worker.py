@@ -6,17 +6,22 @@ nothing is counted, and afterwards the policy from before is on again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from banpick_exp.engine.plugin.layer import HookedLayer
-from banpick_exp.engine.plugin.observation import Observer, expert_similarity
+from banpick_exp.engine.plugin.observation import Observer
+from banpick_exp.engine.plugin.outputs import expert_outputs
 from banpick_exp.engine.verify.experts import moe_runners
 from banpick_exp.engine.worker import RoutingExtension
-from banpick_exp.evaluation.calibration.kl_probe import SELF_KL_LIMIT, Candidate, Probe, Suffix
+from banpick_exp.evaluation.calibration.probe import SELF_LIMIT, Candidate, Judging, Probe, Scored
+from banpick_exp.evaluation.calibration.suffix import Suffix
 from banpick_kernels.insertion import rank_window
-from banpick_kernels.table import RouterTable
+from banpick_kernels.layer_hooks import LayerEdit
+from banpick_kernels.table import LayerTable, RouterTable
 
 
 class CalibrationExtension(RoutingExtension):
@@ -27,8 +32,8 @@ class CalibrationExtension(RoutingExtension):
         layers = self._banpick_layers()
         assert all(layer.counting for layer in layers), "a calibration pass is armed already"
         self._banpick_before = [(layer.table.clone(), layer.slots, layer.edit) for layer in layers]
-        _apply_candidate(layers, None, 1.0)
         for layer in layers:
+            layer.write(_neutral(layer), slots=layer.top_k)
             layer.counting = False
         return layers
 
@@ -42,20 +47,17 @@ class CalibrationExtension(RoutingExtension):
     def banpick_observe_start(self, expected: int, markers: list[int], k_min: int, hidden_states: int) -> None:
         """Watch the next `expected` tokens; `markers` are token ids, `hidden_states` of them are kept a layer."""
         layers = self._banpick_set_aside()
+        model = self.model_runner.model
         self._banpick_observer = Observer(
-            layers, expected=expected, markers=markers, k_min=k_min, hidden_states=hidden_states
-        )
-        self._banpick_observer_handle = self.model_runner.model.register_forward_pre_hook(
-            self._banpick_observer, with_kwargs=True
+            model, layers, expected=expected, markers=markers, k_min=k_min, hidden_states=hidden_states
         )
 
     def banpick_observe_finish(self) -> dict[str, Any]:
-        """The fields of an `Observation`. The hidden states stay here.
+        """The fields of an `Observation`. What was kept for `banpick_expert_outputs` stays here.
 
         Raises RuntimeError when other tokens passed than were expected, or past a layer.
         """
         observer = self._banpick_observer
-        self._banpick_observer_handle.remove()
         observer.stop()
         self._banpick_put_back()
         if observer.tokens != observer.expected:
@@ -68,49 +70,49 @@ class CalibrationExtension(RoutingExtension):
             raise RuntimeError(
                 "calibration could not watch every layer: a captured graph runs past it. Use engine.compile=false."
             )
-        self._banpick_hidden = [torch.cat(parts) for parts in observer.hidden_L]
+        self._banpick_kept = observer.kept()
         return {
             "tokens": observer.tokens,
             "ratio_range": list(observer.ratio_range),
+            "ratio_median": observer.ratio_median(),
             "tail_square": [total / max(observer.tokens, 1) for total in observer.tail_square_L],
             "usage": observer.usage_LE.tolist(),
             "marker_tokens": observer.marker_tokens,
             "marker_usage": observer.marker_usage_LE.tolist(),
         }
 
-    def banpick_similarity(self, layer: int) -> list[list[float]]:
-        """CKA of each two experts of one layer, [E][E], on the hidden states of the last observation."""
-        runner, hooked = moe_runners(self.model_runner.model)[layer], self._banpick_layers()[layer]
-        with torch.inference_mode():
-            return expert_similarity(runner, hooked, self._banpick_hidden[layer]).tolist()
+    def banpick_expert_outputs(self, layer: int, k_min: int) -> dict[str, Any]:
+        """The fields of an `ExpertOutputs` of one layer, as this rank finds them, on what the last observation kept."""
+        runner, layers = moe_runners(self.model_runner.model)[layer], self._banpick_set_aside()
+        try:
+            with torch.inference_mode():
+                return expert_outputs(runner, layers[layer], self._banpick_kept[layer], k_min=k_min)
+        finally:
+            self._banpick_put_back()
 
     # ------------------------------------------------------------ single changes
 
     def banpick_probe_start(
-        self,
-        sequences: list[list[int]],
-        prompt_lengths: list[int],
-        candidates: list[list[Any]],
-        top_vocab: int,
-        range_factor: float,
+        self, sequences: list[list[Any]], candidates: list[list[Any]], judging: dict[str, Any]
     ) -> None:
         """Arm the probe: the next forward passes over exactly these sequences are rerun once per candidate."""
         layers = self._banpick_set_aside()
         model = self.model_runner.model
-        changes = [(str(kind), int(layer), int(value)) for kind, layer, value in candidates]
+        changes = [Candidate(str(change), int(layer), int(value)) for change, layer, value in candidates]
+        asked = Judging(**judging)
         self._banpick_probe = Probe(
             compute_logits=model.compute_logits,
-            apply=lambda candidate: _apply_candidate(layers, candidate, range_factor),
-            sequences=sequences,
-            prompt_lengths=prompt_lengths,
+            apply=_Changes(layers, asked),
+            sequences=[Scored(*sequence) for sequence in sequences],
             candidates=changes,
-            top_vocab=top_vocab,
-            suffix=Suffix(model, layers[min((layer for _, layer, _ in changes), default=0)].name),
+            judging=asked,
+            layers=len(layers),
+            suffix=Suffix(model, {change.layer: layers[change.layer].name for change in changes}),
         )
         self._banpick_probe_handle = model.register_forward_hook(self._banpick_probe, with_kwargs=True)
 
     def banpick_probe_finish(self) -> dict[str, Any]:
-        """Disarm. The fields of `ChangeScores`.
+        """Disarm. The fields of `Changed`.
 
         Raises RuntimeError when a sequence did not arrive whole in one step, or when the unchanged model differs
         from itself: every score would be noise.
@@ -123,37 +125,69 @@ class CalibrationExtension(RoutingExtension):
                 f"calibration saw {probe.seen} of {probe.expected} sequences whole: the others were split "
                 f"over steps and would be scored wrongly. Raise engine.max_num_batched_tokens."
             )
-        self_kl = probe.self_sum / max(probe.count, 1)
-        if not abs(self_kl) <= SELF_KL_LIMIT:
+        itself = probe.self_sum / max(sum(probe.positions_S), 1)
+        if not itself <= SELF_LIMIT:
             raise RuntimeError(
-                f"calibration: KL of the unchanged model against itself is {self_kl:.2e}, not 0: the engine is not "
+                f"calibration: the unchanged model is {itself:.2e} nats from itself, not 0: the engine is not "
                 f"deterministic, so influences would be noise. Use engine.compile=false."
             )
         return {
-            "kl": [total / max(probe.count, 1) for total in probe.sums_C],
-            "self_kl": self_kl,
-            "positions": probe.count,
+            "values": probe.sums_CS,
+            "positions": probe.positions_S,
+            "itself": itself,
+            "layer_tokens": probe.layer_tokens,
         }
 
 
-def _apply_candidate(layers: list[HookedLayer], candidate: Candidate | None, range_factor: float) -> None:
-    """Put every layer back to neutral, then change the one layer the candidate names."""
-    for layer in layers:
-        neutral = RouterTable.neutral(1, layer.num_experts, layer.top_k, device=layer.tokens_P.device)
-        layer.write(neutral.layer(0), slots=layer.top_k)
-    if candidate is None:
-        return
-    kind, index, value = candidate
-    layer = layers[index]
-    table = RouterTable.neutral(1, layer.num_experts, layer.top_k, device=layer.tokens_P.device).layer(0)
-    if kind == "remove":
-        table.logit_bias_PE[0, value] = float("-inf")
-    elif kind == "insert":
-        table.key_PE[0, value] = True
-        table.insert_replaces[0] = True
-        table.insert_window[0] = rank_window(range_factor, layer.top_k, layer.num_experts)
-    elif kind == "limit":
-        table.keep[0] = value
-    else:
-        raise ValueError(f"unknown candidate {kind!r}")
-    layer.write(table, slots=value if kind == "limit" else layer.top_k)
+def _neutral(layer: HookedLayer) -> LayerTable:
+    return RouterTable.neutral(1, layer.num_experts, layer.top_k, device=layer.tokens_P.device).layer(0)
+
+
+class _Changes:
+    """Puts candidates on, one at a time; every other layer is neutral."""
+
+    def __init__(self, layers: list[HookedLayer], judging: Judging) -> None:
+        self._layers, self._judging = layers, judging
+        self._changed: HookedLayer | None = None
+
+    def __call__(self, candidate: Candidate | None) -> None:
+        if self._changed is not None:
+            self._changed.write(_neutral(self._changed), slots=self._changed.top_k)
+            self._changed = None
+        if candidate is not None:
+            self._changed = self._layers[candidate.layer]
+            table, slots = self._table(self._changed, candidate)
+            self._changed.write(table, slots=slots, edit=_NoExperts() if candidate.change == "skip" else None)
+
+    def _table(self, layer: HookedLayer, candidate: Candidate) -> tuple[LayerTable, int]:
+        """The values of a changed layer, and the most experts that a token keeps in it."""
+        table, value, slots = _neutral(layer), candidate.value, layer.top_k
+        match candidate.change:
+            case "remove":
+                table.logit_bias_PE[0, value] = float("-inf")
+            case "boost":
+                table.logit_bias_PE[0, value] = self._judging.boost
+            case "add" | "replace":
+                table.key_PE[0, value] = True
+                table.insert_replaces[0] = candidate.change == "replace"
+                table.insert_window[0] = rank_window(self._judging.range_factor, layer.top_k, layer.num_experts)
+                slots += candidate.change == "add"
+            case "limit":
+                table.keep[0] = slots = value
+            case "skip":
+                pass
+            case other:
+                raise ValueError(f"unknown change {other!r}")
+        return table, slots
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _NoExperts(LayerEdit):
+    """The routed experts of a layer weigh nothing."""
+
+    @property
+    def weights_last(self) -> bool:
+        return True
+
+    def weights(self, weights_TS: Tensor, ids_TS: Tensor) -> Tensor:
+        return torch.zeros_like(weights_TS)

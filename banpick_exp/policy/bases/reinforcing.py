@@ -8,9 +8,9 @@ from pydantic import field_validator
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.policy.calibration import Calibration, most_influential
+from banpick_exp.policy.calibration import AUTO_MOST, Calibration, most_influential
 from banpick_exp.policy.experts import KeyExperts, as_knob, check_named_experts
-from banpick_exp.policy.knobs import NamedExperts, Number, Switch, Whole
+from banpick_exp.policy.knobs import AUTO, NamedOrAuto, Number, Switch, Whole
 from banpick_exp.policy.rule import Rule, short
 from banpick_kernels.insertion import rank_window
 
@@ -39,8 +39,11 @@ class Reinforcing(Rule):
     """How many of the most influential experts, over all layers together. Needs a calibration."""
     per_layer: Switch = False
     """Take `key_experts` in each layer."""
-    experts: NamedExperts | None = None
-    """The key experts by name, {layer: [ids]}; then `key_experts` and the calibration are not read."""
+    experts: NamedOrAuto | None = None
+    """The key experts by name, {layer: [ids]}; then `key_experts` and the calibration are not read. Or auto: every
+    expert that helps for sure, by the calibration's gain."""
+    scope: Literal["own", "merged"] = "own"
+    """own: each domain's key experts for its own problems; merged: those of all domains for all."""
 
     @field_validator("boost")
     @classmethod
@@ -61,20 +64,37 @@ class Reinforcing(Rule):
         """Experts of the router's own selection that a token keeps."""
         return shape.top_k
 
+    @property
+    def named(self) -> KeyExperts | None:
+        """The key experts that were typed; None where the calibration says which."""
+        return self.experts if isinstance(self.experts, dict) else None
+
     def needs_calibration(self) -> bool:
-        return self.experts is None
+        return self.named is None
+
+    def reinforces_by(self) -> str | None:
+        return self.mode if self.named is None else None
+
+    def needs_gain(self) -> bool:
+        return self.experts == AUTO
+
+    def key_experts_of(self, shape: MoeShape, calibration: Calibration | None) -> KeyExperts | None:
+        return self.selected(shape, calibration)
 
     def check(self, shape: MoeShape) -> None:
         if self.mode == "boost" and self.boost is None:
             raise UserError(
                 "policy.boost is missing: mode=boost adds it to the logits of the key experts. Type policy.boost=1."
             )
-        if self.experts is not None:
-            check_named_experts("policy.experts", self.experts, shape)
+        if self.named is not None:
+            check_named_experts("policy.experts", self.named, shape)
+        elif self.experts == AUTO:
+            pass
         elif self.key_experts is None:
             raise UserError(
                 f"policy={self.name} has no key experts: nothing would change. Type policy.key_experts=4 for the 4"
-                " most influential of the calibration, or name them: 'policy.experts={0: [3]}'."
+                " most influential of the calibration, policy.experts=auto for all that help for sure, or name them:"
+                " 'policy.experts={0: [3]}'."
             )
         else:
             self._check_key_experts(self.key_experts, shape)
@@ -103,13 +123,15 @@ class Reinforcing(Rule):
             knobs["boost"] = self.boost
         elif self.mode in RANGED:
             knobs["range_factor"] = self.range_factor
-        if self.experts is not None:
-            knobs["experts"] = as_knob(self.experts)
+        if self.named is not None:
+            return knobs | {"experts": as_knob(self.named)}
+        if self.experts == AUTO:
+            knobs["experts"] = AUTO
         else:
             knobs["key_experts"] = self.key_experts
             if self.per_layer:
                 knobs["per_layer"] = True
-        return knobs
+        return knobs | ({} if self.scope == "own" else {"scope": self.scope})
 
     def label(self) -> str:
         """As in `Rule`, but the mode without `mode=`, and neither the usual mode nor the paper's window of 2K."""
@@ -122,26 +144,32 @@ class Reinforcing(Rule):
 
     def selected(self, shape: MoeShape, calibration: Calibration | None) -> KeyExperts:
         """The key experts: layer to ids. Raises UserError where they must come from a calibration that lacks them."""
-        if self.experts is not None:
-            return self.experts
-        return most_influential(calibration, shape, self.key_experts or 0, self.per_layer, self.name)
+        if self.named is not None:
+            return self.named
+        count = None if self.experts == AUTO else self.key_experts
+        merged = self.scope == "merged"
+        return most_influential(calibration, shape, count, self.name, per_layer=self.per_layer, merged=merged)
 
     def added(self, shape: MoeShape, calibration: Calibration | None) -> list[float]:
         """Per layer, the most experts insertion can add to a full selection; without a calibration, evenly spread."""
         if self.mode not in ADDING:
             return [0.0] * shape.num_layers
-        if self.experts is None and calibration is None:
-            count = self.key_experts or 0
+        if self.named is None and calibration is None:
+            count = self._planned_count()
             per_layer = [count if self.per_layer else count / shape.num_layers] * shape.num_layers
         else:
             chosen = self.selected(shape, calibration)
             per_layer = [len(chosen.get(layer, ())) for layer in range(shape.num_layers)]
         return [min(float(count), float(shape.num_experts - self.kept(shape))) for count in per_layer]
 
+    def _planned_count(self) -> int:
+        """How many key experts to make room for while the calibration is unknown."""
+        return AUTO_MOST if self.experts == AUTO else self.key_experts or 0
+
     def max_kept(self, shape: MoeShape, calibration: Calibration | None = None) -> int:
-        if self.mode in ADDING and self.experts is None and calibration is None:
+        if self.mode in ADDING and self.named is None and calibration is None:
             # They may all fall into one layer.
-            return min(shape.num_experts, self.kept(shape) + (self.key_experts or 0))
+            return min(shape.num_experts, self.kept(shape) + self._planned_count())
         return self.kept(shape) + math.ceil(max(self.added(shape, calibration)))
 
     def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Threshold(Rule):
-    """Keep a prefix of the checkpoint's own selection, between k_min and top_k experts of it."""
+    """Keep some of the checkpoint's own selection, between k_min and top_k experts of it."""
 
     k_min: Whole = 1
-    """Fewest experts kept, 1 to top_k, whatever the threshold says."""
+    """Fewest experts kept, the best ones, 1 to top_k, whatever the threshold says."""
 
     def keeps_all(self) -> bool:
         """Whether the threshold stands where it drops nothing: then the table stays neutral, and this is stock."""
@@ -28,7 +28,16 @@ class Threshold(Rule):
         return float(shape.top_k if self.keeps_all() else self.k_min), float(shape.top_k)
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
-        table.floor[0] = self.k_min
+        if not self.keeps_all():
+            table.floor[0] = self.k_min
+
+
+def usual_floor(shape: MoeShape) -> int:
+    """The k_min that rules which compare with the best expert are published with: 2, and 1 of at most 2 experts.
+
+    2402.14800 skips the second of two; 2609.25809 keeps two of 6 or 8, because below that the models collapse.
+    """
+    return 2 if shape.top_k > 2 else 1
 
 
 def within_unit(value: float, below: str, above: str, example: str) -> float:

@@ -2,16 +2,25 @@
 
     keep the smallest k with w_1 + ... + w_k >= p   w_1 >= ... >= w_K, the selected weights divided by their sum
 
-The paper trains with it and lets the sum run over all experts. Here it prunes a trained top-k router, so it runs over
-the K selected ones (ours): a token never gets more experts than the checkpoint gives it. p = 1 keeps all K, also those
-whose weight is lost in rounding (ours).
+The paper trains with it and lets the sum run over all experts. Here it prunes a trained top-k router, and a token
+never gets more experts than the checkpoint gives it: the sum runs over the K selected ones (ours), or with raw=true
+over the weights as they are before that division, a softmax router's shares of all E experts, as in the paper; where
+the K hold less than p of those, all stay. (Scores of a sigmoid router are no shares: their raw sums mean little.)
+p = 1 keeps all K, also those whose weight is lost in rounding (ours).
 
-Weights 0.5, 0.25, 0.125, 0.125 and p = 0.8: two hold 0.75, three 0.875, so three stay.
+Weights 0.5, 0.25, 0.125, 0.125 and p = 0.8: two hold 0.75, three 0.875, so three stay. With four more
+experts that share a fifth of the mass, the raw weights are 0.4, 0.2, 0.1, 0.1: p = 0.65 takes three of them, not two.
 
 >>> import torch
 >>> from banpick_exp.policy import build_policy
 >>> logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
 >>> build_policy("top_p", {"p": 0.8}, num_layers=1, num_experts=4, top_k=4).route(logits, 0)[2].tolist()
+[[True, True, True, False]]
+>>> logits = torch.tensor([[0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]]).log()
+>>> for raw in (False, True):
+...     policy = build_policy("top_p", {"p": 0.65, "raw": raw}, num_layers=1, num_experts=8, top_k=4)
+...     print(policy.route(logits, 0)[2].tolist())
+[[True, True, False, False]]
 [[True, True, True, False]]
 """
 
@@ -22,7 +31,7 @@ from pydantic import field_validator
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.threshold import Threshold, within_unit
 from banpick_exp.policy.calibration import Calibration
-from banpick_exp.policy.knobs import Number
+from banpick_exp.policy.knobs import Number, Switch
 from banpick_exp.policy.rule import BudgetKnob
 
 if TYPE_CHECKING:
@@ -36,6 +45,8 @@ class TopP(Threshold):
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("p", 0.0, 1.0)
     p: Number
     """In [0, 1], higher keeps more: 0 keeps k_min everywhere, 1 is stock."""
+    raw: Switch = False
+    """Sum the weights as they are before they are divided by their sum over the K."""
 
     @field_validator("p")
     @classmethod
@@ -43,7 +54,8 @@ class TopP(Threshold):
         return within_unit(p, "0 keeps k_min experts already", "1 keeps every expert already", "p=0.8")
 
     def knobs(self) -> dict[str, object]:
-        return {"p": self.p, "k_min": self.k_min}
+        knobs: dict[str, object] = {"p": self.p, "k_min": self.k_min}
+        return {**knobs, "raw": True} if self.raw else knobs
 
     def keeps_all(self) -> bool:
         return self.p == 1
@@ -56,3 +68,4 @@ class TopP(Threshold):
         super().fill(table, shape, calibration)
         if not self.keeps_all():
             table.mass[0] = self.p
+            table.raw_mass[0] = self.raw

@@ -47,8 +47,8 @@ def _settings(run: Run) -> list[list[str]]:
     rows.append(["seed", _values(record.seed for record in run.records)])
     rows.append(["repeat", _values(record.repeat for record in run.records)])
     for fingerprint in sorted({record.calibration for record in run.records if record.calibration}):
-        found = run.calibrations.get(fingerprint)
-        known = f"score {found[0]}" if found else "not beside this run"
+        scores = sorted({record.score for record in run.records if record.calibration == fingerprint and record.score})
+        known = f"scores {', '.join(scores) or 'none'}" if fingerprint in run.calibrations else "not beside this run"
         rows.append(["calibration", escape(f"{fingerprint}, {known}")])
     return rows
 

@@ -15,6 +15,7 @@ from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.page.points import FIELDS, numbers
 from banpick_exp.report.page.section import Section, run_letter
 from banpick_exp.report.run import Run
+from banpick_exp.report.selected import dev_rows, result_rows
 from banpick_exp.report.sentences import sentences
 from banpick_exp.report.text import MARKS, STOCK, Row, against, in_words, span
 
@@ -41,7 +42,8 @@ SECTION = Section(key="verdict", title="Verdict", html=verdict_html)
 
 def _words(run: Run) -> str:
     facts = "".join(f"<li>{escape(line)}</li>" for line in sentences(run))
-    return f'<p class="headline">{escape(run.headline)}</p><ul class="facts">{facts}</ul>{_budgets_table(run)}'
+    words = f'<p class="headline">{escape(run.headline)}</p><ul class="facts">{facts}</ul>'
+    return "".join([words, _budgets_table(run), _selection_tables(run)])
 
 
 def _budgets_table(run: Run) -> str:
@@ -52,6 +54,15 @@ def _budgets_table(run: Run) -> str:
     head = ["policy", *(f"at the budget of {in_words(reference)}" for reference in found.references)]
     rows = [[escape(policy), *map(escape, cells)] for policy, cells in found.cells]
     return html_table("Verdicts at equal measured budget, all domains (points, simultaneous interval)", head, rows)
+
+
+def _selection_tables(run: Run) -> str:
+    """What dev chose, and what that gains by domain; empty under any search but select."""
+    if not run.picks:
+        return ""
+    captions = ("Chosen on dev: difference to stock on the split of the result (points)", "What dev chose from")
+    tables = zip(captions, (result_rows(run), dev_rows(run)), strict=True)
+    return "".join(html_table(name, head, [list(map(escape, row)) for row in rows]) for name, (head, rows) in tables)
 
 
 def _overview_table(runs: Sequence[Run]) -> str:

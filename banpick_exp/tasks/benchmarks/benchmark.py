@@ -23,6 +23,8 @@ class Benchmark:
     """The field of a row that holds the question."""
     answer_key: str = "answer"
     """The field of a row that holds the right answer, or a list of them."""
+    response_key: str = "response"
+    """The field of a row that holds a whole right completion, steps and all; a file may lack it."""
     ask: Callable[[str], str] = str
     """The prompt, made of the question."""
     grader: str = "exact_match"
