@@ -57,12 +57,13 @@ class Work:
     """Counts what is measured, and tells."""
 
     def __init__(self, planned: int, on_progress: OnProgress) -> None:
-        self.planned, self.done, self.layer_tokens = planned, 0, 0
+        self.planned, self.done, self.layer_tokens, self.out_of_reach = planned, 0, 0, 0
         self._on_progress = on_progress
 
-    def add(self, judged: int, layer_tokens: int) -> None:
+    def add(self, judged: int, found: passes.Changed) -> None:
         self.done += judged
-        self.layer_tokens += layer_tokens
+        self.layer_tokens += found.layer_tokens
+        self.out_of_reach += found.out_of_reach
         self._on_progress(min(self.done, self.planned), self.planned)
 
 
@@ -110,7 +111,13 @@ def score(
         found[domain] = _by_layer(scored, shape, labelled=PARTS[name].labelled)
         sure[domain] = race.surely_above(scored, settings.wanted)
     engine.set_policy("none", {})
-    header = {"method": settings.method, "layer_tokens": work.layer_tokens, "changes": work.done, "sure": sure}
+    header = {
+        "method": settings.method,
+        "changes": work.done,
+        "out_of_reach": work.out_of_reach,
+        "layer_tokens": work.layer_tokens,
+        "sure": sure,
+    }
     return found, header
 
 
@@ -296,7 +303,7 @@ class _Judge:
                 if self._judging.objective == "kl":  # a mean over positions; a gain is one of a whole answer
                     weights[columns] = found.positions
                 self.itself = max(self.itself, found.itself)
-                self._work.add(len(part) * len(step), found.layer_tokens)
+                self._work.add(len(part) * len(step), found)
         return values if self._judging.objective == "kl" else values.clip(-GAIN_CAP, GAIN_CAP), weights
 
 

@@ -74,6 +74,8 @@ class Changed:
     """Mean of the same of the unchanged model, run again: 0 but for what the probe tolerates."""
     layer_tokens: int
     """The work of it: layers times tokens, over all reruns, the two of the unchanged model included."""
+    out_of_reach: int
+    """Pairs of a candidate and a sequence that it cannot change (`reach.py`)."""
 
 
 def token_ids(engine: Engine, texts: Sequence[str]) -> list[int]:

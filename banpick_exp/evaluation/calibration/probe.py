@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -63,6 +63,19 @@ class Judging:
     boost: float
 
 
+class Reaching(Protocol):
+    """Which sequences a candidate can change (`reach.py`)."""
+
+    def watch(self, owner_T: Tensor, sequences: int) -> None:
+        """An unchanged pass begins; the sequence of each token, -1 for none."""
+
+    def stop(self) -> None:
+        """It has ended."""
+
+    def of(self, candidate: Candidate) -> Tensor | None:
+        """[S] bool; None for all."""
+
+
 class Probe:
     """A forward hook (with kwargs) on the model; `sums_CS` and `positions_S` fill up over the steps of a run."""
 
@@ -76,15 +89,18 @@ class Probe:
         judging: Judging,
         layers: int,
         suffix: Suffix,
+        reach: Reaching,
     ) -> None:
-        """`layers`: MoE layers of the model; `suffix`: of all that a candidate changes. `sequences` must differ."""
-        self._compute_logits, self._apply, self._suffix = compute_logits, apply, suffix
+        """`layers`: MoE layers of the model; `suffix`, `reach`: of all that a candidate changes. `sequences` differ."""
+        self._compute_logits, self._apply, self._suffix, self._reach = compute_logits, apply, suffix, reach
         self._number = {tuple(each.ids): number for number, each in enumerate(sequences)}
         self._sequences, self._candidates, self._judging = list(sequences), list(candidates), judging
         self.expected, self.seen = len(sequences), 0
         self.sums_CS = [[0.0] * len(sequences) for _ in candidates]
         self.positions_S = [0] * len(sequences)
         self.self_sum, self.layer_tokens = 0.0, 0
+        self.out_of_reach = 0
+        """Pairs of a candidate and a sequence that it cannot change."""
         self._layers = layers
 
     def __call__(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -95,16 +111,27 @@ class Probe:
         judge = self._judge(output[rows_N], step)
         tokens = len(kwargs["input_ids"])
         self._apply(None)
+        self._reach.watch(torch.tensor(step.tokens, device=output.device), len(self._sequences))
         whole = self._suffix.record(lambda: module.forward(*args, **kwargs))
+        self._reach.stop()
         self.layer_tokens += 2 * self._layers * tokens
         self.self_sum += float(judge(whole[rows_N]).abs().sum())
+        present = sorted(set(step.owners))
         for number, candidate in enumerate(self._candidates):
+            reached_S = self._reach.of(candidate)
+            if reached_S is not None:
+                there = int(reached_S[present].sum())
+                self.out_of_reach += len(present) - there
+                if not there:
+                    continue
             self._apply(candidate)
             rerun = self._suffix.run(candidate.layer, lambda: module.forward(*args, **kwargs))
             begin = candidate.layer if self._suffix.begins_at(candidate.layer) else 0
             self.layer_tokens += (self._layers - begin) * tokens
             values = torch.zeros(len(self._sequences), dtype=torch.float64, device=output.device)
             values.index_add_(0, step.owner(output.device), judge(rerun[rows_N]).double())
+            if reached_S is not None:
+                values *= reached_S  # what is left is how sums round in another company of tokens
             self.sums_CS[number] = [a + b for a, b in zip(self.sums_CS[number], values.tolist(), strict=True)]
         self._apply(None)
         self._suffix.forget()
@@ -118,6 +145,7 @@ class Probe:
         step = _Step()
         for start, stop in itertools.pairwise(starts):
             number = self._number.get(tuple(ids[start:stop]))
+            step.tokens += [-1 if number is None else number] * (stop - start)
             if number is None:
                 continue
             self.seen += 1
@@ -150,6 +178,8 @@ class _Step:
     """The judged positions of one engine step."""
 
     def __init__(self) -> None:
+        self.tokens: list[int] = []
+        """The sequence of each token, -1 for none."""
         self.rows: list[int] = []
         self.owners: list[int] = []
         self.targets: list[int] = []

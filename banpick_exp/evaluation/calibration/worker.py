@@ -18,6 +18,7 @@ from banpick_exp.engine.plugin.outputs import expert_outputs
 from banpick_exp.engine.verify.experts import moe_runners
 from banpick_exp.engine.worker import RoutingExtension
 from banpick_exp.evaluation.calibration.probe import SELF_LIMIT, Candidate, Judging, Probe, Scored
+from banpick_exp.evaluation.calibration.reach import Reach
 from banpick_exp.evaluation.calibration.suffix import Suffix
 from banpick_kernels.insertion import rank_window
 from banpick_kernels.layer_hooks import LayerEdit
@@ -108,6 +109,7 @@ class CalibrationExtension(RoutingExtension):
             judging=asked,
             layers=len(layers),
             suffix=Suffix(model, {change.layer: layers[change.layer].name for change in changes}),
+            reach=Reach(layers, sorted({change.layer for change in changes}), asked),
         )
         self._banpick_probe_handle = model.register_forward_hook(self._banpick_probe, with_kwargs=True)
 
@@ -136,6 +138,7 @@ class CalibrationExtension(RoutingExtension):
             "positions": probe.positions_S,
             "itself": itself,
             "layer_tokens": probe.layer_tokens,
+            "out_of_reach": probe.out_of_reach,
         }
 
 
