@@ -30,6 +30,8 @@ Benchmarks. Variants alternate in one process; every figure is a ratio with its 
   python -m banpick_exp bench engine    a vLLM engine of four such layers with random weights: decode at batch 1, 8 and
                                         32, prefill of 2,048 tokens, under five policies (about 25 minutes, 15 GB)
   python -m banpick_exp bench profile   where the time of a decode step goes, by policy (about 3 minutes, 15 GB)
+  python -m banpick_exp bench calibration  work and time to find key experts by method, on the embedded model and its
+                                        controls, and whether all find the same (about 2 minutes, --rounds 1)
 
 On a CPU each runs in bfloat16 and in float32, one after the other, and compares within a dtype. --dtype bfloat16 takes
 half the time and memory. Close other programs first: the ratios bear a busy machine, their quartiles show it.
@@ -38,7 +40,7 @@ half the time and memory. Close other programs first: the ratios bear a busy mac
 
 def _options() -> Options:
     arguments = Options(prog="python -m banpick_exp bench", description=DESCRIPTION)
-    arguments.add_argument("what", choices=("moe", "engine", "profile"))
+    arguments.add_argument("what", choices=("moe", "engine", "profile", "calibration"))
     arguments.add_argument("--rounds", type=int, default=15, help="rounds of every variant (default: 15)")
     arguments.add_argument(
         "--mean-kept", type=float, default=MEAN_KEPT, help="budget of Ban, of 8 experts (default: 4.8)"
@@ -65,7 +67,9 @@ def help_page() -> str:
 def run(arguments: list[str]) -> int:
     """Returns 0."""
     options = _options().parse_args(arguments)
-    sizes = options.sizes or {"moe": (1, 4, 16, 64, 256, 1024), "engine": (1, 8, 32), "profile": (8,)}[options.what]
+    sizes = options.sizes or {"moe": (1, 4, 16, 64, 256, 1024), "engine": (1, 8, 32), "profile": (8,)}.get(
+        options.what, (1,)
+    )
     dtypes = dtypes_of(options.dtype)
     problem = _problem(options, sizes, dtypes)
     if problem:
@@ -73,6 +77,11 @@ def run(arguments: list[str]) -> int:
     if options.dry_run:
         formats = " and ".join(dtypes)
         print(f"{options.what}: {formats}, sizes {list(sizes)}, {options.rounds} rounds, {options.threads} threads")
+        return 0
+    if options.what == "calibration":
+        from banpick_exp.evaluation.bench.calibration import bench_calibration
+
+        bench_calibration(options.rounds, options.output, lambda text: print(text, file=sys.stderr))
         return 0
     common = (sizes, options.rounds, options.mean_kept, options.threads, dtypes)
     if options.what == "moe":
@@ -97,7 +106,7 @@ def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[
     """What would make the run meaningless, said before it starts."""
     if not 3 < options.mean_kept < 8:
         return f"--mean-kept={options.mean_kept} cannot be reached by Ban between k_min 3 and 8. Use e.g. 4.8."
-    if options.rounds < 2:
+    if options.rounds < 1 or (options.rounds < 2 and options.what != "calibration"):
         return f"--rounds={options.rounds} gives no spread. Use 2 or more; 15 is the default."
     if min(sizes) < 1 or options.threads < 1 or options.layers < 1:
         return "--sizes, --threads and --layers count things: each must be 1 or more."
@@ -129,7 +138,7 @@ def _unwritable(option: str, path: Path, example: str) -> str | None:
 
 def _too_large(options: argparse.Namespace, dtypes: tuple[BenchDtype, ...]) -> str | None:
     """An engine that the machine cannot hold would be killed without a word."""
-    if options.what == "moe" or on_gpu():
+    if options.what in ("moe", "calibration") or on_gpu():
         return None
     memory = this_machine().memory_bytes / 2**30
     for dtype in dtypes:

@@ -64,7 +64,8 @@ class HookedLayer:
         self.usage_PE = torch.zeros(1, self.num_experts, dtype=torch.int64, device=device)
         self.counting = True
         self.observer: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
-        """Told weights [T,S], ids [T,S], hidden states [T,H] and router logits [T,E] of every forward pass, while a calibration watches."""
+        """Told weights [T,S], ids [T,S], hidden states [T,H] and router logits [T,E] of every forward pass, while a
+        calibration watches."""
         self.edit: LayerEdit | None = None
         """What the policy does beyond its table; None for most."""
         self.filler: Literal["dup", "skip"] = "dup"

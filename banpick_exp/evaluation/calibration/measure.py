@@ -26,7 +26,7 @@ from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.evaluation.calibration import passes, race
 from banpick_exp.evaluation.calibration.arrays import DomainCalibration, Scores
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
-from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Objective, Scored
+from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Objective, Scored, Shortcuts
 from banpick_exp.evaluation.calibration.scores import GAIN_CAP, PARTS, Part
 from banpick_exp.evaluation.calibration.sequences import (
     corpus,
@@ -98,8 +98,10 @@ def score(
     settings: CalibrationConfig,
     name: Part,
     on_progress: OnProgress = lambda done, total: None,
+    *,
+    shortcuts: Shortcuts = "all",
 ) -> tuple[dict[str, Scores], dict[str, Any]]:
-    """One score in every domain, and how it was measured: method, work, what is sure.
+    """One score in every domain, and how it was measured: method, work, what is sure. Less of `shortcuts`: for a bench.
 
     Policy none is on afterwards.
     """
@@ -107,7 +109,7 @@ def score(
     work = Work(planned, on_progress)
     found, sure = {}, {}
     for domain, calibration in domains.items():
-        scored = _score_domain(engine, shape, calibration, settings, name, work)
+        scored = _score_domain(engine, shape, calibration, settings, name, work, shortcuts)
         found[domain] = _by_layer(scored, shape, labelled=PARTS[name].labelled)
         sure[domain] = race.surely_above(scored, settings.wanted)
     engine.set_policy("none", {})
@@ -322,7 +324,12 @@ def _by_layers(numbers: Sequence[int], candidates: Sequence[Candidate]) -> list[
 
 
 def _judge(
-    engine: Engine, sequences: Sequence[Scored], settings: CalibrationConfig, objective: Objective, work: Work
+    engine: Engine,
+    sequences: Sequence[Scored],
+    settings: CalibrationConfig,
+    objective: Objective,
+    work: Work,
+    shortcuts: Shortcuts = "all",
 ) -> _Judge:
     judging = Judging(
         objective=objective,
@@ -330,17 +337,24 @@ def _judge(
         top_vocab=settings.top_vocab,
         range_factor=settings.range_factor,
         boost=settings.boost,
+        shortcuts=shortcuts,
     )
     return _Judge(engine, sequences, judging, work)
 
 
 def _score_domain(
-    engine: Engine, shape: MoeShape, domain: DomainCalibration, settings: CalibrationConfig, name: Part, work: Work
+    engine: Engine,
+    shape: MoeShape,
+    domain: DomainCalibration,
+    settings: CalibrationConfig,
+    name: Part,
+    work: Work,
+    shortcuts: Shortcuts,
 ) -> race.Scored:
     labelled = PARTS[name].labelled
     kept = (domain.right_ids, domain.right_marks) if labelled else (domain.own_ids, domain.own_marks)
     sequences = unpacked(*kept)
-    judge = _judge(engine, sequences, settings, "gain" if labelled else "kl", work)
+    judge = _judge(engine, sequences, settings, "gain" if labelled else "kl", work, shortcuts)
     candidates = _candidates(shape, name)
     used_LE = domain.share.ravel()
 

@@ -27,6 +27,8 @@ from torch import Tensor
 from banpick_exp.evaluation.calibration.suffix import Suffix
 
 Objective = Literal["kl", "gain"]
+Shortcuts = Literal["none", "suffix", "all"]
+"""Reruns of the whole model; from the changed layer on; and what a change cannot reach left out. All are exact."""
 SELF_LIMIT = 1e-6
 """Nats a position: further from itself a model is not deterministic."""
 
@@ -61,6 +63,7 @@ class Judging:
     top_vocab: int
     range_factor: float
     boost: float
+    shortcuts: Shortcuts = "all"
 
 
 class Reaching(Protocol):

@@ -101,6 +101,8 @@ class CalibrationExtension(RoutingExtension):
         model = self.model_runner.model
         changes = [Candidate(str(change), int(layer), int(value)) for change, layer, value in candidates]
         asked = Judging(**judging)
+        changed = sorted({change.layer for change in changes})
+        begins = {layer: layers[layer].name for layer in changed if asked.shortcuts != "none"}
         self._banpick_probe = Probe(
             compute_logits=model.compute_logits,
             apply=_Changes(layers, asked),
@@ -108,8 +110,8 @@ class CalibrationExtension(RoutingExtension):
             candidates=changes,
             judging=asked,
             layers=len(layers),
-            suffix=Suffix(model, {change.layer: layers[change.layer].name for change in changes}),
-            reach=Reach(layers, sorted({change.layer for change in changes}), asked),
+            suffix=Suffix(model, begins),
+            reach=Reach(layers, changed if asked.shortcuts == "all" else [], asked),
         )
         self._banpick_probe_handle = model.register_forward_hook(self._banpick_probe, with_kwargs=True)
 
