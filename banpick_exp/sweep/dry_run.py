@@ -83,10 +83,12 @@ def _select_line(plan: SweepPlan, search: SelectSearch) -> str:
 
 
 def estimate_line(cost: Estimate) -> str:
+    hours = f"; {cost.gpu_hours:.1f} GPU-hours, {cost.calibration_gpu_hours:.1f} of them calibration"
     return (
         f"Estimate: about {_duration(cost.seconds)} (rough): {_count(cost.engine_loads, 'engine load')}"
         f" {_duration(cost.load_seconds)}, calibration {_duration(cost.calibration_seconds)},"
-        f" points {_duration(cost.points_seconds)} for at most {cost.max_generated_tokens:,} tokens."
+        f" points {_duration(cost.points_seconds)} for at most {cost.max_generated_tokens:,} tokens"
+        f"{hours if cost.gpu_hours else ''}."
     )
 
 

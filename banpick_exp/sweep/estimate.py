@@ -46,6 +46,9 @@ class Estimate:
     calibration_seconds: float
     points_seconds: float
     max_generated_tokens: int
+    gpu_hours: float
+    """Of all engines: from the start of each to its end; of them, `calibration_gpu_hours`."""
+    calibration_gpu_hours: float
 
     @property
     def seconds(self) -> float:
@@ -58,6 +61,7 @@ def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = (
     `sampled`: points like those that a search will draw.
     """
     loads, load_seconds, calibration_seconds, points_seconds, tokens = 0, 0.0, 0.0, 0.0, 0
+    gpu_seconds, gpu_calibration = 0.0, 0.0
     by_engine: dict[str, list[Point]] = {}
     for point in (*points, *sampled):
         by_engine.setdefault(point.engine_fingerprint, []).append(point)
@@ -68,19 +72,25 @@ def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = (
         load_seconds += speed.start_seconds
         generated = sum(point_tokens(point) for point in shared)
         rare = sum(most - usual for usual, most in map(solve_tokens, shared))
-        points_seconds += ASSUMED_LENGTH * (generated - rare) / speed.generate / slots
-        points_seconds += sum(0 if point.repeat else point.task.speed_seconds for point in shared) / slots
+        answering = ASSUMED_LENGTH * (generated - rare) / speed.generate / slots
+        answering += sum(0 if point.repeat else point.task.speed_seconds for point in shared) / slots
         tokens += generated
         needed = {point.calibration_need: point for point in shared if point.calibration_files}
-        calibration_seconds += sum(scoring_tokens(point) / speed.prefill for point in needed.values())
         made = {point.calibration_fingerprint: point for point in needed.values()}
-        calibration_seconds += sum(calibration_tokens(point) / speed.prefill for point in made.values())
+        read = sum(map(scoring_tokens, needed.values())) + sum(map(calibration_tokens, made.values()))
+        points_seconds += answering
+        calibration_seconds += read / speed.prefill
+        gpus = shared[0].engine.gpus
+        gpu_seconds += gpus * (slots * (speed.start_seconds + answering) + read / speed.prefill)
+        gpu_calibration += gpus * read / speed.prefill
     return Estimate(
         engine_loads=loads,
         load_seconds=load_seconds,
         calibration_seconds=calibration_seconds,
         points_seconds=points_seconds,
         max_generated_tokens=tokens,
+        gpu_hours=gpu_seconds / 3600,
+        calibration_gpu_hours=gpu_calibration / 3600,
     )
 
 

@@ -111,21 +111,26 @@ def policy_rule(name: str, params: Mapping[str, Any], calibration: Mapping[str, 
     return rule
 
 
-def probe_rule(candidate: Sequence[Any], top_k: int, range_factor: float) -> Rule:
-    """What the calibration probe changes: one expert removed or inserted, or one layer limited."""
-    kind, where, value = candidate
+def probe_rule(candidate: Sequence[Any], top_k: int, range_factor: float, boost: float) -> Rule:
+    """What the calibration probe changes: one expert removed, added, put in the K-th's place or boosted; or one layer
+    limited, or left without its routed experts.
+    """
+    change, where, value = candidate
     stock = policy_rule("none", {}, {}, top_k)
 
     def rule(layer: int, logits: list[float]) -> dict[int, float]:
         if layer != where:
             return stock(layer, logits)
-        if kind == "remove":
+        if change == "skip":
+            return {}
+        if change == "remove":
             scores = softmax(logits)
             return {e: scores[e] for e in [e for e in best(scores) if e != value][:top_k]}
-        if kind == "limit":
+        if change == "limit":
             return policy_rule("fixed_k", {"k": value}, {}, top_k)(layer, logits)
-        insert = {"mode": "range_replace", "range_factor": range_factor, "experts": {layer: [value]}}
-        return policy_rule("pick", insert, {}, top_k)(layer, logits)
+        mode = {"add": "range_add", "replace": "range_replace", "boost": "boost"}[change]
+        knobs = {"mode": mode, "range_factor": range_factor, "boost": boost, "experts": {layer: [value]}}
+        return policy_rule("pick", knobs, {}, top_k)(layer, logits)
 
     return rule
 
@@ -178,6 +183,19 @@ class Oracle:
             gate.rule = rule
         logits_TV = self.model(torch.tensor([list(sequence)])).logits[0]
         return logits_TV, min(min(gate.narrowest_gap_T) for gate in self.gates) < TIE
+
+    def differs(self, sequence: Sequence[int], rule: Rule, other: Rule) -> bool:
+        """Whether the second rule would weigh the experts of any token otherwise where the first is on."""
+        found = False
+
+        def both(layer: int, logits: list[float]) -> dict[int, float]:
+            nonlocal found
+            kept = rule(layer, logits)
+            found = found or other(layer, logits) != kept
+            return kept
+
+        self.logits(sequence, both)
+        return found
 
     def log_probabilities(self, sequence: Sequence[int], rule: Rule) -> tuple[Tensor, bool]:
         """Log-probability (nats) of each token but the first, and whether some routing hangs on a tie."""

@@ -34,5 +34,20 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "diep": ("diep", {"beta": 0.9, "alpha": 0.7, "k_min": 2}),
 }
 
-BLOCKS_OF_PROBE = [("remove", 1, 3), ("remove", 0, 12), ("insert", 1, 3), ("insert", 3, 20), ("limit", 2, 3)]
-RANGE_FACTOR = 2.0
+PROBED: list[tuple[str, int, int]] = [
+    ("remove", 1, 3), ("remove", 0, 12), ("add", 1, 3), ("add", 3, 20), ("replace", 1, 3), ("replace", 3, 20),
+    ("boost", 2, 7), ("boost", 0, 20), ("limit", 2, 3), ("skip", 1, 0), ("skip", 3, 0),
+]  # fmt: skip
+"""Changes that a calibration judges one at a time: what, in which layer, of which expert or to how many."""
+RANGE_FACTOR, BOOST = 1.5, 0.7
+
+
+def as_policy(change: str, layer: int, expert: int) -> tuple[str, dict[str, Any]] | None:
+    """The policy that changes the same, where there is one."""
+    experts = {str(layer): [expert]}
+    match change:
+        case "add" | "replace":
+            return "pick", {"mode": f"range_{change}", "range_factor": RANGE_FACTOR, "experts": experts}
+        case "boost":
+            return "pick", {"mode": "boost", "boost": BOOST, "experts": experts}
+    return None

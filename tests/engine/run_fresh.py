@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parity_policies import BLOCKS_OF_PROBE, CALIBRATED, CALIBRATION, POLICIES, RANGE_FACTOR
+from parity_policies import BOOST, CALIBRATED, CALIBRATION, POLICIES, PROBED, RANGE_FACTOR, as_policy
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, POLICY_A, POLICY_B, long_prompts, short_prompts
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
 from banpick_exp.evaluation.calibration.passes import probe
+from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Scored
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy import Calibration
 from banpick_kernels import cpu_dispatch
@@ -32,6 +33,12 @@ def start(dtype: Any, max_model_len: int) -> Engine:
 
 def answers(engine: Engine, prompts: list[str]) -> Tokens:
     return [list(answer.token_ids) for answer in engine.generate(prompts, max_tokens=MAX_TOKENS)]
+
+
+def judging(objective: Any, top_vocab: int) -> Judging:
+    return Judging(
+        objective=objective, last_only=False, top_vocab=top_vocab, range_factor=RANGE_FACTOR, boost=BOOST
+    )  # fmt: skip
 
 
 def swaps() -> dict[str, Any]:
@@ -57,7 +64,7 @@ def swaps() -> dict[str, Any]:
     whole = [engine.tokenize([text])[0] for text in long]
     same_start = [whole[0], whole[0][:160] + whole[1][:5]]
     found["probe_again"] = [
-        probe(engine, s, [len(x) - 8 for x in s], [("remove", 1, 3)], top_vocab=1000, range_factor=2.0).kl
+        probe(engine, [Scored(x, len(x) - 8, None) for x in s], [Candidate("remove", 1, 3)], judging("kl", 1000)).values
         for s in (whole[:6], whole[:6], same_start, whole[:2])
     ]
     engine.close()
@@ -69,7 +76,7 @@ def swaps() -> dict[str, Any]:
 
 
 def precise() -> dict[str, Any]:
-    """float32: log-probabilities of 30 answered problems under each policy, and the probe's KL.
+    """float32: log-probabilities of 30 answered problems under each policy, and what the probe finds.
 
     Banned slots are skipped wherever there are any, which on experts this small would not pay; `pair_runs` counts it.
     """
@@ -96,11 +103,21 @@ def precise() -> dict[str, Any]:
         kept[label] = engine.counters(reset=True).mean_kept
         pair_runs[label] = len(counted)
         counted.clear()
+    as_policies = {}
+    for change in PROBED:
+        if (policy := as_policy(*change)) is not None:
+            engine.set_policy(*policy)
+            as_policies[" ".join(map(str, change))] = engine.score(sequences)
     engine.set_policy("none", {})
-    probed = probe(engine, sequences, lengths, BLOCKS_OF_PROBE, top_vocab=20, range_factor=RANGE_FACTOR)
+    candidates = [Candidate(*change) for change in PROBED]
+    judged = [Scored(ids, start, None) for ids, start in zip(sequences, lengths, strict=True)]
+    probed = {
+        objective: dataclasses.asdict(probe(engine, judged, candidates, judging(objective, 20)))
+        for objective in ("kl", "gain")
+    }
     engine.close()
     found = {"sequences": sequences, "prompt_lengths": lengths, "scores": scores, "kept": kept}
-    return found | {"probe": dataclasses.asdict(probed), "pair_runs": pair_runs}
+    return found | {"probe": probed, "pair_runs": pair_runs, "as_policies": as_policies}
 
 
 def main(result: Path) -> None:

@@ -9,8 +9,8 @@ from own_process import findings
 from prompts import MAX_TOKENS, NUM_EXPERTS, NUM_LAYERS, POLICY_A, short_prompts
 
 from banpick_exp.evaluation.calibration import passes
-from banpick_exp.evaluation.calibration.kl_probe import Candidate, Suffix
-from banpick_exp.evaluation.calibration.passes import ChangeScores
+from banpick_exp.evaluation.calibration.passes import Changed
+from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Scored
 
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
@@ -19,76 +19,139 @@ pytestmark = pytest.mark.engine
 
 OWN_PROCESS = "run_fresh.py"
 
-CANDIDATES: list[Candidate] = [("remove", 1, e) for e in range(NUM_EXPERTS)] + [
-    ("insert", 1, 3),
-    ("limit", 1, 3),
-    ("limit", 1, 8),
+CANDIDATES = [Candidate("remove", 1, expert) for expert in range(NUM_EXPERTS)] + [
+    Candidate("add", 1, 3),
+    Candidate("limit", 1, 3),
+    Candidate("limit", 1, 8),
+]
+EVERY_CHANGE = [
+    Candidate(change, layer, value)
+    for layer in (2, 0, 3, 1)
+    for change, value in (("remove", 5), ("add", 3), ("replace", 3), ("boost", 20), ("limit", 3), ("skip", 0))
 ]
 
 
-def answered(engine: Engine, salt: str = "") -> tuple[list[list[int]], list[int]]:
-    generations = engine.generate(short_prompts(40), max_tokens=MAX_TOKENS, salt=salt)
-    sequences = [[*g.prompt_token_ids, *g.token_ids[:-1]] for g in generations]
-    return sequences, [len(g.prompt_token_ids) for g in generations]
+def answered(engine: Engine, salt: str = "") -> list[Scored]:
+    answers = engine.generate(short_prompts(40), max_tokens=MAX_TOKENS, salt=salt)
+    return [Scored([*a.prompt_token_ids, *a.token_ids[:-1]], len(a.prompt_token_ids), a.token_ids[-1]) for a in answers]
 
 
-Sequences = list[list[int]]
-
-
-def probe(engine: Engine, sequences: Sequences, lengths: list[int], candidates: list[Candidate]) -> ChangeScores:
-    return passes.probe(engine, sequences, lengths, candidates, top_vocab=1000, range_factor=2.0)
+def probe(engine: Engine, sequences: list[Scored], candidates: list[Candidate], **judging: Any) -> Changed:
+    asked = {"objective": "kl", "last_only": False, "top_vocab": 1000, "range_factor": 2.0, "boost": 0.5}
+    return passes.probe(engine, sequences, candidates, Judging(**{**asked, **judging}))
 
 
 def test_probe_of_the_healthy_model(tiny_engine: Engine) -> None:
     tiny_engine.set_policy("none", {})
-    sequences, lengths = answered(tiny_engine)
-    found = probe(tiny_engine, sequences, lengths, CANDIDATES)
-    assert found.self_kl == 0.0
-    assert found.positions == sum(len(s) - n + 1 for s, n in zip(sequences, lengths, strict=True))
-    removals, (insertion, limit, whole) = found.kl[:NUM_EXPERTS], found.kl[NUM_EXPERTS:]
-    assert min(removals) >= 0 and max(removals) > 1e-3
-    assert insertion >= 0 and limit > 1e-3
+    sequences = answered(tiny_engine)
+    found = probe(tiny_engine, sequences, CANDIDATES)
+    assert found.itself == 0.0
+    assert found.positions == [len(each.ids) - each.start + 1 for each in sequences]
+    sums = [sum(values) for values in found.values]
+    removals, (adding, limit, whole) = sums[:NUM_EXPERTS], sums[NUM_EXPERTS:]
+    assert min(removals) >= 0 and max(removals) > 0.1
+    assert adding >= 0 and limit > 0.1
     assert whole == 0.0, "keeping all 8 experts changes nothing"
 
 
-def test_a_rerun_from_the_changed_layer_on_is_the_whole_rerun_to_the_bit(
-    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removal_is_out_of_reach_where_no_token_selects_the_expert(tiny_engine: Engine) -> None:
+    """By what the engine counts of each sequence alone."""
     tiny_engine.set_policy("none", {})
-    sequences, lengths = answered(tiny_engine)
+    sequences = answered(tiny_engine)
+    found = probe(tiny_engine, sequences, CANDIDATES[:NUM_EXPERTS])
+    unused = 0
+    for number, sequence in enumerate(sequences):
+        tiny_engine.counters(reset=True)
+        tiny_engine.prefill([sequence.ids], salt="alone")
+        usage_E = tiny_engine.counters(reset=True).usage[1]
+        for expert, used in enumerate(usage_E):
+            unused += used == 0
+            assert used or found.values[expert][number] == 0
+    assert 0 < found.out_of_reach == unused
+
+
+def test_every_shortcut_finds_the_same(tiny_engine: Engine) -> None:
+    """Reruns from the changed layer on: to the bit, several layers in one call. What cannot change: to rounding, and
+    the gate of each layer is entered by as many tokens as the work that is counted says."""
+    tiny_engine.set_policy("none", {})
+    sequences = answered(tiny_engine)
+    tokens = sum(len(each.ids) for each in sequences)
     entered: list[int] = []
     layers = tiny_engine.llm.apply_model(lambda model: list(model.model.layers))[0]
-    handles = [
-        layer.mlp.gate.register_forward_pre_hook(lambda *_, n=n: entered.append(n)) for n, layer in enumerate(layers)
-    ]
-    found, works = {}, {}
-    for way in ("suffix", "whole"):
-        if way == "whole":
-            monkeypatch.setattr(Suffix, "run", lambda self, run: run())
-        for changed in range(NUM_LAYERS):
+    handles = [layer.mlp.gate.register_forward_pre_hook(lambda _, a: entered.append(len(a[0]))) for layer in layers]
+    found, work = {}, {}
+    for way in ("none", "suffix", "all"):
+        for objective in ("kl", "gain"):
             entered.clear()
-            candidates: list[Candidate] = [("remove", changed, 5), ("insert", changed, 3), ("limit", changed, 3)]
-            found[way, changed] = probe(tiny_engine, sequences, lengths, candidates)
-            works[way, changed] = [entered.count(layer) for layer in range(NUM_LAYERS)]
+            found[way, objective] = probe(tiny_engine, sequences, EVERY_CHANGE, objective=objective, shortcuts=way)
+            work[way, objective] = sum(entered)
     for handle in handles:
         handle.remove()
-    for changed in range(NUM_LAYERS):
-        assert found["suffix", changed] == found["whole", changed], "equal to the bit"
-        # The pass and the unchanged rerun reach every layer, the three candidates those from the changed one on.
-        assert works["suffix", changed] == [2 if layer < changed else 5 for layer in range(NUM_LAYERS)]
-        assert works["whole", changed] == [5] * NUM_LAYERS
-    assert answered(tiny_engine, "after suffixes") == (sequences, lengths)
+    # Besides: the pass itself, and one rerun that must be itself.
+    reruns = {"none": len(EVERY_CHANGE) * NUM_LAYERS, "suffix": sum(NUM_LAYERS - c.layer for c in EVERY_CHANGE)}
+    for objective in ("kl", "gain"):
+        none, suffix, everything = (found[way, objective] for way in ("none", "suffix", "all"))
+        assert none.values == suffix.values and none.itself == suffix.itself == 0, "equal to the bit"
+        for way, count in reruns.items():
+            assert found[way, objective].layer_tokens == work[way, objective] == (2 * NUM_LAYERS + count) * tokens
+            assert found[way, objective].out_of_reach == 0
+        assert everything.layer_tokens == work["all", objective] <= suffix.layer_tokens
+        assert everything.out_of_reach > 0
+        for ours, all_S in zip(everything.values, none.values, strict=True):
+            for value, expected in zip(ours, all_S, strict=True):
+                assert value == expected or (value == 0 and abs(expected) < ROUNDING), "0 by definition, else equal"
+    assert answered(tiny_engine, "after suffixes") == sequences
+
+
+ROUNDING = 0.02
+"""Nats a sequence, in bfloat16: what a change elsewhere in a step does to how sums round."""
+
+
+def test_what_nobody_can_change_is_not_run(tiny_engine: Engine) -> None:
+    """One sequence and the experts of layer 3 that it does not select: two passes of the whole model, none more."""
+    tiny_engine.set_policy("none", {})
+    (sequence, *_) = answered(tiny_engine)
+    tiny_engine.counters(reset=True)
+    tiny_engine.prefill([sequence.ids], salt="alone")
+    unused = [e for e, used in enumerate(tiny_engine.counters(reset=True).usage[3]) if not used]
+    assert unused
+    found = probe(tiny_engine, [sequence], [Candidate("remove", 3, expert) for expert in unused])
+    assert found.layer_tokens == 2 * NUM_LAYERS * len(sequence.ids) and found.out_of_reach == len(unused)
+    assert found.values == [[0.0]] * len(unused)
+
+
+def test_the_last_position_alone(tiny_engine: Engine) -> None:
+    """As if everything before it were the prompt; and with what comes before, the whole."""
+    tiny_engine.set_policy("none", {})
+    sequences = answered(tiny_engine)
+    last = probe(tiny_engine, sequences, EVERY_CHANGE, last_only=True)
+    from_there = probe(tiny_engine, [Scored(e.ids, len(e.ids), e.end) for e in sequences], EVERY_CHANGE)
+    assert last.positions == [1] * len(sequences) and last.values == from_there.values
+    whole = probe(tiny_engine, sequences, EVERY_CHANGE)
+    assert all(one <= other + 1e-5 for ones, others in zip(last.values, whole.values, strict=True)
+               for one, other in zip(ones, others, strict=True))  # fmt: skip
+
+
+def test_a_gain_judges_what_should_follow_the_last_token_only_where_that_is_known(tiny_engine: Engine) -> None:
+    tiny_engine.set_policy("none", {})
+    sequences = answered(tiny_engine)
+    ended = probe(tiny_engine, sequences, EVERY_CHANGE, objective="gain")
+    open_ended = probe(tiny_engine, [e._replace(end=None) for e in sequences], EVERY_CHANGE, objective="gain")
+    the_end = probe(tiny_engine, [e._replace(start=len(e.ids)) for e in sequences], EVERY_CHANGE, objective="gain")
+    assert ended.positions == [count + 1 for count in open_ended.positions]
+    for whole, before, end in zip(ended.values, open_ended.values, the_end.values, strict=True):
+        assert whole == pytest.approx([a + b for a, b in zip(before, end, strict=True)], abs=1e-4)
 
 
 @pytest.mark.parametrize("policy", [("none", {}), POLICY_A], ids=lambda p: p[0])
 def test_probing_leaves_the_engine_as_it_was(tiny_engine: Engine, policy: tuple[str, dict[str, Any]]) -> None:
     tiny_engine.set_policy("none", {})
-    sequences, lengths = answered(tiny_engine)
-    expected = probe(tiny_engine, sequences, lengths, CANDIDATES[:2])
+    sequences = answered(tiny_engine)
+    expected = probe(tiny_engine, sequences, EVERY_CHANGE)
     tiny_engine.set_policy(*policy)
     before = answered(tiny_engine, "before")
     tiny_engine.counters(reset=True)
-    found = probe(tiny_engine, sequences, lengths, CANDIDATES[:2])
+    found = probe(tiny_engine, sequences, EVERY_CHANGE)
     assert tiny_engine.counters(reset=False).tokens == [0, 0, 0, 0], "the probe's own forward passes were counted"
     assert found == expected, "the probe measures against stock routing, whatever policy is set"
     assert answered(tiny_engine, "after") == before
@@ -102,9 +165,9 @@ def test_a_sequence_split_over_steps_is_refused(tiny_engine: Engine) -> None:
     """
     tiny_engine.set_policy("none", {})
     before = answered(tiny_engine, "unsplit before")
-    sequences = [[10 + i] * 127 for i in range(70)]
+    sequences = [Scored([10 + i] * 127, 100, None) for i in range(70)]
     with pytest.raises(RuntimeError, match=r"6[89] of 70 sequences whole.*max_num_batched_tokens"):
-        probe(tiny_engine, sequences, [100] * len(sequences), [])
+        probe(tiny_engine, sequences, [])
     assert answered(tiny_engine, "unsplit after") == before
     tiny_engine.counters(reset=True)
     answered(tiny_engine, "unsplit counted")
@@ -115,4 +178,4 @@ def test_long_sequences_can_be_probed_again_and_may_share_a_beginning(request: p
     """Over one KV block long, so the prefix cache would hold back what the probe has to see."""
     first, again, shared, fewer = findings(OWN_PROCESS, request)["swaps"]["probe_again"]
     assert first == again
-    assert shared[0] > 0 and fewer[0] > 0
+    assert sum(shared[0]) > 0 and sum(fewer[0]) > 0

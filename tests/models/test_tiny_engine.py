@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 from banpick_exp.analysis import paired_bootstrap
+from banpick_exp.evaluation.calibration.scores import Name
 from banpick_exp.evaluation.controls import (
-    boosted,
+    MODES,
+    chosen_by,
     correct,
-    most_influential,
     open_engine,
+    place,
     random_experts,
-    rank,
-    replace_with,
     tiny_shape,
     tiny_task,
     wrong_layer,
 )
+from banpick_exp.models.config import ControlKind
 from banpick_exp.models.tiny import DOMAINS
 from banpick_exp.models.tiny.control import build_control
 from banpick_exp.models.tiny.kinds import PLANTED
@@ -36,10 +37,10 @@ pytestmark = pytest.mark.engine
 BASELINE = {"math": (0.83, 0.90), "code": (0.77, 0.85), "knowledge": (0.39, 0.47)}
 """Accuracy bounds on the test split: the shipped weights, with room for the rounding of other processors."""
 
-DROP = (-13.0, -6.5)
-"""Points the math control loses; measured -9.6 (docs/tiny-model.md)."""
+DROP = {"math": (-13.0, -6.5), "weak_math": (-16.0, -5.0)}
+"""Points a control loses (docs/tiny-model.md)."""
 GAIN = {"range_replace": 9.5, "boost 0.5": 9.25}
-"""Points that Pick brings back, measured."""
+"""Points that Pick brings back on the math control, measured."""
 
 Test = dict[str, list[Problem]]
 
@@ -86,7 +87,7 @@ def test_a_rerun_gives_identical_answers(tiny_engine: Engine, problems: Test) ->
 
 @dataclass(frozen=True, slots=True)
 class ControlRun:
-    """The math control as the engine saw it: calibration of its domain, and correct [N] per policy."""
+    """A control as the engine saw it: calibration of its domain, and correct [N] per policy."""
 
     calibration: Any
     healthy: Any
@@ -98,59 +99,104 @@ class ControlRun:
         return 100 * mean, 100 * low, 100 * high
 
 
+CONTROLS: tuple[ControlKind, ...] = ("math", "weak_math", "harmful_math")
+KEYS: dict[str, Name] = {"by insertion_kl": "insertion_kl", "by gain_add": "gain_add", "by removal_kl": "removal_kl"}
+
+
 @pytest.fixture(scope="module")
-def math_control(
+def controls(
     tiny_engine: Engine, problems: Test, ladder: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ControlRun]:
+) -> Iterator[dict[str, ControlRun]]:
     """One engine at a time in a process: the shared one makes room, and is loaded again afterwards."""
     from banpick_exp.evaluation.calibration.config import CalibrationConfig
-    from banpick_exp.evaluation.calibration.measure import calibrate
+    from banpick_exp.evaluation.calibration.measure import calibrate, score
 
-    folder = tmp_path_factory.mktemp("control")
-    build_control("math", folder)
     tiny_engine.close()
-    engine = open_engine(folder)
-    try:
-        found = calibrate(engine, tiny_shape(), tiny_task("math"), CalibrationConfig())["math"]
-        key = most_influential(found, "insertion_kl", 1)
-        policies = {
-            "range_replace": replace_with(key),
-            "boost 0.5": boosted(key, 0.5),
-            "removal_kl top 4": replace_with(most_influential(found, "removal_kl", 4)),
-            "wrong layer": replace_with(wrong_layer(key)),
-            **{f"random {seed}": replace_with(random_experts(1, seed)) for seed in range(3)},
-        }
-        right = {name: correct(engine, problems["math"], "pick", params) for name, params in policies.items()}
-        right["none"] = correct(engine, problems["math"])
-    finally:
-        engine.close()
-        tiny_engine.start()
-        tiny_engine.verify()
-    yield ControlRun(found, ladder[8]["math"], right)
+    runs: dict[str, ControlRun] = {}
+    settings = CalibrationConfig()
+    for kind in CONTROLS:
+        folder = tmp_path_factory.mktemp(kind)
+        build_control(kind, folder)
+        engine = open_engine(folder)
+        try:
+            domains = calibrate(engine, tiny_shape(), tiny_task("math"), settings)
+            found, count = domains["math"], len(PLANTED[kind].planted)
+            for name in KEYS.values():
+                found.scores[name] = score(engine, tiny_shape(), domains, settings, name)[0]["math"]
+            keys = {label: chosen_by(found, name, count) for label, name in KEYS.items()}
+            policies: dict[str, dict[str, Any]] = {
+                f"{mode} {label}": {**params, "experts": chosen}
+                for mode, params in MODES.items()
+                for label, chosen in keys.items()
+                if chosen
+            }
+            if kind == "math":
+                insertion = keys["by insertion_kl"]
+                policies["wrong layer"] = {"mode": "range_replace", "experts": wrong_layer(insertion)}
+                for seed in range(3):
+                    policies[f"random {seed}"] = {"mode": "range_replace", "experts": random_experts(1, seed)}
+            right = {name: correct(engine, problems["math"], "pick", params) for name, params in policies.items()}
+            right["none"] = correct(engine, problems["math"])
+        finally:
+            engine.close()
+        runs[kind] = ControlRun(found, ladder[8]["math"], right)
+    tiny_engine.start()
+    tiny_engine.verify()
+    yield runs
 
 
-def test_demotion_costs_accuracy(math_control: ControlRun) -> None:
-    delta, _, high = paired_bootstrap(math_control.right["none"] - math_control.healthy)
-    assert high < -0.04 and DROP[0] <= 100 * delta <= DROP[1]
+@pytest.mark.parametrize("kind", DROP)
+def test_demotion_costs_accuracy(controls: dict[str, ControlRun], kind: str) -> None:
+    run = controls[kind]
+    delta, _, high = paired_bootstrap(run.right["none"] - run.healthy)
+    assert high < -0.04 and DROP[kind][0] <= 100 * delta <= DROP[kind][1]
 
 
-def test_calibration_finds_the_planted_expert(math_control: ControlRun) -> None:
+def test_calibration_finds_the_planted_expert(controls: dict[str, ControlRun]) -> None:
     ((layer, expert),) = PLANTED["math"].planted
-    assert rank(math_control.calibration, "insertion_kl", layer, expert) == 1
-    assert rank(math_control.calibration, "removal_kl", layer, expert) > 1
-    influence = np.sort(math_control.calibration.insertion_kl.ravel())
-    assert influence[-1] > 2 * influence[-2]
+    scores = controls["math"].calibration.scores
+    assert place(scores["insertion_kl"], layer, expert) == 1
+    assert place(scores["gain_add"], layer, expert) == 1
+    assert place(scores["removal_kl"], layer, expert) > 1
+    values = np.sort(scores["insertion_kl"].value.ravel())
+    assert values[-1] > 2 * values[-2]
 
 
+def test_a_weak_expert_is_found_although_it_is_selected(controls: dict[str, ControlRun]) -> None:
+    scores = controls["weak_math"].calibration.scores
+    first, _ = PLANTED["weak_math"].planted
+    assert place(scores["gain_add"], *first) == 1 and place(scores["insertion_kl"], *first) == 1
+    assert scores["gain_add"].lower[first] > 0, "it helps for sure"
+
+
+@pytest.mark.parametrize("label", ["by insertion_kl", "by gain_add"])
 @pytest.mark.parametrize("policy", ["range_replace", "boost 0.5"])
-def test_pick_recovers_the_loss(math_control: ControlRun, policy: str) -> None:
-    mean, low, _ = math_control.gain(policy)
+def test_pick_recovers_the_loss(controls: dict[str, ControlRun], policy: str, label: str) -> None:
+    mean, low, _ = controls["math"].gain(f"{policy} {label}")
     assert low > 0
     assert abs(mean - GAIN[policy]) <= 2.0, "half the gain means that Pick acts on half of the tokens or of the window"
 
 
-@pytest.mark.parametrize("policy", ["random 0", "random 1", "random 2", "wrong layer", "removal_kl top 4"])
-def test_other_experts_recover_nothing(math_control: ControlRun, policy: str) -> None:
-    mean, low, _ = math_control.gain(policy, confidence=0.99)
+@pytest.mark.parametrize("policy", MODES)
+def test_pick_wins_back_what_weak_experts_lost(controls: dict[str, ControlRun], policy: str) -> None:
+    mean, low, _ = controls["weak_math"].gain(f"{policy} by gain_add")
+    assert low > 0 and mean > 3
+
+
+def test_a_score_without_a_sign_takes_what_harms_and_a_gain_does_not(controls: dict[str, ControlRun]) -> None:
+    run = controls["harmful_math"]
+    (harmful,) = PLANTED["harmful_math"].planted
+    assert place(run.calibration.scores["insertion_kl"], *harmful) == 1
+    for mode in MODES:
+        mean, _, high = run.gain(f"{mode} by insertion_kl")
+        assert high < 0 and mean < -5, mode
+        assert f"{mode} by gain_add" not in run.right, "there is nothing to reinforce"
+    assert place(run.calibration.scores["gain_add"], *harmful) > 16
+    assert run.calibration.scores["gain_add"].lower[harmful] < 0
+
+
+@pytest.mark.parametrize("policy", ["random 0", "random 1", "random 2", "wrong layer", "range_replace by removal_kl"])
+def test_other_experts_recover_nothing(controls: dict[str, ControlRun], policy: str) -> None:
+    mean, low, _ = controls["math"].gain(policy, confidence=0.99)
     assert low <= 0
     assert mean < 2.0

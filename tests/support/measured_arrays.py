@@ -30,7 +30,7 @@ def measured(layers: int, experts: int, *, scores: Iterable[Name] = (), **known:
 
 
 def scored(value_LE: Any, name: Name = "insertion_kl", samples: int = 64) -> Scores:
-    """A score of these values, all on as many problems, each sure to 0.1 of its unit; bounds only where it has a sign."""
+    """A score of these values, all on as many problems and sure to 0.1; with bounds only where it has a sign."""
     value_LE = np.asarray(value_LE, dtype=np.float64)
     error_LE, samples_LE = np.full(value_LE.shape, 0.05), np.full(value_LE.shape, samples)
     lower_LE = value_LE - 0.1 if SCORES[name].labelled else np.full(value_LE.shape, np.nan)

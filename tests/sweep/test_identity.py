@@ -21,7 +21,7 @@ from banpick_exp.cluster.plan import plan_run
 from banpick_exp.config import Section, fingerprint
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.calibration.artifact import METADATA, TENSORS, USAGE
+from banpick_exp.evaluation.calibration.artifact import METADATA, TENSORS, USAGE, score_file
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.models.checkpoint import IDENTITY_FILES
 from banpick_exp.models.config import ModelConfig
@@ -41,13 +41,17 @@ BEFORE = Path(__file__).resolve().parents[1] / "records" / "data" / "run_v1"
 """Runs of the commit before the rooms, on the embedded checkpoint."""
 
 
+def made_with(each: Any) -> str | None:
+    found: str | None = getattr(each, "calibration_fingerprint", None) or getattr(each, "calibration", None)
+    return found if isinstance(found, str) else None
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in BEFORE.iterdir()))
-def test_calibrations_from_before_the_move_are_still_the_same(
+def test_runs_from_before_the_move_are_still_planned_with_calibrations_of_their_own(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the checkpoint's own identity, which covers its tokenizer, templates and generation settings by now.
-
-    Points have new fingerprints: their speed is another clock's. A calibration is as dear as all of them and has none.
+    """Points have new fingerprints: their speed is another clock's. So have calibrations since version 3, which keeps
+    scores apart: one from before would be found, and refused.
     """
     (folder,) = [path for path in [BEFORE / name, *(BEFORE / name).iterdir()] if (path / "run.json").is_file()]
     records, set_aside = RunFolder(folder).load_points()
@@ -62,7 +66,9 @@ def test_calibrations_from_before_the_move_are_still_the_same(
     typed = [word for word in typed if word.split("=")[0] != "tracking" and "throughput" not in word]
     engine = ["model.dtype=bfloat16", "engine.kv_cache_blocks=null"]  # the defaults of then
     plan = plan_sweep([*typed, *engine, f"output_dir={tmp_path}"])
-    assert {point.calibration_fingerprint for point in plan.points} == {record.calibration for record in records}
+    planned, recorded = ({each.label: made_with(each) for each in run} for run in (plan.points, records))
+    assert [name is None for name in planned.values()] == [recorded[label] is None for label in planned]
+    assert not {*planned.values()} & {*recorded.values()} - {None}
     assert {point.label for point in plan.points} == {record.label for record in records}
 
 
@@ -106,6 +112,13 @@ CHANGES: dict[str, list[str]] = {
     "task.speed_seconds": ["task.speed_seconds=1"],
     "calibration.path": ["calibration.path={artifact}"],
     "calibration.score": ["calibration.score=removal_kl"],
+    "calibration.sensitivity": ["calibration.sensitivity=gold"],
+    "calibration.gain_samples": ["calibration.gain_samples=2"],
+    "calibration.method": ["calibration.method=full"],
+    "calibration.wanted": ["calibration.wanted=5"],
+    "calibration.text": ['calibration.text="{data}/corpus.txt"', "calibration.samples=3"],
+    "calibration.positions": ["calibration.positions=last"],
+    "calibration.boost": ["calibration.boost=1"],
     "calibration.samples": ["calibration.samples=3"],
     "calibration.top_vocab": ["calibration.top_vocab=10"],
     "calibration.k_min": ["calibration.k_min=1"],
@@ -150,6 +163,7 @@ def places(tmp_path: Path) -> dict[str, str]:
         lines = "".join(json.dumps({"prompt": f"{split} {n}=", "answer": str(n)}) + "\n" for n in range(4))
         (data / f"{domain}_{split}.jsonl").write_text(lines)
         (data / f"copy of {domain} {split}.jsonl").write_text(lines)
+    (data / "corpus.txt").write_text("one\ntwo\nthree\nfour\n")
     model, other = tmp_path / "model", tmp_path / "other"
     for folder, weights in ((model, b"weights"), (other, b"others!")):
         write_checkpoint(folder, weights)
@@ -162,11 +176,13 @@ def places(tmp_path: Path) -> dict[str, str]:
 def write_artifact(folder: Path, model: str, name: str) -> None:
     """As much of an artifact as a plan reads."""
     folder.mkdir(exist_ok=True)
-    settings = CalibrationConfig().model_dump(mode="json", exclude={"path"})
-    header = {"schema_version": 2, "fingerprint": name, "model": {"name": "m", "identity": model}}
+    settings = CalibrationConfig().measured()
+    header = {"schema_version": 3, "fingerprint": name, "model": {"name": "m", "identity": model}}
     (folder / METADATA).write_text(json.dumps(header | {"domains": ["math"], "settings": settings}))
     tensors = json.dumps({f"math.{USAGE}": {"dtype": "U8", "shape": [2, 16], "data_offsets": [0, 32]}}).encode()
     (folder / TENSORS).write_bytes(struct.pack("<Q", len(tensors)) + tensors + bytes(32))
+    for score in ("gain_boost", "removal_kl"):
+        (folder / score_file(score)).touch()
 
 
 def fingerprints(places: Mapping[str, str], *more: str, policy: list[str] | None = None) -> tuple[str, str]:
@@ -281,6 +297,76 @@ def test_the_fingerprint_of_a_calibration_that_was_made_counts(places: dict[str,
     seen.add(fingerprints(places, "calibration.path={artifact}"))
     seen.add(fingerprints(places, "calibration.path={artifact}", "calibration.score=removal_kl"))
     assert len({pick for _, pick in seen}) == 3 and len({stock for stock, _ in seen}) == 1
+
+
+def calibrated(places: Mapping[str, str], *more: str) -> tuple[str | None, tuple[str, ...], str]:
+    """The calibration of Pick, what it reads there, and the point."""
+    words = [f"output_dir={places['out']}", "dry_run=true", *TYPED, *PICK, *more]
+    last = {word.split("=")[0]: word.format(**places) for word in words}
+    point = plan_run(list(last.values())).sweep.points[-1]
+    return point.calibration_fingerprint, point.calibration_parts, point.fingerprint
+
+
+def test_another_score_is_another_point_of_the_same_calibration(places: dict[str, str]) -> None:
+    """And so is another sensitivity. `gain` is what `auto` comes to: the same point."""
+    artifact, parts, point = calibrated(places)
+    assert parts == ("gain_boost",)
+    assert calibrated(places, "calibration.score=gain") == (artifact, parts, point)
+    assert calibrated(places, "calibration.score=gain_boost") == (artifact, parts, point)
+    by_kl, gold = (
+        calibrated(places, word) for word in ("calibration.score=removal_kl", "calibration.sensitivity=gold")
+    )
+    assert by_kl[:2] == (artifact, ("removal_kl",)) and gold[:2] == (artifact, ("gain_boost", "limit_gain"))
+    assert len({point, by_kl[2], gold[2]}) == 3
+
+
+@pytest.mark.parametrize(
+    "word", ["boost=1", "gain_samples=2", "method=full", "wanted=5", "positions=last", "samples=3"]
+)
+def test_how_scores_are_measured_is_another_calibration(word: str, places: dict[str, str]) -> None:
+    assert calibrated(places, f"calibration.{word}")[0] != calibrated(places)[0]
+
+
+def test_the_documents_of_a_corpus_count_and_not_its_place(places: dict[str, str]) -> None:
+    corpus, copy = Path(places["data"]) / "corpus.txt", Path(places["out"]) / "copy.txt"
+    typed = ['calibration.text="{data}/corpus.txt"', "calibration.samples=3"]
+    before = calibrated(places, *typed)
+    assert before[1] == ("insertion_kl",), "no right answers, no gain"
+    assert before[0] != calibrated(places, "calibration.samples=3")[0]
+    copy.write_bytes(corpus.read_bytes())
+    assert calibrated(places, "calibration.text={out}/copy.txt", typed[1]) == before
+    corpus.write_text("one\ntwo\nthree\nis not read\n")
+    assert calibrated(places, *typed) == before, "three documents are read, and they are the same"
+    corpus.write_text("one\ntwo\nTHREE\nfour\n")
+    after = calibrated(places, *typed)
+    assert after[0] != before[0] and after[2] != before[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["calibration.text={data}/corpus.txt"], r"has 4 documents, calibration.samples=64.*calibration.samples=4"),
+        (["calibration.text={data}/none.txt"], r"none.txt cannot be read.*leave calibration.text out"),
+        (["calibration.text={data}/corpus.txt", "calibration.score=gain"], r"calibration.score=gain is told by right"),
+        (
+            ["calibration.text={data}/corpus.txt", "calibration.sensitivity=gold"],
+            r"calibration.sensitivity=gold is told by right answers, and calibration.text has none.*Leave",
+        ),
+    ],
+)
+def test_a_corpus_that_cannot_say_what_is_asked(words: list[str], message: str, places: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=message):
+        calibrated(places, *words)
+
+
+def test_a_compiled_engine_needs_room_for_what_a_score_adds(places: dict[str, str]) -> None:
+    compiled = ["engine.compile=true"]
+    assert calibrated(places, *compiled)[1] == ("gain_boost",), "a boost adds nobody"
+    with pytest.raises(
+        UserError, match=r"score=gain_add adds an expert.*engine.extra_slots=0. Type engine.extra_slots=1"
+    ):
+        calibrated(places, *compiled, "calibration.score=gain_add")
+    assert calibrated(places, *compiled, "calibration.score=gain_add", "engine.extra_slots=1")[1] == ("gain_add",)
 
 
 def test_the_content_of_an_offset_file_counts(places: dict[str, str]) -> None:

@@ -47,8 +47,8 @@ class Reach:
             selected_TE = torch.zeros_like(logits_TE, dtype=torch.bool)
             selected_TE.scatter_(1, ids_TS[:, : hooked.top_k].long(), True)
             window = rank_window(self._judging.range_factor, hooked.top_k, hooked.num_experts)
-            in_window_TE = torch.zeros_like(selected_TE)
-            in_window_TE.scatter_(1, logits_TE.topk(window, -1).indices, True)
+            # With all that tie with the last: which of them is in is the router's to say.
+            in_window_TE = logits_TE >= logits_TE.topk(window, -1).values[:, -1:]
             lowest_T1 = logits_TE.float().masked_fill(~selected_TE, torch.inf).amin(-1, keepdim=True)
             boosted_TE = selected_TE | (logits_TE.float() + self._judging.boost >= lowest_T1)
             kinds = {"remove": selected_TE, "add": in_window_TE & ~selected_TE, "boost": boosted_TE}

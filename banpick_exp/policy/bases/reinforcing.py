@@ -176,12 +176,15 @@ class Reinforcing(Rule):
         return float(self.kept(shape)), self.kept(shape) + sum(self.added(shape, calibration)) / shape.num_layers
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
+        selected = self.selected(shape, calibration)
+        if not selected:
+            return  # nothing to reinforce: the very table of a policy that never meant to
         if self.mode in RANGED:
             table.insert_window[0] = rank_window(self.range_factor, shape.top_k, shape.num_experts)
         elif self.mode != "boost":
             table.insert_window[0] = shape.num_experts
         table.insert_replaces[0] = self.mode in REPLACING
-        for layer, experts in self.selected(shape, calibration).items():
+        for layer, experts in selected.items():
             for expert in experts:
                 if self.mode == "boost":
                     table.logit_bias_PLE[0, layer, expert] = self.boost or 0.0
