@@ -285,7 +285,10 @@ class Shipped:
         return points
 
     def notes(self) -> list[str]:
-        """One line for all that was left out, with the first reason. Raises UserError where a typed value fits nowhere."""
+        """One line for all that was left out, with the first reason.
+
+        Raises UserError where a typed value fits nowhere.
+        """
         for value, error in self._refused.items():
             if value not in self._fitted:
                 raise error

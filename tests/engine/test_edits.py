@@ -85,13 +85,15 @@ def test_what_is_tried_meanwhile_leaves_the_edit_in_place(tiny_engine: Engine) -
     """The self-test and the probe of a calibration write policies of their own and put the old one back."""
     from banpick_exp.engine.plugin.hook import find_layers
     from banpick_exp.evaluation.calibration.passes import probe
+    from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Scored
 
     tiny_engine.set_policy("steer", STEERED)
     layers = find_layers(model_of(tiny_engine))
     held = [layer.edit and layer.edit.digest() for layer in layers]
     assert [bool(digest) for digest in held] == [False, True, True, False]
     sequence = tiny_engine.tokenize(short_prompts(1))
-    probe(tiny_engine, sequence, [len(sequence[0]) - 4], [("remove", 1, 3)], top_vocab=20, range_factor=2.0)
+    judging = Judging(objective="kl", last_only=False, top_vocab=20, range_factor=2.0, boost=0.5)
+    probe(tiny_engine, [Scored(sequence[0], len(sequence[0]) - 4, None)], [Candidate("remove", 1, 3)], judging)
     assert [layer.edit and layer.edit.digest() for layer in layers] == held
     assert tiny_engine.call("banpick_self_test") == [[]]
     assert [layer.edit and layer.edit.digest() for layer in layers] == held

@@ -110,7 +110,7 @@ class TestMerged:
         assert pick(UNSIGNED, key_experts=1, scope="merged").key_experts == {0: (11,), 1: (5,)}
 
     def test_it_is_the_same_from_each_domain(self) -> None:
-        first, second, third = GAIN["influence"], *GAIN["influence_elsewhere"]
+        first, (second, third) = GAIN["influence"], GAIN["influence_elsewhere"]
         turned = [
             {"influence": own, "influence_elsewhere": others}
             for own, others in ((first, [second, third]), (second, [first, third]), (third, [first, second]))
@@ -150,6 +150,6 @@ class TestPlanning:
             self.plan(tmp_path, "policy=pick", "policy.mode=range_add", f"calibration.text={tmp_path / 'c4.txt'}")
 
     def test_merged_is_another_point(self, tmp_path: Path) -> None:
-        own, merged = (self.plan(tmp_path, "policy=pick", "policy.mode=range_add", f"policy.scope={scope}")
-                       for scope in ("own", "merged"))  # fmt: skip
+        typed = ["policy=pick", "policy.mode=range_add"]
+        own, merged = self.plan(tmp_path, *typed), self.plan(tmp_path, *typed, "policy.scope=merged")
         assert own.fingerprint != merged.fingerprint and "scope=merged" in merged.label and "scope" not in own.label

@@ -59,7 +59,7 @@ def test_the_way_to_the_workers_keeps_every_digit(values: list[float], kl: float
             {"influense": [], "fisher": 3},
             "has influense, which no policy reads: it would have no effect. Did you mean in",
         ),
-        ({"zzz": []}, "Use some of influence, layer_sensitivity, r_min, r_max, usage, tail_square, fisher, similarity"),
+        ({"zzz": []}, "Use some of influence, influence_elsewhere, layer_sensitivity, r_min, r_max"),
         ({"influence": [[0, 1.5, 0.2]]}, "has influence[0][1]=1.5: routing needs numbers there"),
         ({"fisher": [1.0, "x"]}, "has fisher[1]=x: routing needs numbers there"),
         ({"fisher": "abc"}, "has fisher=abc: routing needs numbers there"),

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 from matplotlib import image
-from measured_arrays import measured
+from measured_arrays import measured, scored
 from PIL import Image
 from synthetic_run import DOMAINS, LAYERS, SyntheticRun, ladder, pick_strength, three_times
 
@@ -74,14 +74,14 @@ def count_usage(run: SyntheticRun, layers: int = LAYERS, experts: int = 32) -> N
 def calibrate(run: SyntheticRun, outputs: Path, layers: int = LAYERS, experts: int = 32) -> None:
     """An artifact beside the runs, and points that followed it."""
     rng = np.random.default_rng(1)
-    domains = {
-        name: measured(layers, experts, insertion_kl=rng.random((layers, experts), dtype=np.float32))
-        for name in DOMAINS
-    }
-    header = {"model": {"name": "tiny", "identity": "x"}, "settings": {"score": "insertion_kl"}}
-    arrays.save(outputs / "calibrations" / CALIBRATION, CALIBRATION, domains, header)
+    domains = {name: measured(layers, experts) for name in DOMAINS}
+    folder = outputs / "calibrations" / CALIBRATION
+    arrays.save_artifact(folder, CALIBRATION, domains, {"model": {"name": "tiny", "identity": "x"}, "settings": {}})
+    scores = {name: scored(rng.random((layers, experts))) for name in DOMAINS}
+    arrays.save_scores(folder, "insertion_kl", scores, {})
     for record in run.records:
-        run.change(record, calibration=CALIBRATION if record.policy_name == "pick" else None)
+        if record.policy_name == "pick":
+            run.change(record, calibration=CALIBRATION, score="insertion_kl")
 
 
 @pytest.fixture(scope="module")

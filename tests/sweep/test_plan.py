@@ -383,7 +383,7 @@ def test_a_compiled_engine_too_narrow_for_added_experts_is_announced(plan: Any) 
     wide = ("engine.compile=true", "policy=pick", "policy.mode=range_add", "policy.key_experts=4")
     (note,) = plan(*wide, "engine.extra_slots=1").notes
     assert "engine.extra_slots=4, or engine.compile=false" in note and "pick range_add key_experts=4" in note
-    with pytest.raises(UserError, match="no slot for it: engine.extra_slots=0. Type engine.extra_slots=1"):
+    with pytest.raises(UserError, match=r"no slot for it: engine\.extra_slots=0\. Type engine\.extra_slots=1"):
         plan(*wide)
     assert not plan(*wide, "engine.extra_slots=4").notes
     assert not plan("engine.compile=true", "policy=ban", "policy.lambda=1", "policy.k_min=3").notes
