@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from own_process import findings
 from prompts import MAX_TOKENS, NUM_EXPERTS, NUM_LAYERS, POLICY_A, short_prompts
 
 from banpick_exp.evaluation.calibration import passes
 from banpick_exp.evaluation.calibration.passes import Changed
 from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Scored
+from banpick_exp.evaluation.calibration.reach import Reach
 
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
@@ -107,6 +110,35 @@ ROUNDING = 0.02
 """Nats a sequence, in bfloat16: what a change elsewhere in a step does to how sums round."""
 
 
+def test_whatever_ties_with_the_last_of_the_window_is_within_reach() -> None:
+    """Equal logits are common in bfloat16, and which of them the router ranks first is not for the probe to say.
+
+    By hand: K = 2 of 6 experts, window 4. Token 0 ranks 5, 4 and then 0 to 3, all equal; token 1 has 0, 1, 2 and 3
+    before 4 and 5; token 2 belongs to no sequence.
+    """
+    spec = SimpleNamespace(corrected=False, grouped=False)
+    layer: Any = SimpleNamespace(spec=spec, top_k=2, num_experts=6, observer=None)
+    judging = Judging(objective="kl", last_only=False, top_vocab=10, range_factor=2.0, boost=0.5)
+    reach = Reach([layer], [0], judging)
+    reach.watch(torch.tensor([0, 1, -1]), 2)
+    logits_TE = torch.tensor([[1.0, 1, 1, 1, 2, 3], [6, 5, 4, 3, 2, 1], [9, 9, 9, 9, 9, 9]])
+    layer.observer(torch.ones(3, 2), torch.tensor([[5, 4], [0, 1], [2, 3]]), torch.zeros(3, 1), logits_TE)
+    reach.stop()
+    assert layer.observer is None
+
+    def reached(change: str) -> list[list[bool]]:
+        """[E][S]"""
+        by_expert = [reach.of(Candidate(change, 0, expert)) for expert in range(6)]
+        return [[] if reached_S is None else reached_S.tolist() for reached_S in by_expert]
+
+    yes, no = True, False
+    assert reached("add") == [[yes, no], [yes, no], [yes, yes], [yes, yes], [no, no], [no, no]]
+    assert reached("replace") == reached("add")
+    assert reached("remove") == [[no, yes], [no, yes], [no, no], [no, no], [yes, no], [yes, no]]
+    assert reached("boost") == reached("remove"), "half a logit lifts nobody over the next, who is a whole one above"
+    assert reach.of(Candidate("limit", 0, 1)) is None and reach.of(Candidate("add", 1, 0)) is None
+
+
 def test_what_nobody_can_change_is_not_run(tiny_engine: Engine) -> None:
     """One sequence and the experts of layer 3 that it does not select: two passes of the whole model, none more."""
     tiny_engine.set_policy("none", {})
@@ -167,7 +199,7 @@ def test_a_sequence_split_over_steps_is_refused(tiny_engine: Engine) -> None:
     before = answered(tiny_engine, "unsplit before")
     sequences = [Scored([10 + i] * 127, 100, None) for i in range(70)]
     with pytest.raises(RuntimeError, match=r"6[89] of 70 sequences whole.*max_num_batched_tokens"):
-        probe(tiny_engine, sequences, [])
+        probe(tiny_engine, sequences, [Candidate("remove", 1, 3)])
     assert answered(tiny_engine, "unsplit after") == before
     tiny_engine.counters(reset=True)
     answered(tiny_engine, "unsplit counted")

@@ -110,3 +110,29 @@ def test_the_evidence_tells_edits_apart() -> None:
     assert table("expert_sample", seed=0) != table("expert_sample", seed=1)
     assert table("expert_sample", temperature=0) == table("none") == table("diep", beta=0)
     assert table("steer", on={0: [0]}) != table("steer", on={0: [1]})
+
+
+class TestNothingToReinforce:
+    """Key experts that help for sure: a domain that has none is stock routing, and engaged as such."""
+
+    HELPS = ((0, 0, 0.5, 0.1),)
+    UNSURE = ((0, 0, 0.5, -0.1),)
+
+    def found(self, measured: dict[str, DomainRun], **influence: Any) -> tuple[Any, str | None]:
+        rule = parse_policy("pick", {"mode": "range_add", "experts": "auto"}, SHAPE)
+        asked = {
+            domain: DomainPolicy(rule=rule, calibration_key="", calibration=Calibration.of({"influence": ranked}))
+            for domain, ranked in influence.items()
+        }
+        return check_engagement(asked, measured, {domain: run() for domain in measured}, SHAPE)
+
+    def test_a_domain_without_any_runs_as_stock_does(self) -> None:
+        evidence, problem = self.found({"math": run()}, math=self.UNSURE)
+        assert problem is None and evidence.key_experts == {"math": {}} and evidence.implied == {"math": (4, 4)}
+
+    def test_one_that_has_some_must_still_show_them(self) -> None:
+        both = {"math": self.HELPS, "code": self.UNSURE}
+        evidence, problem = self.found({"math": run(100, kept=410), "code": run()}, **both)
+        assert problem is None and evidence.key_experts == {"math": {"0": [0]}, "code": {}}
+        _, problem = self.found({"math": run(), "code": run()}, **both)
+        assert problem is not None and "it never took effect" in problem

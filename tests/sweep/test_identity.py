@@ -41,11 +41,6 @@ BEFORE = Path(__file__).resolve().parents[1] / "records" / "data" / "run_v1"
 """Runs of the commit before the rooms, on the embedded checkpoint."""
 
 
-def made_with(each: Any) -> str | None:
-    found: str | None = getattr(each, "calibration_fingerprint", None) or getattr(each, "calibration", None)
-    return found if isinstance(found, str) else None
-
-
 @pytest.mark.parametrize("name", sorted(path.name for path in BEFORE.iterdir()))
 def test_runs_from_before_the_move_are_still_planned_with_calibrations_of_their_own(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -66,8 +61,9 @@ def test_runs_from_before_the_move_are_still_planned_with_calibrations_of_their_
     typed = [word for word in typed if word.split("=")[0] != "tracking" and "throughput" not in word]
     engine = ["model.dtype=bfloat16", "engine.kv_cache_blocks=null"]  # the defaults of then
     plan = plan_sweep([*typed, *engine, f"output_dir={tmp_path}"])
-    planned, recorded = ({each.label: made_with(each) for each in run} for run in (plan.points, records))
-    assert [name is None for name in planned.values()] == [recorded[label] is None for label in planned]
+    planned = {point.label: point.calibration_fingerprint for point in plan.points}
+    recorded = {record.label: record.calibration for record in records}
+    assert {label for label in planned if planned[label]} == {label for label in recorded if recorded[label]}
     assert not {*planned.values()} & {*recorded.values()} - {None}
     assert {point.label for point in plan.points} == {record.label for record in records}
 

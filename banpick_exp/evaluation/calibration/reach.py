@@ -32,7 +32,7 @@ class Reach:
 
     def watch(self, owner_T: Tensor, sequences: int) -> None:
         """Of the pass that begins: the sequence of each token, -1 for none."""
-        self._owner_T, self._sequences = owner_T, sequences
+        self._owner_T, self._sequences = owner_T.remainder(sequences + 1), sequences  # -1 is the row after the last
         for layer in self._reached:
             self._layers[layer].observer = self._watcher(layer)
 
@@ -60,7 +60,7 @@ class Reach:
         """[S,E] bool: whether any token of a sequence is reached."""
         assert self._owner_T is not None
         counts_SE = torch.zeros(self._sequences + 1, reached_TE.shape[1], device=reached_TE.device)
-        counts_SE.index_add_(0, self._owner_T, reached_TE.float())  # the last row is of tokens without a sequence
+        counts_SE.index_add_(0, self._owner_T, reached_TE.float())
         return counts_SE[:-1] > 0
 
     def of(self, candidate: Candidate) -> Tensor | None:
