@@ -73,14 +73,15 @@ def test_every_name_of_the_schema_is_golden() -> None:
     """Those that only some records have, and those of the parts that a program of another version may add to."""
     assert list(PointRecord.model_fields) == [
         "schema_version", "finished_at", "fingerprint", "status", "reason", "label", "seed", "repeat", "policy",
-        "model", "engine", "task", "versions", "calibration", "calibration_overlap", "metrics", "engagement", "timing",
-        "budget", "command",
+        "model", "engine", "task", "versions", "calibration", "score", "calibration_overlap", "metrics", "engagement",
+        "timing", "budget", "command",
     ]  # fmt: skip
     assert list(records.BudgetAccount.model_fields) == [
         "target", "knob", "value", "measured", "probes", "sample_problems", "cached", "corrected",
     ]  # fmt: skip
     assert list(records.Engagement.model_fields) == [
-        "implied", "measured", "routing_table", "routing_counts", "key_expert_share", "counters", "stock_counters",
+        "implied", "measured", "routing_table", "routing_counts", "key_expert_share", "key_experts", "counters",
+        "stock_counters",
     ]  # fmt: skip
     assert list(records.Timing.model_fields) == [
         "swap_seconds", "stock_seconds", "solve_seconds", "accuracy_seconds", "block_seconds", "throughput_seconds",
