@@ -171,9 +171,7 @@ def _calibrate_domain(
     layer_kl_L = limited["layer_kl"]
     own_ids, own_marks = packed(own)
     right_ids, right_marks = packed(right)
-    curvature_L = np.divide(
-        2 * layer_kl_L, seen.limit_shift, out=np.zeros(shape.num_layers), where=seen.limit_shift > 0
-    )
+    curvature_L = fisher_information(layer_kl_L, seen.limit_shift)
     measured: dict[str, Any] = {**seen.arrays, **limited}
     return DomainCalibration(
         **measured,
