@@ -29,6 +29,7 @@ from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
 
+from banpick_exp.engine.plugin.amx import allow_tiles
 from banpick_exp.engine.plugin.experts import keep_pairs_only
 from banpick_exp.engine.plugin.layer import HookedLayer
 from banpick_exp.engine.plugin.ops import route_op
@@ -109,6 +110,7 @@ class HookedMoERunner(MoERunner):
 
 def install() -> None:
     """Register the hooked runners with vLLM. Safe to call again in the same process."""
+    allow_tiles()
     if "MoERunner" in op_registry_oot:
         return
     PluggableLayer.register_oot(name="MoERunner")(HookedMoERunner)

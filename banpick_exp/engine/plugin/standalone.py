@@ -11,12 +11,15 @@ from vllm._custom_ops import cpu_fused_moe, cpu_prepack_moe_weight
 from vllm.model_executor.layers.fused_moe.experts.cpu_moe import X86CPUUnquantizedExperts
 from vllm.platforms import CpuArchEnum, current_platform
 
+from banpick_exp.engine.plugin.amx import allow_tiles
+
 
 class BareExperts:
     """Random gate-up and down projections of E experts (normal, deviation 0.02), packed as the engine packs them."""
 
     def __init__(self, experts: int, hidden: int, intermediate: int, dtype: torch.dtype, seed: int = 0) -> None:
         current_platform.import_kernels()
+        allow_tiles()
         self.isa = _isa() if dtype == torch.bfloat16 else "vec"
         self.expert_numbers = 3 * hidden * intermediate
         generator = torch.Generator().manual_seed(seed)
