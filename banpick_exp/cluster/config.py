@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,7 +22,8 @@ class ClusterConfig(Section):
     """What places engines: `ray`, or `inline` for one engine in this process (`backends.registry`)."""
     address: str | None = None
     """A standing Ray cluster: auto, or HOST:PORT of its head; null for one started on this machine."""
-    engines: int = Field(default=1, ge=1)
+    engines: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Engines loaded side by side; `auto`: as many as fit (`room`), and no more than there are points."""
     cpus: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_lock import held
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
 from banpick_exp.sweep.dry_run import format_line
+from banpick_exp.sweep.estimate import weight_bytes
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.grid import Grid
 from banpick_exp.sweep.search.optuna import Sampling
@@ -96,7 +97,8 @@ class Run:
         if isinstance(sweep.search, RacingSearch):
             return Race(points, records, sweep.search, folder, self._drop, self._note)
         if isinstance(sweep.search, OptunaSearch):
-            slots = self._plan.cluster.engines
+            # What is drawn depends on how many are at work: `auto` must not make that the machine's choice.
+            slots = 1 if self._plan.cluster.engines == "auto" else self._plan.cluster.engines
             return Sampling(points, sweep.spaces, sweep.maker, records, sweep.search, folder, slots)
         if sweep.stages is not None:
             return Selection(sweep.stages, records, self._note)
@@ -104,8 +106,10 @@ class Run:
 
     def _run_engines(self, engines: Sequence[EngineWork], total: int) -> None:
         cluster = self._plan.cluster
-        name = "Ray and " if cluster.backend == "ray" else ""
-        self._console.print(f"Starting {name}{cluster.engines} engine slot(s) ...")
+        if cluster.backend == "ray":
+            self._console.print(
+                "Starting Ray ..." if cluster.address is None else f"Joining Ray ({cluster.address}) ..."
+            )
         for line in dict.fromkeys(format_line(engine.point) for engine in engines):
             self._console.print(line, markup=False, highlight=False)
         backend = self._backend or backend_of(cluster)
@@ -120,7 +124,8 @@ class Run:
 
     def _run_engine(self, backend: Backend, engine: EngineWork, display: Display) -> None:
         sweep, folder, settings = self._plan.sweep, self._plan.folder, engine.point.engine
-        count = min(self._plan.cluster.engines, len(engine.works))
+        count = min(self._engines_asked(backend, engine.point), len(engine.works))
+        display.note(f"starting {count} engine(s)")
         names = [f"engine-{engine.point.engine_fingerprint}-{folder.path.name}-{i}" for i in range(count)]
         slots = backend.reserve(names, settings)
         self._slots += count
@@ -140,6 +145,12 @@ class Run:
         finally:
             for slot in slots:
                 slot.release()
+
+    def _engines_asked(self, backend: Backend, point: Point) -> int:
+        asked = self._plan.cluster.engines
+        if asked != "auto":
+            return asked
+        return backend.room(point.engine, weight_bytes(point.checkpoint.location))
 
     def _drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> None:
         record = self._ledger.drop(point, reason, block, stock)

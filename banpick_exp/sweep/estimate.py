@@ -98,7 +98,7 @@ def speed_of(point: Point) -> Speed:
     """What the engine of a point is assumed to do; on a CPU by the size of its weights."""
     if point.engine.gpus:
         return GPU
-    share = _weight_bytes(point.checkpoint.location) / LARGE_BYTES
+    share = weight_bytes(point.checkpoint.location) / LARGE_BYTES
     return Speed(
         start_seconds=SMALL_ON_CPU.start_seconds + share * LARGE_ON_CPU.start_seconds,
         generate=1 / (1 / SMALL_ON_CPU.generate + share / LARGE_ON_CPU.generate),
@@ -107,7 +107,7 @@ def speed_of(point: Point) -> Speed:
 
 
 @functools.cache
-def _weight_bytes(location: str) -> float:
+def weight_bytes(location: str) -> float:
     """Of a checkpoint's folder."""
     try:
         return float(sum(path.stat().st_size for path in Path(location).iterdir() if path.suffix == ".safetensors"))

@@ -31,7 +31,7 @@ Settings
   calibration.path=FOLDER an artifact made before, instead of making one (python -m banpick_exp calibrate makes one)
   model.path=FOLDER       a checkpoint of your own; its config.json gives the sizes
   GROUP.KEY=VALUE         any key of the YAML files in conf/, e.g. engine.max_num_seqs=64 task.max_problems=200
-  cluster.engines=2       engines loaded side by side
+  cluster.engines=2       engines loaded side by side; auto (default): as many as fit
   search=racing           stop points that can no longer reach the front; search=optuna samples 'KEY=interval(a,b)'
   search=select           dev chooses, and only what it chose runs on test; search.by=policy.KNOB chooses one a value
   repeats=3               every point twice more in other batches and order (repeat=1: the first of them alone)

@@ -49,7 +49,7 @@ def test_a_run_without_ray(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "2 done, 0 invalid, 0 failed" in done.stdout and "engine loads 1 for 1 engine slot(s)" in done.stdout
-    assert "Starting 1 engine slot(s)" in done.stdout and "Traceback" not in done.stdout
+    assert "starting 1 engine(s)" in done.stdout and "Traceback" not in done.stdout
     assert "Warning" not in done.stdout and "Loading safetensors" not in done.stdout, "of libraries: in engine.log"
     assert "Loading safetensors" in only_run(tmp_path).engine_log.read_text()
     records, set_aside = only_run(tmp_path).load_points()
@@ -105,6 +105,9 @@ class NotingBackend:
 
     def connect(self) -> None:
         self._inner.connect()
+
+    def room(self, engine: EngineConfig, weight_bytes: float) -> int:
+        return 1
 
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[LoadedSlot]:
         self.placed.extend(names)

@@ -84,6 +84,13 @@ def test_two_tensor_parallel_engines_have_devices_of_their_own(cluster: Cluster)
             slot.release()
 
 
+def test_as_many_engines_as_the_cluster_has_devices_for(cluster: Cluster) -> None:
+    backend = placement.RayBackend(STANDING)
+    total = int(ray.cluster_resources()["GPU"])
+    assert backend.room(TENSOR_PARALLEL_4, 1e12) == total // 4
+    assert backend.room(EngineConfig(gpus=total + 1), 1e12) == 1, "one, so that there is something to refuse"
+
+
 def test_an_engine_that_does_not_fit_is_refused_in_words(cluster: Cluster) -> None:
     three = ["a", "b", "c"]
     with pytest.raises(RuntimeError) as caught:
@@ -123,8 +130,8 @@ def test_bundles_of_each_kind_of_engine() -> None:
 
 
 def test_cores_of_an_engine(cluster: Cluster) -> None:
-    assert placement.engine_cpus(EngineConfig(cpus=3), ClusterConfig(engines=2)) == 3
-    assert placement.engine_cpus(TENSOR_PARALLEL_4, ClusterConfig()) == 4
+    assert placement.engine_cpus(EngineConfig(cpus=3), 2) == 3
+    assert placement.engine_cpus(TENSOR_PARALLEL_4, 1) == 4
     total = int(ray.cluster_resources()["CPU"])
-    assert placement.engine_cpus(EngineConfig(), ClusterConfig(engines=2)) == total // 2
-    assert placement.engine_cpus(EngineConfig(), ClusterConfig(engines=1000)) == 1
+    assert placement.engine_cpus(EngineConfig(), 2) == total // 2
+    assert placement.engine_cpus(EngineConfig(), 1000) == 1

@@ -35,6 +35,7 @@ SWEEP = [
     "policy.boost=2",
     'sweep.reference=[["policy=fixed_k","policy.k=choice(2,4)"]]',
     *SMALL,
+    "cluster.engines=1",
 ]
 POINTS = 5  # stock, two of fixed_k, two of Pick
 

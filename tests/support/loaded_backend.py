@@ -60,6 +60,9 @@ class LoadedBackend:
     def connect(self) -> None:
         """Nothing to reach."""
 
+    def room(self, engine: EngineConfig, weight_bytes: float) -> int:
+        return 1
+
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[LoadedSlot]:
         return [LoadedSlot(name, self._engine, self.done, self._limit) for name in names]
 

@@ -70,6 +70,9 @@ class Backend(Protocol):
     def connect(self) -> None:
         """Reach the place, or make it."""
 
+    def room(self, engine: EngineConfig, weight_bytes: float) -> int:
+        """How many of one engine fit side by side, at least 1: `cluster.engines=auto`."""
+
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> Sequence[Slot]:
         """One slot a name. Raises DoesNotFit, before anything starts, where they can never all be there."""
 

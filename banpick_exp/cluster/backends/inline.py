@@ -102,6 +102,9 @@ class InlineBackend:
     def connect(self) -> None:
         """Nothing to reach."""
 
+    def room(self, engine: EngineConfig, weight_bytes: float) -> int:
+        return 1
+
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[InlineSlot]:
         if len(names) > 1:
             raise DoesNotFit(

@@ -23,6 +23,7 @@ from banpick_exp.cluster.backends.base import CallFailed, CallT, DoesNotFit, Eng
 from banpick_exp.cluster.backends.remote import RemoteEngine
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.cluster.faults import reason_of
+from banpick_exp.cluster.room import Node, engines_that_fit
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
 from banpick_exp.sweep.point import Point
@@ -137,10 +138,16 @@ class RayBackend:
         ready, _ = ray.wait(list(references), timeout=seconds)
         return [references[reference] for reference in ready]
 
+    def room(self, engine: EngineConfig, weight_bytes: float) -> int:
+        """See `Backend`, by what the nodes of the cluster say they have."""
+        have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [Node(int(h.get("CPU", 0)), int(h.get("GPU", 0)), h.get("memory", 0.0)) for h in have]
+        return engines_that_fit(nodes, engine, weight_bytes)
+
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[RaySlot]:
         """As in `Backend`. A standing cluster is given engine.start_timeout_seconds for nodes to join; one on this
         machine does not grow."""
-        cpus = engine_cpus(engine, self._cluster)
+        cpus = engine_cpus(engine, len(names))
         wanted, strategy = bundles(engine, cpus)
         have = {kind: ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU")}
         asked = {kind: len(names) * sum(bundle.get(kind, 0) for bundle in wanted) for kind in have}
@@ -175,13 +182,13 @@ def bundles(engine: EngineConfig, cpus: int) -> tuple[list[dict[str, float]], st
     return [bundle], "STRICT_PACK"
 
 
-def engine_cpus(engine: EngineConfig, cluster: ClusterConfig) -> int:
-    """CPU cores of one engine: as asked, else its share of the cluster's."""
+def engine_cpus(engine: EngineConfig, engines: int) -> int:
+    """CPU cores of one engine: as asked, else its share of the cluster's when there are so many."""
     if engine.cpus is not None:
         return engine.cpus
     if engine.gpus:
         return max(1, engine.gpus)
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) // cluster.engines)
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) // engines)
 
 
 def short_temp_dir() -> str | None:
