@@ -53,6 +53,14 @@ COMMANDS = {
             "does this machine route, skip and count as the reference says?",
             "banpick_exp.cluster.commands.verify",
         ),
+        Command("status", "where a run stands, from any machine", "banpick_exp.cluster.commands.status"),
+        Command("logs", "what the engines of a run wrote", "banpick_exp.cluster.commands.logs"),
+        Command("stop", "end a run in order, after what is running", "banpick_exp.cluster.commands.stop"),
+        Command(
+            "retry",
+            "let the points of a run that failed be computed again",
+            "banpick_exp.cluster.commands.retry",
+        ),
         Command("report", "draw the report and figures of finished runs", "banpick_exp.report.command"),
         Command("choose", "choose points on a dev run, report them on a test run", "banpick_exp.report.choose"),
         Command("compare", "what a search saved, and whether its front is the same", "banpick_exp.report.compare"),
@@ -65,6 +73,9 @@ COMMANDS = {
     )
 }
 
+NEARNESS = 0.7
+"""How alike a word and a command must be: `task` and `model` are words of a sweep, and `status` is not far from one."""
+
 
 def command_of(words: list[str]) -> tuple[Command, list[str]]:
     """The command that a line names and its arguments. Raises UserError for a name that is nearly one.
@@ -74,7 +85,12 @@ def command_of(words: list[str]) -> tuple[Command, list[str]]:
     first = words[0] if words else ""
     if first in COMMANDS:
         return COMMANDS[first], words[1:]
-    if first and "=" not in first and first[0] not in "+-~" and (near := suggestion(first, COMMANDS)):
+    if (
+        first
+        and "=" not in first
+        and first[0] not in "+-~"
+        and (near := suggestion(first, COMMANDS, nearness=NEARNESS))
+    ):
         raise UserError(f"{first} is no command: nothing was started. {near}Commands: {', '.join(COMMANDS)}.")
     return SWEEP, words
 

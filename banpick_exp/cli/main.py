@@ -9,12 +9,14 @@ from banpick_exp import __version__
 from banpick_exp.cli.commands import SWEEP, command_of, table
 from banpick_exp.cli.completion import COMPLETING, INSTALL, complete, install
 from banpick_exp.cli.console import answered
+from banpick_exp.keys import check_no_keys
 
 
 def run(typed: Sequence[str]) -> int:
     """The exit code of one line: 0, 1 where something went wrong, 2 for what cannot be understood, 130 after Ctrl-C."""
     if COMPLETING in os.environ:
         return complete()
+    os.umask(os.umask(0o077) | 0o002)  # whatever the umask, nothing that a run makes can be written by everybody
     return answered(lambda: _run(list(typed)))
 
 
@@ -24,6 +26,7 @@ def _run(words: list[str]) -> int:
     if words[:1] in (["--version"], ["-V"]):
         print(f"banpick_exp {__version__}")
         return 0
+    check_no_keys(words, os.environ)
     command, arguments = command_of(words)
     if {"-h", "--help"} & set(arguments):
         page = command.load().help_page()

@@ -17,7 +17,10 @@ from banpick_exp.errors import UserError
 from banpick_exp.report.files import write_report
 from banpick_exp.report.run import read_run
 from banpick_exp.report.tracking.config import TrackingConfig
-from banpick_exp.report.tracking.wandb import GIVE_UP_AFTER, Tracker, point_metrics, without_secrets
+from banpick_exp.report.tracking.environment import KEPT, of_no_run
+from banpick_exp.report.tracking.logged import point_metrics, without_secrets
+from banpick_exp.report.tracking.mirror import Mirror
+from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -139,10 +142,10 @@ def test_online_makes_a_report_and_says_why_it_could_not(tmp_path: Path, monkeyp
     monkeypatch.setattr(wandb, "login", lambda **_: True)
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr("banpick_exp.report.tracking.wandb_report.publish", publish)
-    tracker = Tracker(TrackingConfig(mode="online"))
-    tracker.start(RunFolder(tmp_path), CONFIG)
-    (failure,) = tracker.finish({"headline": "No gain"})
-    assert failure.startswith("the W&B report: ") and "the server is away" in failure
+    mirror = Mirror()
+    mirror.open({"mode": "online"}, tmp_path, "sweep/run", {})
+    failed, (failure,) = mirror.finish({"headline": "No gain"}, {})
+    assert failed == [] and failure.startswith("the W&B report: ") and "the server is away" in failure
 
 
 def test_off_does_nothing(tmp_path: Path) -> None:
@@ -182,37 +185,10 @@ def test_online_without_a_key_stops_before_anything_starts(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_cannot_start_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def init(**_: Any) -> None:
-        raise OSError("read-only file system\nsecond line")
-
-    monkeypatch.setattr(wandb, "init", init)
-    with pytest.raises(UserError, match=r"read-only file system\), so .* type tracking=none"):
-        Tracker(WANDB).start(RunFolder(tmp_path), CONFIG)
-
-
-def test_later_failures_are_collected_and_reported_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run = ladder(SyntheticRun(problems=4))
-    tracker = Tracker(WANDB)
-    tracker.start(RunFolder(tmp_path), CONFIG)
-    calls = 0
-
-    def init(**_: Any) -> None:
-        nonlocal calls
-        calls += 1
-        raise ConnectionError("the network is gone")
-
-    monkeypatch.setattr(wandb, "init", init)
-    for record in run.records:
-        tracker.log_point(record)
-    failures = tracker.finish({})
-    assert calls == GIVE_UP_AFTER < len(run.points)  # it does not wait for a dead server at every point
-    assert len(failures) == GIVE_UP_AFTER + 1 and "gave up" in failures[-1]
-    assert failures[0] == f"point {run.records[0].fingerprint}: the network is gone"
-    assert tracker.finish({}) == failures and capfd.readouterr() == ("", "")
-    assert not (tmp_path / "wandb" / "mirrored.txt").exists()  # a resumed run will mirror them
+def test_cannot_start_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file, where W&B makes folders")
+    with pytest.raises(UserError, match=r"W&B cannot start \(it cannot write .+\), so .* type tracking=none"):
+        Tracker(WANDB).start(RunFolder(tmp_path / "run"), CONFIG)
 
 
 MIRROR = """
@@ -228,9 +204,8 @@ tracker.start(RunFolder(Path(sys.argv[1])), {})
 for record in ladder(SyntheticRun(problems=4), ks=(4,)).records:
     tracker.log_point(record)
 assert tracker.finish({"headline": "No gain"}) == []
-after = dict(os.environ)
-assert before.pop("WANDB_SERVICE", "") in after.pop("WANDB_SERVICE")  # W&B's own, where there was none
-assert after == before, "what was set is set still"
+assert dict(os.environ) == before, "what was set is set still"
+assert "wandb" not in sys.modules, "W&B is called in a process of its own"
 """
 
 
@@ -322,21 +297,14 @@ def test_an_environment_of_another_run_does_not_reach_ours(
     assert "theirs" not in "".join(run["text"] for run in runs.values())
 
 
-def test_every_setting_of_wandb_is_kept_out_or_known(tmp_path: Path) -> None:
+def test_every_setting_of_wandb_is_kept_out_or_known() -> None:
     """Those of a newer W&B too: what is let in is listed."""
-    from banpick_exp.report.tracking.environment import KEPT, of_no_run
-
     every = {f"WANDB_{name.upper()}" for name in wandb.Settings.model_fields}
     let_in = {name.lower().removeprefix("wandb_") for name in KEPT & every}
     of_a_run = ("run", "resume", "fork", "sweep", "job", "launch", "mode", "git", "name", "project", "program", "label")
     assert not [name for name in let_in if any(word in name for word in of_a_run)]
-    environment = dict.fromkeys(every, "x")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        with of_no_run():
-            assert {name for name in os.environ if name.startswith("WANDB_")} == KEPT & every
-        assert {name: os.environ[name] for name in environment} == environment
+    environment = dict.fromkeys([*every, "PATH"], "x")
+    assert set(of_no_run(environment)) == {*(KEPT & every), "PATH"} and len(environment) == len(every) + 1
 
 
 def test_who_and_where_we_are_still_reaches_wandb(tmp_path: Path) -> None:
@@ -350,14 +318,14 @@ def test_who_and_where_we_are_still_reaches_wandb(tmp_path: Path) -> None:
         "WANDB_CACHE_DIR": str(tmp_path / "cache"),
     }
     code = (
-        "import wandb; from banpick_exp.report.tracking.environment import of_no_run\n"
-        "with of_no_run():\n"
-        "    s = wandb.setup(wandb.Settings(mode='offline', silent=True)).settings\n"
+        "import wandb\n"
+        "s = wandb.setup(wandb.Settings(mode='offline', silent=True)).settings\n"
         "print(s.api_key, s.base_url, s.entity, s.https_proxy, s.settings_system, sep='\\n')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        capture_output=True, text=True, check=True, timeout=60, env=os.environ | kept | {"WANDB_RUN_ID": "fixed"},
+        capture_output=True, text=True, check=True, timeout=60,
+        env=of_no_run(os.environ | kept | {"WANDB_RUN_ID": "fixed"}),
     )  # fmt: skip
     key, server, entity, proxy, settings = done.stdout.splitlines()
     assert [key, server, entity, proxy] == list(kept.values())[:4]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from banpick_exp.config import Section
 
 
@@ -14,3 +16,5 @@ class TrackingConfig(Section):
     mode: Literal["offline", "online"] = "offline"
     project: str = "banpick"
     entity: str | None = None
+    timeout_seconds: float = Field(default=30, gt=0, le=86_400)
+    """How long one call of W&B may take before the run no longer counts on it (`mirroring`)."""

@@ -6,9 +6,7 @@ launcher, a notebook). A sweep opens a run a point, so they would give all of it
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 PREFIX = "WANDB_"
 KEPT = frozenset(
@@ -42,16 +40,6 @@ KEPT = frozenset(
 """All that W&B is shown of its variables: those it will have tomorrow describe runs as well, as likely as not."""
 
 
-@contextmanager
-def of_no_run() -> Iterator[None]:
-    """Without the variables of W&B outside `KEPT`; they are back at the end.
-
-    W&B reads most of them once in a process, in its first `setup`, and a few at each `init`: hold this around both.
-    """
-    hidden = {name: value for name, value in os.environ.items() if name.startswith(PREFIX) and name not in KEPT}
-    for name in hidden:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+def of_no_run(environment: Mapping[str, str]) -> dict[str, str]:
+    """A copy without the variables of W&B outside `KEPT`: what a process that calls W&B may see."""
+    return {name: value for name, value in environment.items() if not name.startswith(PREFIX) or name in KEPT}
