@@ -3,6 +3,7 @@
     <output_dir>/<sweep>/<run>/
       run.json                                the sweep, its models and data (`Manifest`)
       points/<fingerprint>.json               one record a point, points/<fingerprint>.outcomes.parquet beside it
+      checked/                                digests of records that were checked when they were written
       blocks/<fingerprint>.<n>.json           of a race: answers not yet a point
       points.parquet guards.parquet report.html *.png     at the end
     <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
@@ -20,9 +21,10 @@ import errno
 import io
 import json
 import os
+import socket
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +36,8 @@ from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.records import (
     OUTCOME_COLUMNS,
+    OUTCOMES_SEAL,
+    RECORD_SEAL,
     REQUIRED_COLUMNS,
     SEALED_SINCE,
     CorruptRecord,
@@ -60,13 +64,15 @@ POINTS = "points"
 REPORT = "report.html"
 ASIDE = ".corrupt"
 """Behind the name of a record that was set aside."""
+FILE_MODE, FOLDER_MODE = 0o664, 0o775
+"""Before the umask, which takes more away: also where it takes nothing (0, in some containers), nobody else writes."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path` so that the path never shows half of it, and so that it survives a power cut."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=_opener) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -79,6 +85,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(folder)  # the rename itself lives in the folder
     finally:
         os.close(folder)
+
+
+def _opener(name: str, flags: int) -> int:
+    return os.open(name, flags, FILE_MODE)
+
+
+def create_folder(path: Path) -> None:
+    """A folder with those above it, each for its owner; one that is there stays as it is."""
+    for folder in reversed([path, *path.parents]):
+        if not folder.is_dir():
+            folder.mkdir(FOLDER_MODE, exist_ok=True)  # `parents=True` would give those above the widest mode
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -174,6 +191,11 @@ class RunFolder:
         return self.path / POINTS
 
     @property
+    def checked(self) -> Path:
+        """Digests of records that were checked when they were written, a file a process that wrote some."""
+        return self.path / "checked"
+
+    @property
     def report(self) -> Path:
         return self.path / REPORT
 
@@ -207,6 +229,24 @@ class RunFolder:
         """What vLLM and torch wrote while an engine was loaded in the driver's process."""
         return self.path / "engine.log"
 
+    @property
+    def events(self) -> Path:
+        """What happened in this run, a line a transition."""
+        return self.path / "events.jsonl"
+
+    @property
+    def stop_request(self) -> Path:
+        """There where somebody asked the driver to stop after what is running."""
+        return self.path / "stop.request"
+
+    @property
+    def logs(self) -> Path:
+        """What engines wrote in processes of their own."""
+        return self.path / "logs"
+
+    def log_path(self, engine: str) -> Path:
+        return self.logs / f"{engine}.log"
+
     def record_path(self, fingerprint: str) -> Path:
         return self.points / f"{fingerprint}.json"
 
@@ -219,6 +259,10 @@ class RunFolder:
     def trace_path(self, name: str) -> Path:
         """The whole trace of what went wrong with a point or an engine."""
         return self.path / "errors" / f"{name}.txt"
+
+    def pulse_path(self, engine: str) -> Path:
+        """Signs of life of an engine's process (`cluster.pulse`)."""
+        return self.path / "engines" / f"{engine}.json"
 
     def figure_path(self, name: str) -> Path:
         """A figure for papers; the names are in `report.figures.names`."""
@@ -256,10 +300,11 @@ class RunFolder:
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         _check_outcomes(record, frame)
         try:
-            self.points.mkdir(parents=True, exist_ok=True)
+            create_folder(self.points)
             if table is not None:
                 write_atomically(self.outcomes_path(record.fingerprint), table)
             write_atomically(path, text.encode())
+            self._note_checked(record, text.encode())
         except OSError as error:
             reason = (
                 f"{error.strerror}: point {record.fingerprint} ({record.label}) is not recorded. "
@@ -296,14 +341,13 @@ class RunFolder:
             raise CorruptRecord(f"{path}: {error}") from error
         return record, outcomes
 
-    def _read_each(self) -> Iterator[tuple[PointRecord, pl.DataFrame | None] | LeftOut]:
-        for path in self.record_files():
-            try:
-                yield self._read(path.stem)
-            except CorruptRecord as error:
-                yield LeftOut(path, str(error.__cause__), whole=False)
-            except MissingOutcomes as error:
-                yield LeftOut(path, f"{Path(error.filename).name} is not there", whole=True)
+    def _read_or_leave_out(self, path: Path) -> tuple[PointRecord, pl.DataFrame | None] | LeftOut:
+        try:
+            return self._read(path.stem)
+        except CorruptRecord as error:
+            return LeftOut(path, str(error.__cause__), whole=False)
+        except MissingOutcomes as error:
+            return LeftOut(path, f"{Path(error.filename).name} is not there", whole=True)
 
     def read_points(self) -> Points:
         """All trustworthy points with their outcomes, each file read once, and what was left out; changes nothing.
@@ -312,7 +356,7 @@ class RunFolder:
         content.
         """
         points = Points([], {}, [])
-        for found in self._read_each():
+        for found in map(self._read_or_leave_out, self.record_files()):
             if isinstance(found, LeftOut):
                 points.left_out.append(found)
                 continue
@@ -322,11 +366,69 @@ class RunFolder:
                 points.outcomes[record.fingerprint] = outcomes
         return points
 
-    def load_points(self) -> tuple[list[PointRecord], list[LeftOut]]:
-        """As `read_points`, without keeping the outcomes."""
-        each = [found if isinstance(found, LeftOut) else found[0] for found in self._read_each()]
-        records = [found for found in each if isinstance(found, PointRecord)]
-        return records, [found for found in each if isinstance(found, LeftOut)]
+    def load_points(
+        self, keep: Callable[[PointRecord], PointRecord] | None = None
+    ) -> tuple[list[PointRecord], list[LeftOut]]:
+        """As `read_points`, without keeping the outcomes.
+
+        Files that are byte for byte those that `write_point` checked are not counted again: a run of 10,000 points is
+        resumed in seconds. `keep`: what of a record is kept, for a driver that must not hold all that was counted.
+        """
+        records: list[PointRecord] = []
+        left_out: list[LeftOut] = []
+        checked = self._checked()
+        for path in self.record_files():
+            record = self._read_checked(path.stem, checked.get(path.stem))
+            if record is None:
+                found = self._read_or_leave_out(path)
+                if isinstance(found, LeftOut):
+                    left_out.append(found)
+                    continue
+                record = found[0]
+            records.append(record if keep is None else keep(record))
+        return records, left_out
+
+    def _note_checked(self, record: PointRecord, content: bytes) -> None:
+        """Note that a record of this very content passed the checks. A note that is lost costs who reads some time.
+
+        A process has a file of its own: on a shared disk, two that append to one would overwrite each other.
+        """
+        if record.schema_version < SEALED_SINCE:
+            return
+        with contextlib.suppress(OSError):  # the point is whole without it
+            self.checked.mkdir(FOLDER_MODE, exist_ok=True)
+            with open(self.checked / f"{socket.gethostname()}-{os.getpid()}.txt", "a", opener=_opener) as file:
+                file.write(f"{record.fingerprint} {digest(content)}\n")
+
+    def _checked(self) -> dict[str, set[str]]:
+        """Fingerprint -> digests of the records that were checked when they were written."""
+        noted: dict[str, set[str]] = {}
+        with contextlib.suppress(OSError):
+            for path in self.checked.iterdir():
+                for line in path.read_text(errors="replace").splitlines():
+                    name, _, of = line.partition(" ")
+                    noted.setdefault(name, set()).add(of)
+        return noted
+
+    def _read_checked(self, fingerprint: str, noted: Container[str] | None) -> PointRecord | None:
+        """A record that is, with its outcomes, what was checked when it was written; None where all must be checked."""
+        from pydantic_core import from_json
+
+        if noted is None:
+            return None
+        try:
+            content = self.record_path(fingerprint).read_bytes()
+            if digest(content) not in noted:
+                return None
+            plain = from_json(content)
+            del plain[RECORD_SEAL]
+            seal = plain.pop(OUTCOMES_SEAL)
+            if seal is not None and digest(self.outcomes_path(fingerprint).read_bytes()) != seal:
+                return None
+            record = PointRecord.model_validate(plain)
+        except (OSError, ValueError, LookupError):
+            return None  # said by who checks all
+        return record if record.fingerprint == fingerprint else None
 
     def set_aside(self, left_out: LeftOut) -> None:
         """Rename a record that is wrong in its content to `x.json.corrupt`: its point counts as not run.
@@ -405,7 +507,7 @@ class RunFolder:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Creates the folder with its `run.json`; a manifest that is there already stays."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        create_folder(self.path)
         path = self.path / MANIFEST
         if not path.exists():
             text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
@@ -414,7 +516,7 @@ class RunFolder:
     def write_trace(self, name: str, trace: str) -> Path:
         """Keep the whole trace of an error whose reason is one line; returns its path."""
         path = self.trace_path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        create_folder(path.parent)
         write_atomically(path, trace.encode(errors="replace"))
         return path
 
@@ -488,7 +590,7 @@ def check_writable(folder: Path) -> None:
     try:
         for path in [*reversed(folder.parents), folder]:
             if not path.is_dir():
-                path.mkdir()
+                path.mkdir(FOLDER_MODE)
                 created.append(path)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"banpick")

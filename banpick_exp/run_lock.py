@@ -69,6 +69,19 @@ def held(folder: RunFolder) -> Iterator[str | None]:
             folder.lock.unlink(missing_ok=True)
 
 
+def driver_of(folder: RunFolder) -> Holder | None:
+    """Who computes the run at this moment; None where nobody does, as far as can be told without writing there.
+
+    Of a driver on another machine that went without a word, for STALE_SECONDS still that one, by this machine's clock.
+    """
+    holder = _read(folder.lock)
+    try:
+        silent = time.time() - folder.lock.stat().st_mtime
+    except OSError:
+        return None
+    return None if holder is None or _gone(holder, silent) else holder
+
+
 def _take(folder: RunFolder, own: Holder) -> str | None:
     """Writes the lock, or takes it over; returns a note in that case."""
     while True:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -46,6 +47,7 @@ class EngineActor:
             verify_seconds=time.perf_counter() - begin,
             layers=len(hooked.layers),
             routers=tuple(hooked.router),
+            host=socket.gethostname(),
             pid=os.getpid(),
         )
 

@@ -14,6 +14,7 @@ class Started:
     layers: int
     """MoE layers hooked."""
     routers: tuple[str, ...]
+    host: str
     pid: int
 
 

@@ -25,6 +25,8 @@ class ClusterConfig(Section):
     engines: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Engines loaded side by side; `auto`: as many as fit (`room`), and no more than there are points."""
     cpus: int | None = Field(default=None, ge=1)
+    dead_seconds: float = Field(default=60, ge=5)
+    """An engine, or a process of it, that gives no sign of life for so long is dead: its work goes elsewhere."""
 
     @model_validator(mode="after")
     def _address_has_a_form_that_ray_takes(self) -> ClusterConfig:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-ATTEMPTS = 2
-"""A point whose engine died is tried once more on a new engine; one that fails by itself is not."""
+ATTEMPTS = 3
+"""Engines that a block, a point or a calibration may outlive; work that fails by itself is not tried again."""
+STARTS_WITHOUT_PROGRESS = 4
+"""Of one slot in a row; work that is done in between pays them back."""
+FIRST_REST, MOST_REST = 2.0, 60.0
+"""Seconds before a slot is started for the third time without progress, doubled each time; the second is at once."""
 FATAL_TO_ENGINE = ("EngineError", "EngineDeadError")
 """Errors of a call after which the engine can no longer be trusted with the next point."""
 
@@ -15,8 +19,23 @@ class StockIsWrong(RuntimeError):
     """Stock's own answers say that nothing measured on this task means anything. The message has completions."""
 
 
+class PlaceLost(RuntimeError):
+    """The place that engines run in is gone, and all of them with it. The message says what died."""
+
+
 class Restarts:
-    """How often an engine was started in each slot."""
+    """How often an engine was started in each slot since it last got something done.
+
+    >>> restarts = Restarts()
+    >>> def tried() -> float | None:
+    ...     restarts.started("a")
+    ...     return restarts.rest("a")
+    >>> [tried() for _ in range(4)]
+    [0.0, 2.0, 4.0, None]
+    >>> restarts.progressed("a")
+    >>> tried()
+    0.0
+    """
 
     def __init__(self) -> None:
         self._starts: Counter[str] = Counter()
@@ -24,8 +43,15 @@ class Restarts:
     def started(self, slot: str) -> None:
         self._starts[slot] += 1
 
-    def may_start_again(self, slot: str) -> bool:
-        return self._starts[slot] <= ATTEMPTS
+    def progressed(self, slot: str) -> None:
+        self._starts[slot] = 0
+
+    def rest(self, slot: str) -> float | None:
+        """Seconds to wait before its engine is started again; None where that has been tried often enough."""
+        starts = self._starts[slot]
+        if starts >= STARTS_WITHOUT_PROGRESS:
+            return None
+        return 0.0 if starts < 2 else min(MOST_REST, FIRST_REST * 2 ** (starts - 2))
 
 
 def reason_of(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import polars as pl
 from rich.console import Console
 
 from banpick_exp.analysis.stock_answers import stock_alarms
+from banpick_exp.cluster.events import Events, point_fields
 from banpick_exp.cluster.faults import StockIsWrong
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.evaluation.blocks import AnsweredBlock
@@ -21,14 +22,18 @@ from banpick_exp.sweep.rerun import rerun_command
 class Ledger:
     """`records`: by fingerprint, those that count as finished; failed ones of an earlier driver are tried again."""
 
-    def __init__(self, plan: SweepPlan, tracker: Tracker, console: Console) -> None:
-        self._plan, self._tracker = plan, tracker
+    def __init__(self, plan: SweepPlan, tracker: Tracker, console: Console, events: Events) -> None:
+        self._plan, self._tracker, self._events = plan, tracker, events
         stored, left_out = plan.folder.load_points()
         for each in left_out:
             if not each.whole:
                 plan.folder.set_aside(each)
+                events.write("point_aside", point=each.file.stem, label=each.file.stem, reason=each.reason)
             fate = "its point is computed again" if each.whole else "set aside, its point is computed again"
             console.print(f"Note: {each.file.name}: {each.reason}: {fate}.", markup=False, highlight=False)
+        for record in stored:
+            if record.status == "failed":
+                events.write("point_aside", point=record.fingerprint, label=record.label, reason=record.reason)
         self.records: dict[str, PointRecord] = {r.fingerprint: r for r in stored if r.status != "failed"}
         pending = len(self.pending())
         if self.records and pending:
@@ -48,6 +53,10 @@ class Ledger:
         """A point is over; its record is on disk."""
         self.records[record.fingerprint] = record
         self._tracker.log_point(record)
+
+    def tell(self, record: PointRecord) -> None:
+        """Say that a point is over, with what is first asked of it."""
+        self._events.write("point_done", **point_fields(record))
 
     def fail(self, point: Point, reason: str) -> PointRecord:
         """Record that a point could not be measured."""

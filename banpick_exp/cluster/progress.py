@@ -1,54 +1,49 @@
-"""What a person sees while a sweep runs: one live table with an ETA on a terminal, one line a point elsewhere."""
+"""What a person sees of a run: one live table with an ETA on a terminal, one line a point elsewhere.
+
+Drawn from the run's events alone, so that `status` shows the same on another machine. The table has the same height
+for one engine and for a thousand.
+"""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from banpick_exp.records import PointRecord
+from banpick_exp.cluster.engine_state import EngineState
+from banpick_exp.cluster.events import Event
+from banpick_exp.cluster.state import Fold, PointEnd, RunState
 
-RECENT = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """What a slot is doing. `started` on the perf_counter clock."""
-
-    slot: str
-    kind: str
-    label: str
-    started: float
+MOST_LINES = 8
+"""Points, and engines, that have a line of their own."""
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal would obey rather than show; labels and reasons may hold anything."""
 
 
 class Display:
-    """Use as a context manager. `update` refreshes the running jobs, `point` counts a finished one."""
+    """A listener of `Events`, and a context manager around the time in which the table is drawn."""
 
-    def __init__(self, console: Console, *, total: int, progress_file: Path) -> None:
+    def __init__(self, console: Console, *, progress_file: Path) -> None:
+        """`progress_file`: how far a calibration is."""
         self._console, self._progress_file = console, progress_file
-        self._bar = Progress(
-            TextColumn("points"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
+        self._fold = Fold()
+        self._folding = threading.Lock()  # the table is drawn from a thread of its own: a call may take hours
+        self._live = (
+            Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._draw)
+            if console.is_terminal
+            else None
         )
-        self._task: TaskID = self._bar.add_task("points", total=total, eta="ETA -")
-        self._recent: list[PointRecord] = []
-        self._running: Sequence[Running] = ()
-        self._first_point: float | None = None
-        self._done, self._total = 0, total
-        self._work: tuple[float, float] = (0.0, float(total))
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Display:
         if self._live:
@@ -61,80 +56,136 @@ class Display:
         if self._live:
             self._live.__exit__(kind, error, trace)
 
-    def note(self, text: str) -> None:
-        self._console.print(f"  {text}", highlight=False, markup=False)  # errors hold brackets
+    def __call__(self, event: Event) -> None:
+        """Take an event; notes are printed, and where there is no table a line a point."""
+        with self._folding:
+            self._fold.add(event)
+            ended = event.kind == "point_done" and self._live is None
+            state = self._fold.state(event.time) if ended else None
+        # Not under the lock: printing draws the table too.
+        if event.kind == "note":
+            self._print(f"  {event.fields['text']}")
+        elif state is not None:
+            eta = eta_words(state)
+            self._print(f"  [{state.ended_now}/{state.asked_now}] {_line(state.recent[-1])}  ({eta})")
 
-    def update(self, running: Sequence[Running]) -> None:
-        self._running = running
-        if any(job.kind in ("point", "block") for job in running) and self._first_point is None:
-            self._first_point = time.perf_counter()
-        self._refresh()
+    def _print(self, text: str) -> None:
+        self._console.print(shown(text), highlight=False, markup=False)  # errors hold brackets
 
-    def expect(self, done: float, total: float) -> None:
-        """What the ETA is drawn from: work done and expected, in points; a point that is not whole counts in part."""
-        self._work = done, total
+    def _draw(self) -> RenderableType:
+        now = datetime.now(UTC)
+        with self._folding:
+            state = self._fold.state(now)
+        return Group(*drawn(state, now, self._progress_file))
 
-    def point(self, record: PointRecord) -> None:
-        self._done += 1
-        self._recent.append(record)
-        eta = self._eta_seconds()
-        self._bar.update(self._task, completed=self._done, eta=f"ETA {eta:.0f} s")
-        if self._live is None:
-            self._console.print(
-                f"  [{self._done}/{self._total}] {_line(record)}  (ETA {eta:.0f} s)", highlight=False, markup=False
-            )
-        self._refresh()
 
-    def _eta_seconds(self) -> float:
-        begin = self._first_point or time.perf_counter()
-        done, total = self._work
-        return (time.perf_counter() - begin) / max(done, 0.01) * max(total - done, 0.0)
+def shown(text: str) -> str:
+    """A text without control characters, but for tab and new line."""
+    return CONTROLS.sub("\ufffd", text)
 
-    def _refresh(self) -> None:
-        if self._live is None:
-            return
-        table = Table(box=None, pad_edge=False)
-        for column in ("point", "status", "accuracy", "difference", "speed-up", "kept"):
-            table.add_column(column, justify="left" if column in ("point", "status") else "right")
-        for record in self._recent[-RECENT:]:
-            table.add_row(*map(escape, _cells(record)))
-        lines = [
-            f"[dim]{job.kind}[/] {escape(job.label)}  {time.perf_counter() - job.started:.0f} s"
-            for job in self._running
-        ]
-        if any(job.kind == "calibrate" for job in self._running):
-            lines.append(self._calibration_line())
-        self._live.update(Group(table, *lines, self._bar))
 
-    def _calibration_line(self) -> str:
-        try:
-            progress = json.loads(self._progress_file.read_text())
-        except (OSError, ValueError):
-            return "calibrating ..."
-        start = min(job.started for job in self._running if job.kind == "calibrate")
+def eta_words(state: RunState) -> str:
+    """`ETA 120 s`, `ETA -` where nobody can say."""
+    return "ETA -" if state.eta_seconds is None else f"ETA {state.eta_seconds:.0f} s"
+
+
+def drawn(state: RunState, now: datetime, progress_file: Path) -> list[RenderableType]:
+    """The points that ended last, what runs, and a bar over all: at most 20 lines."""
+    parts: list[RenderableType] = []
+    if state.recent:
+        parts.append(_points(state.recent))
+    parts += _most([_running_line(engine, now) for engine in state.running])
+    calibrating = [e.job.since for e in state.engines if e.job and e.job.kind == "calibration"]
+    if calibrating:
+        parts.append(_calibration_line(min(calibrating), now, progress_file))
+    if len(state.engines) > 1:
+        parts.append(f"engines {engine_counts(state)}")
+    parts.append(_bar(state))
+    return parts
+
+
+def _points(ends: Sequence[PointEnd]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("point", "status", "accuracy", "difference", "speed-up", "kept"):
+        table.add_column(column, justify="left" if column in ("point", "status") else "right")
+    for end in ends[-MOST_LINES:]:
+        table.add_row(*(escape(shown(cell)) for cell in _cells(end)))
+    return table
+
+
+def _most(lines: Sequence[str]) -> Iterable[str]:
+    """The first few, then how many there are besides."""
+    more = len(lines) - MOST_LINES
+    return [*lines[:MOST_LINES], f"[dim]... and {more} more[/]"] if more > 0 else lines
+
+
+def _running_line(engine: EngineState, now: datetime) -> str:
+    seconds = max((now - engine.since).total_seconds(), 0.0)
+    where = f"  [dim]{escape(shown(engine.host))}[/]" if engine.host else ""
+    return f"[dim]{job_words(engine)}[/] {escape(shown(_of_what(engine)))}  {seconds:.0f} s{where}"
+
+
+def job_words(engine: EngineState) -> str:
+    """`block 3 of 8`, `point`, `calibrate`, or the phase of an engine that has no job."""
+    job = engine.job
+    if job is None:
+        return "start" if engine.phase == "starting" else engine.phase
+    if job.kind == "block" and job.block is not None:
+        return f"block {job.block + 1} of {job.of}"
+    return "calibrate" if job.kind == "calibration" else job.kind
+
+
+def _of_what(engine: EngineState) -> str:
+    return engine.name if engine.job is None else engine.job.label
+
+
+def engine_counts(state: RunState) -> str:
+    """`64: 60 busy, 3 idle, 1 lost; at work 93 % of the time since loaded`."""
+    counts = Counter(engine.phase for engine in state.engines)
+    loads = [engine.busy for engine in state.engines if engine.busy is not None]
+    busy = f"; at work {100 * sum(loads) / len(loads):.0f} % of the time since loaded" if loads else ""
+    return f"{len(state.engines)}: {', '.join(f'{count} {phase}' for phase, count in counts.items())}{busy}"
+
+
+def _bar(state: RunState) -> Table:
+    bar = Table.grid(padding=(0, 1))
+    ended, asked = state.ended_now, max(state.asked_now, state.ended_now)
+    minutes, seconds = divmod(int(state.seconds), 60)
+    elapsed = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    bar.add_row(
+        "points", ProgressBar(total=max(asked, 1), completed=ended, width=40), f"{ended}/{asked}", elapsed,
+        eta_words(state),
+    )  # fmt: skip
+    return bar
+
+
+def _calibration_line(since: datetime, now: datetime, progress_file: Path) -> str:
+    try:
+        progress = json.loads(progress_file.read_text())
         done, total = max(progress["done"], 1), progress["total"]
-        left = (time.perf_counter() - start) / done * (total - done)
-        return f"calibrating: {100 * progress['done'] / total:.0f} % of the changes, ETA {left:.0f} s"
+        left = (now - since).total_seconds() / done * (total - done)
+        return f"calibrating: {100 * progress['done'] / total:.0f} % of the changes, ETA {max(left, 0):.0f} s"
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return "calibrating ..."
 
 
-def _cells(record: PointRecord) -> list[str]:
-    if record.metrics is None:
-        return [record.label, record.status, record.reason or "", "", "", ""]
-    overall = record.metrics.overall
+def _cells(end: PointEnd) -> list[str]:
+    if end.accuracy is None or end.kept is None:
+        return [end.label, end.status, end.reason or "", "", "", ""]
     return [
-        record.label,
-        record.status,
-        f"{100 * overall.accuracy:.1f}",
-        "-" if overall.delta is None else f"{100 * overall.delta:+.1f}",
-        "-" if overall.speedup is None else f"{overall.speedup:.2f}x",
-        f"{overall.mean_kept:.2f}",
+        end.label,
+        end.status,
+        f"{100 * end.accuracy:.1f}",
+        "-" if end.delta is None else f"{100 * end.delta:+.1f}",
+        "-" if end.speedup is None else f"{end.speedup:.2f}x",
+        f"{end.kept:.2f}",
     ]
 
 
-def _line(record: PointRecord) -> str:
-    label, status, accuracy, delta, speedup, kept = _cells(record)
+def _line(end: PointEnd) -> str:
+    label, status, accuracy, delta, speedup, kept = _cells(end)
     if status == "dropped":
-        return f"{label}: dropped {record.reason}"
+        return f"{label}: dropped {end.reason}"
     if not delta:
         return f"{label}: {status}: {accuracy}"
     return f"{label}: {status}, accuracy {accuracy} ({delta} to stock), speed-up {speedup}, {kept} experts kept"

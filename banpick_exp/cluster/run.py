@@ -6,34 +6,44 @@ Points that share an engine share the loaded actors: the number of engine loads 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 
+from banpick_exp.cluster import stop_request
 from banpick_exp.cluster.backends.base import Backend, DoesNotFit
 from banpick_exp.cluster.backends.registry import backend_of
-from banpick_exp.cluster.dispatch import EngineGroup, Loads
-from banpick_exp.cluster.faults import StockIsWrong
+from banpick_exp.cluster.dispatch import EngineGroup, Loads, Supplies
+from banpick_exp.cluster.events import Events
+from banpick_exp.cluster.faults import PlaceLost, StockIsWrong
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
 from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
+from banpick_exp.evaluation.cut import Cut
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_lock import held
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
 from banpick_exp.sweep.dry_run import format_line
 from banpick_exp.sweep.estimate import weight_bytes
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.search.cuts import cut_of
+from banpick_exp.sweep.search.dividing import Divided
 from banpick_exp.sweep.search.grid import Grid
 from banpick_exp.sweep.search.optuna import Sampling
 from banpick_exp.sweep.search.racing import Race
 from banpick_exp.sweep.search.selection import Selection
 from banpick_exp.sweep.search.strategy import Strategy, Work, setup
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C and its like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +62,42 @@ class Run:
         """`backend`: where engines run, in place of the one that the plan names."""
         self._plan, self._console, self._backend = plan, console, backend
         self._tracker = Tracker(plan.tracking)
-        self._ledger = Ledger(plan.sweep, self._tracker, console)
+        self._display = Display(console, progress_file=plan.folder.progress)
+        self._events = Events(plan.folder, [self._display])
+        self._ledger = Ledger(plan.sweep, self._tracker, console, self._events)
         self._loads, self._slots = Loads(), 0
-        self._display: Display | None = None
+        self._all: Sequence[EngineWork] = ()
+        self._why_left = ""
+        """Why points are left without a record, where some are."""
 
     def run(self) -> int:
-        """Returns the exit code: 0, or 1 when a point failed or is invalid."""
+        """Returns the exit code: 0, or 1 when a point failed, is invalid, or is left for want of an engine."""
         begin = time.perf_counter()
         pending = self._ledger.pending()
         self._ledger.start_mirror()
-        engines = self._engines(pending)
+        engines = self._all = self._engines(pending)
         computed = sum(engine.strategy.points_left() for engine in engines)
+        self._events.write(
+            "run_begun",
+            command=self._plan.sweep.command,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            points=computed,
+            expected=float(computed),
+            cluster=self._plan.cluster.address or self._plan.cluster.backend,
+        )
         stopped = False
         if engines:
             try:
-                self._run_engines(engines, computed)
+                self._run_engines(engines)
             except StockIsWrong as error:
                 stopped = True
                 self._console.print(str(error), markup=False, highlight=False, style="red")
+            except PlaceLost as error:
+                self._why_left = str(error)
+            except KeyboardInterrupt:
+                self._end(INTERRUPTED, begin, sum(engine.strategy.points_left() for engine in engines))
+                raise
         elif self._plan.sweep.points:
             self._console.print("Every point of this run is finished: nothing to compute.")
         totals = Totals(
@@ -80,7 +108,27 @@ class Run:
             points_computed=computed,
         )
         code = finish(self._plan, self._tracker, self._console, totals)
-        return 1 if stopped else code
+        left = sum(engine.strategy.points_left() for engine in engines)
+        if self._why_left and left:
+            self._console.print(
+                f"{left} point(s) are left without a record: {self._why_left}. What is finished is kept; the same"
+                f" command with resume={self._plan.folder.path.name} goes on from here.",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+                style="red",
+            )
+            code = 1
+        code = 1 if stopped else code
+        self._end(code, begin, left)
+        return code
+
+    def _end(self, code: int, begin: float, left: int) -> None:
+        """The last event; what was asked of this driver is over."""
+        self._events.write("run_ended", code=code, seconds=time.perf_counter() - begin, left=left)
+        self._events.close()
+        with contextlib.suppress(OSError):
+            stop_request.withdraw(self._plan.folder)
 
     def _engines(self, pending: Sequence[Point]) -> list[EngineWork]:
         """The engines that have something to do, in the order to load them."""
@@ -96,15 +144,29 @@ class Run:
         sweep, records, folder = self._plan.sweep, self._ledger.records, self._plan.folder
         if isinstance(sweep.search, RacingSearch):
             return Race(points, records, sweep.search, folder, self._drop, self._note)
+        return Divided(self._whole_points(points, pending), self._cut_of, folder)
+
+    def _whole_points(self, points: Sequence[Point], pending: Sequence[Point]) -> Strategy:
+        """The search, in points."""
+        sweep, records, folder = self._plan.sweep, self._ledger.records, self._plan.folder
         if isinstance(sweep.search, OptunaSearch):
             # What is drawn depends on how many are at work: `auto` must not make that the machine's choice.
             slots = 1 if self._plan.cluster.engines == "auto" else self._plan.cluster.engines
             return Sampling(points, sweep.spaces, sweep.maker, records, sweep.search, folder, slots)
         if sweep.stages is not None:
             return Selection(sweep.stages, records, self._note)
-        return Grid([point for point in points if point in pending])
+        names = {point.fingerprint for point in pending}
+        return Grid([point for point in points if point.fingerprint in names])
 
-    def _run_engines(self, engines: Sequence[EngineWork], total: int) -> None:
+    def _progress(self) -> tuple[float, float]:
+        """Work done and expected of all engines, in points."""
+        done, expected = zip(*(engine.strategy.progress() for engine in self._all), strict=True)
+        return sum(done), sum(expected)
+
+    def _cut_of(self, point: Point) -> Cut | None:
+        return cut_of(point, self._plan.sweep.search)
+
+    def _run_engines(self, engines: Sequence[EngineWork]) -> None:
         cluster = self._plan.cluster
         if cluster.backend == "ray":
             self._console.print(
@@ -114,37 +176,42 @@ class Run:
             self._console.print(line, markup=False, highlight=False)
         backend = self._backend or backend_of(cluster)
         backend.connect()
+        end_on_signals()  # Ray has handlers of its own
         try:
-            with Display(self._console, total=total, progress_file=self._plan.folder.progress) as display:
-                self._display = display
+            with self._display:
                 for engine in engines:
-                    self._run_engine(backend, engine, display)
+                    self._run_engine(backend, engine)
+                    if self._why_left:
+                        break
         finally:
             backend.close()
 
-    def _run_engine(self, backend: Backend, engine: EngineWork, display: Display) -> None:
+    def _run_engine(self, backend: Backend, engine: EngineWork) -> None:
         sweep, folder, settings = self._plan.sweep, self._plan.folder, engine.point.engine
         count = min(self._engines_asked(backend, engine.point), len(engine.works))
-        display.note(f"starting {count} engine(s)")
+        self._note(f"starting {count} engine(s)")
         names = [f"engine-{engine.point.engine_fingerprint}-{folder.path.name}-{i}" for i in range(count)]
         slots = backend.reserve(names, settings)
         self._slots += count
+        supplies = Supplies(
+            backend=backend,
+            ledger=self._ledger,
+            events=self._events,
+            folder=folder,
+            stock={setup(point): point.fingerprint for point in sweep.points if point.rule.is_stock},
+            cut_of=self._cut_of,
+            progress=self._progress,
+            loads=self._loads,
+            dead_seconds=self._plan.cluster.dead_seconds,
+        )
+        group = EngineGroup(supplies, slots, engine.strategy, engine.works)
         try:
-            EngineGroup(
-                backend,
-                slots,
-                engine.strategy,
-                engine.works,
-                ledger=self._ledger,
-                display=display,
-                folder=folder,
-                stock={setup(point): point.fingerprint for point in sweep.points if point.rule.is_stock},
-                cut=sweep.search.cut,
-                loads=self._loads,
-            ).run()
+            group.run()
         finally:
             for slot in slots:
                 slot.release()
+                self._events.write("engine_closed", engine=slot.name)
+        self._why_left = group.stopping or ""
 
     def _engines_asked(self, backend: Backend, point: Point) -> int:
         asked = self._plan.cluster.engines
@@ -153,27 +220,32 @@ class Run:
         return backend.room(point.engine, weight_bytes(point.checkpoint.location))
 
     def _drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> None:
-        record = self._ledger.drop(point, reason, block, stock)
-        if self._display is not None:
-            self._display.point(record)
+        self._ledger.tell(self._ledger.drop(point, reason, block, stock))
 
     def _note(self, text: str) -> None:
-        if self._display is not None:
-            self._display.note(text)
+        self._events.write("note", text=text)
+
+
+def end_on_signals() -> None:
+    """Ctrl-C, SIGTERM (which ends a job) and SIGHUP (which ends a terminal) raise KeyboardInterrupt, wherever we are.
+
+    A shell that puts us in the background leaves SIGINT ignored: Ctrl-C and `kill -INT` must still work. `nohup` leaves
+    SIGHUP ignored, and means it.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if sign != signal.SIGHUP or signal.getsignal(sign) != signal.SIG_IGN:
+                signal.signal(sign, signal.default_int_handler)
 
 
 def run_sweep(plan: RunPlan) -> int:
     """Run the plan and report. Returns 0, or 1 when a point failed or is invalid.
 
-    Ctrl-C and SIGTERM, which ends a job, release the engines and the run's folder (KeyboardInterrupt; SystemExit where
-    Ray has begun).
+    Ctrl-C, SIGTERM and SIGHUP release the engines and the run's folder (KeyboardInterrupt).
 
     Raises UserError where another driver computes this run, or an engine has no room.
     """
-    with contextlib.suppress(ValueError):  # not the main thread
-        for sign in (signal.SIGINT, signal.SIGTERM):
-            # A shell that puts us in the background leaves SIGINT ignored: Ctrl-C and `kill -INT` must still work.
-            signal.signal(sign, signal.default_int_handler)
+    end_on_signals()
     try:
         console = Console()
         with held(plan.folder) as note:  # before anything is read: what another driver writes is not finished

@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 
 from banpick_exp.config import Section, shown, suggestion, validated
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.cut import Cut
 
 RESERVED_NAMES = ("calibrations", "solved")
 """Folders of output_dir that all sweeps share."""
@@ -44,11 +43,6 @@ class GridSearch(Section):
 
     name: Literal["grid"] = "grid"
 
-    @property
-    def cut(self) -> Cut | None:
-        """How a point's problems are cut into blocks; None where points are answered whole."""
-        return None
-
 
 class RacingSearch(Section):
     """All points in blocks of problems; one that can no longer reach the front stops there."""
@@ -62,11 +56,6 @@ class RacingSearch(Section):
     """A race also stops points that gain less than this (accuracy, 0..1) over their reference for sure; 0: none."""
     seed: int = Field(default=0, ge=0)
     """Of the order in which the problems are asked."""
-
-    @property
-    def cut(self) -> Cut:
-        """How a race cuts a point's problems into blocks."""
-        return Cut(shares=self.blocks, seed=self.seed)
 
     @model_validator(mode="after")
     def _blocks_rise_to_one(self) -> RacingSearch:
@@ -90,11 +79,6 @@ class OptunaSearch(Section):
     seed: int = Field(default=0, ge=0)
     """Of the sampler."""
 
-    @property
-    def cut(self) -> Cut | None:
-        """Points are answered whole."""
-        return None
-
 
 class SelectSearch(Section):
     """Dev chooses among the points of the space; on the typed split runs what it chose, stock and the references."""
@@ -102,11 +86,6 @@ class SelectSearch(Section):
     name: Literal["select"] = "select"
     by: str | None = None
     """`policy` or `policy.KNOB`: one is chosen for each of its values; null: one of all."""
-
-    @property
-    def cut(self) -> Cut | None:
-        """Points are answered whole."""
-        return None
 
     @model_validator(mode="after")
     def _groups_by_policy(self) -> SelectSearch:
@@ -151,6 +130,9 @@ class RunConfig(Section):
     """Settings of the whole run, the same for every point; sections of other rooms are planned beside it."""
 
     output_dir: str = "outputs"
+    run: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=100)
+    """The run's own name: begun where there is none of it, gone on with where there is. For lines that are started
+    again by something else than a person, such as a job that reached its time limit; null: named after the time."""
     resume: str | None = None
     dry_run: bool = False
     repeats: int = Field(default=1, ge=1, le=1000)

@@ -24,7 +24,7 @@ LATER = frozenset({"kv_cache_blocks"})
 TASK_LABELS = frozenset({"name", "data_files"})
 """Task settings replaced by the content of the files they name."""
 
-TASK_NO_RESULT = frozenset({"allow_zero"})
+TASK_NO_RESULT = frozenset({"allow_zero", "block_problems"})
 """Task settings that change no result."""
 
 FIRST_GRADER = ("exact_match", 1)

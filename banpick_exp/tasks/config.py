@@ -38,6 +38,9 @@ class TaskConfig(Section):
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy. Above, every answer is drawn with a seed of its own, the same for every policy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    block_problems: int | None = Field(default=None, ge=1)
+    """Problems, with their samples, that an engine is given at a time: what is lost when it dies, and what several
+    engines share of one point. null: as many as take minutes by the estimate. Changes no result but by batching."""
     allow_zero: bool = False
     """Go on although stock's own answers say that nothing measured would mean anything; changes no result."""
     speed_batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 32)

@@ -113,6 +113,9 @@ class NotingBackend:
         self.placed.extend(names)
         return [LoadedSlot(name, self.engine, self.done, 1000) for name in names]
 
+    def check(self) -> None:
+        self._inner.check()
+
     def wait(self, calls: Sequence[Call], seconds: float) -> list[Call]:
         return self._inner.wait(calls, seconds)
 

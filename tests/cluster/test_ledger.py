@@ -10,6 +10,7 @@ from typing import Any, cast
 from rich.console import Console
 from synthetic_run import SyntheticRun, ladder
 
+from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.run_folder import RunFolder
 
@@ -23,7 +24,7 @@ def test_only_wrong_content_is_set_aside_and_both_run_again(tmp_path: Path) -> N
     path.write_text(path.read_text().replace('"label": "', '"label": "x'))
     plan = SimpleNamespace(folder=folder, points=synthetic.records)
     output = io.StringIO()
-    ledger = Ledger(cast(Any, plan), cast(Any, None), Console(file=output, width=400))
+    ledger = Ledger(cast(Any, plan), cast(Any, None), Console(file=output, width=400), Events(folder))
     assert [record.label for record in ledger.records.values()] == [whole.label]
     assert [point.fingerprint for point in ledger.pending()] == [alone.fingerprint, edited.fingerprint]
     assert [each.name for each in folder.aside_files()] == [f"{path.name}.corrupt"]

@@ -21,10 +21,15 @@ Done = tuple[str, str, int]
 class LoadedSlot:
     """One place, and in it an actor around the loaded engine."""
 
+    apart = False
+
     def __init__(self, name: str, engine: Engine, done: list[Done], limit: int) -> None:
         self.name = name
         self._engine, self._done, self._limit = engine, done, limit
         self._actor: EngineActor | None = None
+
+    def placed(self) -> bool:
+        return True
 
     @property
     def occupied(self) -> bool:
@@ -32,7 +37,7 @@ class LoadedSlot:
 
     def start(self, point: Point, run_dir: str) -> InlineCall:
         self._actor = EngineActor(point, run_dir, self._engine)
-        started = Started(load_seconds=0.0, verify_seconds=0.0, layers=0, routers=(), pid=0)
+        started = Started(load_seconds=0.0, verify_seconds=0.0, layers=0, routers=(), host="", pid=0)
         return InlineCall(lambda: started)
 
     def call(self, method: str, *arguments: Any) -> InlineCall:
@@ -66,7 +71,12 @@ class LoadedBackend:
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[LoadedSlot]:
         return [LoadedSlot(name, self._engine, self.done, self._limit) for name in names]
 
+    def check(self) -> None:
+        """It is there."""
+
     def wait(self, calls: Sequence[Call], seconds: float) -> list[Call]:
+        if not calls:
+            return []
         first = calls[0]
         assert isinstance(first, InlineCall)
         first.run()

@@ -19,6 +19,7 @@ from banpick_exp.evaluation.cut import Cut
 from banpick_exp.report import compare
 from banpick_exp.report.run import read_run
 from banpick_exp.report.terminal import print_pareto
+from banpick_exp.sweep.search import cuts
 
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
@@ -79,7 +80,7 @@ def block_times(plan: RunPlan) -> dict[Path, int]:
 
 
 def cut_of(plan: RunPlan) -> Cut:
-    cut = plan.sweep.search.cut
+    cut = cuts.cut_of(plan.sweep.points[0], plan.sweep.search)
     assert cut is not None
     return cut
 

@@ -46,13 +46,21 @@ class Slot(Protocol):
     """One place for an engine, and the engine in it."""
 
     name: str
+    apart: bool
+    """Whether its engine has a process of its own, whose signs of life can be watched (`pulse`)."""
+
+    def placed(self) -> bool:
+        """Whether the engine that was started has its place; False while no node has room for it."""
 
     @property
     def occupied(self) -> bool:
         """Whether an engine was started in it and not stopped since."""
 
     def start(self, point: Point, run_dir: str) -> Call:
-        """Make an `EngineActor` for a point's engine and load it. The call answers what `EngineActor.start` does."""
+        """Make an `EngineActor` for a point's engine and load it. The call answers what `EngineActor.start` does.
+
+        Where the last one's place is gone, on another. Never waits for one.
+        """
 
     def call(self, method: str, *arguments: Any) -> Call:
         """Ask the engine for a method of `EngineActor`."""
@@ -78,6 +86,9 @@ class Backend(Protocol):
 
     def wait(self, calls: Sequence[Call], seconds: float) -> Sequence[Call]:
         """Those of the calls that are ready; empty after `seconds` without any."""
+
+    def check(self) -> None:
+        """Raises PlaceLost (`faults`) where the place itself is gone and no call will ever come back."""
 
     def close(self) -> None:
         """Leave the place as it was found."""

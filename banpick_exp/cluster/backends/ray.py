@@ -6,15 +6,20 @@ trial.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
+import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -22,7 +27,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from banpick_exp.cluster.backends.base import CallFailed, CallT, DoesNotFit, EngineLost
 from banpick_exp.cluster.backends.remote import RemoteEngine
 from banpick_exp.cluster.config import ClusterConfig
-from banpick_exp.cluster.faults import reason_of
+from banpick_exp.cluster.faults import PlaceLost, reason_of
+from banpick_exp.cluster.pulse import descendants
 from banpick_exp.cluster.room import Node, engines_that_fit
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
@@ -53,21 +59,43 @@ class RayCall:
 
 @dataclass(slots=True)
 class RaySlot:
-    """A placement group, and the actor in it."""
+    """A placement group, and the actor in it.
+
+    Each engine after the first has a group made anew: one whose node has gone holds nothing, and Ray puts the new one
+    where there is room, now or when a node joins.
+    """
 
     name: str
     group: PlacementGroup
     cpus: int
     gpus: int
     actor: Any = field(default=None)
+    stale: bool = False
+    """Whether an engine was stopped in the group."""
+
+    lost: bool = False
+    """Whether the cluster is gone: nothing may be asked of it."""
+
+    apart: ClassVar[bool] = True
 
     @property
     def occupied(self) -> bool:
         return self.actor is not None
 
+    def placed(self) -> bool:
+        return bool(self.group.wait(timeout_seconds=0))
+
     def start(self, point: Point, run_dir: str) -> RayCall:
-        self.occupy(RemoteEngine, point, run_dir)
+        if self.stale:
+            wanted, strategy = self.group.bundle_specs, self.strategy
+            remove_placement_group(self.group)
+            self.group, self.stale = placement_group(wanted, strategy=strategy, name=self.name), False
+        self.occupy(RemoteEngine, point, run_dir, self.name)
         return self.call("start")
+
+    @property
+    def strategy(self) -> str:
+        return "PACK" if len(self.group.bundle_specs) > 1 else "STRICT_PACK"
 
     def occupy(self, actor_class: type, *arguments: Any) -> None:
         """Create an actor inside this slot's placement group. Ray shows it only its own GPUs."""
@@ -95,11 +123,12 @@ class RaySlot:
         if self.actor is not None:
             with contextlib.suppress(RayError):
                 ray.kill(self.actor)
-            self.actor = None
+            self.actor, self.stale = None, True
 
     def release(self) -> None:
-        self.stop()
-        remove_placement_group(self.group)
+        if not self.lost:
+            self.stop()
+            remove_placement_group(self.group)
 
 
 class RayBackend:
@@ -107,13 +136,15 @@ class RayBackend:
 
     def __init__(self, cluster: ClusterConfig) -> None:
         self._cluster = cluster
+        self._slots: list[RaySlot] = []
+        self._lost = False
 
     def connect(self) -> None:
         """Raises UserError where the cluster cannot be reached, within CONNECT_SECONDS and in one line."""
         options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": "ERROR"}
         address = self._cluster.address
         if address is None:
-            options |= {"address": "local", "include_dashboard": False}
+            options |= {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             if self._cluster.cpus is not None:
                 options["num_cpus"] = self._cluster.cpus
             if short := short_temp_dir():
@@ -122,7 +153,8 @@ class RayBackend:
             check_reachable(address, os.environ.get("RAY_ADDRESS"))
             options["address"] = address
         try:
-            ray.init(**options)
+            with on_loopback() if address is None else contextlib.nullcontext():
+                ray.init(**options)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             where = "a Ray cluster on this machine" if address is None else f"the Ray cluster at {address}"
             raise UserError(
@@ -131,9 +163,35 @@ class RayBackend:
             ) from error
 
     def close(self) -> None:
-        ray.shutdown()
+        if not self._lost:
+            ray.shutdown()
+
+    def check(self) -> None:
+        """Of a cluster that this process has made; one that stands is its owner's, and Ray says when it is gone."""
+        node = ray._private.worker._global_node
+        if self._cluster.address is None and node is not None and (dead := node.dead_processes()):
+            names = ", ".join(sorted({name for name, _ in dead}))
+            self._abandon(node)
+            raise PlaceLost(f"Ray's own process {names} died, and with it every engine of this machine")
+
+    def _abandon(self, node: Any) -> None:
+        """End what is left of our own cluster without asking it: a call to a GCS that is gone takes a minute, and then
+        Ray ends this process, before it could report."""
+        for slot in self._slots:
+            slot.actor, slot.lost = None, True
+        self._lost = True
+        atexit.unregister(ray.shutdown)
+        atexit.register(_leave)
+        ours = [pid for _, process in node.live_processes() for pid in descendants(process.pid)]
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+        for pid in ours:  # what the raylet started outlives it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def wait(self, calls: Sequence[CallT], seconds: float) -> list[CallT]:
+        if not calls:
+            time.sleep(seconds)
+            return []
         references = {call.reference: call for call in calls}  # type: ignore[attr-defined]
         ready, _ = ray.wait(list(references), timeout=seconds)
         return [references[reference] for reference in ready]
@@ -165,7 +223,16 @@ class RayBackend:
             for group in groups:
                 remove_placement_group(group)
             raise refusal
+        self._slots += slots
         return slots
+
+
+def _leave() -> None:
+    """The end of a driver whose cluster is gone: points are left, so it is 1. Ray's client in this process, which was
+    never shut down, would end it with a signal while Python cleans up."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def bundles(engine: EngineConfig, cpus: int) -> tuple[list[dict[str, float]], str]:
@@ -189,6 +256,23 @@ def engine_cpus(engine: EngineConfig, engines: int) -> int:
     if engine.gpus:
         return max(1, engine.gpus)
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // engines)
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Ray's own servers listen on 127.0.0.1 alone, for a cluster of this machine.
+
+    What fails without it: GCS and raylet listen on every interface, and who reaches them runs code as this user. Naming
+    the address is not enough: `ray._private.services.resolve_ip_for_localhost` (2.60) replaces 127.0.0.1 by the
+    machine's outer one, unless this constant says that there is no cluster of several machines, as it does by default
+    on macOS and Windows. Safe because the address is then given to every process of the node by its command line.
+    """
+    kept = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = kept
 
 
 def short_temp_dir() -> str | None:

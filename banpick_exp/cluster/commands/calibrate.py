@@ -89,6 +89,7 @@ def run(arguments: list[str]) -> int:
         f"Calibration {fingerprint}: {point.model.name}, {', '.join(point.task.domains)}; scores"
         f" {', '.join(wanted)}. Artifact: {folder}",
         soft_wrap=True,
+        markup=False,
     )
     _price(point, wanted, console)
     if plan.dry_run:
@@ -102,12 +103,12 @@ def run(arguments: list[str]) -> int:
     assert domains is not None
     for domain, found in domains.items():
         others = [other for name, other in domains.items() if name != domain]
-        console.print(_shown(domain, found, others, wanted), soft_wrap=True, highlight=False)
+        console.print(_shown(domain, found, others, wanted), soft_wrap=True, highlight=False, markup=False)
     for name in wanted:
         how = score_header(folder, name)
-        console.print(_how(name, how, point.calibration.wanted, point.checkpoint.shape), soft_wrap=True)
+        console.print(_how(name, how, point.calibration.wanted, point.checkpoint.shape), soft_wrap=True, markup=False)
     for path in draw(domains, folder, wanted):
-        console.print(f"  {path}", soft_wrap=True)
+        console.print(f"  {path}", soft_wrap=True, markup=False)
     return 0
 
 

@@ -14,9 +14,12 @@ from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.config import RacingSearch
 from banpick_exp.sweep.estimate import answer_tokens, point_tokens
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.search.cuts import rounds_of
 from banpick_exp.sweep.search.elimination import Standing, Stopped, rule_of, stops
 from banpick_exp.sweep.search.strategy import Work, setup
 
+WHOLE = -1
+"""In place of a block's number: the call that adds up and times a point."""
 Drop = Callable[[Point, str, AnsweredBlock, AnsweredBlock], None]
 """Records a stopped point: the point, why, its blocks and stock's."""
 
@@ -73,11 +76,12 @@ class Heat:
     ) -> None:
         self.members, self.search, self.folder = list(members), search, folder
         self.drop, self.note = drop, note
-        self.cut = search.cut
+        rounds = rounds_of(members[0], search)
+        self.cut, self.blocks = rounds.cut, [rounds.blocks(number) for number in range(len(rounds.ends))]
         self.status = {p.fingerprint: records[p.fingerprint].status for p in members if p.fingerprint in records}
         """Of the points that are over."""
-        self.asked: set[str] = set()
-        """Points with work handed out."""
+        self.asked: dict[str, set[int]] = {}
+        """Points with work handed out: which blocks of theirs, or WHOLE."""
         self.round, self.handed_out = 0, False
         self.answered = dict.fromkeys((p.fingerprint for p in members), 0.0)
         """Share of its problems each point has answered, as far as this driver knows."""
@@ -90,11 +94,14 @@ class Heat:
 
     def close(self, work: Work, record: PointRecord | None) -> None:
         name = work.point.fingerprint
-        self.asked.discard(name)
+        asked = self.asked.get(name, set())
+        asked.discard(work.block if work.kind == "block" else WHOLE)
         if work.kind == "block":
-            self.answered[name] = self.search.blocks[work.block]
+            self._answered_block(name, work.block)
         if record is not None:
             self.status[name] = record.status
+        if record is not None or not asked:
+            self.asked.pop(name, None)
 
     def advance(self) -> list[Work]:
         """The next work, once all that was handed out is over."""
@@ -104,9 +111,9 @@ class Heat:
         while self.round < rounds and self.racing():
             if not self.handed_out:
                 self.handed_out = True
-                missing = [point for point in self.racing() if self._missing(point)]
+                missing = [(point, block) for point in self.racing() for block in self._missing(point)]
                 if missing:
-                    return self._hand_out([Work(point=point, kind="block", block=self.round) for point in missing])
+                    return self._hand_out([Work(point=p, kind="block", block=block) for p, block in missing])
             if self.round < rounds - 1:
                 self._stop_losers()
             self.round, self.handed_out = self.round + 1, False
@@ -126,21 +133,31 @@ class Heat:
         return done, total
 
     def _hand_out(self, works: list[Work]) -> list[Work]:
-        self.asked = {work.point.fingerprint for work in works}
+        for work in works:
+            number = work.block if work.kind == "block" else WHOLE
+            self.asked.setdefault(work.point.fingerprint, set()).add(number)
         return works
 
-    def _missing(self, point: Point) -> bool:
-        present = read_block(self.folder, point.fingerprint, self.cut, self.round) is not None
-        if present:
-            self.answered[point.fingerprint] = self.search.blocks[self.round]
-        return not present
+    def _missing(self, point: Point) -> list[int]:
+        """Blocks of the round that the point has not answered."""
+        missing = []
+        for block in self.blocks[self.round]:
+            if read_block(self.folder, point.fingerprint, self.cut, block) is None:
+                missing.append(block)
+            else:
+                self._answered_block(point.fingerprint, block)
+        return missing
+
+    def _answered_block(self, name: str, block: int) -> None:
+        shares = (0.0, *self.cut.shares)
+        self.answered[name] = min(1.0, self.answered[name] + shares[block + 1] - shares[block])
 
     def _stop_losers(self) -> None:
         """Points that are over stay as rivals: a race that is resumed decides as one that was not interrupted."""
         blocks = {}
         for point in self.members:
             if self.status.get(point.fingerprint) not in ("dropped", "failed"):
-                found = read_blocks(self.folder, point.fingerprint, self.cut, self.round + 1)
+                found = read_blocks(self.folder, point.fingerprint, self.cut, self.blocks[self.round].stop)
                 if found is not None and found.runs:
                     blocks[point.fingerprint] = found
         stock = next((p.fingerprint for p in self.members if p.rule.is_stock), None)

@@ -1,0 +1,58 @@
+"""Into which blocks the problems of a point are cut. The block is the unit of work: an engine is given one at a time.
+
+Points that are paired are cut alike, so a cut follows from what they share (task, engine, checkpoint) and from the
+search: a race decides between its rounds, and a round is one block or several.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from banpick_exp.evaluation.cut import Cut, divided
+from banpick_exp.sweep.config import RacingSearch, SearchConfig
+from banpick_exp.sweep.estimate import ASSUMED_LENGTH, ASSUMED_PROBLEMS, speed_of
+from banpick_exp.sweep.point import Point
+
+BLOCK_SECONDS = 120.0
+"""What a block takes by the estimate where nobody says: little to lose, and long beside the drain of a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """A cut, and after which of its blocks a race compares."""
+
+    cut: Cut
+    ends: tuple[int, ...]
+    """Blocks answered after each round."""
+
+    def blocks(self, number: int) -> range:
+        """Those of a round."""
+        return range(self.ends[number - 1] if number else 0, self.ends[number])
+
+
+def rounds_of(point: Point, search: SearchConfig) -> Rounds:
+    """How the problems of a point and of those it is paired with are cut."""
+    shares, seed = (search.blocks, search.seed) if isinstance(search, RacingSearch) else ((1.0,), 0)
+    problems = sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
+    found = divided(shares, problems, block_problems(point))
+    return Rounds(
+        cut=Cut(shares=tuple(itertools.chain.from_iterable(found)), seed=seed),
+        ends=tuple(itertools.accumulate(map(len, found))),
+    )
+
+
+def cut_of(point: Point, search: SearchConfig) -> Cut | None:
+    """The same; None where the point is answered whole, in one call."""
+    cut = rounds_of(point, search).cut
+    return cut if len(cut) > 1 or isinstance(search, RacingSearch) else None
+
+
+def block_problems(point: Point) -> int:
+    """`task.block_problems`; where it is null, what the estimate says takes `BLOCK_SECONDS`, and at least a batch."""
+    if point.task.block_problems is not None:
+        return point.task.block_problems
+    tokens = ASSUMED_LENGTH * point.task.max_tokens * point.task.samples
+    batch = math.ceil(point.engine.max_num_seqs / point.task.samples)
+    return max(batch, math.ceil(BLOCK_SECONDS * speed_of(point).generate / tokens))

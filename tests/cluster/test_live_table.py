@@ -1,0 +1,130 @@
+"""What a person sees while a sweep runs, drawn from its events."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from banpick_exp.cluster.events import JSON, Events
+from banpick_exp.cluster.progress import MOST_LINES, Display
+from banpick_exp.run_folder import RunFolder
+
+
+class Watched:
+    """A display and the events that it listens to."""
+
+    def __init__(self, folder: Path, *, terminal: bool) -> None:
+        self.output = io.StringIO()
+        self.folder = RunFolder(folder)
+        console = Console(file=self.output, force_terminal=terminal, width=150, color_system=None)
+        self.display = Display(console, progress_file=self.folder.progress)
+        self.events = Events(self.folder, [self.display])
+
+    def begin(self, points: int) -> None:
+        fields: dict[str, JSON] = {"command": "c", "host": "h", "pid": 1, "cluster": "ray"}
+        self.events.write("run_begun", points=points, expected=float(points), **fields)
+
+    def done(self, label: str, status: str = "done", **more: Any) -> None:
+        self.events.write("point_done", point=label, label=label, status=status, **more)
+
+    def drawn(self) -> list[str]:
+        """The table as it would be drawn now."""
+        console = Console(file=io.StringIO(), width=150, color_system=None)
+        with console.capture() as capture:
+            console.print(self.display._draw(), highlight=False)
+        return [line.rstrip() for line in capture.get().splitlines()]
+
+
+@pytest.fixture
+def piped(tmp_path: Path) -> Watched:
+    return Watched(tmp_path, terminal=False)
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Watched]:
+    watched = Watched(tmp_path, terminal=True)
+    with watched.display:
+        yield watched
+
+
+def test_a_pipe_gets_a_line_a_point_and_a_note(piped: Watched) -> None:
+    with piped.display:
+        piped.begin(points=4)
+        piped.events.write("note", text="engine lost ([Errno 5] gone) in [red]")
+        piped.events.write("block_begun", engine="e", point="none", label="none", block=0, of=2)
+        piped.events.write("block_done", engine="e", point="none", label="none", block=0, of=2, seconds=1.0)
+        piped.events.write("progress", done=1.0, expected=4.0)
+        piped.done("none", accuracy=0.7125, speedup=1.0, kept=8.0)
+        piped.done("pick boost=1", accuracy=0.7, delta=-0.0125, speedup=1.234, kept=7.996)
+        piped.done("pick boost=2", "dropped", reason="after 20 problems: worse", accuracy=0.5, delta=-0.2, kept=8.0)
+        piped.done("pick boost=4", "failed", reason="EngineError: [x]")
+    lines = piped.output.getvalue().splitlines()
+    assert lines[0] == "  engine lost ([Errno 5] gone) in [red]"
+    assert [line.partition("  (ETA ")[0] for line in lines[1:]] == [
+        "  [1/4] none: done, accuracy 71.2 (- to stock), speed-up 1.00x, 8.00 experts kept",
+        "  [2/4] pick boost=1: done, accuracy 70.0 (-1.2 to stock), speed-up 1.23x, 8.00 experts kept",
+        "  [3/4] pick boost=2: dropped after 20 problems: worse",
+        "  [4/4] pick boost=4: failed: EngineError: [x]",
+    ]
+    assert all(line.endswith(" s)") for line in lines[1:])
+
+
+def test_the_table_is_as_high_for_a_thousand_engines(live: Watched) -> None:
+    live.begin(points=1000)
+    for n in range(100):
+        engine = f"engine-{n}"
+        live.events.write("engine_ready", engine=engine, seconds=1.0, host="node1", pid=n, layers=4)
+        live.events.write("block_begun", engine=engine, point=f"p{n}", label=f"running {n}", block=2, of=8)
+    for n in range(50):
+        live.done(f"ended {n}", accuracy=0.5, delta=0.0, kept=4.0)
+    lines = live.drawn()
+    assert sum("block 3 of 8" in line for line in lines) == MOST_LINES
+    assert next(line for line in lines if line.startswith("ended")).startswith("ended 42")
+    assert "... and 92 more" in lines
+    assert any(line.startswith("engines 100: 100 busy; at work") for line in lines)
+    assert any("50/1000" in line for line in lines)
+    assert len(lines) <= 2 * MOST_LINES + 4
+
+
+def test_labels_are_shown_and_not_obeyed(live: Watched) -> None:
+    live.begin(points=1)
+    live.events.write("block_begun", engine="e", point="p", label="[red]a\x1b[2J[/red]", block=0, of=1)
+    live.done("[bold]b\x1b[2J", "failed", reason="[link=x]c\x07")
+    text = "\n".join(live.drawn())
+    assert "\x1b" not in text and "\x07" not in text
+    assert "[red]a\ufffd[2J[/red]" in text and "[bold]b\ufffd[2J" in text and "[link=x]c\ufffd" in text
+
+
+def test_a_calibration_says_how_far_it_is(live: Watched) -> None:
+    live.begin(points=1)
+    live.events.write("calibration_begun", engine="e", calibration="c", label="pick")
+    assert "calibrating ..." in live.drawn()
+    live.folder.progress.write_text(json.dumps({"done": 25, "total": 100}))
+    assert any(line.startswith("calibrating: 25 % of the changes, ETA ") for line in live.drawn())
+    live.folder.progress.write_text("{")
+    assert "calibrating ..." in live.drawn()
+
+
+def test_events_and_drawing_do_not_wait_for_each_other(live: Watched) -> None:
+    """The table is drawn from a thread of its own, and notes are printed above it: neither may hold the other."""
+
+    def work() -> None:
+        live.begin(points=1000)
+        for n in range(1000):
+            live.events.write("block_begun", engine=f"e{n % 8}", point=f"p{n}", label=f"l{n}", block=0, of=1)
+            live.events.write("note", text=f"note {n}")
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    for _ in range(50):
+        live.display._live.refresh()  # type: ignore[union-attr]
+    worker.join(30)
+    assert not worker.is_alive()
+    assert "note 999" in live.output.getvalue()

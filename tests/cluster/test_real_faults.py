@@ -1,0 +1,194 @@
+"""Faults that are really done to a sweep on Ray and a real engine, each to its end. Slow: an engine start each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from banpick_exp.run_folder import RunFolder
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+SWEEP = [
+    "policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "task.speed_seconds=3", "tracking=none",
+    "cluster.engines=1", "cluster.dead_seconds=6",
+]  # fmt: skip
+POINTS = 7
+LIMIT_SECONDS = 240
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "banpick_exp", *SWEEP, f"output_dir={tmp_path}"],
+        stdout=(tmp_path / "output").open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    yield process
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+    for pid in list(descendants(process.pid)):  # only what this test began
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def output(folder: Path) -> str:
+    return (folder / "output").read_text(errors="replace")
+
+
+def only_run(folder: Path) -> RunFolder:
+    (found,) = (folder / "custom").glob("*/run.json")
+    return RunFolder(found.parent)
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """(parent, title) of every process."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            head, _, tail = (entry / "stat").read_text().rpartition(")")
+            state, parent = tail.split()[:2]
+            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if state not in "ZX":
+                found[int(entry.name)] = int(parent), title or head
+    return found
+
+
+def descendants(pid: int) -> dict[int, str]:
+    known, found = processes(), dict[int, str]()
+    for child in known:
+        parent = child
+        while parent in known and parent != pid:
+            parent = known[parent][0]
+        if parent == pid and child != pid:
+            found[child] = known[child][1]
+    return found
+
+
+def awaited(what: Callable[[], int | None], seconds: float = LIMIT_SECONDS) -> int:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (found := what()) is not None:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("what was waited for did not come")
+
+
+def engine_at_work(driver: subprocess.Popen[str]) -> int:
+    """The pid of the engine once a point is done and it works on another: Ray titles a process by its running call."""
+
+    def found() -> int | None:
+        assert driver.poll() is None, "the driver ended first"
+        return next((pid for pid, title in descendants(driver.pid).items() if "EngineActor.run_point" in title), None)
+
+    return awaited(found)
+
+
+def first_point_done(driver: subprocess.Popen[str], folder: Path) -> None:
+    def found() -> int | None:
+        assert driver.poll() is None, output(folder)
+        return 1 if "[1/7]" in output(folder) else None
+
+    awaited(found)
+
+
+def ends(driver: subprocess.Popen[str], folder: Path, seconds: float) -> int:
+    try:
+        return driver.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"no end within {seconds} s:\n{output(folder)}")
+
+
+def assert_nothing_left(folder: Path, pids: dict[int, str]) -> None:
+    """No process of ours, no lock, no temporary file."""
+    end = time.monotonic() + 30
+    left = pids
+    while time.monotonic() < end and (left := {p: t for p, t in pids.items() if processes().get(p, (0, ""))[1] == t}):
+        time.sleep(0.5)
+    assert not left
+    assert not [path for path in folder.rglob(".*.tmp")] and not list(folder.rglob("driver.lock"))
+
+
+def test_an_engine_that_is_stopped_is_replaced(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    first_point_done(driver, tmp_path)
+    os.kill(engine_at_work(driver), signal.SIGSTOP)
+    assert ends(driver, tmp_path, LIMIT_SECONDS) == 0, output(tmp_path)
+    told = " ".join(output(tmp_path).split())
+    assert "no sign of life for cluster.dead_seconds=6" in told and f"{POINTS} done, 0 invalid, 0 failed" in told
+    assert "engine loads 2 for 1 engine slot(s)" in told
+
+
+@pytest.mark.parametrize("process", ["raylet", "gcs_server"])
+def test_a_cluster_of_ours_that_dies_ends_the_run_in_words(
+    driver: subprocess.Popen[str], tmp_path: Path, process: str
+) -> None:
+    first_point_done(driver, tmp_path)
+    below = descendants(driver.pid)
+    (pid,) = [pid for pid, title in below.items() if re.search(rf"/{process} ", title)]
+    os.kill(pid, signal.SIGKILL)
+    begin = time.monotonic()
+    code = ends(driver, tmp_path, 90)
+    assert time.monotonic() - begin < 70
+    told = " ".join(output(tmp_path).split())
+    assert code == 1, told
+    assert "goes on from here" in told and process in told
+    assert_nothing_left(tmp_path, below)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_run_and_says_how_to_go_on(
+    driver: subprocess.Popen[str], tmp_path: Path, sign: signal.Signals
+) -> None:
+    first_point_done(driver, tmp_path)
+    below = descendants(driver.pid)
+    driver.send_signal(sign)
+    begin = time.monotonic()
+    assert ends(driver, tmp_path, 60) == 130, output(tmp_path)
+    assert time.monotonic() - begin < 30
+    told = output(tmp_path)
+    assert f"resume={only_run(tmp_path).path.name}" in told and "Traceback" not in told
+    assert "Stack trace" not in told and "*** SIG" not in told
+    assert_nothing_left(tmp_path, below)
+
+
+def test_ray_listens_on_loopback_alone(driver: subprocess.Popen[str], tmp_path: Path) -> None:
+    first_point_done(driver, tmp_path)
+    ours = {driver.pid, *descendants(driver.pid)}
+    open_to_all = sorted(f"{processes().get(pid, (0, '?'))[1][:60]} {address}" for pid, address in listening(ours))
+    assert open_to_all == []
+
+
+def listening(pids: set[int]) -> Iterator[tuple[int, str]]:
+    """(pid, address) of every TCP socket of these processes that listens beyond loopback."""
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                sockets[fields[9]] = fields[1]
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    inode = os.readlink(link).removeprefix("socket:[").removesuffix("]")
+                    address = sockets.get(inode, "0100007F:0")
+                    if not address.startswith(("0100007F", "0000000000000000FFFF00000100007F", "0" * 24 + "01000000")):
+                        yield pid, address
