@@ -1,7 +1,8 @@
 # Two images from the lock files:
 #   docker build --target cpu  -t banpick:cpu .     the embedded model's sweep on any x86-64 machine
-#   docker build --target cuda -t banpick:cuda .    GPU engines; the image of sweeps/pick_strength.rayjob.yaml
+#   docker build --target cuda -t banpick:cuda .    GPU engines; the image of sweeps/*/job.rayjob.yaml
 #   docker run --rm --shm-size=2g -v banpick-outputs:/work/outputs banpick:cpu
+#   docker run --rm --shm-size=2g banpick:cpu verify           is the image sound: does its engine route as it should?
 # Another base with Python 3.11 or 3.12 (a mirror, a pinned digest): --build-arg CPU_BASE=... or CUDA_BASE=...
 # The file has been linted; neither image has been built yet.
 ARG CPU_BASE=python:3.11-slim-bookworm
@@ -25,6 +26,7 @@ RUN python3 -m venv /opt/venv \
 COPY pyproject.toml README.md ./
 COPY conf ./conf
 COPY kernels ./kernels
+COPY sweeps ./sweeps
 COPY banpick_exp ./banpick_exp
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
@@ -44,6 +46,7 @@ RUN python3 -m venv /opt/venv \
 COPY pyproject.toml README.md ./
 COPY conf ./conf
 COPY kernels ./kernels
+COPY sweeps ./sweeps
 COPY banpick_exp ./banpick_exp
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
@@ -57,6 +60,8 @@ RUN useradd --create-home --uid 10001 --shell /bin/bash banpick \
 ENV PATH=/opt/venv/bin:$PATH HF_HOME=/work/.cache/huggingface
 USER 10001
 WORKDIR /work
+# Its GPUs belong to the sweep, and Kubernetes has probes of its own.
+HEALTHCHECK NONE
 ENTRYPOINT ["python", "-m", "banpick_exp"]
 CMD ["--help"]
 
@@ -70,5 +75,7 @@ RUN useradd --create-home --uid 10001 --shell /bin/bash banpick \
 ENV PATH=/opt/venv/bin:$PATH HF_HOME=/work/.cache/huggingface
 USER 10001
 WORKDIR /work
+# By loading an engine of its own, so seldom: beside a running sweep it would be in the timings.
+HEALTHCHECK --interval=24h --timeout=10m --retries=1 CMD ["python", "-m", "banpick_exp", "verify"]
 ENTRYPOINT ["python", "-m", "banpick_exp"]
 CMD ["+sweep=pick_strength"]

@@ -21,18 +21,20 @@ LINT = $(BIN)/ruff check . || status=$$?; $(BIN)/ruff format --check . || status
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAST = -q -m 'not slow and not engine and not gpu'
 
-.PHONY: help sweep test check lint format hooks docs env env-cuda lock clean
+.PHONY: help sweep test long check lint format hooks docs jobs env env-cuda lock clean
 
 help:
 	@echo 'make sweep     run the sweep $(SWEEP) on the embedded model; results go to outputs/'
 	@echo '                 another sweep, other settings:  make sweep SWEEP=ban_threshold ARGS="model=tiny_control"'
 	@echo 'make test      ruff (lint and format), mypy, import-linter, then every test'
+	@echo 'make long      the tests that take minutes each: faults done to running sweeps (CI runs them too)'
 	@echo 'make check     the same with the fast tests alone, in under a minute: for every change'
 	@echo '                 one room:  make check ARGS=tests/policy'
 	@echo 'make lint      the same without tests'
 	@echo 'make format    rewrites the Python files as the format check wants them'
 	@echo 'make hooks     ruff and import-linter before every commit of this clone (pre-commit)'
 	@echo 'make docs      the pages of docs/ and a reference from the docstrings, as build/docs/index.html'
+	@echo 'make jobs      the job files and pages of sweeps/, from each study.yaml and the templates'
 	@echo 'make env       .venv alone (Linux x86_64, Python 3.11 or 3.12)'
 	@echo '                 another Python:  make env PYTHON=/path/to/python3.12'
 	@echo 'make env-cuda  .venv-cuda from requirements-cuda.lock, for GPU machines'
@@ -46,7 +48,11 @@ sweep: env
 # Every check runs, whichever fails: one round of a slow machine then shows all there is to mend. Tests run two files at a
 # time, one by one with ARGS="-n 0".
 test: env
-	@status=0; $(LINT); $(PYTEST) $(ARGS) || status=$$?; exit $$status
+	@status=0; $(LINT); $(PYTEST) -m 'not long' $(ARGS) || status=$$?; exit $$status
+
+# Faults done to whole running sweeps, and a real Slurm where there is one.
+long: env
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 # No engine is started, and nothing is built or trained.
 check: env
@@ -64,6 +70,9 @@ hooks: env
 # Any warning is an error: a dead link, a docstring whose sections cannot be read.
 docs: env
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file .ci/mkdocs.yml
+
+jobs: env
+	@$(BIN)/python .ci/job_files.py
 
 env:
 	@.ci/venv cpu

@@ -9,13 +9,14 @@ never see `beats` beside an interval that holds zero. It costs little: the boots
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 import numpy as np
 
-from banpick_exp.analysis.intervals import MAX_LATTICE, BootstrapMean
+from banpick_exp.analysis.intervals import MAX_LATTICE, BootstrapMean, bootstrap_intervals
 
 ERROR_RATE = 0.05
 SMALLEST_P = 1e-12
@@ -77,6 +78,7 @@ def paired_bootstrap(
     return (wins - losses) / n, low, high
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def mcnemar_exact_p(b: int, c: int) -> float:
     """Two-sided exact McNemar test: is b of b + c discordant pairs compatible with a fair coin?
 
@@ -146,12 +148,11 @@ def compare_counts(
         p: `sign_flip_p(counts)`, where a caller has it already.
         p_holm: adjusted in its family; None takes Bonferroni's bound, which is Holm's for the family's smallest p.
     """
-    distribution = BootstrapMean(counts)
     p = sign_flip_p(counts) if p is None else p
     p_holm = min(1.0, comparisons * p) if p_holm is None else p_holm
-    low, high = distribution.interval(1 - ERROR_RATE)
-    low_all, high_all = distribution.interval(1 - ERROR_RATE / comparisons)
-    difference = sum(value * count for value, count in counts.items()) / distribution.n / scale
+    (low, high), (low_all, high_all) = bootstrap_intervals(counts, 1 - ERROR_RATE, 1 - ERROR_RATE / comparisons)
+    n = sum(counts.values())
+    difference = sum(value * count for value, count in counts.items()) / n / scale
     apart = p_holm <= ERROR_RATE and (low_all > 0 if difference > 0 else high_all < 0)
     return Comparison(
         difference=difference,
@@ -161,7 +162,7 @@ def compare_counts(
         hi_simultaneous=high_all / scale,
         wins=sum(count for value, count in counts.items() if value > 0),
         losses=sum(count for value, count in counts.items() if value < 0),
-        n_pairs=distribution.n,
+        n_pairs=n,
         mcnemar_p=p,
         p_holm=p_holm,
         comparisons=comparisons,

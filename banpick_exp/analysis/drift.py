@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from banpick_exp.analysis.compare import ERROR_RATE, holm, sign_flip_p
 from banpick_exp.analysis.finding import Finding, Guard
-from banpick_exp.analysis.intervals import BootstrapMean, ratio_of_means
+from banpick_exp.analysis.intervals import bootstrap_intervals, ratio_of_means
 from banpick_exp.analysis.pairing import Pairs
 from banpick_exp.records import OVERALL, PointRecord
 
@@ -60,7 +60,7 @@ def share_change(record: PointRecord, pairs: Pairs, domain: str, guard: Guard, c
     ours, theirs = pairs.mean(column)
 
     def sentence() -> str:
-        low, high = (100 * end / scale for end in BootstrapMean(counts).interval(1 - ERROR_RATE))
+        low, high = (100 * end / scale for end in bootstrap_intervals(counts, 1 - ERROR_RATE)[0])
         rise = 100 * (ours - theirs)
         return (
             f"{ours:.1%} of the answers {predicate}, stock {theirs:.1%}: {rise:+.1f} points [{low:+.1f}, {high:+.1f}]"

@@ -7,7 +7,8 @@ stay. The rest may stand there by chance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,8 @@ SAME_BUDGET = 0.05
 """Experts kept a token: budgets nearer than this are one."""
 Z = 1.959964
 """Of a two-sided 95 %."""
+BLOCK = 256
+"""Points that are held against all others at once: every pair of 10,000 points would fill gigabytes."""
 
 
 def pareto_front(frame: pl.DataFrame, outcomes: Outcomes | None = None) -> pl.DataFrame:
@@ -42,54 +45,87 @@ def pareto_front(frame: pl.DataFrame, outcomes: Outcomes | None = None) -> pl.Da
     on_front, sure = np.zeros(frame.height, dtype=bool), np.zeros(frame.height, dtype=bool)
     for domain in dict.fromkeys(domains.tolist()):
         rows = np.flatnonzero(usable & (domains == domain))
+        timed = bool(np.isfinite(_speeds(frame[rows])).any())
+        rows = rows[np.all([np.isfinite(values) for values in _compared(frame[rows], timed)], axis=0)]
         part = frame[rows]
-        better = [axis for axis in (_accuracy(part, domain, correct), _speed(part), _budget(part)) if axis is not None]
-        has_all = np.all([np.isfinite(values) for values, _ in better], axis=0)
-        front = _front([(v[has_all], noise[np.ix_(has_all, has_all)]) for v, noise in better])
-        on_front[rows[has_all]], sure[rows[has_all]] = front
+        axes = [_accuracy(part, domain, correct), *([_speed(part)] if timed else []), *_budget(part)]
+        on_front[rows], sure[rows] = _front(axes)
     return frame.with_columns(
         pl.Series("on_front", on_front, dtype=pl.Boolean), pl.Series("sure", sure, dtype=pl.Boolean)
     )
 
 
-Axis = tuple[np.ndarray, np.ndarray]
-"""([n] values, more is better; [n, n] how far two of them may lie apart by noise)."""
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """What n points are compared in; more is better."""
+
+    values: np.ndarray
+    """[n]."""
+    noise: Callable[[slice], np.ndarray | float]
+    """Some of the points -> [those, n] how far each may lie apart from each by noise."""
 
 
-def _front(axes: list[Axis]) -> tuple[np.ndarray, np.ndarray]:
+def _front(axes: Sequence[_Axis]) -> tuple[np.ndarray, np.ndarray]:
     """Which of n points are on the front, and which of these for sure."""
-    n = len(axes[0][0])
-    at_least, beyond = np.ones((n, n), dtype=bool), np.zeros((n, n), dtype=bool)
-    for values, noise in axes:  # [i, j]: i beside j
-        difference = values[:, None] - values[None, :]
-        at_least &= difference >= 0
-        beyond |= difference > noise
-    on_front = ~(at_least & beyond).any(axis=0)
-    np.fill_diagonal(beyond, True)
-    return on_front, on_front & beyond.all(axis=1)
+    n = len(axes[0].values)
+    on_front, sure = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
+    for start in range(0, n, BLOCK):
+        some = slice(start, min(n, start + BLOCK))
+        own = np.arange(start, some.stop)
+        at_least, beyond = np.ones((len(own), n), dtype=bool), np.zeros((len(own), n), dtype=bool)
+        for axis in axes:  # [i, j]: i, one of these, beside j
+            difference = axis.values[some, None] - axis.values[None, :]
+            at_least &= difference >= 0
+            beyond |= difference > axis.noise(some)
+        on_front &= ~(at_least & beyond).any(axis=0)
+        beyond[own - start, own] = True
+        sure[some] = beyond.all(axis=1)
+    return on_front, on_front & sure
 
 
-def _accuracy(frame: pl.DataFrame, domain: str, correct: Mapping[str, Answers]) -> Axis:
-    noise = _apart(_half(frame, "accuracy"))
+def _compared(frame: pl.DataFrame, timed: bool) -> list[np.ndarray]:
+    """The values of all axes: a row that lacks one stands outside."""
+    speeds = [_speeds(frame)] if timed else []
+    return [_values(frame, "accuracy"), *speeds, *(axis.values for axis in _budget(frame))]
+
+
+def _accuracy(frame: pl.DataFrame, domain: str, correct: Mapping[str, Answers]) -> _Axis:
+    half = _half(frame, "accuracy")
     names = frame["fingerprint"].to_list() if "fingerprint" in frame.columns else []
     by_layout: dict[int, list[int]] = {}
     for row, name in enumerate(names):
         if name in correct:
             by_layout.setdefault(id(correct[name].layout), []).append(row)
-    for rows in by_layout.values():
-        noise[np.ix_(rows, rows)] = Z * paired_errors(scores([correct[names[row]] for row in rows], domain))
-    return _values(frame, "accuracy"), noise
+    paired = [(np.array(rows), scores([correct[names[row]] for row in rows], domain)) for rows in by_layout.values()]
+
+    def noise(some: slice) -> np.ndarray:
+        if len(paired) == 1 and len(paired[0][0]) == frame.height:  # all answered the same problems
+            errors = paired_errors(paired[0][1], some)
+            return np.multiply(errors, Z, out=errors)
+        found = _apart(half, some)
+        for rows, scores_PN in paired:
+            first, last = np.searchsorted(rows, [some.start, some.stop])
+            errors = paired_errors(scores_PN, slice(int(first), int(last)))
+            found[np.ix_(rows[first:last] - some.start, rows)] = Z * errors
+        return found
+
+    return _Axis(_values(frame, "accuracy"), noise)
 
 
-def _speed(frame: pl.DataFrame) -> Axis | None:
-    values = np.log(_values(frame, "speedup").clip(1e-9))
-    return None if np.isnan(values).all() and len(values) else (values, _apart(_half(frame, "speedup", log=True)))
+def _speed(frame: pl.DataFrame) -> _Axis:
+    half = _half(frame, "speedup", log=True)
+    return _Axis(_speeds(frame), lambda some: _apart(half, some))
 
 
-def _budget(frame: pl.DataFrame) -> Axis | None:
+def _budget(frame: pl.DataFrame) -> list[_Axis]:
+    """One, or none where the frame does not say what was kept."""
     if "mean_kept" not in frame.columns:
-        return None
-    return -_values(frame, "mean_kept"), np.full((frame.height, frame.height), SAME_BUDGET)
+        return []
+    return [_Axis(-_values(frame, "mean_kept"), lambda some: SAME_BUDGET)]
+
+
+def _speeds(frame: pl.DataFrame) -> np.ndarray:
+    return np.asarray(np.log(_values(frame, "speedup").clip(1e-9)))
 
 
 def _values(frame: pl.DataFrame, column: str) -> np.ndarray:
@@ -104,9 +140,9 @@ def _half(frame: pl.DataFrame, column: str, *, log: bool = False) -> np.ndarray:
     return np.nan_to_num((np.log(high) - np.log(low) if log else high - low) / 2)
 
 
-def _apart(half: np.ndarray) -> np.ndarray:
-    """[n, n] of two independent values with these intervals."""
-    return np.asarray(np.hypot(half[:, None], half[None, :]))
+def _apart(half: np.ndarray, some: slice) -> np.ndarray:
+    """[those, n] of two independent values with these intervals."""
+    return np.asarray(np.hypot(half[some, None], half[None, :]))
 
 
 # ---------------------------------------------------------------- answers, problem by problem
@@ -125,14 +161,23 @@ def scores(answers: list[Answers], domain: str) -> np.ndarray:
     return np.stack([each.sums["correct"][rows] / each.samples for each in answers])
 
 
-def paired_errors(scores_PN: np.ndarray) -> np.ndarray:
-    """[points, points] standard error of the mean paired difference; 0 on the diagonal."""
+def paired_errors(scores_PN: np.ndarray, some: slice = slice(None)) -> np.ndarray:
+    """[points, points] standard error of the mean paired difference; 0 on the diagonal. `some`: of these rows alone."""
     n = scores_PN.shape[1]
     if n < 2:
-        return np.full((len(scores_PN), len(scores_PN)), np.inf)
-    products = scores_PN @ scores_PN.T
-    squares = np.diag(products)
+        return np.full((len(scores_PN[some]), len(scores_PN)), np.inf)
+    products = scores_PN[some] @ scores_PN.T
+    whole = len(products) == len(scores_PN)
+    squares = np.diag(products).copy() if whole else np.einsum("pn,pn->p", scores_PN, scores_PN)
     sums = scores_PN.sum(axis=1)
-    difference = (sums[:, None] - sums[None, :]) / n
-    variance = (squares[:, None] + squares[None, :] - 2 * products) / n - difference**2
-    return np.asarray(np.sqrt(np.clip(variance, 0, None) / (n - 1)))
+    # In place: of thousands of points each step would fill and read a matrix of its own.
+    products *= 2
+    variance = squares[some, None] + squares[None, :]
+    variance -= products
+    variance /= n
+    difference = np.subtract(sums[some, None], sums[None, :], out=products)
+    difference /= n
+    variance -= np.square(difference, out=difference)
+    np.maximum(variance, 0, out=variance)
+    variance /= n - 1
+    return np.sqrt(variance, out=variance)

@@ -11,7 +11,6 @@ many there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,12 +70,13 @@ def hypervolume_gain(frame: pl.DataFrame, outcomes: Outcomes, axis: AxisName, do
     cheaper = (place[~ladder] > low + MARGIN[axis]).any()  # else every policy stands where the range begins
     if scores_PN.shape[1] < MIN_PROBLEMS or high - low < 1e-6 or not cheaper:
         return None
-    gains_N = _gains(scores_PN, ladder, place)
+    folds = _folds(scores_PN)
+    gains_N = _gains(folds, ladder, place)
     variance = float(gains_N.var(ddof=1)) / len(gains_N)
     if error.any():
         rng = np.random.default_rng(0)
         drawn = (place + error * rng.standard_normal(len(place)) for _ in range(DRAWS))
-        variance += float(np.var([_gains(scores_PN, ladder, each).mean() for each in drawn], ddof=1))
+        variance += float(np.var([_gains(folds, ladder, each).mean() for each in drawn], ddof=1))
     middle, half = 100 * float(gains_N.mean()), 100 * Z * variance**0.5
     ends = (low, high) if axis == "speedup" else (-high, -low)
     return Gain(axis=axis, low=ends[0], high=ends[1], points=middle, ci95=(middle - half, middle + half))
@@ -92,7 +92,31 @@ def _places(rows: pl.DataFrame, axis: AxisName) -> tuple[np.ndarray, np.ndarray]
     return np.where(stock, 1.0, place), np.where(stock, 0.0, half / Z)
 
 
-def _gains(scores_PN: np.ndarray, ladder_P: np.ndarray, place_P: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """A tenth of the problems, M of N, on which points are scored that the others chose."""
+
+    out: np.ndarray
+    """[N] whether a problem is one of them."""
+    train_P: np.ndarray
+    """Accuracy on the others."""
+    scores_PM: np.ndarray
+    """On these."""
+
+
+def _folds(scores_PN: np.ndarray) -> list[_Fold]:
+    n = scores_PN.shape[1]
+    fold_N = np.random.default_rng(0).permutation(n) % FOLDS
+    totals_P = scores_PN.sum(axis=1)
+    folds = []
+    for fold in range(FOLDS):
+        out = fold_N == fold
+        scores_PM = scores_PN[:, out]
+        folds.append(_Fold(out, (totals_P - scores_PM.sum(axis=1)) / max(1, n - out.sum()), scores_PM))
+    return folds
+
+
+def _gains(folds: list[_Fold], ladder_P: np.ndarray, place_P: np.ndarray) -> np.ndarray:
     """[N] what each problem gains, by points that were chosen without it.
 
     Beyond the ladder's ends nothing counts, wherever noise has put them: what no ladder point reaches has no rival.
@@ -100,28 +124,27 @@ def _gains(scores_PN: np.ndarray, ladder_P: np.ndarray, place_P: np.ndarray) -> 
     low, high = float(place_P[ladder_P].min()), float(place_P[ladder_P].max())
     ends = low, max(high, low + 1e-6)
     place_P = np.clip(place_P, *ends)
-    n = scores_PN.shape[1]
-    fold_N = np.random.default_rng(0).permutation(n) % FOLDS
-    totals_P = scores_PN.sum(axis=1)
-    gains_N = np.empty(n)
-    for fold in range(FOLDS):
-        out = fold_N == fold
-        train_P = (totals_P - scores_PN[:, out].sum(axis=1)) / max(1, n - out.sum())
-        weight_P = _weights(train_P, place_P, np.ones_like(ladder_P), ends)
-        weight_P -= _weights(train_P, place_P, ladder_P, ends)
-        gains_N[out] = weight_P @ scores_PN[:, out]
+    every, rungs = _steps(place_P, np.ones_like(ladder_P), ends), _steps(place_P, ladder_P, ends)
+    gains_N = np.empty(len(folds[0].out))
+    for fold in folds:
+        weight_P = _weights(fold.train_P, *every)
+        weight_P -= _weights(fold.train_P, *rungs)
+        gains_N[fold.out] = weight_P @ fold.scores_PM
     return gains_N
 
 
-def _weights(accuracy_P: np.ndarray, place_P: np.ndarray, among_P: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
-    """[P] over which share of the range each point is the most accurate of those that are no dearer."""
-    rows: Sequence[int] = np.flatnonzero(among_P)[np.argsort(-place_P[among_P], kind="stable")].tolist()
+def _steps(place_P: np.ndarray, among_P: np.ndarray, ends: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """([R] some points, the dearest first; [R] the share of the range from each down to the next)."""
+    rows_R = np.flatnonzero(among_P)[np.argsort(-place_P[among_P], kind="stable")]
     low, high = ends
-    weight_P = np.zeros(len(place_P))
-    best = rows[0]
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        if accuracy_P[row] > accuracy_P[best]:
-            best = row
-        until = low if following is None else place_P[following]
-        weight_P[best] += (place_P[row] - until) / (high - low)
-    return weight_P
+    until_R = np.append(place_P[rows_R[1:]], low)
+    return rows_R, (place_P[rows_R] - until_R) / (high - low)
+
+
+def _weights(accuracy_P: np.ndarray, rows_R: np.ndarray, share_R: np.ndarray) -> np.ndarray:
+    """[P] over which share of the range each point is the most accurate of those that are no dearer."""
+    accuracy_R = accuracy_P[rows_R]
+    best_R = np.maximum.accumulate(accuracy_R)
+    leads_R = np.append(True, accuracy_R[1:] > best_R[:-1])  # equal ones: the first stays
+    leader_R = rows_R[np.maximum.accumulate(np.where(leads_R, np.arange(len(rows_R)), 0))]
+    return np.bincount(leader_R, weights=share_R, minlength=len(accuracy_P))

@@ -119,6 +119,22 @@ class BootstrapMean:
         return low, high
 
 
+def bootstrap_intervals(counts: Mapping[int, int], *confidences: float) -> list[tuple[float, float]]:
+    """`BootstrapMean(counts).interval` at each confidence, from memory where the same counts were asked before.
+
+    Of many points on the same few problems most differ from their rival by the same counts as another: thousands of
+    comparisons have some hundreds of answers. Kept are the intervals alone, for a distribution can be large.
+    Raises: ValueError as `BootstrapMean`.
+    """
+    return list(_intervals(tuple(sorted((value, count) for value, count in counts.items() if count)), confidences))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _intervals(counts: tuple[tuple[int, int], ...], confidences: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
+    distribution = BootstrapMean(dict(counts))
+    return tuple(distribution.interval(confidence) for confidence in confidences)
+
+
 def average_interval(correct: np.ndarray, samples: int, confidence: float = 0.95) -> tuple[float, float, float]:
     """avg@n with an interval that resamples problems, each with all of its samples: samples of a problem are alike.
 
@@ -135,5 +151,5 @@ def average_interval(correct: np.ndarray, samples: int, confidence: float = 0.95
     mean = float(counts.mean() / samples)
     if samples == 1 or len(values) == 1:
         return mean, *wilson(round(mean * counts.size), counts.size, confidence)
-    low, high = BootstrapMean(dict(zip(values.tolist(), times.tolist(), strict=True))).interval(confidence)
+    ((low, high),) = bootstrap_intervals(dict(zip(values.tolist(), times.tolist(), strict=True)), confidence)
     return mean, low / samples, high / samples

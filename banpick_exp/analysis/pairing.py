@@ -78,6 +78,46 @@ def answers_of(outcomes: pl.DataFrame, known: Layout | None = None) -> Answers:
     return Answers(layout, samples, {name: frame[name].to_numpy() for name in told})
 
 
+class OutcomesOnce(Mapping[str, pl.DataFrame]):
+    """Outcomes that remember their answers by problem, for a run whose verdicts, guards and fronts all ask for them.
+
+    The frames may not change. Points that answered the same problems in the same order share one layout.
+    """
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        self._outcomes = outcomes
+        self._answers: dict[str, Answers] = {}
+        self._layouts: list[Layout] = []
+        """The one that was met last is the last."""
+
+    def __getitem__(self, name: str) -> pl.DataFrame:
+        return self._outcomes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._outcomes)
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def answers(self, name: str) -> Answers:
+        """Those of one point. Raises ValueError as `answers_of`, KeyError for a point without outcomes."""
+        if name not in self._answers:
+            found = answers_of(self._outcomes[name], self._layouts[-1] if self._layouts else None)
+            layout = self._known(found.layout)
+            self._answers[name] = found if layout is found.layout else Answers(layout, found.samples, found.sums)
+        return self._answers[name]
+
+    def _known(self, layout: Layout) -> Layout:
+        """The one with the same problems that was met before, else this."""
+        for index in range(len(self._layouts) - 1, -1, -1):
+            known = self._layouts[index]
+            if known is layout or known.problems.equals(layout.problems):
+                self._layouts.append(self._layouts.pop(index))
+                return known
+        self._layouts.append(layout)
+        return layout
+
+
 def all_answers(records: Iterable[PointRecord], outcomes: Outcomes) -> dict[str, Answers]:
     """fingerprint -> answers, with one layout for all points that answered the same problems in the same order."""
     return answers_by_name((record.fingerprint for record in records), outcomes)
@@ -85,15 +125,8 @@ def all_answers(records: Iterable[PointRecord], outcomes: Outcomes) -> dict[str,
 
 def answers_by_name(names: Iterable[str], outcomes: Outcomes) -> dict[str, Answers]:
     """As `all_answers`, of fingerprints."""
-    found: dict[str, Answers] = {}
-    layouts: list[Layout] = []
-    for name in names:
-        answers = answers_of(outcomes[name], layouts[-1] if layouts else None)
-        same = next((layout for layout in layouts if layout.problems.equals(answers.layout.problems)), None)
-        if same is None:
-            layouts.append(answers.layout)
-        found[name] = answers if same is None else Answers(same, answers.samples, answers.sums)
-    return found
+    known = outcomes if isinstance(outcomes, OutcomesOnce) else OutcomesOnce(outcomes)
+    return {name: known.answers(name) for name in names}
 
 
 def _summed(frame: pl.DataFrame, told: list[str], sampled: bool) -> tuple[pl.DataFrame, int]:

@@ -15,9 +15,10 @@ answers merely agree: a `warning`, since the two scores are one piece of evidenc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from banpick_exp.analysis.finding import Finding
@@ -38,40 +39,75 @@ def replay_findings(records: Iterable[PointRecord], outcomes: Outcomes) -> Itera
         if record.status != "failed" and frame is not None and frame.height:
             groups.setdefault((frame.height, _digest(frame, ANSWERED)), []).append(record)
     for (rows, _), group in groups.items():
-        for record in group if len(group) > 1 else []:
-            twins = [other for other in group if other is not record and not same_routing(record, other)]
-            if twins:
-                yield _replayed(record, twins, rows, outcomes)
+        if len(group) > 1:
+            yield from _of_one_answer(group, rows, outcomes)
 
 
-def same_routing(one: PointRecord, other: PointRecord) -> bool:
-    """Whether two points are expected to answer alike: by definition, or in effect at an end of their range."""
-    if _model(one) != _model(other):
-        return False
-    ours, theirs = one.engagement.routing_table, other.engagement.routing_table
-    if one.policy == other.policy:
+class _Routes:
+    """What a group of points routes by, a number for each thing, so that one is held against all others at once.
+
+    On a few easy problems a thousand policies answer alike, and a pair at a time is a million pairs.
+    """
+
+    def __init__(self, group: Sequence[PointRecord]) -> None:
+        self._model = _numbers(_model(record) for record in group)
+        self._policy = _numbers(record.policy for record in group)
+        self._table = _numbers(record.engagement.routing_table or None for record in group)
+        self._k = _numbers(_uniform_k(record) for record in group)
+
+    def twins(self, index: int) -> np.ndarray:
+        """The others of the group that are not expected to answer as this one does, in order.
+
+        Expected is it by definition, or in effect at an end of their range.
+        """
+        ours, k = self._table[index], self._k[index]
+        same_table = (self._table == ours) & (ours >= 0)
         # The same rule with another calibration may name other experts: the tables know.
-        return not (ours and theirs) or ours == theirs
-    if ours and ours == theirs:
-        return True
-    k, other_k = _uniform_k(one), _uniform_k(other)
-    return k is not None and k == other_k
+        one_policy = same_table | (self._table < 0) | (ours < 0)
+        two_policies = same_table | ((self._k == k) & (k >= 0))
+        alike = np.where(self._policy == self._policy[index], one_policy, two_policies)
+        return np.flatnonzero(~(alike & (self._model == self._model[index])))
 
 
-def _replayed(record: PointRecord, twins: list[PointRecord], rows: int, outcomes: Outcomes) -> Finding:
-    def lengths(point: PointRecord) -> int:
-        return _digest(outcomes[point.fingerprint], (*ANSWERED, "tokens"))
+def _numbers(values: Iterable[object]) -> np.ndarray:
+    """One number for each value, the same for equal ones; -1 for None."""
+    known: dict[object, int] = {}
+    return np.array([-1 if each is None else known.setdefault(_hashable(each), len(known)) for each in values])
 
-    names = ", ".join(twin.label for twin in twins[:3]) + (f" and {len(twins) - 3} more" if len(twins) > 3 else "")
-    what = f"all {rows:,} answers equal those of {names}"
-    found = Finding(record=record, guard="duplicated_scores", value=float(len(twins)), detail=what)
-    copies = [twin for twin in twins if lengths(twin) == lengths(record)]
-    counted = record.engagement.routing_counts
-    if not copies:
+
+def _hashable(value: object) -> object:
+    """Equal where the values are: dicts and lists as JSON has them."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _hashable(each)) for key, each in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _of_one_answer(group: Sequence[PointRecord], rows: int, outcomes: Outcomes) -> Iterator[Finding]:
+    """What there is to say of points that answered alike."""
+    routes = _Routes(group)
+    lengths = np.array([_digest(outcomes[record.fingerprint], (*ANSWERED, "tokens")) for record in group], object)
+    counts = _numbers(record.engagement.routing_counts or None for record in group)
+    for index, record in enumerate(group):
+        twins = routes.twins(index)
+        if not twins.size:
+            continue
+        names = ", ".join(group[twin].label for twin in twins[:3])
+        names += f" and {len(twins) - 3} more" if len(twins) > 3 else ""
+        what = f"all {rows:,} answers equal those of {names}"
+        found = Finding(record=record, guard="duplicated_scores", value=float(len(twins)), detail=what)
+        copies = twins[lengths[twins] == lengths[index]]
+        counted_alike = bool(((counts[copies] == counts[index]) & (counts[copies] >= 0)).any())
+        yield _judged(found, rows, bool(copies.size), counted_alike)
+
+
+def _judged(found: Finding, rows: int, copied: bool, counted_alike: bool) -> Finding:
+    """How much equal answers say. `copied`: the lengths are equal too; `counted_alike`: and so are the counters."""
+    what = found.detail
+    if not copied:
         return replace(found, detail=f"{what}, but with other lengths: they were generated anew")
     if rows < MIN_PROBLEMS:
         return replace(found, detail=f"{what}, which so few problems can do by chance")
-    if counted and any(twin.engagement.routing_counts == counted for twin in copies):
+    if counted_alike:
         detail = f"{what}, and so do the routing counters: it cannot be told from a replay of another policy's run"
         return replace(found, level="invalid", detail=detail)
     detail = f"{what} although the policies differ: replayed, or without effect here; the scores are one, not two"

@@ -9,7 +9,7 @@ import polars as pl
 
 from banpick_exp.analysis.compare import ERROR_RATE, sign_flip_p
 from banpick_exp.analysis.drift import Change
-from banpick_exp.analysis.intervals import BootstrapMean
+from banpick_exp.analysis.intervals import bootstrap_intervals
 from banpick_exp.analysis.pairing import Outcomes, Pairs, References, all_answers, pair
 from banpick_exp.records import PointRecord
 
@@ -40,7 +40,7 @@ def subtasks(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame
         paired = pair(answers[record.fingerprint], answers[stock.fingerprint])
         for domain, task, pairs in paired.by_subtask():
             counts, scale = pairs.differences("correct")
-            low, high = BootstrapMean(counts).interval(1 - ERROR_RATE)
+            ((low, high),) = bootstrap_intervals(counts, 1 - ERROR_RATE)
             ours, theirs = pairs.mean("correct")
             rows.append({
                 "fingerprint": record.fingerprint, "label": record.label, "domain": domain, "task": task,
@@ -57,7 +57,7 @@ def subtask_change(record: PointRecord, domain: str, task: str, pairs: Pairs) ->
     difference = ours - theirs
 
     def sentence() -> str:
-        low, high = (100 * end / scale for end in BootstrapMean(counts).interval(1 - ERROR_RATE))
+        low, high = (100 * end / scale for end in bootstrap_intervals(counts, 1 - ERROR_RATE)[0])
         return (
             f"{task}: {ours:.1%} right, stock {theirs:.1%}: {100 * difference:+.1f} points [{low:+.1f}, {high:+.1f}] "
             f"on {pairs.n} problems"

@@ -31,6 +31,7 @@ def candidates(words: Sequence[str], incomplete: str) -> list[str]:
     """What may stand in place of `incomplete`, after `words`."""
     from banpick_exp.sweep.compose import GROUPS, choices
     from banpick_exp.sweep.help import completion_keys
+    from banpick_exp.sweep.study import studies
 
     if words and words[-1] == "=":  # bash: `policy`, `=`, and the beginning of a name
         words, incomplete = words[:-2], f"{words[-2]}={incomplete}"
@@ -39,8 +40,8 @@ def candidates(words: Sequence[str], incomplete: str) -> list[str]:
         cut = 0
     key, equals, _ = incomplete.partition("=")
     group = key.lstrip("+")
-    if equals and group in GROUPS:
-        offers = [f"{key}={name}" for name in choices(group)]
+    if equals and group in (*GROUPS, "study"):
+        offers = [f"{key}={name}" for name in (studies() if group == "study" else choices(group))]
     else:
         offers = ["+sweep=", *(f"{name}=" for name in completion_keys())]
         offers += list(COMMANDS) if not words else []

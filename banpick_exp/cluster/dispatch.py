@@ -118,7 +118,8 @@ class EngineGroup:
                 self._look_around()
                 self._watched = time.perf_counter()
             for slot in list(self._idle()):
-                self._dispatch(slot)
+                if not self._dispatch(slot):
+                    break  # what one idle slot cannot run, none can
         if self._jobs and self.stopping is None:
             self.stopping = "no engine could be kept running"
 
@@ -168,10 +169,13 @@ class EngineGroup:
         busy = {slot.name for slot, _ in self._running.values()}
         return (slot for slot in self._slots if slot.occupied and slot.name not in busy)
 
-    def _dispatch(self, slot: Slot) -> None:
-        """Give the slot the first job that can run now; one waiting for a calibration waits for the slot making it."""
+    def _dispatch(self, slot: Slot) -> bool:
+        """Give the slot the first job that can run now; one waiting for a calibration waits for the slot making it.
+
+        Returns whether there was one.
+        """
         if self.stopping is not None:
-            return
+            return False
         calibrating = {
             job.point.calibration_fingerprint for _, job in self._running.values() if job.kind == "calibrate"
         }
@@ -184,7 +188,8 @@ class EngineGroup:
             job.started = time.perf_counter()
             self._tell("begun", slot, job)
             self._running[self._call(slot, job)] = (slot, job)
-            return
+            return True
+        return False
 
     def _call(self, slot: Slot, job: Job) -> Call:
         if job.kind == "calibrate":
@@ -231,7 +236,7 @@ class EngineGroup:
         else:
             record = answer if isinstance(answer, PointRecord) else None
             if record is not None:
-                self._with.ledger.finish(record)
+                record = self._with.ledger.finish(record)
             else:
                 self._tell("done", slot, job, seconds=answer)
             self._check_stock(job)
@@ -271,8 +276,7 @@ class EngineGroup:
         """The work is over; `record` where its point is, and then no block of it is asked for any more."""
         assert job.work is not None
         if record is not None and job.kind == "block":
-            name = job.point.fingerprint
-            self._jobs = deque(j for j in self._jobs if j.work is None or j.point.fingerprint != name)
+            self._drop_jobs_of(job.point)
         works = self._strategy.finished(job.work, record)
         done, expected = self._with.progress()
         self._with.events.write("progress", done=done, expected=expected)
@@ -343,15 +347,19 @@ class EngineGroup:
     def _fail_all(self, reason: str) -> None:
         """The engine does not load: nothing that is asked of it, or will be, can be measured."""
         self.stopping = "the engine does not load"
-        failed: set[str] = set()
-        for job in self._jobs:
-            if job.work is not None and job.point.fingerprint not in failed:
-                failed.add(job.point.fingerprint)
-                self._with.ledger.tell(self._with.ledger.fail(job.point, reason))
-        self._jobs.clear()
+        while self._jobs:
+            job = self._jobs.popleft()
+            if job.work is not None:
+                record = self._with.ledger.fail(job.point, reason)
+                freed = self._strategy.finished(job.work, record)
+                self._with.ledger.tell(record)
+                self._drop_jobs_of(job.point)
+                self._jobs.extend(Job(work.kind, work.point, work) for work in freed)
         for point in self._strategy.waiting():
-            if point.fingerprint not in failed:
-                self._with.ledger.tell(self._with.ledger.fail(point, reason))
+            self._with.ledger.tell(self._with.ledger.fail(point, reason))
+
+    def _drop_jobs_of(self, point: Point) -> None:
+        self._jobs = deque(j for j in self._jobs if j.work is None or j.point.fingerprint != point.fingerprint)
 
 
 _NOUN = {"calibrate": "calibration", "point": "point", "block": "block"}

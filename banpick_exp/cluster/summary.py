@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from banpick_exp.analysis import GUARDS
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
 from banpick_exp.records import STATUSES
-from banpick_exp.report.files import write_report
+from banpick_exp.report.failure import or_else
+from banpick_exp.report.files import write_report, write_tables
 from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, left_out_lines, read_run
 from banpick_exp.report.terminal import print_pareto, print_repeats, print_selection
@@ -43,31 +45,40 @@ def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals) ->
     console.print()
     for line in left_out_lines(run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    print_pareto(run, console)
-    print_repeats(run, console)
+    _print("the table of the points", run, lambda: print_pareto(run, console))
+    _print("the table of the repeats", run, lambda: print_repeats(run, console))
     console.print(_spent(run, totals), highlight=False)
     for file in files:
-        console.print(f"  {file}", highlight=False, soft_wrap=True)
-    print_selection(run, console)
+        console.print(f"  {file}", markup=False, highlight=False, soft_wrap=True)
+    _print("the table of the selection", run, lambda: print_selection(run, console))
     if unwritten is not None:
         console.print(unwritten, markup=False, highlight=False, soft_wrap=True, style="red")
-    failures = tracker.finish(_summary(run, totals), _artifacts(plan))
-    if failures:
-        console.print(
-            f"W&B failed {len(failures)} time(s), the records are complete. First: {failures[0]}", markup=False
-        )
-    guards = pl.concat([run.guards, run.on_dev.guards])  # failed points and replays included
-    invalid = (guards["level"] == "invalid").any()
-    return 1 if invalid or unwritten is not None else 0
+    failures = tracker.finish(_summary_or_totals(run, totals), _artifacts(plan))
+    for failure in failures:
+        console.print(f"W&B: {failure}. The records are complete.", markup=False, highlight=False, soft_wrap=True)
+    return 1 if _any_invalid(run) or unwritten is not None else 0
+
+
+def _any_invalid(run: Run) -> bool:
+    """By a guard, failed points and replays included; by the records alone where the guards cannot judge."""
+
+    def by_guards() -> bool:
+        return bool((pl.concat([run.guards, run.on_dev.guards])["level"] == "invalid").any())
+
+    def by_records(_: str) -> bool:
+        return any(record.status in ("failed", "invalid") for record in (*run.records, *run.dev))
+
+    return or_else("the guards", run.folder, by_guards, by_records, writes=False)
+
+
+def _print(what: str, run: Run, work: Callable[[], None]) -> None:
+    or_else(what, run.folder, work, lambda _: None, writes=True)
 
 
 def _write(run: Run) -> tuple[list[Path], str | None]:
     """The figures and the page, with the tables beside them; in place of what cannot be written, a sentence."""
     try:
-        run.folder.write_table("points", run.frame_of_all)
-        run.folder.write_table("guards", run.guards)
-        if run.repeats.height:
-            run.folder.write_table("repeats", run.repeats)
+        write_tables(run)
         return write_report(run), None
     except OSError as error:
         typed = shlex.quote(str(run.folder.path))
@@ -101,6 +112,10 @@ def _summary(run: Run, totals: Totals) -> dict[str, object]:
     raised = Counter(run.guards.filter(run.guards["level"] != "ok")["guard"].to_list())
     alarms = {f"guard/{name}": raised[name] for name in GUARDS}
     return {"headline": run.headline, **asdict(totals), **_counts(run), **alarms, **repeats_summary(run)}
+
+
+def _summary_or_totals(run: Run, totals: Totals) -> dict[str, object]:
+    return or_else("W&B's summary", run.folder, lambda: _summary(run, totals), lambda _: asdict(totals), writes=False)
 
 
 def _artifacts(plan: RunPlan) -> dict[str, Path]:

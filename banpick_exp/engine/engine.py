@@ -104,6 +104,9 @@ class Engine:
         options: dict[str, Any] = {"worker_extension_cls": self.worker}
         if settings.distributed_executor_backend is not None:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
+        elif settings.tensor_parallel_size > 1:
+            # Inside a Ray actor vLLM would choose Ray, which a CPU has no executor for and one node has no need of.
+            options["distributed_executor_backend"] = "mp"
         if settings.moe_backend is not None:
             options["moe_backend"] = settings.moe_backend
         if settings.kv_cache_blocks is not None:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Writes report.html: the verdict in words, the Pareto front (point at a mark for its numbers and the command that runs it
 again), heat maps, domains and sub-tasks against stock, budgets, guards, provenance. One file, no network needed, under
-3 MB. The same figures go into each run's folder as PNG for papers (300 dpi): pareto.png, and usage.png, influence.png
-and kept.png where the run has their numbers. Nothing is run again; all is read from the run folders.
+3 MB: of more than 400 points it tells the front, the references and the best one by one, lists the others on demand,
+and leaves all of them in points.parquet. The same figures go into each run's folder as PNG for papers (300 dpi):
+pareto.png, and usage.png, influence.png and kept.png where the run has their numbers. Nothing is run again; all is read
+from the run folders.
 """
 EXAMPLES = """\
 examples:
@@ -76,8 +78,7 @@ def _options() -> Options:
 
 def _report(typed: list[str], output: Path | None, policy: str | None) -> tuple[list[Run], list[Path]]:
     # Imported here: --help and a wrong option answer at once.
-    from banpick_exp.report.files import draw_figures
-    from banpick_exp.report.maps import maps_of
+    from banpick_exp.report.files import draw_figures, maps_or_none, write_tables
     from banpick_exp.report.page.page import write_page
     from banpick_exp.report.run import require_run
 
@@ -87,8 +88,11 @@ def _report(typed: list[str], output: Path | None, policy: str | None) -> tuple[
     for run in runs:
         _check_figures(run.folder.path)
     _check_page(path)
-    maps = [maps_of(run, policy) for run in runs]
+    maps = [maps_or_none(run, policy) for run in runs]
     try:
+        for run in runs:
+            if run.guards.height > run.most_shown:  # the page names the tables for what it does not tell
+                write_tables(run)
         figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
         return runs, [*figures, write_page(runs, maps, path)]
     except OSError as error:
@@ -126,8 +130,8 @@ def _check_page(path: Path) -> None:
     try:
         if path.exists():
             path.open("ab").close()
-        else:
-            tempfile.TemporaryFile(dir=path.parent).close()
+        if path.is_file() or not path.exists():  # a file is replaced as a whole
+            tempfile.TemporaryFile(dir=path.resolve().parent).close()
     except OSError as error:
         raise UserError(
             f"--output {path}: it cannot be written ({error.strerror or error}), so nothing was drawn. Type --output"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,13 @@ class Maps:
     kept_labels: list[str]
     even: int
     """Policies that keep the same number in every layer; left out of `kept` unless there is no other."""
+
+
+NOTHING = Maps(
+    stock_usage={}, policy_usage={}, policy=None, why="", influence={}, score="", kept=np.zeros((0, 0)), kept_labels=[],
+    even=0,
+)  # fmt: skip
+"""Of a run whose arrays cannot be read."""
 
 
 def maps_of(run: Run, label: str | None = None) -> Maps:
@@ -96,28 +104,35 @@ def most_changed(maps: Maps, domain: str, count: int = 3) -> list[str]:
     return [f"L{i // experts}E{i % experts} {change_LE.ravel()[i]:+.3f}" for i in order]
 
 
-def draw_maps(run: Run, maps: Maps) -> list[Path]:
-    """`usage.png`, `influence.png` and `kept.png` in the run's folder, as far as the run has their numbers."""
-    files = []
-    if maps.stock_usage:
-        unit = "share of tokens"
-        cells = [[(f"{domain}: stock", usage, unit)] for domain, usage in maps.stock_usage.items()]
-        title = f"Expert usage, {run.models}"
-        if maps.policy and maps.policy_usage.keys() == maps.stock_usage.keys():
-            title += f": stock (left) and {maps.policy.label} (right)"
-            for line, (domain, usage) in zip(cells, maps.policy_usage.items(), strict=True):
-                line.append((f"{domain}: {maps.policy.policy_name}", usage, unit))
-        files.append(heat_grid(cells, run.folder.figure_path(USAGE), title=title, shared=True))
-    if maps.influence:
-        influence = [(domain, values, f"{maps.score} (nats)") for domain, values in maps.influence.items()]
-        title = f"Influence of single experts ({maps.score}), {run.models}"
-        files.append(heat_grid([influence], run.folder.figure_path(INFLUENCE), title=title))
-    if len(maps.kept):
-        kept = [("all domains", maps.kept, "mean experts kept")]
-        title = f"Experts kept per layer, {run.models}"
-        path = run.folder.figure_path(KEPT)
-        files.append(heat_grid([kept], path, title=title, y_label="", x_label="MoE layer", rows=maps.kept_labels))
-    return files
+def map_figures(run: Run, maps: Maps) -> dict[str, Callable[[], Path]]:
+    """Name of a figure -> what draws it in the run's folder: those that the run has numbers for."""
+    drawn = {USAGE: _draw_usage, INFLUENCE: _draw_influence, KEPT: _draw_kept}
+    there: dict[str, Sized] = {USAGE: maps.stock_usage, INFLUENCE: maps.influence, KEPT: maps.kept}
+    return {name: functools.partial(draw, run, maps) for name, draw in drawn.items() if len(there[name])}
+
+
+def _draw_usage(run: Run, maps: Maps) -> Path:
+    unit = "share of tokens"
+    cells = [[(f"{domain}: stock", usage, unit)] for domain, usage in maps.stock_usage.items()]
+    title = f"Expert usage, {run.models}"
+    if maps.policy and maps.policy_usage.keys() == maps.stock_usage.keys():
+        title += f": stock (left) and {maps.policy.label} (right)"
+        for line, (domain, usage) in zip(cells, maps.policy_usage.items(), strict=True):
+            line.append((f"{domain}: {maps.policy.policy_name}", usage, unit))
+    return heat_grid(cells, run.folder.figure_path(USAGE), title=title, shared=True)
+
+
+def _draw_influence(run: Run, maps: Maps) -> Path:
+    influence = [(domain, values, f"{maps.score} (nats)") for domain, values in maps.influence.items()]
+    title = f"Influence of single experts ({maps.score}), {run.models}"
+    return heat_grid([influence], run.folder.figure_path(INFLUENCE), title=title)
+
+
+def _draw_kept(run: Run, maps: Maps) -> Path:
+    kept = [("all domains", maps.kept, "mean experts kept")]
+    title = f"Experts kept per layer, {run.models}"
+    path = run.folder.figure_path(KEPT)
+    return heat_grid([kept], path, title=title, y_label="", x_label="MoE layer", rows=maps.kept_labels)
 
 
 def _stock_of(run: Run, policy: PointRecord | None) -> PointRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,10 +26,11 @@ from banpick_exp.analysis import (
     without_repeats,
 )
 from banpick_exp.analysis.finding import AGAINST_STOCK
-from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesOnce
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
 from banpick_exp.run_folder import ASIDE, MANIFEST, LeftOut, Manifest, RunFolder
 from banpick_exp.setups import numbered, setup_of_record
@@ -52,6 +54,8 @@ class Run:
     """What is in the folder and cannot be trusted."""
     dev: Sequence[PointRecord] = ()
     """Of search=select: what dev chose from. It is no part of the result: of the best of many the score is too good."""
+    most_shown: int = MOST_SHOWN
+    """Points that are told one by one where there are more; the others are counted, or listed on demand."""
 
     @cached_property
     def name(self) -> str:
@@ -185,6 +189,55 @@ class Run:
         return self.frame.filter((pl.col("status") == "done") & (pl.col("domain") == domain))
 
     @cached_property
+    def by_importance(self) -> list[str]:
+        """Fingerprints of `done`, what decides the result first; see `report.shown`."""
+        return in_order(self.frame.filter(pl.col("status") == "done"), self.verdicts)
+
+    def foremost(self, most: int) -> frozenset[str]:
+        """The fingerprints of at most so many points of `done`: those to be told one by one."""
+        if len(self.done) <= most:
+            return frozenset(record.fingerprint for record in self.done)
+        return frozenset(self.by_importance[:most])
+
+    @cached_property
+    def shown(self) -> frozenset[str]:
+        """Those of the page and the figures: all, or the foremost `most_shown`."""
+        return self.foremost(self.most_shown)
+
+    @cached_property
+    def shown_done(self) -> list[PointRecord]:
+        """`done`, those shown."""
+        return [record for record in self.done if record.fingerprint in self.shown]
+
+    @property
+    def unshown(self) -> int:
+        """Done points that are not told one by one."""
+        return len(self.done) - len(self.shown)
+
+    def shown_rows(self, domain: str = OVERALL) -> pl.DataFrame:
+        """`done_rows` of the points that are shown."""
+        return self._rows_shown(domain, shown=True)
+
+    def other_rows(self, domain: str = OVERALL) -> pl.DataFrame:
+        """`done_rows` of the others."""
+        return self._rows_shown(domain, shown=False)
+
+    def _rows_shown(self, domain: str, *, shown: bool) -> pl.DataFrame:
+        rows = self.done_rows(domain)
+        if not self.unshown:
+            return rows if shown else rows.clear()
+        inside = pl.Series([name in self.shown for name in rows["fingerprint"]], dtype=pl.Boolean)
+        return rows.filter(inside if shown else ~inside)
+
+    def showing(self, most: int) -> Run:
+        """The same run with fewer points told one by one; what was computed of it stays."""
+        fewer = copy.copy(self)
+        for name in ("shown", "shown_done"):
+            fewer.__dict__.pop(name, None)
+        object.__setattr__(fewer, "most_shown", most)
+        return fewer
+
+    @cached_property
     def models(self) -> str:
         return ", ".join(sorted({record.model.name for record in self.records}))
 
@@ -211,7 +264,7 @@ def read_run(folder: RunFolder) -> Run:
     return Run(
         folder=folder,
         records=[record for record in points.records if record.task.split != split],
-        outcomes=points.outcomes,
+        outcomes=OutcomesOnce(points.outcomes),
         left_out=points.left_out,
         dev=[record for record in points.records if record.task.split == split],
     )

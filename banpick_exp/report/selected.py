@@ -12,6 +12,8 @@ from banpick_exp.sweep.search.selection import Pick
 
 Cells = dict[str, Row]
 """Domain (`overall` first) -> row of `verdicts`, against stock."""
+CHOSEN = "chosen"
+"""The last cell of what dev chose."""
 
 
 def against_stock(run: Run) -> dict[str, Cells]:
@@ -36,7 +38,7 @@ def dev_rows(run: Run) -> tuple[list[str], list[list[str]]]:
     rows = []
     for each in run.manifest.candidates:
         cells = _dev_cells(records.get(each.dev), stock)
-        mark = "chosen" if each.dev in chosen else ""
+        mark = CHOSEN if each.dev in chosen else ""
         rows.append([*([each.group] if several else []), each.label, *cells, mark])
     return [*(["group"] if several else []), "candidate", "accuracy on dev %", "vs stock, points", ""], rows
 

@@ -17,6 +17,7 @@ from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repe
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import dev_rows, result_rows, selection_sentences
 from banpick_exp.report.sentences import alarms, hypervolume_sentence
+from banpick_exp.report.shown import MOST_PRINTED
 from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
 
 FRONT = {(True, True): "●", (True, False): "○", (False, False): ""}
@@ -36,12 +37,13 @@ def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everythin
     """Print the points of one domain as a table, the conclusion below, then invalid and failed points with reasons, and
     what the guards say of the others.
 
-    What stock's own answers say against the task stands before the conclusion. `everything`: also what may be noise.
+    What stock's own answers say against the task stands before the conclusion. Of more than MOST_PRINTED points the
+    foremost are printed (`report.shown`). `everything`: all of them, and what may be noise too.
     """
     console = unwrapped(console)
     done = run.done_rows(domain)
     if done.height:
-        _print_points(run, done, domain, console)
+        _print_points(run, done, domain, console, everything)
     else:
         console.print("No point finished: there is no front to show.")
     for alarm in alarms(run):
@@ -50,7 +52,7 @@ def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everythin
     if said := hypervolume_sentence(run):
         console.print(escape(said))
     _print_equal_budgets(run, console)
-    _print_unfinished(run, console)
+    _print_unfinished(run, console, everything)
     if done.height:
         _print_guards(run, done, console, everything)
 
@@ -77,7 +79,7 @@ def print_selection(run: Run, console: Console) -> None:
     console = unwrapped(console)
     head, rows = dev_rows(run)
     _print_rows("Dev chooses (the best of many looks better there than it is)", head, rows, console)
-    _print_unfinished(run.on_dev, console)
+    _print_unfinished(run.on_dev, console, everything=False)
     head, rows = result_rows(run)
     _print_rows("The result: difference to stock (points, interval right for all rows at once)", head, rows, console)
     for line in selection_sentences(run):
@@ -93,11 +95,21 @@ def _print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
     console.print(table)
 
 
-def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console) -> None:
+def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console, everything: bool) -> None:
     """The table and what its signs mean."""
-    verdict_of = {row["fingerprint"]: row for (_, at), row in run.verdict_of.items() if at == domain}
+    told = run.foremost(len(run.done) if everything else MOST_PRINTED)
+    verdict_of = {
+        row["fingerprint"]: row for (name, at), row in run.verdict_of.items() if at == domain and name in told
+    }
+    count = done.height
+    done = done.filter(pl.Series([name in told for name in done["fingerprint"]], dtype=pl.Boolean))
     alarmed = set(run.raised["fingerprint"])
     console.print(_points_table(done, verdict_of, domain, alarmed, narrow=console.width < WIDE))
+    if done.height < count:
+        typed = escape(f"python -m banpick_exp report {run.folder.path} --all")
+        chosen = "the front, the references, the best of each rule at each budget, the largest differences"
+        said = f"[dim]{done.height} of {count:,} points, {chosen} first; all of them: {typed}[/dim]"
+        console.print(said, soft_wrap=True, highlight=False)
     console.print(
         "[dim]● on the front for sure, ○ within noise: no other point is at least as good in accuracy, speed-up and "
         "kept experts and better in one beyond noise. ⚠ a guard was raised. At equal budget: same problems, interval "
@@ -106,9 +118,11 @@ def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console) -
     if not all(map(is_near, verdict_of.values())):
         far = f"its measured budget is more than {EQUAL_BUDGET_TOLERANCE} experts away from the nearest fixed_k point."
         console.print(f"[dim]* not at equal budget: {far}[/dim]")
-    for row in verdict_of.values():
-        if row["note"] and is_near(row):
-            console.print(f"[dim]{escape(row['label'])}: {escape(row['note'])}.[/dim]")
+    noted = [row for row in verdict_of.values() if row["note"] and is_near(row)]
+    for row in noted if everything else noted[:LISTED]:
+        console.print(f"[dim]{escape(row['label'])}: {escape(row['note'])}.[/dim]")
+    if len(noted) > LISTED and not everything:
+        console.print(f"[dim]... and {len(noted) - LISTED} more such notes[/dim]")
 
 
 def _points_table(
@@ -163,12 +177,15 @@ def _print_equal_budgets(run: Run, console: Console) -> None:
     console.print(escape(equal_budget_sentence(run.verdicts)))
 
 
-def _print_unfinished(run: Run, console: Console) -> None:
+def _print_unfinished(run: Run, console: Console, everything: bool) -> None:
     rows = run.frame.filter((pl.col("status") != "done") & (pl.col("domain") == OVERALL))
-    for row in rows.iter_rows(named=True):
+    told = rows if everything else rows.head(MOST_PRINTED)
+    for row in told.iter_rows(named=True):
         reason = row["reason"] or "no reason recorded"
         status = f"[{STATUS_COLOURS[row['status']]}]{row['status']}[/]"
         console.print(f"{status} {escape(row['label'])}: {escape(reason)}")
+    if told.height < rows.height:
+        console.print(f"[dim]... and {rows.height - told.height} more without a result[/dim]")
 
 
 def _print_guards(run: Run, done: pl.DataFrame, console: Console, everything: bool) -> None:

@@ -13,6 +13,7 @@ from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.sweep.compose import GROUPS, POINT_KEYS, RUN_KEYS, check_key, choices
 from banpick_exp.sweep.overrides import interval_of, is_symbolic, key_of, parse_axis
+from banpick_exp.sweep.study import expanded
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,10 +33,14 @@ class Command:
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
-    """Sorts overrides. Raises UserError for what is no override, an unknown key, or an axis over a run's setting."""
+    """Sorts overrides, those of a `study=NAME` included.
+
+    Raises UserError for what is no override, an unknown key, or an axis over a run's setting.
+    """
     command, seen = Command(), dict[str, str]()
     for text in arguments:
         _check_form(text)
+    for text in expanded(arguments):
         key = key_of(text)
         check_key(key)
         if key in seen:
@@ -57,7 +62,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         else:
             command.run_values[key] = _single(text)
     _check_params(command)
-    for key in ("output_dir", "resume"):  # a folder named 2026, 007 or 1_0 is still a name
+    for key in ("output_dir", "resume", "run"):  # a folder named 2026, 007 or 1_0 is still a name
         if not isinstance(command.run_values.get(key, ""), str | None):
             command.run_values[key] = seen[key].partition("=")[2].strip()
     if command.run_values.get("resume") == "":

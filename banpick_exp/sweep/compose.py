@@ -34,7 +34,10 @@ from banpick_exp.tasks.config import TaskConfig
 GROUPS = ("engine", "model", "policy", "task", "cluster", "tracking", "search", "sweep")
 POINT_KEYS = ("engine", "model", "policy", "task", "calibration", "seed", "repeat")
 """First words of the keys that may differ between points, and so may be axes."""
-RUN_KEYS = ("cluster", "tracking", "search", "sweep", "output_dir", "resume", "dry_run", "repeats")
+RUN_KEYS = (
+    *("cluster", "tracking", "search", "sweep", "study", "scale"),
+    *("output_dir", "run", "resume", "dry_run", "repeats"),
+)
 """First words of the keys that hold for the whole run."""
 
 
@@ -91,7 +94,7 @@ class Composer:
         others = {name: validated(section, tree[name], name) for name, section in sections.items()}
         sweep = validated(SweepConfig, tree["sweep"], "sweep")
         search = search_config(_of_typed_search(tree["search"], values))
-        plain = {key: tree[key] for key in ("output_dir", "resume", "dry_run", "repeats")}
+        plain = {key: tree.get(key) for key in ("output_dir", "run", "resume", "dry_run", "repeats")}
         return validated(RunConfig, {**plain, "sweep": sweep, "search": search}), others
 
     def setting(self, assignment: Assignment) -> Setting:
@@ -143,7 +146,8 @@ class Composer:
         And the budget that its knob is still to be solved for, None where every knob has its value.
         """
         chosen = assignment.get("policy", "none")
-        name = check_choice("policy", chosen)
+        known = isinstance(chosen, str) and chosen in self._policies  # conf/ is not listed again for each point
+        name = chosen if known else check_choice("policy", chosen)
         if name not in self._policies:
             tree = OmegaConf.to_container(_composed(conf_dir(), (f"policy={name}",)), resolve=True)
             assert isinstance(tree, dict)

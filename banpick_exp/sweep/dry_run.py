@@ -13,16 +13,21 @@ from banpick_exp.sweep.estimate import Estimate, answer_tokens, point_tokens
 from banpick_exp.sweep.plan import SweepPlan
 from banpick_exp.sweep.point import Point
 
+MOST_ROWS = 200
+"""Of a table of points; a longer one shows its first and last `END_ROWS` alone."""
+END_ROWS = 20
+
 
 def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
     """Points, the engines they share, the calibrations they need, an estimate, and notes."""
     domains = ", ".join(dict.fromkeys(domain for point in plan.points for domain in point.task.domains))
     console.print(f"[bold]{plan.sweep_name}[/bold]: {_count(len(plan.points), 'point')} on {domains}")
+    finished = finished_points(plan)
     for number, points in enumerate(plan.by_engine().values(), start=1):
         console.print()
         console.print(Text(f"Engine {number}: {engine_line(points[0])}, shared by {_count(len(points), 'point')}"))
         console.print(Text(format_line(points[0])))
-        console.print(_table(points, finished_points(plan)))
+        console.print(_table(points, finished))
     console.print()
     needed = plan.calibrations()
     if needed:
@@ -119,7 +124,12 @@ def _table(points: tuple[Point, ...], finished: frozenset[str]) -> Table:
     table.add_column("fingerprint", no_wrap=True)
     if finished:
         table.add_column("recorded")
+    left_out = range(END_ROWS + 1, len(points) - END_ROWS + 1) if len(points) > MOST_ROWS else range(0)
     for number, point in enumerate(points, start=1):
+        if number in left_out:
+            if number == left_out[0]:
+                table.add_row("...", f"{_count(len(left_out), 'point')} between them", *[""] * (len(table.columns) - 2))
+            continue
         low, high = point.rule.budget(point.checkpoint.shape)
         budget = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         if point.budget is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from banpick_exp.sweep.compose import POINT_KEYS, RUN_KEYS, choices, conf_dir
+from banpick_exp.sweep.study import read_study, studies
 
 WELCOME = """\
 banpick measures what a routing policy gains and costs on a mixture-of-experts checkpoint, on real vLLM engines.
@@ -19,12 +20,15 @@ banpick measures what a routing policy gains and costs on a mixture-of-experts c
 HELP = """\
 Usage: python -m banpick_exp +sweep=NAME [KEY=VALUE ...]      run a shipped search space
        python -m banpick_exp policy=NAME [KEY=VALUE ...]      run one policy, or axes of your own, next to stock
+       python -m banpick_exp study=NAME [KEY=VALUE ...]       run a study: a question with its model, data and settings
 
 {groups}
 
 Settings
   output_dir=outputs      results go to <output_dir>/<sweep>/<run>/
   resume=RUN              go on with a run (folder or name): finished points are not repeated
+  run=NAME                the run's own name: begun where there is none of it, gone on with where there is
+  study=NAME              a study's settings; what is typed beside it wins, and scale=tiny asks the embedded model
   dry_run=true            print the points, the engines they share and an estimate, and start nothing
   seed=0                  of sampling and bootstrap
   calibration.score=...   what ranks key experts: insertion_kl, removal_kl, removal_kl_per_use
@@ -90,6 +94,8 @@ def help_page() -> str:
             mark = " (default)" if defaults.get(group) == name else ""
             lines.append(f"  {name + mark:<24}{_first_comment(conf_dir() / group / f'{name}.yaml')}")
         parts.append("\n".join(lines))
+    told = [f"  {name:<24}{read_study(name).purpose}" for name in studies()]
+    parts.append("\n".join(["Studies: study=", *told]))
     return HELP.format(groups="\n\n".join(parts))
 
 

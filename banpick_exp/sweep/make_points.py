@@ -57,6 +57,13 @@ class PointMaker:
         """Prompts that were found to fit."""
         self._sound: set[int] = set()
         """Settings under which the problems can be asked."""
+        self._engines: dict[int, str] = {}
+        """Fingerprint of a setting's engine. Settings go by their id: the composer keeps each, and gives the same one
+        for equal values."""
+        self._calibrations: dict[tuple[object, ...], _Calibration] = {}
+        """By setting, and all that a rule says of the calibration it reads."""
+        self._shared: dict[tuple[object, ...], dict[str, Any]] = {}
+        """What the points of a setting have in common: a sweep of thousands holds it once."""
         self._overlaps: dict[tuple[object, ...], int] = {}
         self._texts: dict[Path, str] = {}
         self.notes: dict[str, None] = {}
@@ -65,17 +72,23 @@ class PointMaker:
     def assignments(self, block: Block) -> list[Assignment]:
         return expand(block, lambda assignment: self._composer.setting(assignment).checkpoint.shape)
 
-    def point(self, assignment: Assignment, varied: Sequence[str] = ()) -> Point:
-        """The point of an assignment. `varied`: keys besides the policy's that its label is to show.
+    def point(
+        self,
+        assignment: Assignment,
+        varied: Sequence[str] = (),
+        policy: tuple[Rule, float | None] | None = None,
+    ) -> Point:
+        """The point of an assignment. `varied`: keys besides the policy's that its label is to show; `policy`: what
+        `policy` gave for it, where that was asked before.
 
         Raises UserError for what cannot run: knobs, lengths, data, a calibration of another model.
         """
         setting = self._composer.setting(assignment)
-        rule, budget = self._composer.policy(assignment, setting.checkpoint.shape)
+        rule, budget = policy or self._composer.policy(assignment, setting.checkpoint.shape)
         _check_graphs(rule, setting)
         files = self._read(setting, setting.task.split)
         self._check_setting(setting, files)
-        engine = engine_fingerprint(setting.checkpoint.identity, setting.model, setting.engine)
+        engine = self._engine(setting)
         calibration = self._calibration(rule, setting, engine)
         identity = functools.partial(
             point_fingerprint,
@@ -102,24 +115,43 @@ class PointMaker:
             data_files=files.paths,
             data_identity=files.identity,
             data_missing=files.missing,
-            problems=_at_most(files.problems, setting.task.max_problems),
+            problems=self._once(setting, "problems", _at_most(files.problems, setting.task.max_problems)),
             score=calibration.score,
-            calibration_files=calibration.files,
+            calibration_files=self._once(setting, "calibration_files", calibration.files),
             calibration_identity=None if calibration.source is None else calibration.source.identity,
             calibration_overlap=self._overlap(calibration.source, files, setting),
             fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration.fingerprint,
-            settings=_typed_settings(assignment) | _chosen_dtype(setting),
+            settings=self._once(setting, "settings", _typed_settings(assignment) | _chosen_dtype(setting)),
         )
 
-    def check_fits(self, assignment: Assignment) -> None:
-        """UserError where the assignment's policy and knobs have no room on its checkpoint."""
-        self._composer.policy(assignment, self._composer.setting(assignment).checkpoint.shape)
+    def policy(self, assignment: Assignment) -> tuple[Rule, float | None]:
+        """The assignment's rule, and the budget that its knob is to be solved for.
+
+        Raises UserError where policy and knobs have no room on the assignment's checkpoint.
+        """
+        return self._composer.policy(assignment, self._composer.setting(assignment).checkpoint.shape)
+
+    def _once(self, setting: Setting, name: str, values: dict[str, Any]) -> dict[str, Any]:
+        """The first of equal dicts with the same order of keys; equal ones have the same setting."""
+        return self._shared.setdefault((id(setting), name, repr(values)), values)
+
+    def _engine(self, setting: Setting) -> str:
+        if id(setting) not in self._engines:
+            identity = setting.checkpoint.identity
+            self._engines[id(setting)] = engine_fingerprint(identity, setting.model, setting.engine)
+        return self._engines[id(setting)]
 
     def _calibration(self, rule: Rule, setting: Setting, engine: str) -> _Calibration:
         if not rule.needs_calibration():
             return _Calibration()
+        key = (id(setting), rule.reinforces_by(), rule.needs_gain())
+        if key not in self._calibrations:
+            self._calibrations[key] = self._calibration_of(rule, setting, engine)
+        return self._calibrations[key]
+
+    def _calibration_of(self, rule: Rule, setting: Setting, engine: str) -> _Calibration:
         settings = setting.calibration
         artifact = None if settings.path is None else self._checked_artifact(setting)
         labelled = settings.labelled if artifact is None else artifact.settings.get("text") is None

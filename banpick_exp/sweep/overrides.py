@@ -47,8 +47,8 @@ Block = tuple[str, ...]
 Assignment = dict[str, Any]
 """One value for each key of a block."""
 
-MOST_POINTS = 5_000
-"""Of one list of overrides: a plan takes milliseconds for each, and nobody has the months to run more."""
+MOST_POINTS = 20_000
+"""Of one list of overrides: planning them takes seconds, and nobody has the months to run more."""
 
 _SYMBOL = re.compile(r"(?<![\w.])[KEL](?![\w.])")
 _CALL = re.compile(r"\w+\(")

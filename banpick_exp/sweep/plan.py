@@ -28,6 +28,7 @@ from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.resume import check_setups, setups_of
 from banpick_exp.sweep.search.selection import ON_DEV, Stages, stages_of
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
+from banpick_exp.sweep.study import expanded
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -91,7 +92,7 @@ class SweepPlan:
             tasks={point.data_identity: point.task.name for point in self.points},
             search=self.search.name,
             command=self.command,
-            setups=setups_of(self.points),
+            setups=setups_of(_one_a_setting(self.points)),
             candidates=() if self.stages is None else self.stages.candidates,
         )
 
@@ -109,6 +110,7 @@ def plan_sweep(
     Raises UserError for anything in them that cannot work. Example: `plan_sweep(["+sweep=pick_strength"])`.
     """
     command = parse_command(arguments)
+    arguments = expanded(arguments)  # what is recorded stays true when a study is changed
     composer = Composer(command.sweep)
     run, others = composer.run_config(command.run_values, sections or {})
     if run.repeats > 1:
@@ -118,9 +120,10 @@ def plan_sweep(
     missing = sorted({t for point in planned.corners for t in (point.checkpoint.missing, point.data_missing) if t})
     if missing and not run.dry_run:
         raise UserError("Nothing can be started: " + "; ".join(missing) + ".")
+    folder, begun = _folder(run, now or datetime.now())
     plan = SweepPlan(
         sweep_name=run.sweep.name,
-        folder=_folder(run, now or datetime.now()),
+        folder=folder,
         points=planned.points,
         spaces=planned.spaces,
         corners=planned.corners,
@@ -129,7 +132,7 @@ def plan_sweep(
         notes=(*planned.notes, *missing),
         sections=others,
         search=run.search,
-        resume=run.resume is not None,
+        resume=begun,
         dry_run=run.dry_run,
         command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
     )
@@ -180,11 +183,20 @@ def _staged(
     return _Planned(stages.points, (), corners, tuple(dict.fromkeys((*notes, *maker.notes))), stages)
 
 
-def _folder(run: RunConfig, now: datetime) -> RunFolder:
-    """Of the run that is resumed, or of a new one."""
-    if run.resume is None:
-        return RunFolder(new_run_dir(run.output_dir, run.sweep.name, now))
-    return RunFolder(find_run_dir(run.resume, run.output_dir, run.sweep.name))
+def _folder(run: RunConfig, now: datetime) -> tuple[RunFolder, bool]:
+    """Of the run that is gone on with, or of a new one; and whether it was begun before."""
+    if run.resume is not None:
+        if run.run not in (None, run.resume):
+            raise UserError(
+                f"run={run.run} and resume={run.resume} both name the run's folder: one of them would be ignored. Type"
+                f" run={run.run} alone: it goes on with that run where it was begun."
+            )
+        return RunFolder(find_run_dir(run.resume, run.output_dir, run.sweep.name)), True
+    folder = RunFolder(new_run_dir(run.output_dir, run.sweep.name, now))
+    if run.run is None:
+        return folder, False
+    folder = RunFolder(folder.path.with_name(run.run))
+    return folder, folder.manifest().sweep is not None
 
 
 def _spaces(blocks: Sequence[Block], shape: MoeShape) -> tuple[tuple[Space, ...], list[Block]]:
@@ -272,7 +284,7 @@ class Shipped:
         for assignment in assignments:
             typed = {(key, str(value)) for key, value in assignment.items() if key in self._typed}
             try:
-                maker.check_fits(assignment)
+                policy = maker.policy(assignment)
             except UserError as error:
                 if not self._lenient:
                     raise
@@ -281,7 +293,7 @@ class Shipped:
                 self._left_out[" ".join(knobs)] = str(error)
             else:
                 self._fitted |= typed
-                points.append(maker.point(assignment, varied))
+                points.append(maker.point(assignment, varied, policy))
         return points
 
     def notes(self) -> list[str]:
@@ -368,6 +380,15 @@ def _refuse_idle_knobs(block: Block, points: Sequence[Point]) -> None:
         raise UserError(
             f"{text} changes nothing here ({others}): no point would differ by it. {points[0].rule.idle_remedy(knob)}"
         )
+
+
+def _one_a_setting(points: Iterable[Point]) -> list[Point]:
+    """The first point of each: those that differ in the policy alone share the very objects of their setting."""
+    first: dict[tuple[object, ...], Point] = {}
+    for point in points:
+        parts = (id(point.model), id(point.engine), id(point.task), id(point.checkpoint))
+        first.setdefault((*parts, point.data_identity, point.seed), point)
+    return list(first.values())
 
 
 def _varies(key: str, assignments: Sequence[Assignment]) -> bool:

@@ -16,7 +16,7 @@ import pytest
 
 from banpick_exp.run_folder import RunFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).resolve().parents[2]
 
 SWEEP = [
@@ -24,14 +24,15 @@ SWEEP = [
     "cluster.engines=1", "cluster.dead_seconds=6",
 ]  # fmt: skip
 POINTS = 7
-LIMIT_SECONDS = 240
+LIMIT_SECONDS = 500
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """A sweep under way; `request.param`: further words of its line."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "banpick_exp", *SWEEP, f"output_dir={tmp_path}"],
+        [sys.executable, "-m", "banpick_exp", *SWEEP, *getattr(request, "param", ()), f"output_dir={tmp_path}"],
         stdout=(tmp_path / "output").open("w"),
         stderr=subprocess.STDOUT,
         text=True,
@@ -105,7 +106,7 @@ def engine_at_work(driver: subprocess.Popen[str]) -> int:
 def first_point_done(driver: subprocess.Popen[str], folder: Path) -> None:
     def found() -> int | None:
         assert driver.poll() is None, output(folder)
-        return 1 if "[1/7]" in output(folder) else None
+        return 1 if "[1/" in output(folder) else None
 
     awaited(found)
 
@@ -134,6 +135,21 @@ def test_an_engine_that_is_stopped_is_replaced(driver: subprocess.Popen[str], tm
     told = " ".join(output(tmp_path).split())
     assert "no sign of life for cluster.dead_seconds=6" in told and f"{POINTS} done, 0 invalid, 0 failed" in told
     assert "engine loads 2 for 1 engine slot(s)" in told
+
+
+@pytest.mark.parametrize("driver", [["engine.tensor_parallel_size=2"]], indirect=True)
+@pytest.mark.parametrize("title", ["VLLM::Worker", "VLLM::EngineCore"])
+def test_an_engine_that_loses_a_process_below_it_is_replaced(
+    driver: subprocess.Popen[str], tmp_path: Path, title: str
+) -> None:
+    """vLLM itself would go on waiting for its answer."""
+    first_point_done(driver, tmp_path)
+    below = descendants(driver.pid)
+    os.kill(next(pid for pid, name in below.items() if name.startswith(title)), signal.SIGKILL)
+    assert ends(driver, tmp_path, LIMIT_SECONDS) == 0, output(tmp_path)
+    told = " ".join(output(tmp_path).split())
+    assert "engine lost" in told and f"{POINTS} done, 0 invalid, 0 failed" in told
+    assert_nothing_left(tmp_path, below)
 
 
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])

@@ -220,7 +220,11 @@ TESTS = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder"
 @pytest.mark.parametrize("broken", ["", "ruff", "mypy", "lint-imports", "python"])
 @pytest.mark.parametrize(
     ("target", "tests"),
-    [("test", [TESTS]), ("check", [f"{TESTS} -q -m not slow and not engine and not gpu"]), ("lint", [])],
+    [
+        ("test", [f"{TESTS} -m not long"]),
+        ("check", [f"{TESTS} -q -m not slow and not engine and not gpu"]),
+        ("lint", []),
+    ],
 )
 def test_make_runs_every_check_whichever_fails(stub_checkout: Path, target: str, tests: list[str], broken: str) -> None:
     status, called = make(stub_checkout, target, BROKEN=broken)
@@ -230,7 +234,11 @@ def test_make_runs_every_check_whichever_fails(stub_checkout: Path, target: str,
 
 @pytest.mark.parametrize(
     ("target", "command"),
-    [("hooks", "pre-commit install"), ("docs", "mkdocs build --config-file .ci/mkdocs.yml")],
+    [
+        ("hooks", "pre-commit install"),
+        ("long", "python -m pytest -m long"),
+        ("docs", "mkdocs build --config-file .ci/mkdocs.yml"),
+    ],
 )
 def test_make_hooks_and_docs_need_the_environment_alone(stub_checkout: Path, target: str, command: str) -> None:
     assert make(stub_checkout, target) == (0, ["venv cpu", command])
@@ -261,4 +269,5 @@ def test_ci_runs_make_test_and_hands_on_its_exit_code(tmp_path: Path, status: in
         capture_output=True,
         text=True,
     )
-    assert (ended.returncode, ended.stdout) == (status, f"{ROOT} make test\n")
+    long = "" if status else f"{ROOT} make long\n"
+    assert (ended.returncode, ended.stdout) == (status, f"{ROOT} make test\n{long}")

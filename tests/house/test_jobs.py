@@ -1,8 +1,12 @@
-"""The cluster jobs under sweeps/: linted, run against stand-ins of Slurm and Ray, and composed by the real program."""
+"""The cluster jobs of sweeps/: linted, run against stand-ins of Slurm and Ray, and composed by the real program.
+
+All come from one template each (tests/house/test_studies.py), so what runs is shown with the job of one study.
+"""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import shlex
@@ -16,33 +20,34 @@ import jsonschema
 import pytest
 import yaml
 
+from banpick_exp.sweep.compose import Composer
+from banpick_exp.sweep.study import read_study, studies
+
 ROOT = Path(__file__).resolve().parents[2]
-SBATCH = ROOT / "sweeps" / "pick_strength.sbatch"
-RAYJOB = ROOT / "sweeps" / "pick_strength.rayjob.yaml"
+STUDY = "pick_strength"
+SBATCH = ROOT / "sweeps" / STUDY / "job.sbatch"
 TOOLS = Path(sys.executable).parent
 
 
-def test_sbatch_is_clean() -> None:
-    found = subprocess.run([TOOLS / "shellcheck", "--severity=style", SBATCH], capture_output=True, text=True)
+def test_every_sbatch_is_clean() -> None:
+    jobs = [ROOT / "sweeps" / name / "job.sbatch" for name in studies()]
+    found = subprocess.run([TOOLS / "shellcheck", "--severity=style", *jobs], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 
 
-def directives() -> dict[str, str]:
-    lines = [line.split("--", 1)[1] for line in SBATCH.read_text().splitlines() if line.startswith("#SBATCH --")]
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+def gpus_of(model: str) -> int:
+    """GPUs of the engine that model=`model` chooses."""
+    return Composer().setting({"model": model}).engine.gpus
 
 
-def engine_of_the_model() -> dict[str, Any]:
-    """The engine that model=qwen3_235b_a22b chooses."""
-    model = yaml.safe_load((ROOT / "conf/model/qwen3_235b_a22b.yaml").read_text())
-    engine = next(entry["override /engine@_global_.engine"] for entry in model["defaults"] if isinstance(entry, dict))
-    settings: dict[str, Any] = yaml.safe_load((ROOT / f"conf/engine/{engine}.yaml").read_text())
-    return settings
-
-
-def test_sbatch_gives_each_engine_one_node() -> None:
-    assert directives()["nodes"] == "2"
-    assert int(directives()["gpus-per-node"]) == engine_of_the_model()["gpus"] == 8
+@pytest.mark.parametrize("name", studies())
+def test_sbatch_has_whole_engines_on_each_node(name: str) -> None:
+    lines = (ROOT / "sweeps" / name / "job.sbatch").read_text().splitlines()
+    words = [line.split("--", 1)[1].partition("=") for line in lines if line.startswith("#SBATCH --")]
+    directives = {key: value for key, _, value in words}
+    study = read_study(name)
+    assert int(directives["nodes"]) == study.nodes
+    assert int(directives["gpus-per-node"]) % gpus_of(study.model) == 0
 
 
 STAND_INS = {
@@ -51,6 +56,8 @@ STAND_INS = {
         "show hostnames node[1-2]") printf "node1\\nnode2\\n" ;;
         "show node -o node1") echo "NodeName=node1 Arch=x86_64 NodeAddr=${NODE1:-10.77.0.1} NodeHostName=node1" ;;
         "show node -o node2") echo "NodeName=node2 Arch=x86_64 NodeAddr=10.77.0.2 NodeHostName=node2" ;;
+        "show job -o 4711") echo "JobId=4711 JobName=banpick JobState=${JOB_STATE:-RUNNING} Reason=None" ;;
+        "requeue 4711") printf "scontrol %s\\n" "$*" >>"$CALLS" ;;
         *) exit 1 ;;
     esac""",
     "ray": """mode=$(stat -c %a "$RAY_AUTH_TOKEN_PATH")
@@ -111,14 +118,19 @@ def assert_nothing_is_left(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs/slurm-4711/ray-token").exists()
 
 
+def write_data(folder: Path) -> None:
+    """The files that a study names, small."""
+    (folder / "data").mkdir()
+    for domain, split in itertools.product(("math", "general"), ("test", "calibration")):
+        lines = (f'{{"prompt": "{domain} {split} {n}+1=", "answer": "{n + 1}"}}\n' for n in range(20))
+        (folder / f"data/{domain}.{split}.jsonl").write_text("".join(lines))
+
+
 def test_sbatch_starts_ray_on_both_nodes_and_its_sweep_composes(job: Job, tmp_path: Path) -> None:
-    documented = next(line for line in SBATCH.read_text().splitlines() if "sbatch task=" in line)
-    (tmp_path / "data").mkdir()
-    for split in ("test", "calibration"):
-        (tmp_path / f"data/math.{split}.jsonl").write_text(
-            "".join(f'{{"prompt": "{n}+1=", "answer": "{n + 1}"}}\n' for n in range(20))
-        )
-    process = job(*shlex.split(documented)[3:])
+    documented = next(line for line in SBATCH.read_text().splitlines() if "job.sbatch task." in line)
+    typed = shlex.split(documented.split("   ")[1])[2:]
+    write_data(tmp_path)
+    process = job(*typed)
     output, _ = process.communicate(timeout=50)
     assert process.returncode == 0, output
 
@@ -129,8 +141,9 @@ def test_sbatch_starts_ray_on_both_nodes_and_its_sweep_composes(job: Job, tmp_pa
     assert all("auth=token mode=600" in line for line in (head, worker))
     assert all("--overlap" in line and "--nodes=1" in line for line in calls(tmp_path, "srun"))
     (driver,) = calls(tmp_path, "driver")
-    assert "address=10.77.0.1:24711 -m banpick_exp +sweep=pick_strength model=qwen3_235b_a22b" in driver
-    assert driver.endswith(" ".join([f"output_dir={tmp_path}/outputs", *shlex.split(documented)[3:]]))
+    assert f"address=10.77.0.1:24711 -m banpick_exp study={STUDY} cluster.address=auto" in driver
+    assert driver.endswith(" ".join([f"output_dir={tmp_path}/outputs", "run=slurm-4711", *typed]))
+    assert f"{STUDY}: {read_study(STUDY).points.full} points" in output
     assert_nothing_is_left(tmp_path)
 
 
@@ -141,8 +154,9 @@ def test_sbatch_hands_on_the_exit_code_of_the_sweep(job: Job, tmp_path: Path) ->
     assert_nothing_is_left(tmp_path)
 
 
-def test_sbatch_ends_cleanly_at_the_time_limit(job: Job, tmp_path: Path) -> None:
-    process = job(DRIVER_WAITS="1")
+def ended_by_slurm(job: Job, tmp_path: Path, **environment: str) -> list[str]:
+    """How often the job asked to be queued again after Slurm's warning."""
+    process = job(DRIVER_WAITS="1", **environment)
     for _ in range(300):
         if (tmp_path / "calls").exists() and calls(tmp_path, "driver"):
             break
@@ -152,6 +166,27 @@ def test_sbatch_ends_cleanly_at_the_time_limit(job: Job, tmp_path: Path) -> None
     process.communicate(timeout=30)
     assert process.returncode == 143
     assert_nothing_is_left(tmp_path)
+    return calls(tmp_path, "scontrol")
+
+
+def test_sbatch_ends_cleanly_at_the_time_limit_and_is_queued_again(job: Job, tmp_path: Path) -> None:
+    assert ended_by_slurm(job, tmp_path) == ["scontrol requeue 4711"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"SLURM_RESTART_COUNT": "20"}, {"BANPICK_REQUEUES": "0"}, {"JOB_STATE": "CANCELLED"}],
+    ids=["often enough", "not wanted", "cancelled"],
+)
+def test_sbatch_is_not_queued_again(job: Job, tmp_path: Path, environment: dict[str, str]) -> None:
+    assert ended_by_slurm(job, tmp_path, **environment) == []
+
+
+def test_sbatch_leaves_the_runs_name_to_whoever_types_one(job: Job, tmp_path: Path) -> None:
+    process = job("resume=20260131-093000", DRIVER_EXIT="0")
+    process.communicate(timeout=30)
+    (driver,) = calls(tmp_path, "driver")
+    assert driver.endswith("/outputs resume=20260131-093000")
 
 
 def test_sbatch_says_why_ray_did_not_start(job: Job, tmp_path: Path) -> None:
@@ -181,9 +216,9 @@ def test_sbatch_refuses_to_start_without_its_surroundings(job: Job, environment:
     assert message in output
 
 
-@pytest.fixture(scope="module")
-def rayjob() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(RAYJOB.read_text())
+@pytest.fixture(scope="module", params=studies())
+def rayjob(request: pytest.FixtureRequest) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "sweeps" / request.param / "job.rayjob.yaml").read_text())
     return document
 
 
@@ -205,14 +240,29 @@ def test_the_schema_refuses_a_misspelt_field(rayjob: dict[str, Any], schema: jso
     assert len(list(schema.iter_errors(wrong))) == 2  # unknown, and missing
 
 
-def test_rayjob_gives_each_engine_one_pod(rayjob: dict[str, Any]) -> None:
-    cluster = rayjob["spec"]["rayClusterSpec"]
-    (workers,) = cluster["workerGroupSpecs"]
-    overrides = dict(word.split("=", 1) for word in shlex.split(rayjob["spec"]["entrypoint"])[3:])
+def settings_of(rayjob: dict[str, Any]) -> dict[str, str]:
+    """The settings of its entrypoint."""
+    program, flag, module, *words = shlex.split(rayjob["spec"]["entrypoint"])
+    assert (program, flag, module) == ("python", "-m", "banpick_exp")
+    return dict(word.split("=", 1) for word in words)
+
+
+def test_rayjob_has_whole_engines_in_each_pod(rayjob: dict[str, Any]) -> None:
+    (workers,) = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    settings = settings_of(rayjob)
+    study = read_study(settings["study"])
+    assert rayjob["metadata"]["name"] == f"banpick-{settings['study'].replace('_', '-')}"
     (container,) = workers["template"]["spec"]["containers"]
-    assert int(container["resources"]["limits"]["nvidia.com/gpu"]) == engine_of_the_model()["gpus"]
-    assert workers["replicas"] == int(overrides["cluster.engines"])
-    assert overrides["output_dir"] in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert int(container["resources"]["limits"]["nvidia.com/gpu"]) % gpus_of(study.model) == 0
+    assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"] == study.nodes
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert settings["output_dir"] in mounted
+    assert settings["task.data_files"].startswith(f'"{settings["output_dir"]}/')
+
+
+def test_rayjob_tries_again_where_it_stopped(rayjob: dict[str, Any]) -> None:
+    """Without a name of its own each attempt would begin a new run."""
+    assert rayjob["spec"]["backoffLimit"] > 0 and settings_of(rayjob)["run"]
 
 
 def test_rayjob_runs_the_locked_ray_as_the_user_of_the_image(rayjob: dict[str, Any]) -> None:
@@ -230,18 +280,3 @@ def test_every_volume_that_a_pod_mounts_is_there(rayjob: dict[str, Any]) -> None
         pod = group["template"]["spec"]
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
-
-
-def test_the_sweep_of_the_rayjob_composes(rayjob: dict[str, Any], tmp_path: Path) -> None:
-    program, *arguments = shlex.split(rayjob["spec"]["entrypoint"])
-    assert program == "python" and "output_dir=/outputs" in arguments
-    arguments = [word.replace("output_dir=/outputs", f"output_dir={tmp_path}") for word in arguments]
-    ended = subprocess.run(
-        [sys.executable, *arguments, "dry_run=true"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"},
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr

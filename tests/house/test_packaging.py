@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
-    for name in ("banpick_exp", "conf", "kernels"):
+    for name in ("banpick_exp", "conf", "kernels", "sweeps"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     target = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
@@ -51,6 +51,7 @@ def shipped(folder: Path, mounted_at: str) -> set[str]:
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     expected = shipped(ROOT / "banpick_exp", "banpick_exp") | shipped(ROOT / "conf", "banpick_exp/conf")
     expected |= shipped(ROOT / "kernels/banpick_kernels", "banpick_kernels")
+    expected |= {name for name in shipped(ROOT / "sweeps", "banpick_exp/studies") if name.endswith("/study.yaml")}
     assert "banpick_exp/conf/sweep/pick_strength.yaml" in expected
     assert "banpick_exp/models/tiny/assets/checkpoint/model.safetensors" in expected
     assert {name for name in wheel.namelist() if ".dist-info/" not in name} == expected
@@ -58,7 +59,9 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: zipf
 
 def test_every_package_is_listed() -> None:
     found = find_packages(str(ROOT), include=["banpick_exp", "banpick_exp.*"]) + find_packages(str(ROOT / "kernels"))
-    assert sorted([*found, "banpick_exp.conf"]) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+    assert sorted([*found, "banpick_exp.conf", "banpick_exp.studies"]) == sorted(
+        PROJECT["tool"]["setuptools"]["packages"]
+    )
 
 
 def test_kernels_is_a_source_root_and_no_package() -> None:
@@ -93,7 +96,7 @@ def test_an_installed_wheel_plans_the_sweep_from_any_folder(wheel: zipfile.ZipFi
     )
     assert [path.startswith(str(site)) for path in located.stdout.split()] == [True, True], located.stderr
     planned = subprocess.run(
-        [sys.executable, "-m", "banpick_exp", "+sweep=pick_strength", "dry_run=true"],
+        [sys.executable, "-m", "banpick_exp", "study=pick_strength", "scale=tiny", "dry_run=true"],
         cwd=elsewhere,
         env=environment,
         capture_output=True,

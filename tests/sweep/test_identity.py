@@ -135,8 +135,12 @@ NO_CHANGES: dict[str, list[str]] = {
     "task.name": ["task.name=mine"],  # labels: the content of the files is what counts
     "task.data_files": ['task.data_files="{data}/copy of {{domain}} {{split}}.jsonl"'],
     "task.allow_zero": ["task.allow_zero=true"],  # whether to go on, not what is asked
+    "task.block_problems": ["task.block_problems=2"],  # in which pieces it is asked
     "output_dir": ["output_dir={data}"],
     "resume": [],  # needs a run
+    "run": ["run=mine"],
+    "study": [],  # stands for settings, each of which is told here
+    "scale": [],
     "dry_run": ["dry_run=false"],
     "repeats": ["repeats=2"],
     "sweep": ["sweep.name=mine"],

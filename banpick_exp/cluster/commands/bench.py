@@ -21,6 +21,7 @@ from banpick_exp.evaluation.bench.layer import (
 )
 from banpick_exp.models.dtype import this_machine
 from banpick_exp.options import Options
+from banpick_exp.sweep.overrides import MOST_POINTS
 
 DESCRIPTION = """\
 Benchmarks. Variants alternate in one process; every figure is a ratio with its quartiles. JSON lines go to stdout.
@@ -32,6 +33,9 @@ Benchmarks. Variants alternate in one process; every figure is a ratio with its 
   python -m banpick_exp bench profile   where the time of a decode step goes, by policy (about 3 minutes, 15 GB)
   python -m banpick_exp bench calibration  work and time to find key experts by method, on the embedded model and its
                                         controls, and whether all find the same (about 2 minutes, --rounds 1)
+  python -m banpick_exp bench sweep     what the driver of a sweep costs a point, in time and memory, and how long
+                                        planning, resuming and the report take; engines answer by themselves at once,
+                                        without vLLM and Ray, so what is measured is the driver (--points 100,1000)
 
 On a CPU each runs in bfloat16 and in float32, one after the other, and compares within a dtype. --dtype bfloat16 takes
 half the time and memory. Close other programs first: the ratios bear a busy machine, their quartiles show it.
@@ -40,7 +44,7 @@ half the time and memory. Close other programs first: the ratios bear a busy mac
 
 def _options() -> Options:
     arguments = Options(prog="python -m banpick_exp bench", description=DESCRIPTION)
-    arguments.add_argument("what", choices=("moe", "engine", "profile", "calibration"))
+    arguments.add_argument("what", choices=("moe", "engine", "profile", "calibration", "sweep"))
     arguments.add_argument("--rounds", type=int, default=15, help="rounds of every variant (default: 15)")
     arguments.add_argument(
         "--mean-kept", type=float, default=MEAN_KEPT, help="budget of Ban, of 8 experts (default: 4.8)"
@@ -56,6 +60,12 @@ def _options() -> Options:
     arguments.add_argument("--layers", type=int, default=4, help=layers)
     arguments.add_argument("--output", type=_path, metavar="FILE", help="append the JSON lines to FILE too")
     arguments.add_argument("--picture", type=_path, metavar="PNG", help="draw the speed-ups of `engine`")
+    points = "points of the sweep, as 100,1000,10000 (default: 1000)"
+    arguments.add_argument("--points", type=_numbers, default=(1000,), help=points)
+    arguments.add_argument("--engines", type=int, default=64, help="engines of the sweep (default: 64)")
+    seconds = "that an engine of the sweep takes for a point (default: 0)"
+    arguments.add_argument("--answer-seconds", type=float, default=0.0, metavar="SECONDS", help=seconds)
+    arguments.add_argument("--no-report", action="store_true", help="leave the end of the sweep out")
     arguments.add_argument("--dry-run", action="store_true", help="say what would run")
     return arguments
 
@@ -74,6 +84,8 @@ def run(arguments: list[str]) -> int:
     problem = _problem(options, sizes, dtypes)
     if problem:
         raise UserError(problem)
+    if options.what == "sweep":
+        return _sweep(options)
     if options.dry_run:
         formats = " and ".join(dtypes)
         print(f"{options.what}: {formats}, sizes {list(sizes)}, {options.rounds} rounds, {options.threads} threads")
@@ -102,6 +114,25 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    sizes = ", ".join(f"{points:,}" for points in options.points)
+    if options.dry_run:
+        end = "without a report" if options.no_report else "with its report"
+        print(f"sweep: {sizes} points on {options.engines} engines that answer by themselves, {end}")
+        return 0
+    from banpick_exp.cluster.bench_sweep import bench_sweep
+
+    bench_sweep(
+        options.points,
+        options.engines,
+        options.answer_seconds,
+        report=not options.no_report,
+        output=options.output,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    return 0
+
+
 def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[BenchDtype, ...]) -> str | None:
     """What would make the run meaningless, said before it starts."""
     if not 3 < options.mean_kept < 8:
@@ -114,6 +145,10 @@ def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[
         return f"--sizes={max(sizes)} exceeds the 64 sequences of the engine. Use at most 64."
     if options.picture and options.what != "engine":
         return f"--picture draws what `bench engine` measures: `bench {options.what}` has no picture. Leave it out."
+    if min(options.points) < 1 or options.engines < 1 or options.answer_seconds < 0:
+        return "--points and --engines count things: each must be 1 or more. --answer-seconds is no less than 0."
+    if max(options.points) > MOST_POINTS:
+        return f"--points={max(options.points)} is more than one sweep may have. Use at most {MOST_POINTS}."
     files = (("--output", options.output, "bench.jsonl"), ("--picture", options.picture, "bench.png"))
     unwritable = (_unwritable(name, path, example) for name, path, example in files if path is not None)
     return next(filter(None, unwritable), None) or _too_large(options, dtypes)
@@ -138,7 +173,7 @@ def _unwritable(option: str, path: Path, example: str) -> str | None:
 
 def _too_large(options: argparse.Namespace, dtypes: tuple[BenchDtype, ...]) -> str | None:
     """An engine that the machine cannot hold would be killed without a word."""
-    if options.what in ("moe", "calibration") or on_gpu():
+    if options.what in ("moe", "calibration", "sweep") or on_gpu():
         return None
     memory = this_machine().memory_bytes / 2**30
     for dtype in dtypes:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from banpick_exp.report.figures.styles import PAPER, STYLES
+from banpick_exp.report.figures.styles import PAPER, STYLES, save
 
 Rows = Sequence[Mapping[str, Any]]
 WIDTHS = {"decode": 3, "prefill": 1}
@@ -42,8 +42,7 @@ def speedup_png(rows: Rows, path: Path) -> Path:
             axes_of[0].set_title(f"{dtype}{native}: {phases[0]}", loc="left")
             axes_of[0].legend(fontsize=8)
         figure.suptitle("Random-weight engine of Qwen3-30B's layer shape, CPU (bars: quartiles)", fontsize=10)
-        figure.savefig(path, dpi=300)
-    return path
+        return save(figure, path)
 
 
 def _panel(axes: Axes, rows: Rows, unit: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from banpick_exp.analysis import accuracy_name
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.report.figures.styles import (
+    MOST_SHADED,
     PAPER,
+    Style,
     family_name,
     family_styles,
+    save,
     short_label,
     side_by_side,
 )
@@ -35,15 +39,21 @@ from banpick_exp.report.figures.styles import (
 OFFSETS = [(7, 4), (7, -10), (-7, 4), (-7, -10), (0, 9), (0, -15), (14, 14), (14, -20), (-14, 14), (-14, -20)]
 OFFSETS += [(24, 26), (24, -32), (-24, 26), (-24, -32), (0, 24), (0, -30), (40, 44), (40, -50), (-40, 44), (-40, -50)]
 MOST_CROSSED = 2
+MOST_NAMED = 120
+"""Points that are tried for a name: long before, there is no room left."""
 LEGEND_COLUMNS = 7
 
 
-def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) -> Path:
+def pareto_png(
+    frame: pl.DataFrame, path: Path, *, title: str, subtitle: str, others: pl.DataFrame | None = None
+) -> Path:
     """Two panels, 300 dpi: accuracy against the measured budget, and against the speed-up.
 
     Args:
         frame: done rows of one domain with the columns of `points_frame`, `on_front` and `sure`.
+        others: more such rows that are only dots, without interval, ring or name.
     """
+    styles = family_styles([*frame["policy"], *([] if others is None else others["policy"])])
     import matplotlib
 
     with matplotlib.rc_context(PAPER):
@@ -53,26 +63,35 @@ def pareto_png(frame: pl.DataFrame, path: Path, *, title: str, subtitle: str) ->
         engine.set(rect=(0, 0.0, 1, 0.885), w_pad=0.08)
         left, right = figure.subplots(1, 2, sharey=True)
         by_budget, by_speed = side_by_side(frame), frame.with_columns(x=pl.col("speedup"))
-        _budget_panel(left, by_budget, f"{accuracy_name(frame)} (%)")
-        _speed_panel(right, by_speed)
+        _budget_panel(left, by_budget, styles, f"{accuracy_name(frame)} (%)")
+        _speed_panel(right, by_speed, styles)
+        if others is not None and others.height:
+            _dots(left, others, "mean_kept", styles)
+            _dots(right, others, "speedup", styles)
         _words(figure, title, subtitle)
         _legend(figure, left)
         figure.canvas.draw()  # the layout must be final before text can be measured
         _annotate(left, by_budget, errors="accuracy")
         _annotate(right, by_speed, errors="speedup")
-        figure.savefig(path, dpi=300, facecolor="white")
-    return path
+        return save(figure, path)
 
 
-def _budget_panel(axes: Axes, frame: pl.DataFrame, y_label: str) -> None:
+def _dots(axes: Axes, frame: pl.DataFrame, x: str, styles: Mapping[str, Style]) -> None:
+    there = frame.drop_nulls(x)
+    colours = [styles[policy][0] for policy in there["policy"]]
+    axes.scatter(there[x], there["accuracy"] * 100, s=3, c=colours, alpha=0.35, linewidths=0, zorder=1.5)
+
+
+def _budget_panel(axes: Axes, frame: pl.DataFrame, styles: Mapping[str, Style], y_label: str) -> None:
     """`frame`: as `side_by_side` returns it; what stands side by side is shaded."""
-    for _, group in frame.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round()):
+    groups = list(frame.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round()))
+    for _, group in groups if len(groups) <= MOST_SHADED else ():
         x = group["x"].to_numpy()
         axes.axvspan(x.min() - 0.06, x.max() + 0.06, color="#F1F1F1", linewidth=0, zorder=0)
         text = f"keep {group['mean_kept'].to_numpy().mean():.2f}"
         spot = axes.get_xaxis_transform()
         axes.text((x.min() + x.max()) / 2, 0.012, text, ha="center", fontsize=7, color="#555555", transform=spot)
-    _panel(axes, frame, errors="accuracy")
+    _panel(axes, frame, styles, errors="accuracy")
     whole = range(math.ceil(frame["mean_kept"].min()), math.floor(frame["mean_kept"].max()) + 1)  # type: ignore[arg-type]
     if 1 < len(whole) <= 16:
         axes.set_xticks(whole)  # none beyond K, where points standing side by side reach
@@ -80,8 +99,8 @@ def _budget_panel(axes: Axes, frame: pl.DataFrame, y_label: str) -> None:
     axes.set_title("Accuracy at the measured budget (bars: 95 % interval)", loc="left")
 
 
-def _speed_panel(axes: Axes, frame: pl.DataFrame) -> None:
-    _panel(axes, frame, errors="speedup")
+def _speed_panel(axes: Axes, frame: pl.DataFrame, styles: Mapping[str, Style]) -> None:
+    _panel(axes, frame, styles, errors="speedup")
     axes.set(xlabel="speed-up over stock (generated tokens/s)")
     axes.set_title("Accuracy and speed (bars: 95 % interval)", loc="left")
     axes.axvline(1.0, color="#999999", linewidth=0.8, linestyle=":", zorder=1)
@@ -100,12 +119,12 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handletextpad=0.4, fontsize=9)
 
 
-def _panel(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
+def _panel(axes: Axes, frame: pl.DataFrame, styles: Mapping[str, Style], *, errors: str) -> None:
     """Points at `x`: the fixed_k ladder as a line, then each family; `errors` names the interval to draw."""
     percent = frame.with_columns(pl.col("accuracy", "accuracy_lo", "accuracy_hi") * 100)
     ladder = percent.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept")
     axes.plot(ladder["x"], ladder["accuracy"], color="#8C8C8C", linewidth=1.3, zorder=2)
-    for name, (colour, marker, size) in family_styles(frame["policy"].to_list()).items():
+    for name, (colour, marker, size) in styles.items():
         part = percent.filter(pl.col("policy") == name)
         along = part["accuracy"] if errors == "accuracy" else part["x"]
         low, high = part[f"{errors}_lo"].fill_null(along), part[f"{errors}_hi"].fill_null(along)
@@ -138,13 +157,13 @@ def _annotate(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
     crossed = _lines(axes, frame, errors)
     is_ladder = frame["policy"].is_in(REFERENCE_POLICIES).to_list()
     named = [i for i, front in enumerate(frame["on_front"]) if front or is_ladder[i]]
-    for i in sorted(named, key=lambda i: (not is_ladder[i], -frame["accuracy"][i])):
+    for i in sorted(named, key=lambda i: (not is_ladder[i], -frame["accuracy"][i]))[:MOST_NAMED]:
         text, at = short_label(frame["policy"][i], frame["label"][i]), (frame["x"][i], frame["accuracy"][i] * 100)
         place = _free_place(axes, text, at, taken, crossed)
         if place is None or (place.crossings > MOST_CROSSED and not is_ladder[i]):
             continue
-        place.note.set_visible(True)
-        place.note.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
+        note = _note(axes, text, at, place.offset)
+        note.set_path_effects([withStroke(linewidth=1.8, foreground="white")])
         taken = np.vstack([taken, place.box])
         if abs(place.offset[1]) > 12:  # far enough to need a line to its point
             _lead(axes, at, place.offset)
@@ -152,8 +171,6 @@ def _annotate(axes: Axes, frame: pl.DataFrame, *, errors: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    note: Any
-    """The text, invisible yet."""
     offset: tuple[int, int]
     box: np.ndarray
     """In pixels."""
@@ -168,19 +185,31 @@ def _free_place(
     figure: Any = axes.figure
     renderer = figure.canvas.get_renderer()
     inside = axes.get_window_extent(renderer)
+    measured = _note(axes, text, at, (1, 0))  # once: a text is as large wherever it stands
+    left, low, right, top = measured.get_window_extent(renderer).extents
+    measured.remove()
+    point = figure.dpi / 72
     places = []
     for dx, dy in OFFSETS:
-        side = "left" if dx > 0 else "right" if dx < 0 else "center"
-        note = axes.annotate(
-            text, at, xytext=(dx, dy), textcoords="offset points", fontsize=7, color="#222222", ha=side, zorder=5
-        )
-        note.set_in_layout(False)
-        box = np.array(note.get_window_extent(renderer).extents)
-        note.set_visible(False)
+        start = left + (dx - 1) * point - {"left": 0, "right": right - left, "center": (right - left) / 2}[_side(dx)]
+        box = np.array([start, low + dy * point, start + right - left, top + dy * point])
         fits = inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] and box[3] <= inside.y1
         if fits and not _overlaps(box, taken).any():
-            places.append(_Place(note, (dx, dy), box, int(_overlaps(box, crossed).sum())))
+            places.append(_Place((dx, dy), box, int(_overlaps(box, crossed).sum())))
     return min(places, key=lambda place: place.crossings, default=None)
+
+
+def _note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[int, int]) -> Any:
+    note = axes.annotate(
+        text, at, xytext=offset, textcoords="offset points", fontsize=7, color="#222222", ha=_side(offset[0]), zorder=5
+    )
+    note.set_in_layout(False)
+    return note
+
+
+def _side(dx: int) -> str:
+    """Which end of a text stands at its offset."""
+    return "left" if dx > 0 else "right" if dx < 0 else "center"
 
 
 def _lead(axes: Axes, at: tuple[float, float], offset: tuple[int, int]) -> None:

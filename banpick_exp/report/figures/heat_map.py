@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from banpick_exp.report.figures.styles import PAPER
+from banpick_exp.report.figures.styles import PAPER, save
 
 
 def heat_map(matrix: Any, path: Path, title: str, colorbar_label: str) -> Path:
@@ -38,8 +38,7 @@ def heat_map(matrix: Any, path: Path, title: str, colorbar_label: str) -> Path:
         for spine in axes.spines.values():
             spine.set_visible(False)
         figure.colorbar(image, ax=axes, pad=0.02, fraction=0.04).set_label(colorbar_label)
-        figure.savefig(path, dpi=300, facecolor="white")
-    return path
+        return save(figure, path)
 
 
 def heat_grid(
@@ -77,5 +76,4 @@ def heat_grid(
                 for spine in axes.spines.values():
                     spine.set_visible(False)
                 figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, aspect=30).set_label(unit, fontsize=8)
-        figure.savefig(path, dpi=300, facecolor="white")
-    return path
+        return save(figure, path)

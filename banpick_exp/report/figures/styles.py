@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import polars as pl
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.report.text import STOCK, in_words
+from banpick_exp.run_folder import write_atomically
 
 Style = tuple[str, Any, float]
 """Okabe-Ito colour, matplotlib marker, drawn size."""
@@ -35,6 +38,9 @@ STYLES: dict[str, Style] = {
     "logit_offset": ("#009E73", "H", 7.0),
 }
 
+MOST_SHADED = 8
+"""Budgets that are shaded, where points stand side by side; of more the shades and their names would overlap."""
+
 SPARE_STYLES = (("#009E73", (4, 1, 0), 9.0), ("#CC79A7", (6, 1, 0), 9.0), ("#E69F00", (3, 1, 0), 9.0))  # stars
 
 PAPER = {
@@ -42,6 +48,14 @@ PAPER = {
     "axes.linewidth": 0.8, "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6, "legend.frameon": False,
     "font.family": "DejaVu Sans", "axes.axisbelow": True, "xtick.major.size": 3, "ytick.major.size": 3,
 }  # fmt: skip
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure at 300 dpi, in the format of the file's name, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=300, facecolor="white", format=path.suffix.removeprefix(".").lower() or "png")
+    write_atomically(path, buffer.getvalue())
+    return path
 
 
 def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:

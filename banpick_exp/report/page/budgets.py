@@ -7,6 +7,7 @@ from html import escape
 
 from banpick_exp.records import OVERALL, BudgetAccount, PointRecord
 from banpick_exp.report.page.html_tables import html_table
+from banpick_exp.report.page.rest import IN_RECORDS, not_here
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
 
@@ -26,10 +27,14 @@ def solved_table(run: Run) -> str:
     solved = [(record, record.budget) for record in run.records if record.budget is not None]
     if not solved:
         return ""
+    count = len(solved)
+    if count > run.most_shown:
+        solved = [(record, account) for record, account in solved if record.fingerprint in run.shown]
     solved.sort(key=lambda pair: (-pair[1].target, pair[0].policy_name))
     rows = [list(map(escape, _solved_row(record, account))) for record, account in solved]
     head = ["policy", "target", "knob found", "measured", "off by", "probes on a sample (knob: experts kept)", "note"]
-    return html_table(f"Knobs solved for a budget, {run.name}", head, rows)
+    table = html_table(f"Knobs solved for a budget, {run.name}", head, rows)
+    return table + not_here(count - len(rows), IN_RECORDS)
 
 
 def _solved_row(record: PointRecord, account: BudgetAccount) -> list[str]:
@@ -53,7 +58,7 @@ def _solved_row(record: PointRecord, account: BudgetAccount) -> list[str]:
 def budget_table(run: Run) -> str:
     """Implied and measured experts kept, domain by domain and over the layers, and the gap to the reference."""
     domains = [domain for domain in run.domains if domain != OVERALL]
-    records = sorted(run.done, key=lambda record: -record.mean_kept)
+    records = sorted(run.shown_done, key=lambda record: -record.mean_kept)
     body = [
         [
             escape(record.label),
@@ -67,7 +72,8 @@ def budget_table(run: Run) -> str:
         for record in records
     ]
     head = ["policy", "implied", "measured", *domains, "per layer", "gap to reference", "key experts selected, x stock"]
-    return html_table(f"Experts kept per token and layer, {run.name}", head, body)
+    table = html_table(f"Experts kept per token and layer, {run.name}", head, body)
+    return table + not_here(run.unshown, IN_RECORDS)
 
 
 def _implied(record: PointRecord) -> str:

@@ -9,6 +9,7 @@ import polars as pl
 from banpick_exp.analysis import holm, subtasks, without_repeats
 from banpick_exp.records import OVERALL
 from banpick_exp.report.page.html_tables import html_table, verdict_cell
+from banpick_exp.report.page.rest import not_here
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells
 from banpick_exp.report.run import Run
@@ -35,7 +36,8 @@ def domains_html(run: Run) -> str:
         "Stock's own row has its accuracy."
     )
     tables = "".join(_domain_table(run, domain, found) for domain in run.domains if domain != OVERALL)
-    return f'<p class="small">{note}</p>{tables}{repeats_table(run)}'
+    more = not_here(run.unshown, "points.parquet has their domains")
+    return f'<p class="small">{note}</p>{tables}{more}{repeats_table(run)}'
 
 
 SECTION = Section(key="domains", title="Domains and sub-tasks", html=by_run(domains_html))
@@ -47,7 +49,7 @@ def _domain_table(run: Run, domain: str, found: pl.DataFrame) -> str:
     stock = {row["task"]: row["stock_accuracy"] for row in row_of.values()}
     sizes = dict(tasks.group_by("task", maintain_order=True).agg(pl.col("n_problems").max()).iter_rows())
     body = []
-    for row in run.done_rows(domain).sort("mean_kept", "accuracy", descending=True).iter_rows(named=True):
+    for row in run.shown_rows(domain).sort("mean_kept", "accuracy", descending=True).iter_rows(named=True):
         own = row["policy"] == STOCK
         line = [escape(row["label"]), f"{100 * row['accuracy']:.1f}"]
         line.append(verdict_cell(run.verdict_of.get((row["fingerprint"], domain)), short=True))
@@ -72,6 +74,8 @@ def repeats_table(run: Run) -> str:
     rows = overall_repeats(run)
     if rows.height == 0:
         return ""
-    body = [[*map(escape, repeat_cells(row)), escape("; ".join(row["settings"]))] for row in rows.iter_rows(named=True)]
+    told = rows.head(run.most_shown).iter_rows(named=True)
+    body = [[*map(escape, repeat_cells(row)), escape("; ".join(row["settings"]))] for row in told]
     caption = "Repeats: the same point when nothing that should matter changes"
-    return f'<p class="small">{REPEATS_NOTE}</p>{html_table(caption, [*HEAD, "differ in"], body)}'
+    more = not_here(rows.height - len(body), "repeats.parquet has them all")
+    return f'<p class="small">{REPEATS_NOTE}</p>{html_table(caption, [*HEAD, "differ in"], body)}{more}'

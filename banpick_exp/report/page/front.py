@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-import polars as pl
-
 from banpick_exp.records import OVERALL
 from banpick_exp.report.figures.styles import Style, family_name, family_styles
 from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.html_tables import html_table, verdict_cell
 from banpick_exp.report.page.panels import Look, domain_panels, shape_id
 from banpick_exp.report.page.points import FIELDS, headings, numbers, point_index
+from banpick_exp.report.page.rest import rest_html
 from banpick_exp.report.page.scatter import shape_path
 from banpick_exp.report.page.section import Section, run_letter
 from banpick_exp.report.run import Run
@@ -27,7 +26,9 @@ READING = (
     "every other beyond noise in something, so it is there for sure; dashed: it may be there by chance. Bars: 95 % "
     "intervals, on the left of the speed-up, on the right of the accuracy. Grey line: the fixed_k ladder.</p>"
 )
-
+DOTS = '<p class="small">Small dots: points that are not told one by one; they are in the table on demand below.</p>'
+MOST_WARNINGS = 6
+"""Of one point under the pointer; the others are counted."""
 
 RINGS = {
     (True, True): '<span title="on the front for sure">◉</span> ',
@@ -43,8 +44,9 @@ def front_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
     look = Look(families=families, colours=_colours(runs, families))
     domains = list(dict.fromkeys(domain for run in runs for domain in run.domains))
     panels = "".join(domain_panels(runs, domain, look) for domain in domains)
-    tables = "".join(_points_table(runs, run) for run in runs)
-    return f"{_shapes(families)}{_controls(domains)}{_legend(runs, look)}{panels}{READING}{tables}"
+    tables = "".join(_points_table(runs, run) + rest_html(runs, run) for run in runs)
+    reading = READING + (DOTS if any(run.unshown for run in runs) else "")
+    return f"{_shapes(families)}{_controls(domains)}{_legend(runs, look)}{panels}{reading}{tables}"
 
 
 SECTION = Section(key="front", title="Pareto front", html=front_html)
@@ -103,22 +105,29 @@ def _legend(runs: Sequence[Run], look: Look) -> str:
 
 
 def _points_table(runs: Sequence[Run], run: Run) -> str:
-    """Every done point of a run, all domains together, best accuracy first, with a button for its command."""
-    index, body = point_index(runs), []
-    for row in run.done_rows().sort("accuracy", descending=True).iter_rows(named=True):
+    """The points of a run that are shown, all domains together, best accuracy first, with a button for the command."""
+    index, body, warnings = point_index(runs), [], _warnings(run)
+    for row in run.shown_rows().sort("accuracy", descending=True).iter_rows(named=True):
         verdict = run.verdict_of.get((row["fingerprint"], OVERALL))
         cells = [escape(text) for text in numbers(row, verdict)]
         cells[FIELDS.index("at equal budget")] = verdict_cell(verdict)
         number = index[run.folder.path, row["fingerprint"]]
         button = f'<button type="button" class="copy" data-copy="{number}">copy</button>'
         ring = RINGS[row["on_front"], row["sure"]]
-        label = f'{ring}<span data-row="{number}">{escape(row["label"])}</span>{_warning(run, row["fingerprint"])}'
+        label = f'{ring}<span data-row="{number}">{escape(row["label"])}</span>{warnings.get(row["fingerprint"], "")}'
         body.append([label, button, *cells[:-1]])
-    caption = f"Every point of {run.name}, all domains (◉ on the front for sure, ○ within noise, ⚠ a guard was raised)"
+    which = f"{len(body):,} of {len(run.done):,} points" if run.unshown else "Every point"
+    caption = f"{which} of {run.name}, all domains (◉ on the front for sure, ○ within noise, ⚠ a guard was raised)"
     return html_table(caption, ["policy", "run again", *headings([run])[:-1]], body)
 
 
-def _warning(run: Run, fingerprint: str) -> str:
-    raised = run.raised.filter(pl.col("fingerprint") == fingerprint)
-    details = "; ".join(f"{row['guard']}: {row['detail']}" for row in raised.iter_rows(named=True))
-    return f' <abbr title="{escape(details)}">⚠</abbr>' if details else ""
+def _warnings(run: Run) -> dict[str, str]:
+    """Fingerprint -> a sign with what the guards raised on that point."""
+    details: dict[str, list[str]] = {}
+    for row in run.raised.iter_rows(named=True):
+        details.setdefault(row["fingerprint"], []).append(f"{row['guard']}: {row['detail']}")
+    found = {}
+    for fingerprint, each in details.items():
+        more = f"; and {len(each) - MOST_WARNINGS} more" if len(each) > MOST_WARNINGS else ""
+        found[fingerprint] = f' <abbr title="{escape("; ".join(each[:MOST_WARNINGS]) + more)}">⚠</abbr>'
+    return found

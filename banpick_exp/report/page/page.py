@@ -4,55 +4,114 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from banpick_exp.errors import UserError
+from banpick_exp.report.failure import or_else
 from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.points import page_data
+from banpick_exp.report.page.rest import rest_data
+from banpick_exp.report.page.section import Section
 from banpick_exp.report.page.sections import SECTIONS
 from banpick_exp.report.run import Run
+from banpick_exp.run_folder import write_atomically
 
 LARGEST = 3_000_000  # bytes; beyond, mail servers begin to refuse
+FEWER = (200, 100, 50, 20)
+"""Points that are told one by one where more make the page too large."""
+LEFT_OUT = (
+    '<p class="failed">This section is left out: with it the page would be too large to mail (3 MB). Its numbers are in'
+    " the run's folder; a report of fewer runs, or of one, has room for it.</p>"
+)
 
 
 def write_page(runs: Sequence[Run], maps: Sequence[Maps], path: Path) -> Path:
-    """Write the page of one run, or of several side by side. `maps`: one a run.
-
-    Raises: UserError where it would be larger than LARGEST.
-    """
-    text = page_html(runs, maps)
-    size = len(text.encode())
-    if size > LARGEST:
-        raise UserError(
-            f"The report of {len(runs)} run(s) would be {size / 1e6:.1f} MB, too large to mail (limit"
-            f" {LARGEST / 1e6:.0f} MB): it was not written. Type fewer runs in one report."
-        )
-    path.write_text(text, encoding="utf-8")
+    """Write the page of one run, or of several side by side, whole or not at all. `maps`: one a run."""
+    text = page_html(runs, maps).encode()
+    # A link keeps its place and what it leads to is replaced; what is no file, /dev/null say, must not be.
+    if path.exists() and not path.is_file():
+        path.write_bytes(text)
+    else:
+        write_atomically(path.resolve(), text)
     return path
 
 
 def page_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
-    """The whole page as text."""
+    """The whole page as text, of at most LARGEST bytes whatever the runs hold.
+
+    Where it would be larger, fewer points are told one by one, then the largest sections are left out; both are said.
+    """
+    page = _drawn(runs, maps)
+    for most in FEWER:
+        if page.size() <= LARGEST:
+            break
+        if any(run.foremost(most) != run.shown for run in runs):
+            page = _drawn([run.showing(most) for run in runs], maps)
+    while page.size() > LARGEST and (largest := max(page.bodies, key=lambda key: len(page.bodies[key]))):
+        if page.bodies[largest] == LEFT_OUT:
+            break
+        page.bodies[largest] = LEFT_OUT
+    return page.text()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Page:
+    """What a page is put together of."""
+
+    title: str
+    bodies: dict[str, str]
+    """Key of a section -> its HTML."""
+    data: str
+    """JSON for the script."""
+
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.text().encode())
+
+    def text(self) -> str:
+        title, titles = escape(self.title), {section.key: escape(section.title) for section in SECTIONS}
+        nav = "".join(f'<a href="#{key}">{name}</a>' for key, name in titles.items())
+        sections = "".join(
+            f'<section id="{key}"><h2>{name}</h2>{self.bodies[key]}</section>' for key, name in titles.items()
+        )
+        return (
+            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+            f"<title>{title}</title><style>{_asset('report.css')}</style></head><body>"
+            f'<header><h1>{title}</h1><nav aria-label="Sections">{nav}</nav></header><main>{sections}</main>'
+            '<div id="tip" role="status" aria-live="polite" hidden></div>'
+            f'<script type="application/json" id="data">{self.data}</script><script>{_asset("report.js")}</script>'
+            "</body></html>\n"
+        )
+
+
+def _drawn(runs: Sequence[Run], maps: Sequence[Maps]) -> _Page:
+    """Each section for itself: one that fails leaves a line in its place."""
     models = ", ".join(dict.fromkeys(run.models for run in runs))
-    title = f"Routing policies on {models}: {runs[0].name if len(runs) == 1 else f'{len(runs)} runs side by side'}"
-    nav = "".join(f'<a href="#{section.key}">{escape(section.title)}</a>' for section in SECTIONS)
-    sections = "".join(
-        f'<section id="{section.key}"><h2>{escape(section.title)}</h2>{section.html(runs, maps)}</section>'
-        for section in SECTIONS
+    folder = runs[0].folder
+
+    def body(section: Section) -> str:
+        what = f"the section {section.title!r}"
+        return or_else(what, folder, lambda: section.html(runs, maps), _failed, writes=False)
+
+    def data() -> dict[str, Any]:
+        others = {"rest": rest_data(runs)} if any(run.unshown for run in runs) else {}
+        return page_data(runs) | others
+
+    found = or_else("what marks tell", folder, data, lambda _: {"fields": [], "points": [], "rest": []}, writes=False)
+    return _Page(
+        title=f"Routing policies on {models}: {runs[0].name if len(runs) == 1 else f'{len(runs)} runs side by side'}",
+        bodies={section.key: body(section) for section in SECTIONS},
+        # Inside a script element "<" could end it or begin another; in JSON it may be written as an escape.
+        data=json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
-    # Inside a script element "<" could end it or begin another; in JSON it may be written as an escape.
-    data = json.dumps(page_data(runs), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{_asset('report.css')}</style></head><body>"
-        f'<header><h1>{escape(title)}</h1><nav aria-label="Sections">{nav}</nav></header><main>{sections}</main>'
-        '<div id="tip" role="status" aria-live="polite" hidden></div>'
-        f'<script type="application/json" id="data">{data}</script><script>{_asset("report.js")}</script>'
-        "</body></html>\n"
-    )
+
+
+def _failed(line: str) -> str:
+    return f'<p class="failed">{escape(line[:1].upper() + line[1:])}</p>'
 
 
 def _asset(name: str) -> str:

@@ -13,7 +13,7 @@ import polars as pl
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.records import OVERALL
-from banpick_exp.report.figures.styles import Style, short_label, side_by_side
+from banpick_exp.report.figures.styles import MOST_SHADED, Style, short_label, side_by_side
 from banpick_exp.report.page.points import measure_of, point_index
 from banpick_exp.report.page.scatter import Knots, Mark, Panel, Range, Shade, draw, extent
 from banpick_exp.report.run import Run
@@ -45,8 +45,11 @@ def shape_id(name: str) -> str:
 
 def domain_panels(runs: Sequence[Run], domain: str, look: Look) -> str:
     """Both panels of a domain, twice: of everything, and as a closer view, where the ladder falls far below."""
-    placed = [(run, side_by_side(rows)) for run in runs if (rows := run.done_rows(domain)).height]
-    drawing = _Drawing(runs=runs, domain=domain, look=look, placed=placed)
+    placed = [(run, side_by_side(rows)) for run in runs if (rows := run.shown_rows(domain)).height]
+    others = [(run, rows) for run in runs if (rows := run.other_rows(domain)).height]
+    if not placed:
+        return ""
+    drawing = _Drawing(runs=runs, domain=domain, look=look, placed=placed, others=others)
     panels = [(panel, key) for panel, key in ((drawing.speed(), "s"), (drawing.budget(), "b")) if panel.marks]
     whole, closer = _y_ranges([rows for _, rows in placed])
     return _pair(panels, domain, whole) + _pair(panels, domain, closer, "closer")
@@ -58,7 +61,9 @@ class _Drawing:
     domain: str
     look: Look
     placed: Sequence[tuple[Run, pl.DataFrame]]
-    """The done points of each run that has some, with `x` from `side_by_side`."""
+    """The points of each run that are shown, with `x` from `side_by_side`."""
+    others: Sequence[tuple[Run, pl.DataFrame]] = ()
+    """The points of each run that are only dots."""
 
     def speed(self) -> Panel:
         return Panel(
@@ -68,6 +73,7 @@ class _Drawing:
             y_title=f"{measure_of(self.runs)} (%)",
             marks=self._marks("speedup", "speedup", 1),
             ladders=self._ladders("speedup"),
+            dots=self._dots("speedup"),
             vertical=False,
             x_line=1.0,
         )
@@ -80,6 +86,7 @@ class _Drawing:
             y_title=f"{measure_of(self.runs)} (%)",
             marks=self._marks("x", "accuracy", 100),
             ladders=self._ladders("x"),
+            dots=self._dots("mean_kept"),
             shades=_shades(self.placed[0][1]) if len(self.runs) == 1 else [],
             x_ticks=self._whole_budgets(),
         )
@@ -114,6 +121,14 @@ class _Drawing:
             knots = rows.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept").drop_nulls(x)
             lines.append((self.look.ladder(run), list(zip(knots[x], knots["accuracy"] * 100, strict=True))))
         return lines
+
+    def _dots(self, x: str) -> list[tuple[str, Knots]]:
+        """Colour class and places of what is not shown one by one."""
+        places: dict[str, list[tuple[float, float]]] = {}
+        for run, rows in self.others:
+            for policy, at, accuracy in rows.drop_nulls(x).select("policy", x, "accuracy").iter_rows():
+                places.setdefault(self.look.colours[run.folder.path, policy], []).append((at, 100 * accuracy))
+        return list(places.items())
 
     def _whole_budgets(self) -> list[int] | None:
         """None up to the checkpoint's own top_k, where points that stand side by side may reach further."""
@@ -158,4 +173,4 @@ def _shades(placed: pl.DataFrame) -> list[Shade]:
     for _, group in groups:
         x, kept = group["x"].to_list(), group["mean_kept"].to_list()
         shades.append((min(x) - 0.06, max(x) + 0.06, f"keep {sum(kept) / len(kept):.2f}"))
-    return sorted(shades)
+    return sorted(shades) if len(shades) <= MOST_SHADED else []

@@ -1,12 +1,10 @@
-"""Every done point of the page as text: what the script shows under the pointer, and what tables repeat."""
+"""Every point that the page shows as text: what the script tells under the pointer, and what tables repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from banpick_exp.report.page.section import run_letter
 from banpick_exp.report.run import Run
@@ -25,14 +23,25 @@ FIELDS = (
 
 
 def page_data(runs: Sequence[Run]) -> dict[str, Any]:
-    """What report.js shows: for every done point its label, command, run, and the FIELDS as text by domain."""
+    """What report.js shows: for every point that is shown its label, command, run, and the FIELDS as text by domain."""
     entries = []
-    for run, fingerprint in _order(runs):
-        rows = list(run.frame.filter(pl.col("fingerprint") == fingerprint).iter_rows(named=True))
-        texts = {row["domain"]: numbers(row, run.verdict_of.get((fingerprint, row["domain"]))) for row in rows}
-        entry = {"label": rows[0]["label"], "command": rows[0]["command"] or "", "numbers": texts}
-        entries.append(entry | ({"run": f"{run_letter(runs, run)}: {run.name}"} if len(runs) > 1 else {}))
+    for run in runs:
+        rows_of = _rows_of(run)
+        named = {"run": f"{run_letter(runs, run)}: {run.name}"} if len(runs) > 1 else {}
+        for record in run.shown_done:
+            fingerprint, rows = record.fingerprint, rows_of[record.fingerprint]
+            texts = {row["domain"]: numbers(row, run.verdict_of.get((fingerprint, row["domain"]))) for row in rows}
+            entries.append({"label": rows[0]["label"], "command": rows[0]["command"] or "", "numbers": texts} | named)
     return {"fields": headings(runs), "points": entries}
+
+
+def _rows_of(run: Run) -> dict[str, list[Row]]:
+    """Fingerprint -> its rows, `overall` first, of the points that are shown."""
+    found: dict[str, list[Row]] = {name: [] for name in run.shown}
+    for row in run.frame.iter_rows(named=True):
+        if row["fingerprint"] in found:
+            found[row["fingerprint"]].append(row)
+    return found
 
 
 def point_index(runs: Sequence[Run]) -> dict[tuple[Path, str], int]:
@@ -75,4 +84,4 @@ def _equal_budget(verdict: Row | None) -> str:
 
 
 def _order(runs: Sequence[Run]) -> list[tuple[Run, str]]:
-    return [(run, record.fingerprint) for run in runs for record in run.done]
+    return [(run, record.fingerprint) for run in runs for record in run.shown_done]

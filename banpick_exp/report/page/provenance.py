@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from banpick_exp import __version__
+from banpick_exp.records import PointRecord
 from banpick_exp.report.page.html_tables import html_table
+from banpick_exp.report.page.rest import IN_TABLE, not_here
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
+
+MOST_VALUES = 12
+"""Of one setting that are spelt out."""
 
 
 def provenance_html(run: Run) -> str:
@@ -19,6 +24,7 @@ def provenance_html(run: Run) -> str:
         parts.append(f"<p>The whole run again: <code>{escape(command)}</code></p>")
     caption = f"Versions and settings of {run.name}"
     parts.append(html_table(caption, ["setting", "value"], _settings(run), kind="words"))
+    told = _told(run)
     points = [
         [
             escape(record.label),
@@ -27,14 +33,22 @@ def provenance_html(run: Run) -> str:
             escape(record.finished_at),
             f"<code>{escape(record.command or '')}</code>",
         ]
-        for record in run.records
+        for record in told
     ]
     head = ["policy", "fingerprint", "status", "finished (UTC)", "command that runs it again"]
     parts.append(html_table(f"Fingerprints and commands of {run.name}", head, points, kind="words"))
+    parts.append(not_here(len(run.records) - len(told), IN_TABLE))
     return "".join(parts)
 
 
 SECTION = Section(key="provenance", title="Provenance", html=by_run(provenance_html))
+
+
+def _told(run: Run) -> Sequence[PointRecord]:
+    """All points, or those that the page shows."""
+    if len(run.records) <= run.most_shown:
+        return run.records
+    return [record for record in run.records if record.fingerprint in run.shown]
 
 
 def _settings(run: Run) -> list[list[str]]:
@@ -54,7 +68,9 @@ def _settings(run: Run) -> list[list[str]]:
 
 
 def _values(values: Iterable[Any]) -> str:
-    return escape("; ".join(dict.fromkeys(map(_text, values))))
+    found = list(dict.fromkeys(map(_text, values)))
+    more = f"; and {len(found) - MOST_VALUES:,} more" if len(found) > MOST_VALUES else ""
+    return escape("; ".join(found[:MOST_VALUES]) + more)
 
 
 def _text(value: Any) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 WIDTH, HEIGHT = 580, 400
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 46
+DOT = 4
+"""Units between two dots."""
 Range = tuple[float, float]
 Knots = Sequence[tuple[float, float]]
 """(x, y) of a line, from left to right or back."""
@@ -49,6 +51,8 @@ class Panel:
     marks: Sequence[Mark]
     ladders: Sequence[tuple[str, Knots]] = ()
     """Colour class and knots of each reference line."""
+    dots: Sequence[tuple[str, Knots]] = ()
+    """Colour class and places of points that are no marks: seen, and not told."""
     vertical: bool = True
     x_ticks: Sequence[float] | None = None
     x_names: Sequence[str] | None = None
@@ -79,8 +83,10 @@ def draw(panel: Panel, y_range: Range, label_id: str) -> str:
     bars = [end for mark in panel.marks if mark.bar and not panel.vertical for end in mark.bar]
     shaded = [end for low, high, _ in panel.shades for end in (low, high)]
     lone = [] if panel.x_line is None else [panel.x_line]
-    x_range = extent([*(mark.x for mark in panel.marks), *bars, *shaded, *lone])
+    dotted = [x for _, places in panel.dots for x, _ in places]
+    x_range = extent([*(mark.x for mark in panel.marks), *bars, *shaded, *lone, *dotted])
     scale = _Scale(x_range, y_range)
+    dots = (f'<path class="bar dots {colour}" d="{_dots(places, scale)}"/>' for colour, places in panel.dots)
     inside = [mark for mark in panel.marks if y_range[0] <= mark.y <= y_range[1]]
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="panel" role="group" aria-labelledby="{label_id}" tabindex="-1">',
@@ -89,6 +95,7 @@ def draw(panel: Panel, y_range: Range, label_id: str) -> str:
         f'<svg x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}" '
         f'viewBox="{LEFT} {TOP} {WIDTH - LEFT - RIGHT} {HEIGHT - TOP - BOTTOM}" overflow="hidden">',
         *(f'<path class="ladder {colour}" d="{_line(knots, scale)}"/>' for colour, knots in panel.ladders),
+        *dots,
         *_bars(panel, scale),
         "</svg>",
         *(_point(mark, scale) for mark in sorted(inside, key=lambda mark: mark.on_front)),
@@ -146,6 +153,12 @@ def _line(knots: Knots, scale: _Scale) -> str:
     return "M" + "L".join(f"{scale.x(x)} {scale.y(y)}" for x, y in knots) if knots else ""
 
 
+def _dots(places: Knots, scale: _Scale) -> str:
+    """Short strokes on a lattice, each place once: of ten thousand points a few thousand places are left."""
+    lattice = {(DOT * round(scale.x(x) / DOT), DOT * round(scale.y(y) / DOT)) for x, y in places}
+    return "".join(f"M{x} {y}h0" for x, y in sorted(lattice))
+
+
 def _bars(panel: Panel, scale: _Scale) -> list[str]:
     paths: dict[str, list[str]] = {}
     for mark in panel.marks:
@@ -169,13 +182,13 @@ def _labels(marks: Sequence[Mark], scale: _Scale) -> list[str]:
     """Names beside their marks, where they cover no mark and no other name; without room they are left out."""
     taken = [(scale.x(m.x) - 5, scale.y(m.y) - 5, scale.x(m.x) + 5, scale.y(m.y) + 5) for m in marks]
     parts = []
-    for mark in marks:
+    for mark in (each for each in marks if each.text):
         x, y, wide = scale.x(mark.x), scale.y(mark.y), 6.4 * len(mark.text)
         for left, base in ((x + 9, y + 16), (x + 9, y - 8), (x - 9 - wide, y + 16), (x - 9 - wide, y - 8)):
             box = (left, base - 10, left + wide, base + 2)
             inside = box[0] > LEFT and box[2] < WIDTH and box[1] > TOP and box[3] < HEIGHT - BOTTOM
             clear = all(box[0] > t[2] or t[0] > box[2] or box[1] > t[3] or t[1] > box[3] for t in taken)
-            if mark.text and inside and clear:
+            if inside and clear:
                 taken.append(box)
                 parts.append(f'<text class="tag" x="{left:.1f}" y="{base:.1f}">{escape(mark.text)}</text>')
                 break

@@ -10,6 +10,7 @@ from banpick_exp.report.figures.styles import family_styles
 from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.page.panels import shape_id
 from banpick_exp.report.page.points import point_index
+from banpick_exp.report.page.rest import IN_RECORDS, not_here
 from banpick_exp.report.page.scatter import Mark, Panel, draw, extent
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
@@ -26,11 +27,11 @@ NOTHING = '<p class="small">Nothing was timed batch by batch in this run.</p>'
 
 
 def speed_html(run: Run) -> str:
-    """A picture of the front's points and a table of them all."""
-    timed = [record for record in run.done if record.measured.overall.speed]
+    """A picture of the front's points and a table of all that are shown."""
+    timed = [record for record in run.shown_done if record.measured.overall.speed]
     if not timed:
         return NOTHING
-    return INTRODUCTION + _picture(run, timed) + _table(run, timed)
+    return INTRODUCTION + _picture(run, timed) + _table(run, timed) + not_here(run.unshown, IN_RECORDS)
 
 
 SECTION = Section(key="speed", title="Speed by batch", html=by_run(speed_html))

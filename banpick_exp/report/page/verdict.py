@@ -13,9 +13,10 @@ from banpick_exp.report.equal_budget import verdict_table
 from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.page.points import FIELDS, numbers
+from banpick_exp.report.page.rest import IN_TABLE, not_here
 from banpick_exp.report.page.section import Section, run_letter
 from banpick_exp.report.run import Run
-from banpick_exp.report.selected import dev_rows, result_rows
+from banpick_exp.report.selected import CHOSEN, dev_rows, result_rows
 from banpick_exp.report.sentences import sentences
 from banpick_exp.report.text import MARKS, STOCK, Row, against, in_words, span
 
@@ -62,7 +63,14 @@ def _selection_tables(run: Run) -> str:
         return ""
     captions = ("Chosen on dev: difference to stock on the split of the result (points)", "What dev chose from")
     tables = zip(captions, (result_rows(run), dev_rows(run)), strict=True)
-    return "".join(html_table(name, head, [list(map(escape, row)) for row in rows]) for name, (head, rows) in tables)
+    return "".join(_cut_table(name, head, rows, run.most_shown) for name, (head, rows) in tables)
+
+
+def _cut_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], most: int) -> str:
+    """The first `most` rows, and those that dev chose."""
+    told = [row for place, row in enumerate(rows) if place < most or row[-1] == CHOSEN]
+    more = not_here(len(rows) - len(told), "their records are in points/", "rows")
+    return html_table(caption, head, [list(map(escape, row)) for row in told]) + more
 
 
 def _overview_table(runs: Sequence[Run]) -> str:
@@ -88,7 +96,8 @@ def _overview_table(runs: Sequence[Run]) -> str:
 def _side_by_side_table(runs: Sequence[Run]) -> str:
     """Every policy of any run in one row, a group of columns a run."""
     by_run = [{row["label"]: row for row in run.done_rows().iter_rows(named=True)} for run in runs]
-    everyone = [row for rows in by_run for row in rows.values()]
+    shown = {row["label"] for run in runs for row in run.shown_rows().iter_rows(named=True)}
+    everyone = [row for rows in by_run for row in rows.values() if row["label"] in shown]
     everyone.sort(key=lambda row: (row["policy"] not in REFERENCE_POLICIES, -row["mean_kept"], -row["accuracy"]))
     head = ["policy"]
     for run in runs:
@@ -101,7 +110,8 @@ def _side_by_side_table(runs: Sequence[Run]) -> str:
         ]
         for label in dict.fromkeys(row["label"] for row in everyone)
     ]
-    return html_table("The runs side by side, all domains", head, body)
+    more = not_here(len({label for rows in by_run for label in rows} - shown), f"each run's {IN_TABLE}")
+    return html_table("The runs side by side, all domains", head, body) + more
 
 
 def _cells(run: Run, row: Row | None) -> list[str]:

@@ -32,6 +32,11 @@ class Tracker:
         self._failures: list[str] = []
         self._mirroring: Mirroring | None = None
 
+    @property
+    def on(self) -> bool:
+        """Whether anything is mirrored."""
+        return self._tracking.name != "none"
+
     def start(self, folder: RunFolder, config: Mapping[str, Any], *, group: str | None = None) -> None:
         """Open the summary run, which proves that W&B works here; W&B's files go into the run's folder.
 

@@ -2,10 +2,11 @@
 // Hover, keyboard and click on the figures. Everything it shows is in the page; without it the tables still say it all.
 (() => {
   const REACH = 24; // how near a pointer must be to a mark, in units of the figure
-  const { fields, points } = JSON.parse(document.getElementById("data").textContent);
+  const { fields, points, rest } = JSON.parse(document.getElementById("data").textContent);
   const tip = document.getElementById("tip");
-  const menu = document.getElementById("domain");
-  const closer = document.getElementById("closer");
+  const absent = { value: "overall", checked: false, addEventListener() {} }; // where the front could not be drawn
+  const menu = document.getElementById("domain") ?? absent;
+  const closer = document.getElementById("closer") ?? absent;
   let current = null;
 
   const add = (parent, tag, text) => {
@@ -85,7 +86,7 @@
   for (const svg of document.querySelectorAll("svg.panel")) {
     const marks = [...svg.querySelectorAll(".point")].map((node) => ({
       node, number: +node.dataset.p, x: +node.getAttribute("x"), y: +node.getAttribute("y"),
-    }));
+    })).filter((mark) => points[mark.number]);
     marks.sort((a, b) => a.x - b.x || a.y - b.y);
     const nearest = (event) => {
       const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
@@ -134,6 +135,41 @@
       button.textContent = (await copy(points[+button.dataset.copy].command)) ? "copied" : "not allowed here";
       setTimeout(() => { button.textContent = "copy"; }, 2000);
     });
+
+  for (const details of document.querySelectorAll("details.rest"))
+    details.addEventListener("toggle", () => {
+      if (details.open && !details.querySelector("table")) unfold(details, rest[+details.dataset.rest]);
+    });
+
+  function unfold(details, { caption, head, rows }) {
+    const asked = document.createElement("input");
+    asked.type = "search";
+    asked.placeholder = "only labels with ...";
+    asked.setAttribute("aria-label", `${caption}: only labels with this text`);
+    const table = document.createElement("table");
+    add(table, "caption", caption);
+    const line = add(add(table, "thead"), "tr");
+    for (const name of head) add(line, "th", name).scope = "col";
+    const body = add(table, "tbody");
+    const lines = rows.map(([label, ...cells]) => {
+      const row = add(body, "tr");
+      add(row, "th", label).scope = "row";
+      for (const cell of cells) add(row, "td", cell);
+      return [label.toLowerCase(), row];
+    });
+    asked.addEventListener("input", () => {
+      const text = asked.value.toLowerCase();
+      for (const [label, row] of lines) row.hidden = !label.includes(text);
+    });
+    const scroll = document.createElement("div");
+    scroll.className = "scroll";
+    scroll.tabIndex = 0;
+    scroll.setAttribute("role", "group");
+    scroll.setAttribute("aria-label", caption);
+    scroll.append(table);
+    details.querySelector("p").remove();
+    details.append(asked, scroll);
+  }
 
   for (const image of document.querySelectorAll(".heat img")) {
     let values = null;

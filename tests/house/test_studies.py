@@ -1,0 +1,91 @@
+"""Every study of sweeps/: typed, planned at both sizes, and its job files are what the templates make of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from banpick_exp.cluster.plan import plan_run
+from banpick_exp.sweep.compose import choices
+from banpick_exp.sweep.study import Scale, read_study, studies
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEPS = ROOT / "sweeps"
+FILES = {"study.yaml", "job.sbatch", "job.rayjob.yaml", "README.md"}
+DOMAINS = ("math", "general", "math_by_general", "general_by_math")
+SPLITS = ("calibration", "dev", "test")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data/ as a study names it: twelve problems a file, none of them twice."""
+    folder = tmp_path_factory.mktemp("studies")
+    (folder / "data").mkdir()
+    for domain, split in itertools.product(DOMAINS, SPLITS):
+        rows = ({"prompt": f"{domain} {split} {n}+1=", "answer": str(n + 1)} for n in range(12))
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"data/{domain}.{split}.jsonl").write_text(text)
+    return folder
+
+
+def test_a_folder_is_a_study_with_its_four_files() -> None:
+    folders = [path for path in SWEEPS.iterdir() if path.is_dir()]
+    assert sorted(path.name for path in folders) == studies() != []
+    assert all({path.name for path in folder.iterdir()} == FILES for folder in folders)
+
+
+def test_the_job_files_are_what_the_templates_make_of_the_studies() -> None:
+    checked = subprocess.run([sys.executable, ROOT / ".ci/job_files.py", "--check"], capture_output=True, text=True)
+    assert checked.returncode == 0, f"python .ci/job_files.py would write {checked.stdout or checked.stderr}"
+
+
+@pytest.mark.parametrize("name", studies())
+@pytest.mark.parametrize("scale", get_args(Scale))
+def test_every_study_plans_the_points_that_it_promises(
+    name: str, scale: Scale, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data)
+    plan = plan_run([f"study={name}", f"scale={scale}", "dry_run=true", f"output_dir={tmp_path}"])
+    study = read_study(name)
+    assert len(plan.sweep.points) == getattr(study.points, scale)
+    assert len(plan.sweep.by_engine()) == 1
+    models = {point.model.name for point in plan.sweep.points}
+    assert models == {study.model} if scale == "full" else models <= {"tiny", "tiny_control"}
+    assert plan.folder.path.parent == tmp_path / (name if scale == "full" else f"{name}_tiny")
+    assert not [note for note in plan.sweep.notes if "extra_slots" in note or "left out" in note or "idle" in note]
+    assert plan.cluster.engines == "auto", "a job gives the number of its nodes, and no study that of its engines"
+
+
+@pytest.mark.parametrize("name", studies())
+def test_what_is_recorded_stays_true_without_the_study(
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command in run.json names every setting, and planning it again gives the same points."""
+    monkeypatch.chdir(data)
+    first = plan_run([f"study={name}", "dry_run=true", f"output_dir={tmp_path}"])
+    words = shlex.split(first.sweep.command)[3:]
+    assert not [word for word in words if word.startswith(("study=", "scale="))]
+    again = plan_run(words)
+    assert [point.fingerprint for point in again.sweep.points] == [point.fingerprint for point in first.sweep.points]
+
+
+def test_every_model_of_a_published_table_has_one() -> None:
+    mains = {read_study(name).model for name in studies() if name.startswith("main_")}
+    assert mains == set(choices("model")) - {"local", "tiny", "tiny_control"}
+
+
+def test_a_study_file_has_no_key_twice() -> None:
+    """YAML would take the last without a word."""
+    for name in studies():
+        node = yaml.compose((SWEEPS / name / "study.yaml").read_text())
+        assert isinstance(node, yaml.MappingNode)
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), name
