@@ -16,6 +16,7 @@ from typing import Any
 from banpick_exp.cluster import stop_request
 from banpick_exp.cluster.answers import Started
 from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineLost, Slot
+from banpick_exp.cluster.deadline import Deadlines
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts
 from banpick_exp.cluster.ledger import Ledger
@@ -90,6 +91,7 @@ class EngineGroup:
         """Slots that are started again when their time has come (perf_counter)."""
         self._restarts = Restarts()
         self._watch = Watch(supplies.folder, supplies.dead_seconds)
+        self._deadlines = Deadlines()
         self._watched = 0.0
         self.stopping: str | None = None
         """Why nothing more is begun, where that is so."""
@@ -138,6 +140,9 @@ class EngineGroup:
     def _overdue(self, slot: Slot, job: Job) -> str | None:
         """Why an engine that has not answered yet is given up; one that hangs would hold its GPUs for ever."""
         if job.kind != "start":
+            limit = self._deadlines.limit_seconds(job.kind, job.point, self._with.cut_of(job.point))
+            if limit is not None and time.perf_counter() - job.started > limit:
+                return f"no answer within {limit:.0f} s, which is many times what it should take: it hangs"
             return self._watch.lost(slot.name) if slot.apart else None
         if not slot.placed():
             if job.started > 0:
@@ -147,9 +152,9 @@ class EngineGroup:
         if job.started == 0:
             job.started = time.perf_counter()
             self._with.events.write("engine_starting", engine=slot.name, point=job.point.fingerprint)
-        limit = job.point.engine.start_timeout_seconds
-        if time.perf_counter() - job.started > limit:
-            return f"GetTimeoutError: not loaded after engine.start_timeout_seconds={limit}"
+        patience = job.point.engine.start_timeout_seconds
+        if time.perf_counter() - job.started > patience:
+            return f"GetTimeoutError: not loaded after engine.start_timeout_seconds={patience}"
         return None
 
     # ------------------------------------------------------------ what slots are given
@@ -228,6 +233,8 @@ class EngineGroup:
             self._started(slot, answer)
             return
         self._restarts.progressed(slot.name)
+        took = time.perf_counter() - job.started
+        self._deadlines.returned(job.kind, job.point, self._with.cut_of(job.point), took)
         if job.kind == "calibrate":
             assert job.point.calibration_need is not None
             self._missing.discard(job.point.calibration_need)

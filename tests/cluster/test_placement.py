@@ -121,6 +121,31 @@ def test_one_engine_over_nodes_takes_a_gpu_a_bundle(cluster: Cluster) -> None:
         cluster.remove_node(node)
 
 
+def test_an_engine_whose_node_is_gone_waits_for_another(cluster: Cluster) -> None:
+    full = reserve(["full-a", "full-b"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)
+    node = cluster.add_node(num_cpus=4, num_gpus=4)
+    cluster.wait_for_nodes()
+    (slot,) = reserve(["moving"], TENSOR_PARALLEL_4, STANDING, TIMEOUT_SECONDS)
+    slot.occupy(Witness)
+    (first,) = ask([slot], "devices")
+    cluster.remove_node(node)
+    slot.stop()
+    slot.take_a_new_place()
+    assert not slot.placed(), "no node has four left"
+    joined = cluster.add_node(num_cpus=4, num_gpus=4)
+    try:
+        end = time.monotonic() + TIMEOUT_SECONDS
+        while not slot.placed() and time.monotonic() < end:
+            time.sleep(0.2)
+        slot.occupy(Witness)
+        (second,) = ask([slot], "devices")
+        assert second[0] != first[0] and len(second[1]) == 4
+    finally:
+        for each in (slot, *full):
+            each.release()
+        cluster.remove_node(joined)
+
+
 def test_bundles_of_each_kind_of_engine() -> None:
     assert placement.bundles(EngineConfig(), 2) == ([{"CPU": 2}], "STRICT_PACK")
     assert placement.bundles(TENSOR_PARALLEL_4, 4) == ([{"CPU": 4, "GPU": 4}], "STRICT_PACK")

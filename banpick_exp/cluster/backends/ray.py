@@ -70,6 +70,8 @@ class RaySlot:
     cpus: int
     gpus: int
     actor: Any = field(default=None)
+    engines: int = 0
+    """Started so far."""
     stale: bool = False
     """Whether an engine was stopped in the group."""
 
@@ -87,11 +89,15 @@ class RaySlot:
 
     def start(self, point: Point, run_dir: str) -> RayCall:
         if self.stale:
-            wanted, strategy = self.group.bundle_specs, self.strategy
-            remove_placement_group(self.group)
-            self.group, self.stale = placement_group(wanted, strategy=strategy, name=self.name), False
+            self.take_a_new_place()
         self.occupy(RemoteEngine, point, run_dir, self.name)
         return self.call("start")
+
+    def take_a_new_place(self) -> None:
+        """A group like the last one, wherever there is room; nothing is waited for."""
+        wanted, strategy = self.group.bundle_specs, self.strategy
+        remove_placement_group(self.group)
+        self.group, self.stale = placement_group(wanted, strategy=strategy, name=self.name), False
 
     @property
     def strategy(self) -> str:
@@ -100,10 +106,12 @@ class RaySlot:
     def occupy(self, actor_class: type, *arguments: Any) -> None:
         """Create an actor inside this slot's placement group. Ray shows it only its own GPUs."""
         spread = len(self.group.bundle_specs) > 1
+        self.engines += 1
         self.actor = (
             ray.remote(actor_class)
             .options(
-                name=self.name,
+                # The name of one whose node is gone stays taken until Ray has noticed.
+                name=f"{self.name}-{self.engines}",
                 num_cpus=0 if spread else self.cpus,
                 num_gpus=0 if spread else self.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
