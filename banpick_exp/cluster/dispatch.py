@@ -8,9 +8,8 @@ where none can be kept running, what is left stays pending and the run says how 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from banpick_exp.cluster import stop_request
@@ -19,10 +18,10 @@ from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineL
 from banpick_exp.cluster.deadline import Deadlines
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts
+from banpick_exp.cluster.jobs import Job, Jobs
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.pulse import Watch
 from banpick_exp.evaluation.blocks import read_block
-from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.records import PointRecord, outcomes_frame
 from banpick_exp.run_folder import RunFolder
@@ -32,22 +31,6 @@ from banpick_exp.sweep.search.strategy import Strategy, Work, setup
 POLL_SECONDS = 0.5
 WATCH_SECONDS = 2.0
 """Between two looks at the engines' signs of life, the place they run in and a request to stop."""
-Need = tuple[str, tuple[Part, ...]]
-"""A calibration, and parts of it."""
-
-
-@dataclass(slots=True)
-class Job:
-    """What one slot is doing: `start`, `calibrate`, or the `point` or `block` that a search asked for.
-
-    `point` says on which engine and with which settings.
-    """
-
-    kind: str
-    point: Point
-    work: Work | None = None
-    attempts: int = 0
-    started: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(slots=True)
@@ -82,10 +65,7 @@ class EngineGroup:
     def __init__(self, supplies: Supplies, slots: Sequence[Slot], strategy: Strategy, works: Sequence[Work]) -> None:
         """`works`: what `strategy.begin()` gave, at least one."""
         self._with, self._slots, self._strategy = supplies, slots, strategy
-        self._jobs: deque[Job] = deque()
-        self._calibrations: set[Need] = set()
-        """Asked for so far; `_missing` are those that are not there yet."""
-        self._missing: set[Need] = set()
+        self._jobs = Jobs()
         self._running: dict[Call, tuple[Slot, Job]] = {}
         self._resting: dict[str, tuple[float, Slot, Point]] = {}
         """Slots that are started again when their time has come (perf_counter)."""
@@ -95,22 +75,14 @@ class EngineGroup:
         self._watched = 0.0
         self.stopping: str | None = None
         """Why nothing more is begun, where that is so."""
-        self._add(works)
-
-    def _add(self, works: Sequence[Work]) -> None:
-        needed = {need: w.point for w in works if (need := w.point.calibration_need) is not None}
-        for need in [need for need in needed if need not in self._calibrations]:
-            self._calibrations.add(need)
-            self._missing.add(need)
-            self._jobs.append(Job("calibrate", needed[need]))
-        self._jobs.extend(Job(work.kind, work.point, work) for work in works)
+        self._jobs.add(works)
 
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
         """Until all work is done, or none can be. Raises PlaceLost where the place itself is gone."""
         for slot in self._slots:
-            self._start(slot, self._jobs[0].point)
+            self._start(slot, self._jobs.first().point)
         while self._running or self._resting:
             for call in self._with.backend.wait(list(self._running), POLL_SECONDS):
                 slot, job = self._running.pop(call)
@@ -175,26 +147,14 @@ class EngineGroup:
         return (slot for slot in self._slots if slot.occupied and slot.name not in busy)
 
     def _dispatch(self, slot: Slot) -> bool:
-        """Give the slot the first job that can run now; one waiting for a calibration waits for the slot making it.
-
-        Returns whether there was one.
-        """
-        if self.stopping is not None:
+        """Give the slot the first job that can run now; returns whether there was one."""
+        calibrating = {j.point.calibration_fingerprint for _, j in self._running.values() if j.kind == "calibrate"}
+        job = None if self.stopping is not None else self._jobs.take(calibrating)
+        if job is None:
             return False
-        calibrating = {
-            job.point.calibration_fingerprint for _, job in self._running.values() if job.kind == "calibrate"
-        }
-        for index, job in enumerate(self._jobs):
-            if job.work is not None and job.point.calibration_need in self._missing:
-                continue
-            if job.kind == "calibrate" and job.point.calibration_fingerprint in calibrating:
-                continue  # two scores of one artifact: it is made once
-            del self._jobs[index]
-            job.started = time.perf_counter()
-            self._tell("begun", slot, job)
-            self._running[self._call(slot, job)] = (slot, job)
-            return True
-        return False
+        self._tell("begun", slot, job)
+        self._running[self._call(slot, job)] = (slot, job)
+        return True
 
     def _call(self, slot: Slot, job: Job) -> Call:
         if job.kind == "calibrate":
@@ -236,8 +196,7 @@ class EngineGroup:
         took = time.perf_counter() - job.started
         self._deadlines.returned(job.kind, job.point, self._with.cut_of(job.point), took)
         if job.kind == "calibrate":
-            assert job.point.calibration_need is not None
-            self._missing.discard(job.point.calibration_need)
+            self._jobs.calibrated(job.point)
             self._tell("done", slot, job, seconds=answer)
             self._note(f"calibrated in {answer:.1f} s" if answer else "calibration found, not repeated")
         else:
@@ -283,13 +242,13 @@ class EngineGroup:
         """The work is over; `record` where its point is, and then no block of it is asked for any more."""
         assert job.work is not None
         if record is not None and job.kind == "block":
-            self._drop_jobs_of(job.point)
+            self._jobs.drop_point(job.point)
         works = self._strategy.finished(job.work, record)
         done, expected = self._with.progress()
         self._with.events.write("progress", done=done, expected=expected)
         if record is not None:
             self._with.ledger.tell(record)
-        self._add(works)
+        self._jobs.add(works)
 
     def _note(self, text: str) -> None:
         self._with.events.write("note", text=text)
@@ -324,7 +283,7 @@ class EngineGroup:
         job.attempts += 1
         if job.kind != "start":
             if job.attempts < ATTEMPTS:
-                self._jobs.appendleft(job)
+                self._jobs.again(job)
             elif job.work is not None:
                 self._fail(job, f"its engine died {ATTEMPTS} times: {reason}")
             else:
@@ -345,28 +304,23 @@ class EngineGroup:
             self.stopping = f"no engine could be kept running ({reason})"
 
     def _drop_uncalibrated(self, point: Point, reason: str) -> None:
-        for job in [j for j in self._jobs if j.point.calibration_need == point.calibration_need]:
-            if job in self._jobs:  # with a point go its other blocks
-                self._jobs.remove(job)
-                if job.work is not None:
-                    self._fail(job, f"its calibration failed: {reason}")
+        failed: set[str] = set()
+        for job in self._jobs.uncalibrated(point):
+            if job.point.fingerprint not in failed:  # with a point go its other blocks
+                failed.add(job.point.fingerprint)
+                self._fail(job, f"its calibration failed: {reason}")
 
     def _fail_all(self, reason: str) -> None:
         """The engine does not load: nothing that is asked of it, or will be, can be measured."""
         self.stopping = "the engine does not load"
-        while self._jobs:
-            job = self._jobs.popleft()
-            if job.work is not None:
-                record = self._with.ledger.fail(job.point, reason)
-                freed = self._strategy.finished(job.work, record)
-                self._with.ledger.tell(record)
-                self._drop_jobs_of(job.point)
-                self._jobs.extend(Job(work.kind, work.point, work) for work in freed)
+        failed: set[str] = set()
+        while lost := [job for job in self._jobs.clear() if job.point.fingerprint not in failed]:
+            for job in lost:
+                if job.point.fingerprint not in failed:
+                    failed.add(job.point.fingerprint)
+                    self._finished(job, self._with.ledger.fail(job.point, reason))
         for point in self._strategy.waiting():
             self._with.ledger.tell(self._with.ledger.fail(point, reason))
-
-    def _drop_jobs_of(self, point: Point) -> None:
-        self._jobs = deque(j for j in self._jobs if j.work is None or j.point.fingerprint != point.fingerprint)
 
 
 _NOUN = {"calibrate": "calibration", "point": "point", "block": "block"}

@@ -106,8 +106,8 @@ def test_every_shortcut_finds_the_same(tiny_engine: Engine) -> None:
     assert answered(tiny_engine, "after suffixes") == sequences
 
 
-ROUNDING = 0.02
-"""Nats a sequence, in bfloat16: what a change elsewhere in a step does to how sums round."""
+ROUNDING = 0.05
+"""Nats a sequence, in bfloat16: what a change elsewhere in a step does to how sums round (0.021 with AMX)."""
 
 
 def test_whatever_ties_with_the_last_of_the_window_is_within_reach() -> None:
