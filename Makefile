@@ -27,7 +27,7 @@ help:
 	@echo 'make sweep     run the sweep $(SWEEP) on the embedded model; results go to outputs/'
 	@echo '                 another sweep, other settings:  make sweep SWEEP=ban_threshold ARGS="model=tiny_control"'
 	@echo 'make test      ruff (lint and format), mypy, import-linter, then every test'
-	@echo 'make long      the tests that take minutes each: faults done to running sweeps (CI runs them too)'
+	@echo 'make long      the tests that take minutes each: faults done to running sweeps'
 	@echo 'make check     the same with the fast tests alone, in under a minute: for every change'
 	@echo '                 one room:  make check ARGS=tests/policy'
 	@echo 'make lint      the same without tests'

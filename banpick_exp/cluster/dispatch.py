@@ -17,7 +17,7 @@ from banpick_exp.cluster.answers import Started
 from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineLost, Slot
 from banpick_exp.cluster.deadline import Deadlines
 from banpick_exp.cluster.events import Events
-from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts
+from banpick_exp.cluster.faults import ATTEMPTS, DIED, FATAL_TO_ENGINE, Restarts
 from banpick_exp.cluster.jobs import Job, Jobs
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.pulse import Watch
@@ -182,7 +182,10 @@ class EngineGroup:
         try:
             answer = call.result()
         except CallFailed as error:
-            self._failed(slot, job, error)
+            if error.error in DIED and job.kind != "start":
+                self._engine_lost(slot, job, str(error))
+            else:
+                self._failed(slot, job, error)
         except EngineLost as error:
             self._engine_lost(slot, job, str(error))
         else:

@@ -11,8 +11,10 @@ STARTS_WITHOUT_PROGRESS = 4
 """Of one slot in a row; work that is done in between pays them back."""
 FIRST_REST, MOST_REST = 2.0, 60.0
 """Seconds before a slot is started for the third time without progress, doubled each time; the second is at once."""
-FATAL_TO_ENGINE = ("EngineError", "EngineDeadError")
+FATAL_TO_ENGINE = ("EngineError",)
 """Errors of a call after which the engine can no longer be trusted with the next point."""
+DIED = ("EngineDeadError",)
+"""Errors by which vLLM says, sometimes before we see it, that a process of the engine died: the work is repeated."""
 
 
 class StockIsWrong(RuntimeError):
