@@ -1,4 +1,7 @@
-"""The one error type for bad input."""
+"""The one error type for bad input, and how a line ends that was interrupted."""
+
+INTERRUPTED = 130
+"""The exit code that a shell reports after Ctrl-C: 128 + SIGINT."""
 
 
 class UserError(ValueError):

@@ -10,11 +10,9 @@ import re
 import sys
 from collections.abc import Callable
 
-from banpick_exp.errors import UserError
+from banpick_exp.errors import INTERRUPTED, UserError
 
 BAD_INPUT = 2
-INTERRUPTED = 130
-"""What a shell reports after Ctrl-C: 128 + SIGINT."""
 FULL = 1
 BROKEN_PIPE = 141
 """128 + SIGPIPE: whoever read our output went away, as `| head` does."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from banpick_exp.run_folder import RunFolder
+from banpick_exp.run_folder import RunFolder, create_folder
 
 BEAT_SECONDS = 2.0
 
@@ -42,7 +42,7 @@ class Pulse:
 def beating(folder: RunFolder, engine: str) -> Iterator[None]:
     """Signs of life of this process under an engine's name, until the block ends."""
     path = folder.pulse_path(engine)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    create_folder(path.parent)
     over = threading.Event()
     thread = threading.Thread(target=_beat, args=(path, over), name="pulse", daemon=True)
     thread.start()

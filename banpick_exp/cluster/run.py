@@ -25,7 +25,7 @@ from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
 from banpick_exp.cluster.summary import Totals, finish
-from banpick_exp.errors import UserError
+from banpick_exp.errors import INTERRUPTED, UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.report.tracking.wandb import Tracker
@@ -41,9 +41,6 @@ from banpick_exp.sweep.search.optuna import Sampling
 from banpick_exp.sweep.search.racing import Race
 from banpick_exp.sweep.search.selection import Selection
 from banpick_exp.sweep.search.strategy import Strategy, Work, setup
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C and its like."""
 
 
 @dataclass(frozen=True, slots=True)

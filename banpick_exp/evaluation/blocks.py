@@ -19,7 +19,7 @@ from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Pro
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.records import OUTCOMES_VERSION, Counters, Outcome, added_counters
-from banpick_exp.run_folder import RunFolder, write_atomically
+from banpick_exp.run_folder import RunFolder, create_folder, write_atomically
 
 _OUTCOMES: TypeAdapter[list[Outcome]] = TypeAdapter(list[Outcome])
 _COUNTERS: TypeAdapter[Counters] = TypeAdapter(Counters)
@@ -64,7 +64,7 @@ def answer_block(
         "domains": {domain: _run_as_json(run) for domain, run in answered.runs.items()},
     }
     path = folder.block_path(trial.fingerprint, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    create_folder(path.parent)
     write_atomically(path, json.dumps(content).encode())
     return seconds
 

@@ -46,6 +46,7 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     policies = session.policies(trial)
     answering = time.perf_counter()
     met = None
+    stock_seconds = 0.0
     if is_stock:
         runs, stock_seconds = session.stock(trial, stock_fingerprint, problems, cut)
         answered = Answered(policies=policies, runs=runs, swap_seconds=0.0)
@@ -70,7 +71,7 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     throughput_seconds = time.perf_counter() - timing
     # Last, because another engine may be answering for stock meanwhile: one of them is enough.
     stock, late_seconds = session.stock(trial, stock_fingerprint, problems, cut)
-    stock_seconds = stock_seconds if is_stock else late_seconds
+    stock_seconds += late_seconds
     engagement, reason = check_engagement(answered.policies, answered.runs, stock, trial.checkpoint.shape)
     if is_stock:
         stock_counters = {domain: run.counters for domain, run in stock.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from banpick_exp.cluster.pulse import beating
-from banpick_exp.run_folder import RunFolder
+from banpick_exp.run_folder import RunFolder, create_folder
 
 if TYPE_CHECKING:
     from banpick_exp.sweep.point import Point
@@ -35,7 +35,7 @@ class RemoteEngine:
 
 def _print_into(log: Path) -> None:
     """What this process and those it starts write goes to a file of the run, which every machine of it can read."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    create_folder(log.parent)
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
