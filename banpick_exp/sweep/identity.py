@@ -9,6 +9,7 @@ from banpick_exp.engine.config import EngineConfig
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy.build import ROUTING_VERSION
 from banpick_exp.tasks.config import GREEDY, TaskConfig
+from banpick_exp.tasks.config import LATER as TASK_LATER
 from banpick_exp.tasks.registry import grader_of
 
 FINGERPRINT_SCHEMA = 2
@@ -21,10 +22,10 @@ NO_RESULT = frozenset({"start_timeout_seconds"})
 LATER = frozenset({"kv_cache_blocks"})
 """Engine settings that did not exist at first: null is as it was then, and left out."""
 
-TASK_LABELS = frozenset({"name", "data_files"})
-"""Task settings replaced by the content of the files they name."""
+TASK_LABELS = frozenset({"name", "data_files", "grader"})
+"""Task settings replaced by what they name: the content of files, the name and version of the grader."""
 
-TASK_NO_RESULT = frozenset({"allow_zero", "block_problems"})
+TASK_NO_RESULT = frozenset({"allow_zero", "allow_code", "block_problems"})
 """Task settings that change no result."""
 
 FIRST_GRADER = ("exact_match", 1)
@@ -58,7 +59,8 @@ def point_fingerprint(
     """
     grader = grader_of(task)
     graded = (grader.name, grader.version)
-    left_out = {*TASK_LABELS, *TASK_NO_RESULT, *(key for key, value in GREEDY.items() if getattr(task, key) == value)}
+    then = GREEDY | TASK_LATER
+    left_out = {*TASK_LABELS, *TASK_NO_RESULT, *(key for key, value in then.items() if getattr(task, key) == value)}
     return fingerprint(
         {
             "schema": FINGERPRINT_SCHEMA,

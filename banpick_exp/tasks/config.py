@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from banpick_exp.config import Section
 from banpick_exp.records import OVERALL
@@ -14,6 +15,16 @@ from banpick_exp.tasks.invisible import invisible
 
 RESERVED_DOMAINS = frozenset({OVERALL, "calibrations", "solved"})
 """Names that stand for something else in records and run folders."""
+
+
+def _pairs(value: object) -> object:
+    return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
+
+
+TemplateKwargs = Annotated[
+    tuple[tuple[str, bool | int | float | str], ...], BeforeValidator(_pairs), PlainSerializer(dict, return_type=dict)
+]
+"""An object in the file and in records; pairs here, because settings are compared and hashed."""
 
 
 class TaskConfig(Section):
@@ -32,7 +43,13 @@ class TaskConfig(Section):
     """The answer is what follows the last separator; null takes the whole text."""
     answer_pattern: str | None = None
     """A regular expression with one group that finds the answer; it wins over the separator."""
+    grader: str | None = None
+    """Who says what is right (`graders.registry`); null: the benchmark's own."""
+    allow_code: bool = False
+    """Run what the model writes, in a sandbox, where the grader asks for it; changes no result."""
     chat_template: bool = False
+    chat_template_kwargs: TemplateKwargs = ()
+    """Handed to the chat template, e.g. {enable_thinking: false}."""
     samples: int = Field(default=1, ge=1)
     """Answers to each problem; accuracy is their mean (avg@n)."""
     temperature: float = Field(default=0.0, ge=0)
@@ -123,3 +140,6 @@ class TaskConfig(Section):
 
 GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
 """How a task samples unless it says otherwise; records and fingerprints made before it could say lack these keys."""
+
+LATER: dict[str, Any] = {"chat_template_kwargs": ()}
+"""The same for other settings that came later."""

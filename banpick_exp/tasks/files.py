@@ -13,11 +13,10 @@ from pathlib import Path
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.registry import GRADERS
 from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.reading import read_problems, repeats_note
-from banpick_exp.tasks.registry import benchmark_of
+from banpick_exp.tasks.registry import benchmark_of, grader_of
 from banpick_exp.tasks.templates import files_of_template
 
 CALIBRATION_SPLIT = "calibration"
@@ -54,6 +53,8 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
     """
     split = task.split if split is None else split
     benchmark = benchmark_of(task)
+    if (refusal := grader_of(task).refused(task)) is not None:
+        raise UserError(refusal)
     if task.data_files is not None:
         paths: Mapping[str, Path] = files_of_template(task.data_files, task, split)
     else:
@@ -67,7 +68,7 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
             )
     digest = hashlib.sha256()
     if benchmark.version:
-        grader = GRADERS[benchmark.grader]
+        grader = grader_of(task)
         digest.update(f"{benchmark.name}\0{benchmark.version}\0{grader.name}\0{grader.version}\0".encode())
     loaded: dict[str, Loaded] = {}
     for domain, path in paths.items():
@@ -124,7 +125,7 @@ def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
 
 def _problems(data: bytes, path: Path, benchmark: Benchmark, task: TaskConfig, domain: str, split: str) -> Loaded:
     content = hashlib.sha256(data).digest()
-    rules = (task.answer_separator, task.answer_pattern)
+    rules = (grader_of(task).name, task.answer_separator, task.answer_pattern)
     key = (content, str(path), benchmark, domain, split, rules)
     if key not in _kept:
         problems = read_problems(data, path, benchmark, task, domain=domain, split=split)

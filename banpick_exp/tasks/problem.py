@@ -21,6 +21,8 @@ class Problem:
     """Other answers that are right."""
     response: str | None = None
     """All that a model should write, its steps included, where the file says it."""
+    material: str | None = None
+    """What the grader needs beside the answers (tests to run, rules to check), as JSON text; None where nothing."""
 
     @property
     def question(self) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.registry import GRADERS
 from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
+from banpick_exp.tasks.registry import grader_of
 from banpick_exp.tasks.rows import EXAMPLE, NoValue, Number, Row, rows_of
 
 ID_KEYS = ("problem_id", "id")
@@ -38,7 +38,10 @@ def read_problems(
     Raises UserError for a file without problems, and for one with any row that could not be asked or graded as it is
     meant; it names the first of them.
     """
-    columns = (benchmark.prompt_key, benchmark.answer_key, benchmark.response_key, *ID_KEYS, TASK_KEY)
+    columns = (
+        *(benchmark.prompt_key, benchmark.answer_key, benchmark.response_key, benchmark.material_key),
+        *(*ID_KEYS, TASK_KEY),
+    )
     problems: list[Problem] = []
     wrong: list[str] = []
     places: dict[str, str] = {}
@@ -127,7 +130,12 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
         answer=answers[0],
         also=answers[1:],
         response=str(response) if type(response) is str and response.strip() else None,
+        material=_material(row.get(benchmark.material_key)),
     )
+
+
+def _material(value: object) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _question(key: str, value: object) -> str:
@@ -144,7 +152,7 @@ def _question(key: str, value: object) -> str:
 
 
 def _answers(benchmark: Benchmark, task: TaskConfig, value: object) -> Iterator[str]:
-    key, grader = benchmark.answer_key, GRADERS[benchmark.grader]
+    key, grader = benchmark.answer_key, grader_of(task)
     if value == []:
         raise _Wrong(f'has an empty list as "{key}": no answer could be right')
     for answer in value if isinstance(value, list) else [value]:

@@ -31,5 +31,11 @@ def benchmark_of(task: TaskConfig) -> Benchmark:
 
 
 def grader_of(task: TaskConfig) -> Grader:
-    """Who grades the answers to a task."""
-    return GRADERS[benchmark_of(task).grader]
+    """Who grades the answers to a task: `task.grader`, else the benchmark's own."""
+    name = task.grader or benchmark_of(task).grader
+    if name not in GRADERS:
+        raise UserError(
+            f"task.grader={name} is no grader, so no answer could be judged. {suggestion(name, GRADERS)}"
+            f"Choices: {', '.join(GRADERS)}."
+        )
+    return GRADERS[name]

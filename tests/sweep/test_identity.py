@@ -100,6 +100,7 @@ CHANGES: dict[str, list[str]] = {
     "task.answer_separator": ["task.answer_separator='='"],
     "task.answer_pattern": ["task.answer_pattern='is (.+)'"],
     "task.chat_template": ["task.chat_template=true"],
+    "task.chat_template_kwargs": ["task.chat_template_kwargs={{enable_thinking: false}}"],
     "task.samples": ["task.samples=2", "task.temperature=0.5"],
     "task.temperature": ["task.temperature=0.5"],
     "task.top_p": ["task.top_p=0.9", "task.temperature=0.5"],
@@ -127,6 +128,8 @@ CHANGES: dict[str, list[str]] = {
 """What changes an answer, or a speed, which is a result too -> how to type a change of it."""
 NO_CHANGES: dict[str, list[str]] = {
     "model.name": ["model.name=mine"],  # a label
+    "task.grader": [],  # its name and version count
+    "task.allow_code": ["task.allow_code=true"],
     "model.revision": ["model.revision=abc"],  # of a folder; for a Hub id it counts, see below
     "model.num_layers": ["model.num_layers=2"],  # the checkpoint's own sizes, typed once more
     "model.num_experts": ["model.num_experts=16"],

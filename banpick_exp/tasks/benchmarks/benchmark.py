@@ -25,6 +25,8 @@ class Benchmark:
     """The field of a row that holds the right answer, or a list of them."""
     response_key: str = "response"
     """The field of a row that holds a whole right completion, steps and all; a file may lack it."""
+    material_key: str = "material"
+    """The field of a row that holds what the grader needs beside the answer; a file may lack it."""
     ask: Callable[[str], str] = str
     """The prompt, made of the question."""
     grader: str = "exact_match"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +35,17 @@ class Grader(ABC):
     @abstractmethod
     def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
         """The grade of one completion."""
+
+    def grade_all(self, given: Sequence[tuple[str, Problem]], task: TaskConfig) -> list[Grade]:
+        """The grades of completions, each with its problem. A grader that needs a process makes one for all."""
+        return [self.grade(completion, problem, task) for completion, problem in given]
+
+    def refused(self, task: TaskConfig) -> str | None:
+        """Why it cannot grade this task here, with the remedy (a package, a permission); None where it can.
+
+        Asked before anything starts; loads nothing heavy.
+        """
+        return None
 
     def never_given(self, answer: str, task: TaskConfig) -> str | None:
         """Why no completion could ever be graded as this normalised right answer, None where one could."""
