@@ -107,7 +107,7 @@ def test_json(folder: RunFolder, at_work: Events, capsys: pytest.CaptureFixture[
     assert found["driver"]["pid"] == os.getpid() and found["driver"]["host"] == socket.gethostname()
     (engine,) = found["engines"]
     assert list(engine) == [
-        "name", "phase", "since", "reason", "host", "pid", "load_seconds", "layers", "job", "blocks", "busy",
+        "name", "of_kind", "phase", "since", "reason", "host", "pid", "load_seconds", "layers", "job", "blocks", "busy",
     ]  # fmt: skip
     assert list(engine["job"]) == ["kind", "label", "since", "point", "block", "of"]
     assert engine["job"]["kind"] == "block" and engine["job"]["since"] == engine["since"]
