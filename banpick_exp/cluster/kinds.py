@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from banpick_exp.setups import varying
 from banpick_exp.sweep.point import Point
@@ -29,15 +30,23 @@ class Kind:
 
 
 def names_of(points: Sequence[Point]) -> list[str]:
-    """What tells the kinds apart, one point of each: model and the engine's settings that differ. Empty for one kind.
+    """What tells the kinds apart, one point of each: the model, and where several have it their settings that differ.
+    Empty for a single kind.
 
-    Example: `["tiny engine.max_num_seqs=8", "tiny engine.max_num_seqs=256"]`.
+    Example: `["tiny engine.max_num_seqs=8", "tiny engine.max_num_seqs=256", "tiny_control"]`.
     """
     if len(points) < 2:
         return [""] * len(points)
-    engines = [{f"engine.{key}": value for key, value in point.engine.model_dump().items()} for point in points]
-    differing = list(varying(engines))
+    models: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        models.setdefault(point.model.name, []).append(_settings(point))
+    differing = {name: list(varying(settings)) for name, settings in models.items()}
     return [
-        " ".join([point.model.name, *(f"{key}={engine[key]}" for key in differing)])
-        for point, engine in zip(points, engines, strict=True)
+        " ".join([point.model.name, *(f"{key}={_settings(point)[key]}" for key in differing[point.model.name])])
+        for point in points
     ]
+
+
+def _settings(point: Point) -> dict[str, Any]:
+    groups = {"model": point.model.model_dump(), "engine": point.engine.model_dump()}
+    return {f"{group}.{key}": value for group, settings in groups.items() for key, value in settings.items()}
