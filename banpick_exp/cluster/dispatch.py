@@ -135,6 +135,12 @@ class EngineGroup:
                 del self._running[call]
                 self._engine_lost(slot, job, reason)
 
+    def look_for_places(self) -> None:
+        """Other engines were closed: some slot may have its place now."""
+        for slot, job in list(self._running.values()):
+            if slot.name in self._unplaced and slot.placed():
+                self._found_a_place(slot, job)
+
     def work(self, elsewhere: Collection[str | None]) -> None:
         """Start what has rested, give idle engines their next jobs, close those that will have none.
 
@@ -201,7 +207,7 @@ class EngineGroup:
         if not slot.placed():
             if not self._unplaced.get(slot.name):
                 self._unplaced[slot.name] = True
-                self.tell_that_it_waits(slot.name, "no node has room for it")
+                self.tell_that_it_waits(slot.name, "there is no room for it yet")
             return None
         if slot.name in self._unplaced:
             self._found_a_place(slot, job)

@@ -76,6 +76,8 @@ class Fleet:
             group.work(self._calibrating_beside(group))
         if sum(len(group.slots) for group in self._groups) < held:
             self._share_out()
+            for group in self._groups:
+                group.look_for_places()
 
     def _calibrating_beside(self, group: EngineGroup) -> set[str | None]:
         """Kinds may read the same calibration: it is made once."""

@@ -13,10 +13,10 @@ import pytest
 from banpick_exp.cluster.events import Event, read
 from banpick_exp.run_folder import RunFolder
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_SECONDS = 900
+LIMIT_SECONDS = 1500
 SWEEP = [
     "policy=fixed_k", "policy.k=choice(2,6)", "engine.max_num_seqs=choice(4,64)", "task.max_problems=20",
     "task.speed_seconds=0.5", "tracking=none", "cluster.engines=1",
