@@ -16,6 +16,8 @@ class Started:
     routers: tuple[str, ...]
     host: str
     pid: int
+    attached: bool = False
+    """It was loaded already, and this driver took it over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,24 +1,25 @@
-"""The jobs of one engine on its slots: start, calibrate, the work of the search; and what happens when one dies.
+"""The jobs of one kind of engine on its slots: start, calibrate, the work of the search; and what if an engine dies.
 
-The driver's loop. Every transition is an event (`events`); what has finished is on the disk before it is heard of here.
-An engine that is lost is started again, on another node where its own is gone, as long as work gets done in between;
-where none can be kept running, what is left stays pending and the run says how to go on.
+Every transition is an event (`events`); what has finished is on the disk before it is heard of here. An engine that is
+lost is started again, on another node where its own is gone, as long as work gets done in between; where none can be
+kept running, what is left of its kind stays pending and the run says how to go on. One for which nothing is left is
+closed: engines of other kinds may wait for its place.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from banpick_exp.cluster import stop_request
 from banpick_exp.cluster.answers import Started
 from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineLost, Slot
 from banpick_exp.cluster.deadline import Deadlines
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.faults import ATTEMPTS, DIED, FATAL_TO_ENGINE, Restarts
 from banpick_exp.cluster.jobs import Job, Jobs
+from banpick_exp.cluster.kinds import Kind
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.pulse import Watch
 from banpick_exp.evaluation.blocks import read_block
@@ -26,19 +27,16 @@ from banpick_exp.evaluation.cut import Cut
 from banpick_exp.records import PointRecord, outcomes_frame
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.search.strategy import Strategy, Work, setup
-
-POLL_SECONDS = 0.5
-WATCH_SECONDS = 2.0
-"""Between two looks at the engines' signs of life, the place they run in and a request to stop."""
+from banpick_exp.sweep.search.strategy import setup
 
 
 @dataclass(slots=True)
 class Loads:
-    """Engines loaded so far, and the seconds that took."""
+    """Engines loaded so far, the seconds that took, and the slots that had a place."""
 
     count: int = 0
     seconds: float = 0.0
+    slots: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,57 +55,147 @@ class Supplies:
     loads: Loads
     dead_seconds: float
     """After which a thing that gives no sign of life is dead."""
+    spent: Callable[[], str | None] = lambda: None
+    """Why nothing more may be begun, where what the run was given is spent."""
 
 
 class EngineGroup:
-    """All work of one engine on its slots: first start, then calibrations, then what the search hands out, in order."""
+    """All work of one kind of engine on its slots: first start, then calibrations, then what the search hands out.
 
-    def __init__(self, supplies: Supplies, slots: Sequence[Slot], strategy: Strategy, works: Sequence[Work]) -> None:
-        """`works`: what `strategy.begin()` gave, at least one."""
-        self._with, self._slots, self._strategy = supplies, slots, strategy
+    `Fleet` has the loop: it brings the calls that are ready (`collect`), and asks in turn for `look_around` and `work`.
+    """
+
+    def __init__(self, supplies: Supplies, kind: Kind) -> None:
+        self._with, self.kind, self._strategy = supplies, kind, kind.strategy
+        self.slots: list[Slot] = []
+        """Those that it has now: with their place, or waiting for it."""
         self._jobs = Jobs()
         self._running: dict[Call, tuple[Slot, Job]] = {}
         self._resting: dict[str, tuple[float, Slot, Point]] = {}
         """Slots that are started again when their time has come (perf_counter)."""
+        self._unplaced: dict[str, bool] = {}
+        """Slots without a place, and whether that was said."""
+        self._placed: set[str] = set()
+        """Slots that had a place once."""
         self._restarts = Restarts()
         self._watch = Watch(supplies.folder, supplies.dead_seconds)
         self._deadlines = Deadlines()
-        self._watched = 0.0
         self.stopping: str | None = None
         """Why nothing more is begun, where that is so."""
-        self._jobs.add(works)
+        self._jobs.add(kind.works)
 
-    # ------------------------------------------------------------ the loop
+    # ------------------------------------------------------------ for the loop
 
-    def run(self) -> None:
-        """Until all work is done, or none can be. Raises PlaceLost where the place itself is gone."""
-        for slot in self._slots:
-            self._start(slot, self._jobs.first().point)
-        while self._running or self._resting:
-            for call in self._with.backend.wait(list(self._running), POLL_SECONDS):
-                slot, job = self._running.pop(call)
-                self._collect(slot, job, call)
-            self._start_rested()
-            if time.perf_counter() - self._watched > WATCH_SECONDS:
-                self._look_around()
-                self._watched = time.perf_counter()
-            for slot in list(self._idle()):
-                if not self._dispatch(slot):
-                    break  # what one idle slot cannot run, none can
-        if self._jobs and self.stopping is None:
-            self.stopping = "no engine could be kept running"
+    @property
+    def calls(self) -> KeysView[Call]:
+        """What its engines are doing."""
+        return self._running.keys()
 
-    def _look_around(self) -> None:
-        self._with.backend.check()
-        if self.stopping is None and (stop := stop_request.asked(self._with.folder)) is not None:
-            self.stopping = f"stop was asked for by {stop.by}"
-            self._with.events.write("stop_asked", by=stop.by)
+    @property
+    def over(self) -> bool:
+        """No engine of it is there, and none will be asked for."""
+        return not self.slots and (self.stopping is not None or not self._jobs)
+
+    @property
+    def holds_room(self) -> bool:
+        """Whether one of its slots has its place."""
+        return len(self._unplaced) < len(self.slots)
+
+    @property
+    def had_a_place(self) -> bool:
+        return bool(self._placed)
+
+    @property
+    def calibrating(self) -> set[str | None]:
+        """Fingerprints of what is being measured on its engines at this moment."""
+        return {job.point.calibration_fingerprint for _, job in self._running.values() if job.kind == "calibrate"}
+
+    def occupy(self, slots: Sequence[Slot]) -> None:
+        """Start an engine in each of these, too."""
+        for slot in slots:
+            self.slots.append(slot)
+            self._start(slot, self.kind.point)
+
+    def collect(self, call: Call) -> None:
+        """A call is ready."""
+        slot, job = self._running.pop(call)
+        self._collect(slot, job, call)
+
+    def stop(self, reason: str) -> None:
+        """Begin nothing more; what runs goes on."""
+        if self.stopping is None:
+            self.stopping = reason
             self._resting.clear()
+
+    def look_around(self) -> None:
+        """Give up engines that show no life or do not answer in time."""
         for call, (slot, job) in list(self._running.items()):
             reason = self._overdue(slot, job)
             if reason is not None:
                 del self._running[call]
                 self._engine_lost(slot, job, reason)
+
+    def look_for_places(self) -> None:
+        """Other engines were closed: some slot may have its place now."""
+        for slot, job in list(self._running.values()):
+            if slot.name in self._unplaced and slot.placed():
+                self._found_a_place(slot, job)
+
+    def work(self, elsewhere: Collection[str | None]) -> None:
+        """Start what has rested, give idle engines their next jobs, close those that will have none.
+
+        `elsewhere`: calibrations that engines of other kinds are measuring; what is made once is waited for.
+        """
+        self._start_rested()
+        for slot in list(self._idle()):
+            if not self._dispatch(slot, elsewhere):
+                break  # what one idle slot cannot run, none can
+        if self.slots and not self._running and not self._resting and not elsewhere:  # so nothing will come any more
+            if self._jobs:
+                self.stop("no engine could be kept running")
+            self.release()
+        self._close_surplus()
+
+    def release(self) -> None:
+        """Close every engine."""
+        for slot in list(self.slots):
+            self._close(slot)
+
+    def engines_of_use(self) -> int:
+        """How many can have work at a time, now or when what runs is over."""
+        working = sum(job.kind != "start" for _, job in self._running.values())
+        queued = 0 if self.stopping is not None else len(self._jobs)
+        if self.stopping is not None or not working + queued:  # a search hands out more when something is over
+            return working
+        later = self._strategy.to_come()
+        if any(self._idle()):  # then what is queued waits for something that runs
+            queued, later = 0, later + queued
+        # The engine whose call is over takes the first of what comes then.
+        return working + queued + max(0, later - 1 if working else later)
+
+    def _close_surplus(self) -> None:
+        if self.stopping is None and len(self._jobs) >= len(self.slots):
+            return
+        surplus = len(self.slots) - self.engines_of_use()
+        if surplus <= 0:
+            return
+        working = {slot.name for slot, job in self._running.values() if job.kind != "start"}
+        loaded = {slot.name for slot in self._idle()}
+        spare = [slot for slot in self.slots if slot.name not in working]
+        # Those first that have cost the least so far: without a place, then not loaded yet.
+        spare.sort(key=lambda slot: (slot.name in loaded, slot.name not in self._unplaced))
+        for slot in spare[:surplus]:
+            self._close(slot)
+
+    def _close(self, slot: Slot) -> None:
+        """Give its place back: others may wait for it."""
+        for call in [call for call, (at, _) in self._running.items() if at is slot]:
+            del self._running[call]
+        self._resting.pop(slot.name, None)
+        self._unplaced.pop(slot.name, None)
+        self.slots.remove(slot)
+        slot.release()
+        self._with.events.write("engine_closed", engine=slot.name)
 
     def _overdue(self, slot: Slot, job: Job) -> str | None:
         """Why an engine that has not answered yet is given up; one that hangs would hold its GPUs for ever."""
@@ -117,13 +205,12 @@ class EngineGroup:
                 return f"no answer within {limit:.0f} s, which is many times what it should take: it hangs"
             return self._watch.lost(slot.name) if slot.apart else None
         if not slot.placed():
-            if job.started > 0:
-                self._with.events.write("engine_waits", engine=slot.name, reason="no node has room for it")
-            job.started = 0.0  # its time begins when it has a place
+            if not self._unplaced.get(slot.name):
+                self._unplaced[slot.name] = True
+                self.tell_that_it_waits(slot.name, "there is no room for it yet")
             return None
-        if job.started == 0:
-            job.started = time.perf_counter()
-            self._with.events.write("engine_starting", engine=slot.name, point=job.point.fingerprint)
+        if slot.name in self._unplaced:
+            self._found_a_place(slot, job)
         patience = job.point.engine.start_timeout_seconds
         if time.perf_counter() - job.started > patience:
             return f"GetTimeoutError: not loaded after engine.start_timeout_seconds={patience}"
@@ -133,8 +220,26 @@ class EngineGroup:
 
     def _start(self, slot: Slot, point: Point) -> None:
         self._restarts.started(slot.name)
-        self._with.events.write("engine_starting", engine=slot.name, point=point.fingerprint)
-        self._running[slot.start(point, str(self._with.folder.path))] = (slot, Job("start", point))
+        job = Job("start", point)
+        self._running[slot.start(point, str(self._with.folder.path))] = (slot, job)
+        if slot.placed():
+            self._found_a_place(slot, job)
+        else:
+            self._unplaced[slot.name] = False  # a cluster takes a moment: said when it takes longer
+
+    def _found_a_place(self, slot: Slot, job: Job) -> None:
+        """Its engine is being loaded: its time begins."""
+        self._unplaced.pop(slot.name, None)
+        job.started = time.perf_counter()
+        if slot.name not in self._placed:
+            self._placed.add(slot.name)
+            self._with.loads.slots += 1
+        self._with.events.write(
+            "engine_starting", engine=slot.name, point=job.point.fingerprint, of_kind=self.kind.name or None
+        )
+
+    def tell_that_it_waits(self, engine: str, reason: str) -> None:
+        self._with.events.write("engine_waits", engine=engine, reason=reason, of_kind=self.kind.name or None)
 
     def _start_rested(self) -> None:
         for name, (when, slot, point) in list(self._resting.items()):
@@ -144,12 +249,11 @@ class EngineGroup:
 
     def _idle(self) -> Iterator[Slot]:
         busy = {slot.name for slot, _ in self._running.values()}
-        return (slot for slot in self._slots if slot.occupied and slot.name not in busy)
+        return (slot for slot in self.slots if slot.occupied and slot.name not in busy)
 
-    def _dispatch(self, slot: Slot) -> bool:
+    def _dispatch(self, slot: Slot, elsewhere: Collection[str | None]) -> bool:
         """Give the slot the first job that can run now; returns whether there was one."""
-        calibrating = {j.point.calibration_fingerprint for _, j in self._running.values() if j.kind == "calibrate"}
-        job = None if self.stopping is not None else self._jobs.take(calibrating)
+        job = None if self.stopping is not None else self._jobs.take(self.calibrating.union(elsewhere))
         if job is None:
             return False
         self._tell("begun", slot, job)
@@ -193,7 +297,7 @@ class EngineGroup:
 
     def _succeeded(self, slot: Slot, job: Job, answer: Any) -> None:
         if isinstance(answer, Started):
-            self._started(slot, answer)
+            self._started(slot, job, answer)
             return
         self._restarts.progressed(slot.name)
         took = time.perf_counter() - job.started
@@ -211,9 +315,12 @@ class EngineGroup:
             self._check_stock(job)
             self._finished(job, record)
 
-    def _started(self, slot: Slot, answer: Started) -> None:
-        self._with.loads.count += 1
-        self._with.loads.seconds += answer.load_seconds
+    def _started(self, slot: Slot, job: Job, answer: Started) -> None:
+        if slot.name in self._unplaced:  # it came, and was loaded, between two looks
+            self._found_a_place(slot, job)
+        if not answer.attached:
+            self._with.loads.count += 1
+            self._with.loads.seconds += answer.load_seconds
         self._watch.begin(slot.name)
         self._with.events.write(
             "engine_ready",
@@ -223,8 +330,9 @@ class EngineGroup:
             pid=answer.pid,
             layers=answer.layers,
         )
+        how = "found loaded" if answer.attached else f"loaded in {answer.load_seconds:.1f} s"
         self._note(
-            f"engine loaded in {answer.load_seconds:.1f} s: {answer.layers} MoE layers hooked "
+            f"engine{self.kind.of} {how}: {answer.layers} MoE layers hooked "
             f"({', '.join(answer.routers)}), verified in {answer.verify_seconds:.2f} s"
         )
 
@@ -272,16 +380,18 @@ class EngineGroup:
         elif job.kind == "calibrate":
             self._drop_uncalibrated(job.point, reason)
         if job.kind == "start" or error.error in FATAL_TO_ENGINE:
-            self._note(f"engine stopped: {reason}")
+            self._note(f"engine{self.kind.of} stopped: {reason}")
             self._stop(slot, reason)
             if job.kind != "start":
                 self._restart(slot, job.point, reason)
-            elif not self._running and not self._resting and not any(self._idle()):
+                return
+            self._close(slot)
+            if not self.holds_room:
                 self._fail_all(reason)  # it would not load the next time either
 
     def _engine_lost(self, slot: Slot, job: Job, reason: str) -> None:
         """The engine is gone. A call may have run or not: points are idempotent, so it is repeated."""
-        self._note(f"engine lost ({reason})")
+        self._note(f"engine{self.kind.of} lost ({reason})")
         self._stop(slot, reason)
         job.attempts += 1
         if job.kind != "start":
@@ -298,13 +408,14 @@ class EngineGroup:
         self._with.events.write("engine_lost", engine=slot.name, reason=reason)
 
     def _restart(self, slot: Slot, point: Point, reason: str) -> None:
-        if not self._jobs or self.stopping is not None:
-            return
-        rest = self._restarts.rest(slot.name)
+        """Where nothing is left for it to do it is closed before its rest is over."""
+        rest = None if self.stopping is not None else self._restarts.rest(slot.name)
         if rest is not None:
             self._resting[slot.name] = time.perf_counter() + rest, slot, point
-        elif not self._running and not self._resting and not any(self._idle()):
-            self.stopping = f"no engine could be kept running ({reason})"
+            return
+        self._close(slot)
+        if not self.slots:
+            self.stop(f"no engine could be kept running ({reason})")
 
     def _drop_uncalibrated(self, point: Point, reason: str) -> None:
         failed: set[str] = set()
@@ -315,7 +426,7 @@ class EngineGroup:
 
     def _fail_all(self, reason: str) -> None:
         """The engine does not load: nothing that is asked of it, or will be, can be measured."""
-        self.stopping = "the engine does not load"
+        self.stop("the engine does not load")
         failed: set[str] = set()
         while lost := [job for job in self._jobs.clear() if job.point.fingerprint not in failed]:
             for job in lost:

@@ -30,6 +30,8 @@ class EngineState:
     """One slot for an engine and what is in it."""
 
     name: str
+    of_kind: str | None
+    """What tells it from engines of other kinds, where the run has any."""
     phase: EnginePhase
     since: datetime
     """When that phase or its job began."""
@@ -54,6 +56,7 @@ class EngineTally:
 
     name: str
     since: datetime
+    of_kind: str | None = None
     phase: EnginePhase = "starting"
     reason: str | None = None
     host: str | None = None
@@ -91,6 +94,7 @@ class EngineTally:
         share = None if self.load_seconds is None else min(busy / loaded, 1.0) if loaded else 0.0
         return EngineState(
             name=self.name,
+            of_kind=self.of_kind,
             phase=self.phase,
             since=self.since,
             reason=self.reason,

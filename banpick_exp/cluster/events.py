@@ -33,9 +33,9 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
         "expected": _NUMBER,
         "cluster": _TEXT,
     },
-    "engine_starting": {"engine": _TEXT, "point": _TEXT},
+    "engine_starting": {"engine": _TEXT, "point": _TEXT, "of_kind": _MAYBE_TEXT},
     "engine_ready": {"engine": _TEXT, "seconds": _NUMBER, "host": _TEXT, "pid": _COUNT, "layers": _COUNT},
-    "engine_waits": {"engine": _TEXT, "reason": _TEXT},
+    "engine_waits": {"engine": _TEXT, "reason": _TEXT, "of_kind": _MAYBE_TEXT},
     "engine_lost": {"engine": _TEXT, "reason": _TEXT},
     "engine_closed": {"engine": _TEXT},
     "calibration_begun": {"engine": _TEXT, "calibration": _TEXT, "label": _TEXT},
@@ -63,8 +63,9 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
 }
 """Kind -> its fields and what each may be. `point` and `calibration` are fingerprints, `engine` the name of a slot,
 seconds are seconds; `points` of run_begun counts those that this driver has to compute, `expected` and `progress` are
-work in points, of this driver too; `accuracy` and `delta` are shares, 0.612 and -0.013; `point_aside`: a finished
-record was set aside, its point counts as not run. What may be absent reads as None."""
+work in points, of this driver too; `of_kind` tells an engine from those of other kinds, where the run has any;
+`accuracy` and `delta` are shares, 0.612 and -0.013; `point_aside`: a finished record was set aside, its point counts as
+not run. What may be absent reads as None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from banpick_exp.cluster.state import Fold, PointEnd, RunState
 
 MOST_LINES = 8
 """Points, and engines, that have a line of their own."""
+MOST_KINDS = 4
+"""Kinds of engines that have."""
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a terminal would obey rather than show; labels and reasons may hold anything."""
 
@@ -90,16 +92,16 @@ def eta_words(state: RunState) -> str:
 
 
 def drawn(state: RunState, now: datetime, progress_file: Path) -> list[RenderableType]:
-    """The points that ended last, what runs, and a bar over all: at most 20 lines."""
+    """The points that ended last, what runs, the engines in numbers, and a bar over all: at most 25 lines."""
     parts: list[RenderableType] = []
     if state.recent:
         parts.append(_points(state.recent))
-    parts += _most([_running_line(engine, now) for engine in state.running])
+    parts += _most([_running_line(engine, now) for engine in state.running], MOST_LINES)
     calibrating = [e.job.since for e in state.engines if e.job and e.job.kind == "calibration"]
     if calibrating:
         parts.append(_calibration_line(min(calibrating), now, progress_file))
     if len(state.engines) > 1:
-        parts.append(f"engines {engine_counts(state)}")
+        parts += _most([f"engines {escape(shown(line))}" for line in engine_counts(state.engines)], MOST_KINDS)
     parts.append(_bar(state))
     return parts
 
@@ -113,15 +115,15 @@ def _points(ends: Sequence[PointEnd]) -> Table:
     return table
 
 
-def _most(lines: Sequence[str]) -> Iterable[str]:
+def _most(lines: Sequence[str], most: int) -> Iterable[str]:
     """The first few, then how many there are besides."""
-    more = len(lines) - MOST_LINES
-    return [*lines[:MOST_LINES], f"[dim]... and {more} more[/]"] if more > 0 else lines
+    more = len(lines) - most
+    return [*lines[:most], f"[dim]... and {more} more[/]"] if more > 0 else lines
 
 
 def _running_line(engine: EngineState, now: datetime) -> str:
     seconds = max((now - engine.since).total_seconds(), 0.0)
-    where = f"  [dim]{escape(shown(engine.host))}[/]" if engine.host else ""
+    where = "".join(f"  [dim]{escape(shown(text))}[/]" for text in (engine.host, engine.of_kind) if text)
     return f"[dim]{job_words(engine)}[/] {escape(shown(_of_what(engine)))}  {seconds:.0f} s{where}"
 
 
@@ -139,12 +141,22 @@ def _of_what(engine: EngineState) -> str:
     return engine.name if engine.job is None else engine.job.label
 
 
-def engine_counts(state: RunState) -> str:
-    """`64: 60 busy, 3 idle, 1 lost; at work 93 % of the time since loaded`."""
-    counts = Counter(engine.phase for engine in state.engines)
-    loads = [engine.busy for engine in state.engines if engine.busy is not None]
+def engine_counts(engines: Sequence[EngineState]) -> list[str]:
+    """`64: 60 busy, 3 idle, 1 lost; at work 93 % of the time since loaded`; a line a kind, with its name, where there
+    are several: those first that have an engine which is not closed."""
+    kinds: dict[str | None, list[EngineState]] = {}
+    for engine in engines:
+        kinds.setdefault(engine.of_kind, []).append(engine)
+    over = {kind: all(engine.phase == "closed" for engine in members) for kind, members in kinds.items()}
+    return [_counted(kinds[kind], kind) for kind in sorted(kinds, key=lambda kind: over[kind])]
+
+
+def _counted(engines: Sequence[EngineState], kind: str | None) -> str:
+    counts = Counter(engine.phase for engine in engines)
+    loads = [engine.busy for engine in engines if engine.busy is not None]
     busy = f"; at work {100 * sum(loads) / len(loads):.0f} % of the time since loaded" if loads else ""
-    return f"{len(state.engines)}: {', '.join(f'{count} {phase}' for phase, count in counts.items())}{busy}"
+    of = f" ({kind})" if kind else ""
+    return f"{len(engines)}{of}: {', '.join(f'{count} {phase}' for phase, count in counts.items())}{busy}"
 
 
 def _bar(state: RunState) -> Table:

@@ -1,6 +1,7 @@
 """A run from its plan to its report: every pending point to some loaded engine, in the order of the search.
 
-Points that share an engine share the loaded actors: the number of engine loads is the number of engine slots.
+Points that share an engine share the loaded actors: the number of engine loads is the number of engine slots that had
+room. What each kind of engine does is `fleet`'s.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from rich.console import Console
 
 from banpick_exp.cluster import stop_request
 from banpick_exp.cluster.backends.base import Backend, DoesNotFit
 from banpick_exp.cluster.backends.registry import backend_of
-from banpick_exp.cluster.dispatch import EngineGroup, Loads, Supplies
+from banpick_exp.cluster.dispatch import Loads, Supplies
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.faults import PlaceLost, StockIsWrong
+from banpick_exp.cluster.fleet import Fleet
+from banpick_exp.cluster.kinds import Kind, names_of
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
@@ -32,7 +35,6 @@ from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_lock import held
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
 from banpick_exp.sweep.dry_run import format_line
-from banpick_exp.sweep.estimate import weight_bytes
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.cuts import cut_of
 from banpick_exp.sweep.search.dividing import Divided
@@ -40,16 +42,7 @@ from banpick_exp.sweep.search.grid import Grid
 from banpick_exp.sweep.search.optuna import Sampling
 from banpick_exp.sweep.search.racing import Race
 from banpick_exp.sweep.search.selection import Selection
-from banpick_exp.sweep.search.strategy import Strategy, Work, setup
-
-
-@dataclass(frozen=True, slots=True)
-class EngineWork:
-    """One engine that has something to do: one of its points, its search, and the first work."""
-
-    point: Point
-    strategy: Strategy
-    works: Sequence[Work]
+from banpick_exp.sweep.search.strategy import Strategy, setup
 
 
 class Run:
@@ -62,18 +55,18 @@ class Run:
         self._display = Display(console, progress_file=plan.folder.progress)
         self._events = Events(plan.folder, [self._display])
         self._ledger = Ledger(plan.sweep, self._tracker, console, self._events)
-        self._loads, self._slots = Loads(), 0
-        self._all: Sequence[EngineWork] = ()
-        self._why_left = ""
-        """Why points are left without a record, where some are."""
+        self._loads = Loads()
+        self._kinds: Sequence[Kind] = ()
+        self._why_left: Sequence[str | None] = ()
+        """Of each kind why points of it are left without a record, where some are."""
 
     def run(self) -> int:
         """Returns the exit code: 0, or 1 when a point failed, is invalid, or is left for want of an engine."""
         begin = time.perf_counter()
         pending = self._ledger.pending()
         self._ledger.start_mirror()
-        engines = self._all = self._engines(pending)
-        computed = sum(engine.strategy.points_left() for engine in engines)
+        kinds = self._kinds = self._kinds_of(pending)
+        computed = self._left()
         self._events.write(
             "run_begun",
             command=self._plan.sweep.command,
@@ -84,41 +77,53 @@ class Run:
             cluster=self._plan.cluster.address or self._plan.cluster.backend,
         )
         stopped = False
-        if engines:
+        if kinds:
             try:
-                self._run_engines(engines)
+                self._run_engines(kinds)
             except StockIsWrong as error:
                 stopped = True
                 self._console.print(str(error), markup=False, highlight=False, style="red")
             except PlaceLost as error:
-                self._why_left = str(error)
+                self._why_left = [str(error)] * len(kinds)
             except KeyboardInterrupt:
-                self._end(INTERRUPTED, begin, sum(engine.strategy.points_left() for engine in engines))
+                self._end(INTERRUPTED, begin, self._left())
                 raise
         elif self._plan.sweep.points:
             self._console.print("Every point of this run is finished: nothing to compute.")
         totals = Totals(
             seconds=time.perf_counter() - begin,
             engine_loads=self._loads.count,
-            engine_slots=self._slots,
+            engine_slots=self._loads.slots,
             engine_load_seconds=self._loads.seconds,
             points_computed=computed,
         )
         code = finish(self._plan, self._tracker, self._console, totals)
-        left = sum(engine.strategy.points_left() for engine in engines)
-        if self._why_left and left:
-            self._console.print(
-                f"{left} point(s) are left without a record: {self._why_left}. What is finished is kept; the same"
-                f" command with resume={self._plan.folder.path.name} goes on from here.",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-                style="red",
-            )
+        if self._tell_what_is_left():
             code = 1
         code = 1 if stopped else code
-        self._end(code, begin, left)
+        self._end(code, begin, self._left())
         return code
+
+    def _left(self) -> int:
+        """Points that have no record yet."""
+        return sum(kind.strategy.points_left() for kind in self._kinds)
+
+    def _tell_what_is_left(self) -> bool:
+        """Say which points are left and why; whether there are any."""
+        left: dict[str, list[Kind]] = {}
+        for kind, why in zip(self._kinds, self._why_left, strict=False):  # none where nothing was run
+            if why and kind.strategy.points_left():
+                left.setdefault(why, []).append(kind)
+        told = []
+        for why, kinds in left.items():
+            count = sum(kind.strategy.points_left() for kind in kinds)
+            of = f" of {', '.join(kind.name for kind in kinds)}" if len(kinds) < len(self._kinds) else ""
+            told.append(f"{count} point(s){of} are left without a record: {why}.")
+        if told:
+            again = f"the same command with resume={self._plan.folder.path.name} goes on from here."
+            text = " ".join([*told, f"What is finished is kept; {again}"])
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
+        return bool(told)
 
     def _end(self, code: int, begin: float, left: int) -> None:
         """The last event; what was asked of this driver is over."""
@@ -127,15 +132,16 @@ class Run:
         with contextlib.suppress(OSError):
             stop_request.withdraw(self._plan.folder)
 
-    def _engines(self, pending: Sequence[Point]) -> list[EngineWork]:
-        """The engines that have something to do, in the order to load them."""
+    def _kinds_of(self, pending: Sequence[Point]) -> list[Kind]:
+        """The kinds of engines that have something to do, the largest first."""
         found = []
         for points in self._plan.sweep.by_engine().values():
             strategy = self._strategy(points, pending)
             works = strategy.begin()
             if works:
-                found.append(EngineWork(points[0], strategy, works))
-        return found
+                found.append(Kind(points[0], strategy, works))
+        names = names_of([kind.point for kind in found])
+        return [replace(kind, name=name) for kind, name in zip(found, names, strict=True)]
 
     def _strategy(self, points: Sequence[Point], pending: Sequence[Point]) -> Strategy:
         sweep, records, folder = self._plan.sweep, self._ledger.records, self._plan.folder
@@ -156,65 +162,44 @@ class Run:
         return Grid([point for point in points if point.fingerprint in names])
 
     def _progress(self) -> tuple[float, float]:
-        """Work done and expected of all engines, in points."""
-        done, expected = zip(*(engine.strategy.progress() for engine in self._all), strict=True)
+        """Work done and expected of all kinds, in points."""
+        done, expected = zip(*(kind.strategy.progress() for kind in self._kinds), strict=True)
         return sum(done), sum(expected)
 
     def _cut_of(self, point: Point) -> Cut | None:
         return cut_of(point, self._plan.sweep.search)
 
-    def _run_engines(self, engines: Sequence[EngineWork]) -> None:
+    def _run_engines(self, kinds: Sequence[Kind]) -> None:
         cluster = self._plan.cluster
         if cluster.backend == "ray":
             self._console.print(
                 "Starting Ray ..." if cluster.address is None else f"Joining Ray ({cluster.address}) ..."
             )
-        for line in dict.fromkeys(format_line(engine.point) for engine in engines):
+        for line in dict.fromkeys(format_line(kind.point) for kind in kinds):
             self._console.print(line, markup=False, highlight=False)
         backend = self._backend or backend_of(cluster)
         backend.connect()
         end_on_signals()  # Ray has handlers of its own
         try:
+            fleet = Fleet(self._supplies(backend), kinds, cluster.engines)
             with self._display:
-                for engine in engines:
-                    self._run_engine(backend, engine)
-                    if self._why_left:
-                        break
+                fleet.run()
+            self._why_left = fleet.why_left()
         finally:
             backend.close()
 
-    def _run_engine(self, backend: Backend, engine: EngineWork) -> None:
-        sweep, folder, settings = self._plan.sweep, self._plan.folder, engine.point.engine
-        count = min(self._engines_asked(backend, engine.point), len(engine.works))
-        self._note(f"starting {count} engine(s)")
-        names = [f"engine-{engine.point.engine_fingerprint}-{folder.path.name}-{i}" for i in range(count)]
-        slots = backend.reserve(names, settings)
-        self._slots += count
-        supplies = Supplies(
+    def _supplies(self, backend: Backend) -> Supplies:
+        return Supplies(
             backend=backend,
             ledger=self._ledger,
             events=self._events,
-            folder=folder,
-            stock={setup(point): point.fingerprint for point in sweep.points if point.rule.is_stock},
+            folder=self._plan.folder,
+            stock={setup(point): point.fingerprint for point in self._plan.sweep.points if point.rule.is_stock},
             cut_of=self._cut_of,
             progress=self._progress,
             loads=self._loads,
             dead_seconds=self._plan.cluster.dead_seconds,
         )
-        group = EngineGroup(supplies, slots, engine.strategy, engine.works)
-        try:
-            group.run()
-        finally:
-            for slot in slots:
-                slot.release()
-                self._events.write("engine_closed", engine=slot.name)
-        self._why_left = group.stopping or ""
-
-    def _engines_asked(self, backend: Backend, point: Point) -> int:
-        asked = self._plan.cluster.engines
-        if asked != "auto":
-            return asked
-        return backend.room(point.engine, weight_bytes(point.checkpoint.location))
 
     def _drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> None:
         self._ledger.tell(self._ledger.drop(point, reason, block, stock))

@@ -236,11 +236,15 @@ class Fold:
             work=(0.0, float(rest["expected"])),
         )
 
-    def _engine_waits(self, time: datetime, *, engine: Any, reason: Any) -> None:
-        self._engine(engine, time).unloaded(time, "waiting", reason)
+    def _engine_waits(self, time: datetime, *, engine: Any, reason: Any, of_kind: Any) -> None:
+        slot = self._engine(engine, time)
+        slot.unloaded(time, "waiting", reason)
+        slot.of_kind = of_kind
 
-    def _engine_starting(self, time: datetime, *, engine: Any, point: Any) -> None:
-        self._engine(engine, time).unloaded(time, "starting")
+    def _engine_starting(self, time: datetime, *, engine: Any, point: Any, of_kind: Any) -> None:
+        slot = self._engine(engine, time)
+        slot.unloaded(time, "starting")
+        slot.of_kind = of_kind
 
     def _engine_ready(self, time: datetime, *, engine: Any, seconds: Any, host: Any, pid: Any, layers: Any) -> None:
         slot = self._engine(engine, time)

@@ -14,7 +14,7 @@ import pytest
 from loaded_backend import LoadedBackend, LoadedSlot
 from rich.console import Console
 
-from banpick_exp.cluster import dispatch, faults, stop_request
+from banpick_exp.cluster import faults, fleet, stop_request
 from banpick_exp.cluster.backends.base import Call, EngineLost
 from banpick_exp.cluster.backends.inline import InlineCall
 from banpick_exp.cluster.events import read
@@ -77,7 +77,7 @@ class DyingBackend(LoadedBackend):
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "FIRST_REST", 0.0)
-    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(fleet, "POLL_SECONDS", 0.01)
 
 
 def planned(folder: Path, *typed: str) -> RunPlan:
@@ -170,7 +170,7 @@ def test_a_stop_that_was_asked_for_ends_after_what_runs(
             stop_request.ask(plan.folder, driver)
         return False
 
-    monkeypatch.setattr(dispatch, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(fleet, "WATCH_SECONDS", 0.0)
     with held(plan.folder):
         code, output = run(plan, DyingBackend(tiny_engine, asked))
     assert code == 1 and "stop was asked for" in output

@@ -93,6 +93,28 @@ def test_the_table_is_as_high_for_a_thousand_engines(live: Watched) -> None:
     assert len(lines) <= 2 * MOST_LINES + 4
 
 
+def test_several_kinds_of_engines_have_a_line_each(live: Watched) -> None:
+    live.begin(points=4)
+    for kind, engines in (("large", 2), ("small", 3)):
+        for n in range(engines):
+            engine = f"{kind}-{n}"
+            live.events.write("engine_starting", engine=engine, point="p", of_kind=kind)
+            live.events.write("engine_ready", engine=engine, seconds=1.0, host="node1", pid=n, layers=4)
+    live.events.write("point_begun", engine="large-0", point="p", label="fixed_k k=2")
+    live.events.write("engine_waits", engine="small-2", reason="there is no room for it yet", of_kind="small")
+    lines = live.drawn()
+    assert any(line.startswith("engines 2 (large): 1 busy, 1 idle; at work") for line in lines)
+    assert any(line.startswith("engines 3 (small): 2 idle, 1 waiting; at work") for line in lines)
+    assert any(line.startswith("point fixed_k k=2") and line.endswith("node1  large") for line in lines)
+    for n in range(2):
+        live.events.write("engine_closed", engine=f"large-{n}")
+    told = [line for line in live.drawn() if line.startswith("engines")]
+    assert told[-1].startswith("engines 2 (large): 2 closed"), "what is over comes last"
+    for n in range(9):
+        live.events.write("engine_starting", engine=f"e{n}", point="p", of_kind=f"kind {n}")
+    assert "... and 7 more" in live.drawn() and len(live.drawn()) <= 25
+
+
 def test_labels_are_shown_and_not_obeyed(live: Watched) -> None:
     live.begin(points=1)
     live.events.write("block_begun", engine="e", point="p", label="[red]a\x1b[2J[/red]", block=0, of=1)

@@ -78,6 +78,22 @@ def test_a_run_at_work_in_words(folder: RunFolder, at_work: Events, capsys: pyte
     assert "To go on" not in told
 
 
+def test_engines_of_several_kinds_say_of_which(
+    folder: RunFolder, at_work: Events, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_work.write("engine_starting", engine="engine-x-0", point="a", of_kind="tiny engine.max_num_seqs=8")
+    at_work.write("engine_waits", engine="engine-y-0", reason="there is no room for it yet", of_kind="tiny_control")
+    assert status.run([str(folder.path)]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "engines 1 (tiny engine.max_num_seqs=8): 1 starting" in told and "engines 1 (tiny_control): 1 waiting" in told
+    )
+    assert re.search(r"engine +of +where +state", told), told
+    assert re.search(r"engine-y-0 +tiny_control +- +waiting: there is no room for it yet", told), told
+    _, found = as_json(folder, capsys)
+    assert [engine["of_kind"] for engine in found["engines"]] == ["tiny engine.max_num_seqs=8", "tiny_control"]
+
+
 def test_what_failed_is_told_with_its_reason(
     folder: RunFolder, at_work: Events, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +123,7 @@ def test_json(folder: RunFolder, at_work: Events, capsys: pytest.CaptureFixture[
     assert found["driver"]["pid"] == os.getpid() and found["driver"]["host"] == socket.gethostname()
     (engine,) = found["engines"]
     assert list(engine) == [
-        "name", "phase", "since", "reason", "host", "pid", "load_seconds", "layers", "job", "blocks", "busy",
+        "name", "of_kind", "phase", "since", "reason", "host", "pid", "load_seconds", "layers", "job", "blocks", "busy",
     ]  # fmt: skip
     assert list(engine["job"]) == ["kind", "label", "since", "point", "block", "of"]
     assert engine["job"]["kind"] == "block" and engine["job"]["since"] == engine["since"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from banpick_exp.evaluation.cut import Cut, divided
 from banpick_exp.records import OUTCOMES_VERSION, PointRecord
 from banpick_exp.run_folder import RunFolder
+from banpick_exp.sweep.config import RacingSearch
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.cuts import BLOCK_SECONDS, block_problems, cut_of, rounds_of
 from banpick_exp.sweep.search.dividing import Divided
 from banpick_exp.sweep.search.grid import Grid
+from banpick_exp.sweep.search.racing import Race
 from banpick_exp.sweep.search.strategy import Work
 
 LADDER = ["policy=fixed_k", "policy.k=choice(2,4)", "task.max_problems=40", "tracking=none"]  # 120 problems
@@ -73,6 +76,25 @@ def test_a_race_compares_after_whole_rounds() -> None:
     assert [list(rounds.blocks(number)) for number in range(3)] == [[0], [1], [2, 3]]
 
 
+def test_a_race_says_how_much_may_come(tmp_path: Path) -> None:
+    """No block is on the disk, so nothing is stopped: the most that can come does."""
+    plan = plan_sweep([*LADDER, "search=racing", "search.blocks=[0.25,0.5,1]", "task.block_problems=40"])
+    assert isinstance(plan.search, RacingSearch)
+
+    def dropped(*arguments: Any) -> None:
+        raise AssertionError(arguments)
+
+    race = Race(plan.points, {}, plan.search, RunFolder(tmp_path), dropped, lambda text: None)
+    works, handed_out = race.begin(), list[int]()
+    while works:
+        handed_out.append(len(works))
+        most = race.to_come()
+        record = cast(PointRecord, SimpleNamespace(status="done"))
+        works = [more for w in works for more in race.finished(w, record if w.kind == "point" else None)]
+        assert len(works) <= most
+    assert handed_out == [3, 3, 6, 3] and race.to_come() == 0
+
+
 def write_block(folder: RunFolder, point: Point, cut: Cut, number: int) -> None:
     content: dict[str, Any] = {"schema_version": OUTCOMES_VERSION, "shares": list(cut.shares), "seed": cut.seed}
     content |= {"block": number, "policy": {}, "seconds": 1.0, "swap_seconds": 0.0, "domains": {}}
@@ -91,11 +113,13 @@ def test_blocks_first_then_what_adds_them_up_and_stock_before_all(tmp_path: Path
     search = Divided(Grid(points), lambda point: cut_of(point, plan.search), RunFolder(tmp_path))
     first = search.begin()
     assert told(first) == [(point.label, block) for point in points for block in (0, 1)]
+    assert search.to_come() == 3, "each point is added up"
     done = {(work.point.label, work.block): work for work in first}
     assert search.finished(done[two.label, 1], None) == []
     assert search.progress() == (0.5, 3)
     assert search.finished(done[two.label, 0], None) == [], "stock is at work, and would be answered twice"
     assert search.waiting() == [two]
+    assert search.to_come() == 3, "one of them waits for stock"
     assert search.finished(done[stock.label, 0], None) == []
     (whole,) = search.finished(done[stock.label, 1], None)
     assert (whole.kind, whole.point) == ("point", stock)
@@ -130,4 +154,6 @@ def test_a_knob_is_solved_once_by_the_first_block(tmp_path: Path) -> None:
     search = Divided(Grid(points), lambda point: cut_of(point, plan.search), RunFolder(tmp_path))
     (first,) = search.begin()
     assert (first.kind, first.block) == ("block", 0)
+    assert search.to_come() == 3, "two blocks, and what adds them up"
     assert [work.block for work in search.finished(first, None)] == [1, 2]
+    assert search.to_come() == 1

@@ -67,7 +67,10 @@ def play(search: Sampling, works: list[Work], records: Records, limit: int = 100
         record = measured(work.point)
         records[record.fingerprint] = record
         done.append(work.point.label)
-        works += search.finished(work, record)
+        most = search.to_come()
+        more = search.finished(work, record)
+        assert len(more) <= most, "engines are kept for what may come"
+        works += more
     return done
 
 

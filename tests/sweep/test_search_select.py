@@ -227,7 +227,11 @@ class Driver:
             record = answered(work.point, self._dev.get(label.removesuffix(" task.split=dev"), 0.5))
             self.asked.append(label)
             self.records[record.fingerprint] = record
-            works += self.search.finished(work, record)
+            most = self.search.to_come()
+            more = self.search.finished(work, record)
+            assert len(more) <= most, "engines are kept for what may come"
+            works += more
+        assert works or self.search.to_come() == 0
         return self
 
 

@@ -55,6 +55,8 @@ class AnsweringCall:
     work: Callable[[], Any]
     due: float
     answer: bytes = b""
+    can_run: Callable[[], bool] = lambda: True
+    """Whether its slot has its place."""
 
     def run(self) -> None:
         self.answer = pickle.dumps(self.work())
@@ -68,13 +70,13 @@ class AnsweringSlot:
 
     apart = False
 
-    def __init__(self, name: str, answer_seconds: float) -> None:
-        self.name = name
+    def __init__(self, name: str, answer_seconds: float, backend: AnsweringBackend) -> None:
+        self.name, self._backend = name, backend
         self._answer_seconds = answer_seconds
         self._folder: RunFolder | None = None
 
     def placed(self) -> bool:
-        return True
+        return self._backend.has_room_for(self)
 
     @property
     def occupied(self) -> bool:
@@ -90,7 +92,7 @@ class AnsweringSlot:
             host=socket.gethostname(),
             pid=os.getpid(),
         )
-        return AnsweringCall(lambda: started, time.perf_counter())
+        return AnsweringCall(lambda: started, time.perf_counter(), can_run=self.placed)
 
     def call(self, method: str, *arguments: Any) -> AnsweringCall:
         if method == "calibrate":
@@ -104,14 +106,25 @@ class AnsweringSlot:
 
     def release(self) -> None:
         self.stop()
+        self._backend.give_back(self)
 
 
 @dataclass
 class AnsweringBackend:
-    """As many slots as are asked for."""
+    """As many slots as are asked for, of which the first `places` have room."""
 
     answer_seconds: float
     meter: Meter = field(default_factory=Meter)
+    places: int | None = None
+    """Slots that have their place at a time; None for all."""
+    reserved: list[AnsweringSlot] = field(default_factory=list)
+
+    def has_room_for(self, slot: AnsweringSlot) -> bool:
+        return self.places is None or slot in self.reserved[: self.places]
+
+    def give_back(self, slot: AnsweringSlot) -> None:
+        if slot in self.reserved:
+            self.reserved.remove(slot)
 
     def connect(self) -> None:
         """Nothing to reach."""
@@ -120,11 +133,17 @@ class AnsweringBackend:
         return 1
 
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> list[AnsweringSlot]:
-        return [AnsweringSlot(name, self.answer_seconds) for name in names]
+        slots = [AnsweringSlot(name, self.answer_seconds, self) for name in names]
+        self.reserved += slots
+        return slots
 
     def wait(self, calls: Sequence[Call], seconds: float) -> list[Call]:
         with self.meter.running():
-            first = min((call for call in calls if isinstance(call, AnsweringCall)), key=lambda call: call.due)
+            can_run = [call for call in calls if isinstance(call, AnsweringCall) and call.can_run()]
+            if not can_run:
+                time.sleep(seconds)
+                return []
+            first = min(can_run, key=lambda call: call.due)
             time.sleep(min(max(first.due - time.perf_counter(), 0.0), seconds))
             if first.due > time.perf_counter():
                 return []

@@ -42,8 +42,9 @@ def stderr_in(log: Path) -> Iterator[None]:
 class InlineCall:
     """A call that runs when it is waited for."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], Any], can_run: Callable[[], bool] = lambda: True) -> None:
+        """`can_run`: whether its engine has this process."""
+        self._work, self.can_run = work, can_run
         self._answer: Any = None
         self._error: CallFailed | None = None
 
@@ -66,12 +67,13 @@ class InlineSlot:
 
     apart = False
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, queue: list[InlineSlot]) -> None:
+        """`queue`: the slots that are reserved; the first has the process until it is released."""
+        self.name, self._queue = name, queue
         self._actor: EngineActor | None = None
 
     def placed(self) -> bool:
-        return True
+        return self._queue[:1] == [self]
 
     @property
     def occupied(self) -> bool:
@@ -84,11 +86,11 @@ class InlineSlot:
             with stderr_in(RunFolder(Path(run_dir)).engine_log):
                 return actor.start()
 
-        return InlineCall(load)
+        return InlineCall(load, self.placed)
 
     def call(self, method: str, *arguments: Any) -> InlineCall:
         bound = getattr(self._actor, method)
-        return InlineCall(lambda: bound(*arguments))
+        return InlineCall(lambda: bound(*arguments), self.placed)
 
     def stop(self) -> None:
         if self._actor is not None:
@@ -97,6 +99,8 @@ class InlineSlot:
 
     def release(self) -> None:
         self.stop()
+        if self in self._queue:
+            self._queue.remove(self)
 
 
 class InlineBackend:
@@ -104,6 +108,7 @@ class InlineBackend:
 
     def __init__(self, cluster: ClusterConfig) -> None:
         self._cluster = cluster
+        self._queue: list[InlineSlot] = []
 
     def connect(self) -> None:
         """Nothing to reach."""
@@ -117,19 +122,21 @@ class InlineBackend:
                 f"cluster.engines={len(names)} do not fit cluster=inline, which runs one engine in this process."
                 " Type cluster.engines=1, or cluster=local."
             )
-        return [InlineSlot(name) for name in names]
+        slots = [InlineSlot(name, self._queue) for name in names]
+        self._queue += slots  # engines of several kinds: one after the other
+        return slots
 
     def check(self) -> None:
         """This process is there."""
 
     def wait(self, calls: Sequence[Call], seconds: float) -> list[Call]:
-        if not calls:
-            time.sleep(seconds)
-            return []
-        first = calls[0]
-        assert isinstance(first, InlineCall)
-        first.run()
-        return [first]
+        for call in calls:
+            assert isinstance(call, InlineCall)
+            if call.can_run():
+                call.run()
+                return [call]
+        time.sleep(seconds)
+        return []
 
     def close(self) -> None:
         """Nothing to leave."""

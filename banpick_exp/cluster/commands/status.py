@@ -203,14 +203,17 @@ def _counted(state: RunState) -> str:
 def _engines(engines: Sequence[EngineState], now: datetime) -> Table:
     """The first few: those that are wrong or wait before those that work."""
     table = Table(box=None, pad_edge=False)
-    for column in ("engine", "where", "state", "for", "loaded in", "blocks", "at work"):
-        table.add_column(column, justify="left" if column in ("engine", "where", "state") else "right")
+    several = any(engine.of_kind for engine in engines)
+    texts = ("engine", "of", "where", "state") if several else ("engine", "where", "state")
+    for column in (*texts, "for", "loaded in", "blocks", "at work"):
+        table.add_column(column, justify="left" if column in texts else "right")
     order = ("lost", "waiting", "starting", "busy", "idle", "closed")
     chosen = sorted(engines, key=lambda engine: order.index(engine.phase))
     for each in chosen[:MOST_LINES]:
         what = f"{each.phase}: {each.reason}" if each.reason else each.phase if each.job is None else job_words(each)
         cells = (
             each.name,
+            *([each.of_kind or "-"] if several else []),
             f"{each.host} ({each.pid})" if each.host else "-",
             what,
             f"{max((now - each.since).total_seconds(), 0):.0f} s",

@@ -56,6 +56,12 @@ class Divided:
         held = [work.point for works in self._unpaired.values() for work in works]
         return [*held, *self._whole.waiting()]
 
+    def to_come(self) -> int:
+        adding_up = sum(bool(missing) for missing in self._missing.values())
+        held = sum(map(len, self._later.values())) + sum(map(len, self._unpaired.values()))
+        # Points that are asked for later may be cut as those before were.
+        return adding_up + held + self._whole.to_come() * max([1, *self._count.values()])
+
     def points_left(self) -> int:
         return self._whole.points_left()
 

@@ -26,6 +26,9 @@ class Grid:
     def waiting(self) -> list[Point]:
         return []
 
+    def to_come(self) -> int:
+        return 0
+
     def points_left(self) -> int:
         return len(self._points) - self._done
 

@@ -78,8 +78,11 @@ class Sampling:
     def waiting(self) -> list[Point]:
         return []
 
+    def to_come(self) -> int:
+        return max(0, self._search.trials - len(self._seen))
+
     def points_left(self) -> int:
-        return len(self._out) + max(0, self._search.trials - len(self._seen))
+        return len(self._out) + self.to_come()
 
     def progress(self) -> tuple[float, float]:
         return self._finished, self._finished + self.points_left()

@@ -54,6 +54,9 @@ class Race:
     def waiting(self) -> list[Point]:
         return [point for heat in self._heats for point in heat.racing() if point.fingerprint not in heat.asked]
 
+    def to_come(self) -> int:
+        return sum(heat.to_come() for heat in self._heats)
+
     def points_left(self) -> int:
         return sum(len(heat.racing()) for heat in self._heats)
 
@@ -121,6 +124,12 @@ class Heat:
             self.round += 1
             return self._hand_out([Work(point=point) for point in self.racing()])
         return []
+
+    def to_come(self) -> int:
+        """Works of the largest round that is left: rounds come one after the other."""
+        if self.round > len(self.search.blocks):
+            return 0
+        return len(self.racing()) * max([1, *(len(blocks) for blocks in self.blocks[self.round :])])
 
     def progress(self) -> tuple[float, float]:
         done = total = 0.0

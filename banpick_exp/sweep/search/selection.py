@@ -198,6 +198,9 @@ class Selection:
     def waiting(self) -> list[Point]:
         return []
 
+    def to_come(self) -> int:
+        return 0 if self._chose else len(self._stages.groups)
+
     def points_left(self) -> int:
         return len(self._out) + (0 if self._chose else len(self._stages.groups))
 

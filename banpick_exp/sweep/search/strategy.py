@@ -35,6 +35,9 @@ class Strategy(Protocol):
     def waiting(self) -> list[Point]:
         """Points without a record for which no work is handed out at the moment."""
 
+    def to_come(self) -> int:
+        """At most how many works may be handed out yet, when what was handed out is over: engines are kept for them."""
+
     def points_left(self) -> int:
         """Points that will get a record yet."""
 
