@@ -16,6 +16,8 @@ class Started:
     routers: tuple[str, ...]
     host: str
     pid: int
+    attached: bool = False
+    """Whether it was loaded for an earlier driver, and is taken over; the seconds are then 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -212,7 +212,7 @@ class EngineGroup:
             self._finished(job, record)
 
     def _started(self, slot: Slot, answer: Started) -> None:
-        self._with.loads.count += 1
+        self._with.loads.count += not answer.attached
         self._with.loads.seconds += answer.load_seconds
         self._watch.begin(slot.name)
         self._with.events.write(
@@ -223,6 +223,9 @@ class EngineGroup:
             pid=answer.pid,
             layers=answer.layers,
         )
+        if answer.attached:
+            self._note(f"engine taken over from an earlier driver (process {answer.pid} on {answer.host}): no load")
+            return
         self._note(
             f"engine loaded in {answer.load_seconds:.1f} s: {answer.layers} MoE layers hooked "
             f"({', '.join(answer.routers)}), verified in {answer.verify_seconds:.2f} s"

@@ -66,6 +66,8 @@ class Run:
         self._all: Sequence[EngineWork] = ()
         self._why_left = ""
         """Why points are left without a record, where some are."""
+        self._stays = ""
+        """What to say of engines that a signal leaves on the cluster."""
 
     def run(self) -> int:
         """Returns the exit code: 0, or 1 when a point failed, is invalid, or is left for want of an engine."""
@@ -93,6 +95,8 @@ class Run:
             except PlaceLost as error:
                 self._why_left = str(error)
             except KeyboardInterrupt:
+                if self._stays:
+                    self._console.print(f"{self._stays}.", markup=False, highlight=False, soft_wrap=True)
                 self._end(INTERRUPTED, begin, sum(engine.strategy.points_left() for engine in engines))
                 raise
         elif self._plan.sweep.points:
@@ -172,7 +176,7 @@ class Run:
         for line in dict.fromkeys(format_line(engine.point) for engine in engines):
             self._console.print(line, markup=False, highlight=False)
         backend = self._backend or backend_of(cluster)
-        backend.connect()
+        backend.connect(str(self._plan.folder.path))
         end_on_signals()  # Ray has handlers of its own
         try:
             with self._display:
@@ -204,6 +208,9 @@ class Run:
         group = EngineGroup(supplies, slots, engine.strategy, engine.works)
         try:
             group.run()
+        except KeyboardInterrupt:
+            self._stays = backend.leave()
+            raise
         finally:
             for slot in slots:
                 slot.release()

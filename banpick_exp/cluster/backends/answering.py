@@ -113,7 +113,7 @@ class AnsweringBackend:
     answer_seconds: float
     meter: Meter = field(default_factory=Meter)
 
-    def connect(self) -> None:
+    def connect(self, run_dir: str) -> None:
         """Nothing to reach."""
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
@@ -133,6 +133,9 @@ class AnsweringBackend:
 
     def check(self) -> None:
         """It is this very process."""
+
+    def leave(self) -> str:
+        return ""  # nothing outlives this process
 
     def close(self) -> None:
         """Nothing to leave."""

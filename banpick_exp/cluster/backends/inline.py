@@ -105,7 +105,7 @@ class InlineBackend:
     def __init__(self, cluster: ClusterConfig) -> None:
         self._cluster = cluster
 
-    def connect(self) -> None:
+    def connect(self, run_dir: str) -> None:
         """Nothing to reach."""
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
@@ -130,6 +130,9 @@ class InlineBackend:
         assert isinstance(first, InlineCall)
         first.run()
         return [first]
+
+    def leave(self) -> str:
+        return ""  # nothing outlives this process
 
     def close(self) -> None:
         """Nothing to leave."""
