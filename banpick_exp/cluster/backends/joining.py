@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from banpick_exp.cluster.faults import reason_of
 from banpick_exp.errors import UserError
 
 CONNECT_SECONDS = 5
 """How long a cluster's port may take to answer."""
 HOW_TO_GIVE_A_TOKEN = (
-    "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE, with the file that its nodes were started with"
+    "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE before the command, with the file that its nodes were started with"
 )
 
 
@@ -55,11 +60,34 @@ def check_token() -> None:
     )
 
 
+@contextlib.contextmanager
+def stderr_held() -> Iterator[None]:
+    """What is written to stderr comes when the block is over, and not at all where a token is refused in it: Ray's
+    client says that each second for twenty, and once, by us, is enough."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        told = False
+        try:
+            yield
+        except Exception as error:
+            told = token_refused(error) is not None
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            while not told and (text := held.read(65536)):
+                os.write(2, text)
+
+
 def token_refused(error: BaseException) -> str | None:
     """What to say of an error by which a cluster refuses a token, or the lack of one; None for any other."""
-    text = str(error)
-    if type(error).__name__ != "AuthenticationError" and "nauthenticated" not in text and "auth token" not in text:
+    text = f"{type(error).__name__} {error} {reason_of(error)}"
+    if "AuthenticationError" not in text and "InvalidAuthToken" not in text:
         return None
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return f"the cluster wants a token and none was given. Type {HOW_TO_GIVE_A_TOKEN}."
-    return f"the cluster refuses the token that was given. Type {HOW_TO_GIVE_A_TOKEN}."
+    without = os.environ.get("RAY_AUTH_MODE", "").lower() != "token"
+    what = "it wants a token and none was given" if without else "it refuses the token that was given"
+    return f"{what}. Type {HOW_TO_GIVE_A_TOKEN}"

@@ -6,7 +6,6 @@ trial.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from ray.exceptions import RayError
 from banpick_exp.cluster.backends import own_ray
 from banpick_exp.cluster.backends.base import CallT, DoesNotFit
 from banpick_exp.cluster.backends.bundles import bundles, engine_cpus, fits_empty, less, never_fits, tightest
-from banpick_exp.cluster.backends.joining import check_reachable, check_token, token_refused
+from banpick_exp.cluster.backends.joining import check_reachable, check_token, stderr_held, token_refused
 from banpick_exp.cluster.backends.keeper import keep, let_go
 from banpick_exp.cluster.backends.lasting import RunsEngines, run_digest
 from banpick_exp.cluster.backends.slots import Lasting, RaySlot
@@ -29,6 +28,7 @@ from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
 
 NAMESPACE = "banpick"
+REMEDY = "Type cluster=inline to run one engine without Ray, or mend the cluster: ray status."
 
 
 class RayBackend:
@@ -52,19 +52,15 @@ class RayBackend:
             check_token()
             options = {"address": address}
         try:
-            with own_ray.on_loopback() if address is None else contextlib.nullcontext():
+            with own_ray.on_loopback() if address is None else stderr_held():
                 ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, OSError, RuntimeError, ValueError, RayError) as error:
             where = "a Ray cluster on this machine" if address is None else f"the Ray cluster at {address}"
             why = token_refused(error)
+            remedy = "" if why else f" {REMEDY}"
             raise UserError(
                 f"{where} could not be {'started' if address is None else 'joined'} ({why or reason_of(error)}): no"
-                " engine was started."
-                + (
-                    ""
-                    if why
-                    else " Type cluster=inline to run one engine without Ray, or mend the cluster: ray status."
-                )
+                f" engine was started.{remedy}"
             ) from error
         if address is not None:
             self._look_for_engines(run_dir)
