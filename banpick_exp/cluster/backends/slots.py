@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,6 +19,9 @@ from banpick_exp.cluster.backends.lasting import RunsEngines, actor_name, code_d
 from banpick_exp.cluster.backends.remote import RemoteEngine
 from banpick_exp.cluster.faults import reason_of
 from banpick_exp.sweep.point import Point
+
+PATIENCE_SECONDS = 5.0
+"""That a place may take to come before room is made for it: where there is some, it comes in much less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class RaySlot:
     """The actor of a driver that is gone, until `start` takes it over."""
     number: int = 0
     """Of the group, counted over all drivers of the run where engines last."""
+    asked: float = 0.0
+    """When the group was asked for, on the monotonic clock."""
     stale: bool = False
     """Whether an engine was stopped in the group."""
     over: bool = False
@@ -97,7 +103,7 @@ class RaySlot:
             lifetime=None if lasting is None else lasting.lifetime,
             _soft_target_node_id=node if self.strategy == "STRICT_PACK" else None,
         )
-        self.stale = False
+        self.asked, self.stale = time.monotonic(), False
 
     @property
     def place(self) -> str:
@@ -121,7 +127,7 @@ class RaySlot:
     def placed(self) -> bool:
         assert self.group is not None
         placed = bool(self.group.wait(timeout_seconds=0))
-        if not placed and self.lasting is not None:
+        if not placed and self.lasting is not None and time.monotonic() - self.asked > PATIENCE_SECONDS:
             self.lasting.engines.end_others()  # what nobody took over must not stand in the way
         return placed
 
