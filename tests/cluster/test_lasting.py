@@ -115,6 +115,11 @@ def test_an_engine_that_waits_for_room_sends_away_what_nobody_took_over(cluster:
     whole.ask_for_place()
     assert awaited(whole.placed)
     assert standing(run) == [whole.place] and old.place != whole.place
+    waiting = RaySlot("engine-c-x-0", [{"CPU": 1, "GPU": 1}], "STRICT_PACK", Lasting(found, 300))
+    waiting.ask_for_place()
+    waiting.occupy(Witness)
+    assert not waiting.leave(), "nobody is to find an engine that was never there"
+    assert awaited(lambda: standing(run) == [whole.place])
     whole.release()
 
 

@@ -185,12 +185,13 @@ class RaySlot:
             self.over = True
 
     def leave(self) -> bool:
-        """Leave the engine where it is for the next driver, where it is one that lasts; else `release`."""
+        """Leave the engine for the next driver, where it is one that lasts and has a place; else `release`."""
         if self.over:
             return False
-        nothing_there = self.actor is None and self.left_by_another is None
-        if nothing_there or self.lasting is None or self.lasting.lifetime is None:
+        lasts = self.lasting is not None and self.lasting.lifetime is not None
+        there = self.actor is not None or self.left_by_another is not None
+        if lasts and there and self.placed():
+            self.over = self.left = True
+        else:
             self.release()
-            return False
-        self.over = self.left = True
-        return True
+        return self.left
