@@ -74,28 +74,43 @@ def cluster() -> Iterator[StandingCluster]:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's outer address for 127.0.0.1
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
-    ray = str(Path(sys.executable).with_name("ray"))
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2",
-         "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"],
-        env=environment, stdout=(folder / "head.txt").open("w"), stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    head = begin(folder, port, environment)
     try:
-        assert awaited(lambda: "Ray runtime started" in (folder / "head.txt").read_text() or None, 200)
         yield StandingCluster(f"127.0.0.1:{port}", environment)
     finally:
-        ours = [head.pid, *descendants(head.pid)]
-        head.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            head.wait(60)
-        for pid in ours:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        head.wait()
+        end(head)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def begin(folder: Path, port: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """`ray start`, which gives itself half a minute and may not get there on a busy machine."""
+    ray, said = str(Path(sys.executable).with_name("ray")), folder / "head.txt"
+    for _ in range(4):
+        head = subprocess.Popen(
+            [ray, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2",
+             "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={folder}"],
+            env=dict(environment), stdout=said.open("w"), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        while head.poll() is None:
+            if "Ray runtime started" in said.read_text():
+                return head
+            time.sleep(0.2)
+    raise AssertionError(said.read_text())
+
+
+def end(head: subprocess.Popen[bytes]) -> None:
+    ours = [head.pid, *descendants(head.pid)]
+    head.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        head.wait(60)
+    for pid in ours:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    head.wait()
 
 
 class Driver:
