@@ -82,6 +82,20 @@ def driver_of(folder: RunFolder) -> Holder | None:
     return None if holder is None or _gone(holder, silent) else holder
 
 
+def sign_of_life(folder: RunFolder) -> tuple[str, float] | None:
+    """Changes as long as a run's driver lives; None where there is none, or its process on this machine is gone."""
+    holder = _read(folder.lock)
+    if holder is None:
+        return None
+    here = _own()
+    try:
+        if (holder.host, holder.processes) != (here.host, here.processes):
+            return holder.token, folder.lock.stat().st_mtime
+    except OSError:
+        return None
+    return (holder.token, time.monotonic()) if _begun(holder.pid) == holder.begun else None
+
+
 def _take(folder: RunFolder, own: Holder) -> str | None:
     """Writes the lock, or takes it over; returns a note in that case."""
     while True:

@@ -17,7 +17,7 @@ class Started:
     host: str
     pid: int
     attached: bool = False
-    """It was loaded already, and this driver took it over."""
+    """Whether it was loaded for an earlier driver, and is taken over; the seconds are then 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,6 +27,11 @@ class ClusterConfig(Section):
     cpus: int | None = Field(default=None, ge=1)
     dead_seconds: float = Field(default=60, ge=5)
     """An engine, or a process of it, that gives no sign of life for so long is dead: its work goes elsewhere."""
+    idle_seconds: float = Field(default=300, ge=0)
+    """On a standing cluster: how long loaded engines wait for the next driver of their run when one was ended by a
+    signal or died; then they end by themselves. 0: they end with their driver."""
+    grows: bool = False
+    """Of a standing cluster: nodes will join it, so an engine that fits none of today's is waited for, not refused."""
 
     @model_validator(mode="after")
     def _address_has_a_form_that_ray_takes(self) -> ClusterConfig:

@@ -330,9 +330,14 @@ class EngineGroup:
             pid=answer.pid,
             layers=answer.layers,
         )
-        how = "found loaded" if answer.attached else f"loaded in {answer.load_seconds:.1f} s"
+        if answer.attached:
+            self._note(
+                f"engine{self.kind.of} taken over from an earlier driver (process {answer.pid} on {answer.host}):"
+                " no load"
+            )
+            return
         self._note(
-            f"engine{self.kind.of} {how}: {answer.layers} MoE layers hooked "
+            f"engine{self.kind.of} loaded in {answer.load_seconds:.1f} s: {answer.layers} MoE layers hooked "
             f"({', '.join(answer.routers)}), verified in {answer.verify_seconds:.2f} s"
         )
 

@@ -46,6 +46,8 @@ class Fleet:
         """Kinds that may not ask for any yet, and the slot of theirs that was said to wait."""
         self._looked = self._held = time.perf_counter()
         """When was looked around last, and when any engine of the run had its place last."""
+        self.stays = ""
+        """What to say of engines that a signal leaves on the cluster."""
 
     def run(self) -> None:
         """Until all work is done, or none can be. Raises DoesNotFit where a kind can never have room, before anything
@@ -54,6 +56,9 @@ class Fleet:
             self._share_out()
             while not all(group.over for group in self._groups):
                 self._turn()
+        except KeyboardInterrupt:
+            self.stays = self._backend.leave()
+            raise
         finally:
             for group in self._groups:
                 group.release()

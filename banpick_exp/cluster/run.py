@@ -59,6 +59,8 @@ class Run:
         self._kinds: Sequence[Kind] = ()
         self._why_left: Sequence[str | None] = ()
         """Of each kind why points of it are left without a record, where some are."""
+        self._stays = ""
+        """What to say of engines that a signal leaves on the cluster."""
 
     def run(self) -> int:
         """Returns the exit code: 0, or 1 when a point failed, is invalid, or is left for want of an engine."""
@@ -86,6 +88,8 @@ class Run:
             except PlaceLost as error:
                 self._why_left = [str(error)] * len(kinds)
             except KeyboardInterrupt:
+                if self._stays:
+                    self._console.print(f"{self._stays}.", markup=False, highlight=False, soft_wrap=True)
                 self._end(INTERRUPTED, begin, self._left())
                 raise
         elif self._plan.sweep.points:
@@ -178,12 +182,15 @@ class Run:
         for line in dict.fromkeys(format_line(kind.point) for kind in kinds):
             self._console.print(line, markup=False, highlight=False)
         backend = self._backend or backend_of(cluster)
-        backend.connect()
+        backend.connect(str(self._plan.folder.path))
         end_on_signals()  # Ray has handlers of its own
         try:
             fleet = Fleet(self._supplies(backend), kinds, cluster.engines)
-            with self._display:
-                fleet.run()
+            try:
+                with self._display:
+                    fleet.run()
+            finally:
+                self._stays = fleet.stays
             self._why_left = fleet.why_left()
         finally:
             backend.close()

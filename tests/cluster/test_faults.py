@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from banpick_exp.cluster import faults
-from banpick_exp.cluster.backends import ray as ray_backend
+from banpick_exp.cluster.backends import joining, own_ray
 from banpick_exp.cluster.backends.inline import InlineCall
 from banpick_exp.cluster.faults import reason_of
 from banpick_exp.errors import UserError
@@ -98,9 +98,9 @@ def closed() -> int:
 
 
 def test_a_cluster_that_answers_is_reachable(listening: int) -> None:
-    ray_backend.check_reachable(f"127.0.0.1:{listening}", None)
-    ray_backend.check_reachable("auto", None)
-    ray_backend.check_reachable("auto", f"127.0.0.1:{listening}")
+    joining.check_reachable(f"127.0.0.1:{listening}", None)
+    joining.check_reachable("auto", None)
+    joining.check_reachable("auto", f"127.0.0.1:{listening}")
 
 
 @pytest.mark.parametrize(
@@ -112,21 +112,21 @@ def test_a_cluster_that_answers_is_reachable(listening: int) -> None:
 )  # fmt: skip
 def test_an_odd_address_is_refused_in_one_line(address: str, environment: str | None) -> None:
     with pytest.raises(UserError, match="no address of a cluster") as caught:
-        ray_backend.check_reachable(address, environment)
+        joining.check_reachable(address, environment)
     assert "\n" not in str(caught.value) and (environment or address) in str(caught.value)
 
 
 def test_a_port_where_nothing_listens_is_refused_at_once(closed: int) -> None:
     with pytest.raises(UserError, match=re.escape(f"cluster.address=127.0.0.1:{closed} does not answer")):
-        ray_backend.check_reachable(f"127.0.0.1:{closed}", None)
+        joining.check_reachable(f"127.0.0.1:{closed}", None)
 
 
 def test_a_temp_folder_too_long_for_sockets_gives_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.delenv("TMPDIR", raising=False)
-    monkeypatch.setattr(ray_backend.tempfile, "gettempdir", lambda: "/tmp")
-    assert ray_backend.short_temp_dir() is None
-    monkeypatch.setattr(ray_backend.tempfile, "gettempdir", lambda: "/tmp/" + "x" * 100)
-    short = ray_backend.short_temp_dir()
-    assert short is not None and len(short) < ray_backend.LONGEST_TEMP_DIR and Path(short).is_dir()
+    monkeypatch.setattr(own_ray.tempfile, "gettempdir", lambda: "/tmp")
+    assert own_ray.short_temp_dir() is None
+    monkeypatch.setattr(own_ray.tempfile, "gettempdir", lambda: "/tmp/" + "x" * 100)
+    short = own_ray.short_temp_dir()
+    assert short is not None and len(short) < own_ray.LONGEST_TEMP_DIR and Path(short).is_dir()
     Path(short).rmdir()

@@ -104,7 +104,7 @@ class NotingBackend:
         self._inner = InlineBackend(cluster)
 
     def connect(self) -> None:
-        self._inner.connect()
+        self._inner.connect("")
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
         return 1

@@ -62,7 +62,7 @@ class LoadedBackend:
         self._engine, self._limit = engine, limit
         self.done: list[Done] = []
 
-    def connect(self) -> None:
+    def connect(self, run_dir: str) -> None:
         """Nothing to reach."""
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
@@ -81,6 +81,9 @@ class LoadedBackend:
         assert isinstance(first, InlineCall)
         first.run()
         return [first]
+
+    def leave(self) -> str:
+        return ""  # nothing outlives this process
 
     def close(self) -> None:
         """Nothing to leave."""

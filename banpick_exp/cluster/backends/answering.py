@@ -126,7 +126,7 @@ class AnsweringBackend:
         if slot in self.reserved:
             self.reserved.remove(slot)
 
-    def connect(self) -> None:
+    def connect(self, run_dir: str) -> None:
         """Nothing to reach."""
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
@@ -152,6 +152,9 @@ class AnsweringBackend:
 
     def check(self) -> None:
         """It is this very process."""
+
+    def leave(self) -> str:
+        return ""  # nothing outlives this process
 
     def close(self) -> None:
         """Nothing to leave."""

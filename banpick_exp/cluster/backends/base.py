@@ -59,7 +59,8 @@ class Slot(Protocol):
     def start(self, point: Point, run_dir: str) -> Call:
         """Make an `EngineActor` for a point's engine and load it. The call answers what `EngineActor.start` does.
 
-        Where the last one's place is gone, on another. Never waits for one.
+        Where the last one's place is gone, on another. Never waits for one. An engine that an earlier driver of the run
+        has left in the slot is taken over: the answer is then `attached`.
         """
 
     def call(self, method: str, *arguments: Any) -> Call:
@@ -75,14 +76,15 @@ class Slot(Protocol):
 class Backend(Protocol):
     """A place with room for engines."""
 
-    def connect(self) -> None:
-        """Reach the place, or make it."""
+    def connect(self, run_dir: str) -> None:
+        """Reach the place, or make it, for one run."""
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
         """How many of one engine fit side by side, at least 1: `cluster.engines=auto`."""
 
     def reserve(self, names: Sequence[str], engine: EngineConfig) -> Sequence[Slot]:
-        """One slot a name. Raises DoesNotFit, before anything starts, where they can never all be there."""
+        """One slot a name, at once: what has no room yet waits for it (`Slot.placed`). Raises DoesNotFit where an
+        engine can never have any. Larger engines first: a small one would stand on a node that a large one needs."""
 
     def wait(self, calls: Sequence[Call], seconds: float) -> Sequence[Call]:
         """Those of the calls that are ready; empty after `seconds` without any."""
@@ -90,5 +92,9 @@ class Backend(Protocol):
     def check(self) -> None:
         """Raises PlaceLost (`faults`) where the place itself is gone and no call will ever come back."""
 
+    def leave(self) -> str:
+        """Let loaded engines stay for the next driver, where the place keeps them; `release` then changes nothing. For
+        a driver that a signal ends. Returns what to say of it, empty where nothing stays."""
+
     def close(self) -> None:
-        """Leave the place as it was found."""
+        """Leave the place as it was found, but for what `leave` left."""

@@ -110,7 +110,7 @@ class InlineBackend:
         self._cluster = cluster
         self._queue: list[InlineSlot] = []
 
-    def connect(self) -> None:
+    def connect(self, run_dir: str) -> None:
         """Nothing to reach."""
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
@@ -137,6 +137,9 @@ class InlineBackend:
                 return [call]
         time.sleep(seconds)
         return []
+
+    def leave(self) -> str:
+        return ""  # nothing outlives this process
 
     def close(self) -> None:
         """Nothing to leave."""
