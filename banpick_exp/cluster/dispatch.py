@@ -65,7 +65,7 @@ class EngineGroup:
     def __init__(self, supplies: Supplies, slots: Sequence[Slot], strategy: Strategy, works: Sequence[Work]) -> None:
         """`works`: what `strategy.begin()` gave, at least one."""
         self._with, self._slots, self._strategy = supplies, slots, strategy
-        self._jobs = Jobs()
+        self._jobs = Jobs(supplies.folder.calibrations)
         self._running: dict[Call, tuple[Slot, Job]] = {}
         self._resting: dict[str, tuple[float, Slot, Point]] = {}
         """Slots that are started again when their time has come (perf_counter)."""
@@ -148,8 +148,7 @@ class EngineGroup:
 
     def _dispatch(self, slot: Slot) -> bool:
         """Give the slot the first job that can run now; returns whether there was one."""
-        calibrating = {j.point.calibration_fingerprint for _, j in self._running.values() if j.kind == "calibrate"}
-        job = None if self.stopping is not None else self._jobs.take(calibrating)
+        job = None if self.stopping is not None else self._jobs.take()
         if job is None:
             return False
         self._tell("begun", slot, job)
@@ -157,8 +156,8 @@ class EngineGroup:
         return True
 
     def _call(self, slot: Slot, job: Job) -> Call:
-        if job.kind == "calibrate":
-            return slot.call("calibrate", job.point)
+        if job.step is not None:
+            return slot.call(*job.step.call(job.point))
         cut = self._with.cut_of(job.point)
         if job.work is not None and job.kind == "block":
             return slot.call("run_block", job.point, cut, job.work.block)
@@ -168,6 +167,8 @@ class EngineGroup:
     def _tell(self, what: str, slot: Slot, job: Job, **more: Any) -> None:
         if job.kind == "calibrate":
             more["calibration"] = job.point.calibration_fingerprint
+            if job.calibrating is not None and job.step is not None:
+                more |= job.calibrating.fields(job.step, over=what == "done")
         else:
             more["point"] = job.point.fingerprint
         if what == "begun" or job.kind == "block":
@@ -199,9 +200,10 @@ class EngineGroup:
         took = time.perf_counter() - job.started
         self._deadlines.returned(job.kind, job.point, self._with.cut_of(job.point), took)
         if job.kind == "calibrate":
-            self._jobs.calibrated(job.point)
             self._tell("done", slot, job, seconds=answer)
-            self._note(f"calibrated in {answer:.1f} s" if answer else "calibration found, not repeated")
+            seconds = self._jobs.calibrated(job, answer)
+            if seconds is not None:
+                self._note(f"calibrated in {seconds:.1f} s" if seconds else "calibration found, not repeated")
         else:
             record = answer if isinstance(answer, PointRecord) else None
             if record is not None:
