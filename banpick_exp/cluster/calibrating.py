@@ -6,11 +6,14 @@ one before it is whole; when all of a part is there, one call adds it up. A shor
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from banpick_exp.cluster.events import ADDING_UP
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibrated import artifact_of, division_of
 from banpick_exp.evaluation.calibration.artifact import METADATA, parts_in
@@ -61,9 +64,7 @@ class Calibrating:
 
     def begin(self) -> list[Step]:
         """What can be done at once."""
-        there = parts_in(self._artifact)
-        parts: list[Part | None] = [] if (self._artifact / METADATA).is_file() else [None]
-        parts += [part for part in self.point.calibration_parts if part not in there]
+        parts = _missing(self.point, self._artifact)
         if all(block_layers(self.point, part) is None for part in parts):
             return [Step()]
         self._parts = parts
@@ -122,5 +123,23 @@ class Calibrating:
         """What the events of a step say beside which engine and which calibration. `over`: the step is done now."""
         if self._division is None:
             return {}
-        words = "adding up" if step.block is None else step.block.words()
+        words = ADDING_UP if step.block is None else step.block.words()
         return {"what": words, "done": self.done + over * step.changes, "expected": self.planned}
+
+
+def engines_of_use(points: Iterable[Point], calibrations: Path) -> int:
+    """How many engines can measure side by side what these points read and is not there yet; 0 where all is."""
+    most = 0
+    for point in {point.calibration_need: point for point in points if point.calibration_need is not None}.values():
+        layers = point.checkpoint.shape.num_layers
+        for part in _missing(point, artifact_of(point, calibrations)[0]):
+            width = block_layers(point, part)
+            most = max(most, 1 if width is None else len(point.task.domains) * math.ceil(layers / width))
+    return most
+
+
+def _missing(point: Point, artifact: Path) -> list[Part | None]:
+    """What the point reads and is not there, the artifact itself (None) first."""
+    parts: list[Part | None] = [] if (artifact / METADATA).is_file() else [None]
+    there = parts_in(artifact)
+    return parts + [part for part in point.calibration_parts if part not in there]

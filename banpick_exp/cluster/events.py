@@ -31,6 +31,8 @@ _CALIBRATION = {
     "expected": _MAYBE_NUMBER,
 }
 _BLOCK = {"engine": _TEXT, "point": _TEXT, "label": _TEXT, "block": _COUNT, "of": _COUNT}
+ADDING_UP = "adding up"
+"""`what` of the last step of a calibration's part."""
 KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "run_begun": {
         "command": _TEXT,
@@ -70,8 +72,9 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
 }
 """Kind -> its fields and what each may be. `point` and `calibration` are fingerprints, `engine` the name of a slot,
 seconds are seconds; `points` of run_begun counts those that this driver has to compute, `expected` and `progress` are
-work in points, of this driver too, of a calibration changes times problems of the part that is measured; `accuracy` and `delta` are shares, 0.612 and -0.013; `point_aside`: a finished
-record was set aside, its point counts as not run. What may be absent reads as None."""
+work in points, of this driver too; `accuracy` and `delta` are shares, 0.612 and -0.013; `point_aside`: a finished
+record was set aside, its point counts as not run. Of a calibration in blocks `what` names the block, `done` and
+`expected` are changes times problems of the part that it belongs to. What may be absent reads as None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from rich.console import Console
 from banpick_exp.cluster import stop_request
 from banpick_exp.cluster.backends.base import Backend, DoesNotFit
 from banpick_exp.cluster.backends.registry import backend_of
+from banpick_exp.cluster.calibrating import engines_of_use
 from banpick_exp.cluster.dispatch import EngineGroup, Loads, Supplies
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.faults import PlaceLost, StockIsWrong
@@ -185,7 +186,8 @@ class Run:
 
     def _run_engine(self, backend: Backend, engine: EngineWork) -> None:
         sweep, folder, settings = self._plan.sweep, self._plan.folder, engine.point.engine
-        count = min(self._engines_asked(backend, engine.point), len(engine.works))
+        calibrating = engines_of_use((work.point for work in engine.works), folder.calibrations)
+        count = min(self._engines_asked(backend, engine.point), max(len(engine.works), calibrating))
         self._note(f"starting {count} engine(s)")
         names = [f"engine-{engine.point.engine_fingerprint}-{folder.path.name}-{i}" for i in range(count)]
         slots = backend.reserve(names, settings)

@@ -1,4 +1,4 @@
-"""The calibration that a trial reads: where it lies, and how its parts divide. Light: the driver of a run reads this."""
+"""The calibration that a trial reads: where it lies, and how its parts divide. Light: a run's driver reads this."""
 
 from __future__ import annotations
 
