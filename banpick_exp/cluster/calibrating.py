@@ -92,7 +92,7 @@ class Calibrating:
             return self._add_up()
         try:
             self._division = division = division_of(self.point, self._calibrations, part, width)
-        except UserError:  # the artifact is damaged: an engine says so, and its points fail
+        except (UserError, OSError):  # the artifact is damaged: an engine says so, and its points fail
             return self._add_up()
         self.planned = division.planned()
         self.done = self.planned - division.left()
@@ -102,6 +102,9 @@ class Calibrating:
     def _next(self, domain: str) -> list[Step]:
         """The blocks of a domain that can be measured now."""
         assert self._division is not None
+        self._at_work[domain] = set()
+        if self._parts[0] not in _missing(self.point, self._artifact):
+            return []  # another run was faster
         missing = self._division.walk(domain)[1]
         if any(self._asked[block] for block in missing):
             self._division.blocks.refresh()

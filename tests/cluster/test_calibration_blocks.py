@@ -81,7 +81,7 @@ def equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> lis
     [
         ["calibration.method=race"],
         ["calibration.method=full", "calibration.positions=last"],
-        ['calibration.text="{corpus}"', "calibration.samples=4"],
+        ['calibration.text="{corpus}"'],
     ],
     ids=["race", "full", "corpus"],
 )

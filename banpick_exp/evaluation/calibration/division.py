@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.artifact import METADATA, TENSORS, array_shapes, read_artifact
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.evaluation.calibration.race import changes_of_round, rounds
@@ -151,6 +152,11 @@ def division_of_score(
     """A score of an artifact that is there. Raises UserError where it cannot be read."""
     header, sizes = read_artifact(artifact), array_shapes(artifact / TENSORS)
     marks = "right_marks" if PARTS[part].labelled else "own_marks"
+    if lacking := [domain for domain in header.domains if f"{domain}.{marks}" not in sizes]:
+        raise UserError(
+            f"{artifact / TENSORS} lacks {marks} of {', '.join(lacking)}: the calibration is damaged. Copy the folder"
+            " again, or leave calibration.path out to make one."
+        )
     samples = {domain: sizes[f"{domain}.{marks}"][0] for domain in header.domains}
     base = hashlib.sha256((artifact / METADATA).read_bytes()).hexdigest()
     return Division(blocks=blocks, part=part, shape=shape, settings=settings, samples=samples, base=base, width=width)
