@@ -35,7 +35,7 @@ from banpick_exp.sweep.search.cuts import block_layers
 PICK = ["policy=pick", "policy.mode=boost", "policy.boost=1", "task.domains=[math,code]", "task.max_problems=2"]
 SMALL = ["task.speed_seconds=0", "calibration.samples=6", "calibration.gain_samples=8", "calibration.wanted=4"]
 SWEEP = [*PICK, *SMALL, "tracking=none"]
-EVERY: tuple[Part, ...] = ("gain_add", "removal_kl_per_use", "insertion_kl", "limit_gain")
+EVERY: tuple[Part, ...] = ("gain_boost", "removal_kl_per_use", "limit_gain")
 BLOCK_CALLS = ("calibrate", "calibrate_block")
 
 
@@ -77,21 +77,20 @@ def equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> lis
 
 @pytest.mark.engine
 @pytest.mark.parametrize(
-    "typed",
+    ("typed", "width"),
     [
-        ["calibration.method=race"],
-        ["calibration.method=full", "calibration.positions=last"],
-        ['calibration.text="{corpus}"'],
+        (["calibration.method=race"], 1),
+        (["calibration.method=full", "calibration.positions=last"], 3),
+        (['calibration.text="{corpus}"'], 1),
     ],
     ids=["race", "full", "corpus"],
 )
-@pytest.mark.parametrize("width", [1, 3])
 def test_every_array_is_that_of_one_call(tiny_engine: Engine, tmp_path: Path, typed: list[str], width: int) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(f"compute {n}+{n}={2 * n};" for n in range(10, 18)))
     typed = [word.replace("{corpus}", str(corpus)) for word in typed]
-    parts = [part for part in EVERY if "text" not in typed[0] or not part.endswith(("_gain", "gain_add"))]
-    score = [] if "text" not in typed[0] else ["calibration.score=insertion_kl"]
+    parts = [part for part in EVERY if "text" not in typed[0] or part == "removal_kl_per_use"]
+    score = [] if "text" not in typed[0] else ["calibration.score=removal_kl_per_use"]
     whole = planned(tmp_path / "whole", *typed, *score)
     divided = planned(tmp_path / "divided", *typed, *score, f"calibration.block_layers={width}")
     assert point_of(whole).calibration_fingerprint == point_of(divided).calibration_fingerprint
