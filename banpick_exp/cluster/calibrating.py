@@ -19,7 +19,8 @@ from banpick_exp.evaluation.calibrated import artifact_of, division_of
 from banpick_exp.evaluation.calibration.artifact import METADATA, parts_in
 from banpick_exp.evaluation.calibration.division import Division
 from banpick_exp.evaluation.calibration.scores import Part
-from banpick_exp.evaluation.calibration.stored import Block
+from banpick_exp.evaluation.calibration.stored import ANSWERS, Block
+from banpick_exp.sweep.estimate import speed_of, tokens_of_a_change
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.cuts import block_layers
 
@@ -37,6 +38,8 @@ class Step:
     """Without a block, of the artifact and these scores; None: of all that the point reads."""
     changes: float = 0.0
     """The work of it: changes times problems."""
+    seconds: float | None = None
+    """By the estimate, the most that it should take; None of a call that shows its progress."""
 
     def call(self, point: Point) -> tuple[Any, ...]:
         """A method of `EngineActor`, and its arguments."""
@@ -113,7 +116,17 @@ class Calibrating:
             missing = []  # what was measured is not seen here: the engine that adds up looks for itself
         self._asked.update(missing)
         self._at_work[domain] = set(missing)
-        return [Step(block=block, changes=self._division.changes(block)) for block in missing]
+        return [self._step(block) for block in missing]
+
+    def _step(self, block: Block) -> Step:
+        division, point = self._division, self.point
+        assert division is not None
+        most = division.most_changes(block)
+        seconds = most * tokens_of_a_change(point) / len(point.task.domains) / speed_of(point).prefill
+        if block.stage.part is None and block.stage.number == ANSWERS:
+            asked = max(point.calibration.samples, point.calibration.gain_samples)
+            seconds = asked * point.calibration.max_tokens / speed_of(point).generate
+        return Step(block=block, changes=division.changes(block), seconds=seconds)
 
     def _add_up(self) -> list[Step]:
         """Nothing while a block is at work."""

@@ -113,6 +113,8 @@ class EngineGroup:
         """Why an engine that has not answered yet is given up; one that hangs would hold its GPUs for ever."""
         if job.kind != "start":
             limit = self._deadlines.limit_seconds(job.kind, job.point, self._with.cut_of(job.point))
+            if job.step is not None and job.step.seconds is not None:
+                limit = self._deadlines.limit_of(job.step.seconds)
             if limit is not None and time.perf_counter() - job.started > limit:
                 return f"no answer within {limit:.0f} s, which is many times what it should take: it hangs"
             return self._watch.lost(slot.name) if slot.apart else None

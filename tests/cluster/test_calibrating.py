@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from measured_arrays import measured, scored
 
 from banpick_exp.cluster.calibrating import ASKED_AT_MOST, Calibrating, Step, engines_of_use
+from banpick_exp.cluster.deadline import FACTOR, LEAST_SECONDS, Deadlines
 from banpick_exp.cluster.jobs import Job, Jobs
 from banpick_exp.evaluation.calibrated import artifact_of, division_of
 from banpick_exp.evaluation.calibration import arrays
@@ -69,6 +72,26 @@ def test_a_short_calibration_is_one_call_and_a_long_one_divides(tmp_path: Path) 
     assert all(width is not None and 1 <= width < 4 for width in widths), widths
     (typed,) = points_of(tmp_path, *DIVIDED)
     assert block_layers(typed, None) == 2 and engines_of_use([typed], tmp_path) == 4
+
+
+def test_a_block_has_a_deadline_for_the_most_that_it_can_hold(tmp_path: Path) -> None:
+    """A race may leave everything in one range of layers: its engine must not be taken for one that hangs."""
+    (point,) = points_of(tmp_path, *DIVIDED, "calibration.gain_samples=60000")
+    disk = Disk(tmp_path)
+    disk.do(point, Step(parts=()))
+    artifact, fingerprint = artifact_of(point, disk.calibrations)
+    many = measured(4, 16, right_marks=np.zeros((60000, 3), dtype=np.int32))
+    shutil.rmtree(artifact)
+    header = {"model": {"name": "m", "identity": "i"}, "settings": {}}
+    arrays.save_artifact(artifact, fingerprint, {"math": many}, header)
+    division = division_of(point, disk.calibrations, "gain_boost", 2)
+    first, *_ = Calibrating(point, disk.calibrations).begin()
+    assert first.block is not None and first.seconds is not None
+    assert division.most_changes(first.block) == first.changes, "the first round is spread evenly"
+    later = replace(first.block, stage=replace(first.block.stage, number=1))
+    assert division.most_changes(later) == 2 * division.changes(later), "half of the experts, all in half of the layers"
+    assert Deadlines().limit_of(first.seconds) == max(LEAST_SECONDS, FACTOR * first.seconds)
+    assert Deadlines().limit_of(1.0) == LEAST_SECONDS and Step().seconds is None
 
 
 def test_stages_follow_each_other_in_each_domain(tmp_path: Path) -> None:

@@ -87,6 +87,19 @@ class Division:
             first_share=self.settings.first_share(self.part), wanted=self.settings.wanted,
         )  # fmt: skip
 
+    def most_changes(self, block: Block) -> float:
+        """The same where all that a race leaves is in the block."""
+        if self.part is None:
+            return self.changes(block)
+        layers = self.shape.num_layers
+        of_all = self.changes(Block(stage=block.stage, first=0, end=layers))
+        of_one = candidates_of(self.shape, self.part) / layers * len(self._round(block.stage))
+        return min(of_all, (block.end - block.first) * of_one)
+
+    def _round(self, stage: Stage) -> range:
+        assert self.part is not None
+        return rounds(self.samples[stage.domain], self.settings.first_share(self.part))[stage.number]
+
     def planned(self) -> float:
         """The same of the whole part."""
         total, layers = 0.0, self.shape.num_layers
