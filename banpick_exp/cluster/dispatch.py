@@ -274,7 +274,7 @@ class EngineGroup:
         if job.work is not None:
             self._fail(job, reason)
         elif job.kind == "calibrate":
-            self._drop_uncalibrated(job.point, reason)
+            self._drop_uncalibrated(job, reason)
         if job.kind == "start" or error.error in FATAL_TO_ENGINE:
             self._note(f"engine stopped: {reason}")
             self._stop(slot, reason)
@@ -294,7 +294,7 @@ class EngineGroup:
             elif job.work is not None:
                 self._fail(job, f"its engine died {ATTEMPTS} times: {reason}")
             else:
-                self._drop_uncalibrated(job.point, reason)
+                self._drop_uncalibrated(job, reason)
         self._restart(slot, job.point, reason)
 
     def _stop(self, slot: Slot, reason: str) -> None:
@@ -310,9 +310,9 @@ class EngineGroup:
         elif not self._running and not self._resting and not any(self._idle()):
             self.stopping = f"no engine could be kept running ({reason})"
 
-    def _drop_uncalibrated(self, point: Point, reason: str) -> None:
+    def _drop_uncalibrated(self, calibration: Job, reason: str) -> None:
         failed: set[str] = set()
-        for job in self._jobs.uncalibrated(point):
+        for job in self._jobs.uncalibrated(calibration):
             if job.point.fingerprint not in failed:  # with a point go its other blocks
                 failed.add(job.point.fingerprint)
                 self._fail(job, f"its calibration failed: {reason}")

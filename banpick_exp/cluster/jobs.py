@@ -100,15 +100,19 @@ class Jobs:
         self._next_calibration(current)
         return current.seconds
 
-    def uncalibrated(self, point: Point) -> list[Job]:
-        """Takes out the works that read what the point reads: it cannot be had. Who asks again has it tried again."""
-        need = point.calibration_need
-        lost = [job for job in self._waiting if job.point.calibration_need == need and job.work is not None]
-        self._waiting = deque(job for job in self._waiting if job.point.calibration_need != need)
-        if need is not None:
-            self._asked.discard(need)
-        if (current := self._current(point)) is not None:
-            self._next_calibration(current)
+    def uncalibrated(self, job: Job) -> list[Job]:
+        """Takes out the works that read what the job was to measure: it cannot be had.
+
+        Who asks for it again has it tried again. Nothing where the job is of an attempt that failed before.
+        """
+        current, need = self._current(job.point), job.point.calibration_need
+        if current is None or current is not job.calibrating:
+            return []
+        assert need is not None
+        lost = [each for each in self._waiting if each.point.calibration_need == need and each.work is not None]
+        self._waiting = deque(each for each in self._waiting if each.point.calibration_need != need)
+        self._asked.discard(need)
+        self._next_calibration(current)
         return lost
 
     def _current(self, point: Point) -> Calibrating | None:

@@ -204,11 +204,11 @@ def test_what_cannot_be_calibrated_is_dropped_and_asked_for_again(tmp_path: Path
     jobs = Jobs(disk.calibrations)
     jobs.add([Work(point=point)])
     failed, late = take(jobs), take(jobs)
-    assert [job.point for job in jobs.uncalibrated(failed.point)] == [point] and len(jobs) == 0
+    assert [job.point for job in jobs.uncalibrated(failed)] == [point] and len(jobs) == 0
     jobs.again(late)
     assert len(jobs) == 0, "nobody reads it any more"
     jobs.add([Work(point=point)])
-    assert jobs.calibrated(late, 1.0) is None, "of the attempt before"
+    assert jobs.calibrated(late, 1.0) is None and jobs.uncalibrated(late) == [], "of the attempt before"
     assert words([job.step for job in (take(jobs), take(jobs)) if job.step]) == [
         "answers math, layers 0 to 3",
         "answers code, layers 0 to 3",
