@@ -7,6 +7,7 @@
       blocks/<fingerprint>.<n>.json           of a race: answers not yet a point
       points.parquet guards.parquet report.html *.png     at the end
     <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
+    <output_dir>/calibrations/<fingerprint>.blocks          of a calibration that is not added up yet
 
 The files are the truth about a run: resume trusts them, reports and W&B are drawn from them. So a record is either
 complete on disk or absent, and one that does not hold together is never trusted: who reads leaves it out, who computes

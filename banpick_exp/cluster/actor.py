@@ -11,18 +11,21 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from banpick_exp.cluster.answers import CalibrationProgress, Started
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.calibration.scores import Part
+from banpick_exp.evaluation.calibration.stored import Block
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.measure import measure, measure_block
 from banpick_exp.evaluation.session import Session, engine_of
 from banpick_exp.records import PointRecord
 from banpick_exp.run_folder import RunFolder, write_atomically
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.search.cuts import block_layers
 
 
 class EngineActor:
@@ -64,7 +67,12 @@ class EngineActor:
 
         Progress goes to `on_progress`, or to a file of the run folder that the driver reads.
         """
-        return self._session.calibrate(point, on_progress or self._report_progress, parts)
+        layers_of = partial(block_layers, point)
+        return self._session.calibrate(point, on_progress or self._report_progress, parts, layers_of)
+
+    def calibrate_block(self, point: Point, block: Block) -> float:
+        """Measure one block of the calibration `point` needs and write its file. Returns seconds (0: it was there)."""
+        return self._session.calibrate_block(point, block)
 
     def _report_progress(self, done: int, total: int) -> None:
         progress = CalibrationProgress(done=done, total=total)

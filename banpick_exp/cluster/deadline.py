@@ -25,7 +25,7 @@ class Deadlines:
         self._slowest = 1.0
 
     def expected_seconds(self, kind: str, point: Point, cut: Cut | None) -> float | None:
-        """Of a block or a point, by the estimate; None for a call without a limit: a calibration shows progress."""
+        """Of a block or a point, by the estimate; None for one without a limit: a whole calibration shows progress."""
         if kind not in ("block", "point"):
             return None
         speed = speed_of(point)
@@ -46,4 +46,8 @@ class Deadlines:
     def limit_seconds(self, kind: str, point: Point, cut: Cut | None) -> float | None:
         """After which its engine is given up; None where it is not."""
         expected = self.expected_seconds(kind, point, cut)
-        return None if expected is None else max(LEAST_SECONDS, FACTOR * self._slowest * expected)
+        return None if expected is None else self.limit_of(expected)
+
+    def limit_of(self, expected: float) -> float:
+        """The same of a call that should take so many seconds: a block of a calibration."""
+        return max(LEAST_SECONDS, FACTOR * self._slowest * expected)

@@ -69,7 +69,7 @@ class EngineGroup:
         self._with, self.kind, self._strategy = supplies, kind, kind.strategy
         self.slots: list[Slot] = []
         """Those that it has now: with their place, or waiting for it."""
-        self._jobs = Jobs()
+        self._jobs = Jobs(supplies.folder.calibrations)
         self._running: dict[Call, tuple[Slot, Job]] = {}
         self._resting: dict[str, tuple[float, Slot, Point]] = {}
         """Slots that are started again when their time has come (perf_counter)."""
@@ -201,6 +201,8 @@ class EngineGroup:
         """Why an engine that has not answered yet is given up; one that hangs would hold its GPUs for ever."""
         if job.kind != "start":
             limit = self._deadlines.limit_seconds(job.kind, job.point, self._with.cut_of(job.point))
+            if job.step is not None and job.step.seconds is not None:
+                limit = self._deadlines.limit_of(job.step.seconds)
             if limit is not None and time.perf_counter() - job.started > limit:
                 return f"no answer within {limit:.0f} s, which is many times what it should take: it hangs"
             return self._watch.lost(slot.name) if slot.apart else None
@@ -253,7 +255,7 @@ class EngineGroup:
 
     def _dispatch(self, slot: Slot, elsewhere: Collection[str | None]) -> bool:
         """Give the slot the first job that can run now; returns whether there was one."""
-        job = None if self.stopping is not None else self._jobs.take(self.calibrating.union(elsewhere))
+        job = None if self.stopping is not None else self._jobs.take(elsewhere)
         if job is None:
             return False
         self._tell("begun", slot, job)
@@ -261,8 +263,8 @@ class EngineGroup:
         return True
 
     def _call(self, slot: Slot, job: Job) -> Call:
-        if job.kind == "calibrate":
-            return slot.call("calibrate", job.point)
+        if job.step is not None:
+            return slot.call(*job.step.call(job.point))
         cut = self._with.cut_of(job.point)
         if job.work is not None and job.kind == "block":
             return slot.call("run_block", job.point, cut, job.work.block)
@@ -272,6 +274,8 @@ class EngineGroup:
     def _tell(self, what: str, slot: Slot, job: Job, **more: Any) -> None:
         if job.kind == "calibrate":
             more["calibration"] = job.point.calibration_fingerprint
+            if job.calibrating is not None and job.step is not None:
+                more |= job.calibrating.fields(job.step, over=what == "done")
         else:
             more["point"] = job.point.fingerprint
         if what == "begun" or job.kind == "block":
@@ -303,9 +307,10 @@ class EngineGroup:
         took = time.perf_counter() - job.started
         self._deadlines.returned(job.kind, job.point, self._with.cut_of(job.point), took)
         if job.kind == "calibrate":
-            self._jobs.calibrated(job.point)
             self._tell("done", slot, job, seconds=answer)
-            self._note(f"calibrated in {answer:.1f} s" if answer else "calibration found, not repeated")
+            seconds = self._jobs.calibrated(job, answer)
+            if seconds is not None:
+                self._note(f"calibrated in {seconds:.1f} s" if seconds else "calibration found, not repeated")
         else:
             record = answer if isinstance(answer, PointRecord) else None
             if record is not None:
@@ -383,7 +388,7 @@ class EngineGroup:
         if job.work is not None:
             self._fail(job, reason)
         elif job.kind == "calibrate":
-            self._drop_uncalibrated(job.point, reason)
+            self._drop_uncalibrated(job, reason)
         if job.kind == "start" or error.error in FATAL_TO_ENGINE:
             self._note(f"engine{self.kind.of} stopped: {reason}")
             self._stop(slot, reason)
@@ -405,7 +410,7 @@ class EngineGroup:
             elif job.work is not None:
                 self._fail(job, f"its engine died {ATTEMPTS} times: {reason}")
             else:
-                self._drop_uncalibrated(job.point, reason)
+                self._drop_uncalibrated(job, reason)
         self._restart(slot, job.point, reason)
 
     def _stop(self, slot: Slot, reason: str) -> None:
@@ -422,9 +427,9 @@ class EngineGroup:
         if not self.slots:
             self.stop(f"no engine could be kept running ({reason})")
 
-    def _drop_uncalibrated(self, point: Point, reason: str) -> None:
+    def _drop_uncalibrated(self, calibration: Job, reason: str) -> None:
         failed: set[str] = set()
-        for job in self._jobs.uncalibrated(point):
+        for job in self._jobs.uncalibrated(calibration):
             if job.point.fingerprint not in failed:  # with a point go its other blocks
                 failed.add(job.point.fingerprint)
                 self._fail(job, f"its calibration failed: {reason}")

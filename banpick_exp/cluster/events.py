@@ -23,7 +23,16 @@ JSON = str | int | float | bool | None
 """Of a field: plain values, no lists."""
 _TEXT, _COUNT, _NUMBER = (str,), (int,), (int, float)
 _MAYBE_TEXT, _MAYBE_NUMBER = (str, NoneType), (int, float, NoneType)
+_CALIBRATION = {
+    "engine": _TEXT,
+    "calibration": _TEXT,
+    "what": _MAYBE_TEXT,
+    "done": _MAYBE_NUMBER,
+    "expected": _MAYBE_NUMBER,
+}
 _BLOCK = {"engine": _TEXT, "point": _TEXT, "label": _TEXT, "block": _COUNT, "of": _COUNT}
+ADDING_UP = "adding up"
+"""`what` of the last step of a calibration's part."""
 KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "run_begun": {
         "command": _TEXT,
@@ -38,9 +47,9 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "engine_waits": {"engine": _TEXT, "reason": _TEXT, "of_kind": _MAYBE_TEXT},
     "engine_lost": {"engine": _TEXT, "reason": _TEXT},
     "engine_closed": {"engine": _TEXT},
-    "calibration_begun": {"engine": _TEXT, "calibration": _TEXT, "label": _TEXT},
-    "calibration_done": {"engine": _TEXT, "calibration": _TEXT, "seconds": _NUMBER},
-    "calibration_failed": {"engine": _TEXT, "calibration": _TEXT, "reason": _TEXT},
+    "calibration_begun": {**_CALIBRATION, "label": _TEXT},
+    "calibration_done": {**_CALIBRATION, "seconds": _NUMBER},
+    "calibration_failed": {**_CALIBRATION, "reason": _TEXT},
     "block_begun": _BLOCK,
     "block_done": {**_BLOCK, "seconds": _NUMBER},
     "block_failed": {**_BLOCK, "reason": _TEXT},
@@ -65,7 +74,8 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
 seconds are seconds; `points` of run_begun counts those that this driver has to compute, `expected` and `progress` are
 work in points, of this driver too; `of_kind` tells an engine from those of other kinds, where the run has any;
 `accuracy` and `delta` are shares, 0.612 and -0.013; `point_aside`: a finished record was set aside, its point counts as
-not run. What may be absent reads as None."""
+not run. Of a calibration in blocks `what` names the block, `done` and `expected` are changes times problems of the part
+that it belongs to. What may be absent reads as None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from banpick_exp.cluster import stop_request
 from banpick_exp.cluster.backends.base import DoesNotFit
+from banpick_exp.cluster.calibrating import engines_of_use
 from banpick_exp.cluster.dispatch import EngineGroup, Supplies
 from banpick_exp.cluster.kinds import Kind
 from banpick_exp.cluster.shares import claim_of, granted
@@ -35,7 +36,7 @@ class Fleet:
             claim_of(
                 kind.point.engine,
                 self._room(kind) if engines == "auto" else engines,
-                len(kind.works),
+                max(len(kind.works), engines_of_use((work.point for work in kind.works), supplies.folder.calibrations)),
                 by_room=engines == "auto",
             )
             for kind in kinds

@@ -6,7 +6,9 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from banpick_exp.cluster.calibrating import Calibrating, Step
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.strategy import Work
@@ -25,6 +27,9 @@ class Job:
     kind: str
     point: Point
     work: Work | None = None
+    calibrating: Calibrating | None = None
+    step: Step | None = None
+    """Of a calibration."""
     attempts: int = 0
     """Engines that died under it."""
     started: float = field(default_factory=time.perf_counter)
@@ -33,11 +38,15 @@ class Job:
 class Jobs:
     """A queue; true while something is in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, calibrations: Path) -> None:
+        """`calibrations`: the folder that holds them."""
+        self._folder = calibrations
         self._waiting: deque[Job] = deque()
         self._asked: set[Need] = set()
         """Calibrations asked for so far; `_missing` are those that are not there yet."""
         self._missing: set[Need] = set()
+        self._calibrating: dict[str, deque[Calibrating]] = {}
+        """By artifact, what is to be measured of it: one after the other, for the artifact is made once."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -48,40 +57,78 @@ class Jobs:
         for need in [need for need in needed if need not in self._asked]:
             self._asked.add(need)
             self._missing.add(need)
-            self._waiting.append(Job("calibrate", needed[need]))
+            wanted = Calibrating(needed[need], self._folder)
+            waiting = self._calibrating.setdefault(need[0], deque())
+            waiting.append(wanted)
+            if len(waiting) == 1:
+                self._waiting.extend(_jobs(wanted, wanted.begin()))
         self._waiting.extend(Job(work.kind, work.point, work) for work in works)
 
     def first(self) -> Job:
         """What has waited longest; it stays."""
         return self._waiting[0]
 
-    def take(self, calibrating: Collection[str | None]) -> Job | None:
-        """The first that can run now. `calibrating`: fingerprints of what is being measured at this moment."""
+    def take(self, elsewhere: Collection[str | None] = ()) -> Job | None:
+        """The first that can run now. `elsewhere`: calibrations that engines of other kinds measure at this moment."""
         for index, job in enumerate(self._waiting):
+            if job.kind == "calibrate" and job.point.calibration_fingerprint in elsewhere:
+                continue  # it is made once
             if job.work is not None and job.point.calibration_need in self._missing:
                 continue
-            if job.kind == "calibrate" and job.point.calibration_fingerprint in calibrating:
-                continue  # two scores of one artifact: it is made once
             del self._waiting[index]
             job.started = time.perf_counter()
             return job
         return None
 
     def again(self, job: Job) -> None:
-        """Its engine died: before all else."""
-        self._waiting.appendleft(job)
+        """Its engine died: before all else, unless nobody asks for it any more."""
+        if job.calibrating is None or self._current(job.point) is job.calibrating:
+            self._waiting.appendleft(job)
 
-    def calibrated(self, point: Point) -> None:
-        """What the point reads is there."""
-        assert point.calibration_need is not None
-        self._missing.discard(point.calibration_need)
+    def calibrated(self, job: Job, seconds: float) -> float | None:
+        """A step of a calibration is over; the next ones come before all else.
 
-    def uncalibrated(self, point: Point) -> list[Job]:
-        """Takes out the works that read what the point reads: it cannot be had."""
-        need = point.calibration_need
-        lost = [job for job in self._waiting if job.point.calibration_need == need and job.work is not None]
-        self._waiting = deque(job for job in self._waiting if job.point.calibration_need != need)
+        Returns the seconds of engines that the calibration took where it is there now, else None.
+        """
+        current = self._current(job.point)
+        if current is None or current is not job.calibrating:  # it failed meanwhile
+            return None
+        assert job.step is not None
+        self._waiting.extendleft(reversed(_jobs(current, current.finished(job.step, seconds))))
+        if not current.over:
+            return None
+        assert current.point.calibration_need is not None
+        self._missing.discard(current.point.calibration_need)
+        self._next_calibration(current)
+        return current.seconds
+
+    def uncalibrated(self, job: Job) -> list[Job]:
+        """Takes out the works that read what the job was to measure: it cannot be had.
+
+        Who asks for it again has it tried again. Nothing where the job is of an attempt that failed before.
+        """
+        current, need = self._current(job.point), job.point.calibration_need
+        if current is None or current is not job.calibrating:
+            return []
+        assert need is not None
+        lost = [each for each in self._waiting if each.point.calibration_need == need and each.work is not None]
+        self._waiting = deque(each for each in self._waiting if each.point.calibration_need != need)
+        self._asked.discard(need)
+        self._next_calibration(current)
         return lost
+
+    def _current(self, point: Point) -> Calibrating | None:
+        """What is measured of the point's calibration now, where that is what the point reads."""
+        waiting = self._calibrating.get(point.calibration_fingerprint or "")
+        if not waiting or waiting[0].point.calibration_need != point.calibration_need:
+            return None
+        return waiting[0]
+
+    def _next_calibration(self, over: Calibrating) -> None:
+        waiting = self._calibrating[over.point.calibration_fingerprint or ""]
+        waiting.popleft()
+        if waiting:
+            self._waiting.extendleft(reversed(_jobs(waiting[0], waiting[0].begin())))
 
     def drop_point(self, point: Point) -> None:
         """The point is over: no block of it is asked for any more."""
@@ -93,3 +140,7 @@ class Jobs:
         lost = [job for job in self._waiting if job.work is not None]
         self._waiting.clear()
         return lost
+
+
+def _jobs(calibrating: Calibrating, steps: Sequence[Step]) -> list[Job]:
+    return [Job("calibrate", calibrating.point, calibrating=calibrating, step=step) for step in steps]

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from banpick_exp.cluster.engine_state import EngineState
 from banpick_exp.cluster.events import Event
-from banpick_exp.cluster.state import Fold, PointEnd, RunState
+from banpick_exp.cluster.state import Fold, Measured, PointEnd, RunState
 
 MOST_LINES = 8
 """Points, and engines, that have a line of their own."""
@@ -99,7 +99,8 @@ def drawn(state: RunState, now: datetime, progress_file: Path) -> list[Renderabl
     parts += _most([_running_line(engine, now) for engine in state.running], MOST_LINES)
     calibrating = [e.job.since for e in state.engines if e.job and e.job.kind == "calibration"]
     if calibrating:
-        parts.append(_calibration_line(min(calibrating), now, progress_file))
+        in_blocks = _blocks_line(state.calibrations, now)
+        parts.append(in_blocks or _calibration_line(min(calibrating), now, progress_file))
     if len(state.engines) > 1:
         parts += _most([f"engines {escape(shown(line))}" for line in engine_counts(state.engines)], MOST_KINDS)
     parts.append(_bar(state))
@@ -169,6 +170,17 @@ def _bar(state: RunState) -> Table:
         eta_words(state),
     )  # fmt: skip
     return bar
+
+
+def _blocks_line(calibrations: Sequence[Measured], now: datetime) -> str | None:
+    """Of calibrations in blocks, however many engines work at them; None where there is none."""
+    if not calibrations:
+        return None
+    done, expected = sum(each.done for each in calibrations), sum(each.expected for each in calibrations)
+    left = [each.eta_seconds(now) for each in calibrations]
+    known = [seconds for seconds in left if seconds is not None]
+    eta = f"{max(known):.0f} s" if len(known) == len(left) else "-"
+    return f"calibrating: {100 * done / expected:.0f} % of the changes, ETA {eta}"
 
 
 def _calibration_line(since: datetime, now: datetime, progress_file: Path) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from banpick_exp.cluster.engine_state import EngineState, EngineTally, Job, seconds_between
-from banpick_exp.cluster.events import Event
+from banpick_exp.cluster.events import ADDING_UP, Event
 from banpick_exp.records import Status
 
 RECENT = 8
@@ -42,6 +42,26 @@ class PointEnd:
     speedup: float | None
     kept: float | None
     """Experts a token and layer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """How far a part of a calibration is that is measured in blocks; changes times problems."""
+
+    since: datetime
+    """When its first block of this driver began."""
+    before: float
+    """What was there then."""
+    updated: datetime
+    done: float
+    expected: float
+
+    def eta_seconds(self, now: datetime) -> float | None:
+        """By the pace since; None before the first block is over."""
+        if self.done <= self.before:
+            return None
+        pace = seconds_between(self.since, self.updated) / (self.done - self.before)
+        return max(pace * (self.expected - self.done) - seconds_between(self.updated, now), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +96,8 @@ class RunState:
     blocks: int
     """Answered by the last driver's engines."""
     engines: tuple[EngineState, ...]
+    calibrations: tuple[Measured, ...]
+    """Those that are measured in blocks now."""
     recent: tuple[PointEnd, ...]
     """The last that ended, oldest first."""
     failed: tuple[PointEnd, ...]
@@ -138,6 +160,8 @@ class _Driver:
     left: int = 0
     """As it said at its end."""
     engines: dict[str, EngineTally] = field(default_factory=dict)
+    calibrations: dict[str, Measured] = field(default_factory=dict)
+    """By fingerprint."""
 
 
 class Fold:
@@ -189,6 +213,7 @@ class Fold:
             eta_seconds=self._eta(now) if phase == "running" else None,
             blocks=sum(engine.blocks for engine in driver.engines.values()),
             engines=engines,
+            calibrations=tuple(driver.calibrations.values()),
             recent=tuple(self._recent),
             failed=tuple(self._failed.values()),
             notes=tuple(self._notes),
@@ -257,14 +282,27 @@ class Fold:
     def _engine_closed(self, time: datetime, *, engine: Any) -> None:
         self._engine(engine, time).unloaded(time, "closed")
 
-    def _calibration_begun(self, time: datetime, *, engine: Any, calibration: Any, label: Any) -> None:
-        self._engine(engine, time).begin(Job(kind="calibration", label=label, since=time))
+    def _calibration_begun(self, time: datetime, *, engine: Any, calibration: Any, label: Any, **more: Any) -> None:
+        shown = label if more["what"] is None else f"{label}: {more['what']}"
+        self._engine(engine, time).begin(Job(kind="calibration", label=shown, since=time))
+        done, expected = more["done"], more["expected"]
+        known = self._driver.calibrations.get(calibration)
+        if expected and (known is None or known.expected != expected or done < known.done):  # another part of it
+            self._driver.calibrations[calibration] = Measured(
+                since=time, before=done, updated=time, done=done, expected=expected
+            )
 
-    def _calibration_done(self, time: datetime, *, engine: Any, calibration: Any, seconds: Any) -> None:
+    def _calibration_done(self, time: datetime, *, engine: Any, calibration: Any, **more: Any) -> None:
         self._engine(engine, time).end_job(time)
+        known = self._driver.calibrations.get(calibration)
+        if known is not None and more["done"] is not None:
+            self._driver.calibrations[calibration] = replace(known, updated=time, done=more["done"])
+        if more["done"] is None or more["what"] == ADDING_UP:
+            self._driver.calibrations.pop(calibration, None)
 
-    def _calibration_failed(self, time: datetime, *, engine: Any, calibration: Any, reason: Any) -> None:
+    def _calibration_failed(self, time: datetime, *, engine: Any, calibration: Any, **more: Any) -> None:
         self._engine(engine, time).end_job(time)
+        self._driver.calibrations.pop(calibration, None)
 
     def _block_begun(self, time: datetime, *, engine: Any, point: Any, label: Any, block: Any, of: Any) -> None:
         self._work_begins(time, engine, Job(kind="block", label=label, since=time, point=point, block=block, of=of))

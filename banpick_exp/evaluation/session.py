@@ -9,11 +9,13 @@ from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
 from banpick_exp.evaluation.blocks import answered_in_blocks
 from banpick_exp.evaluation.budget.solve import Probed
+from banpick_exp.evaluation.calibrated import artifact_of, division_of
 from banpick_exp.evaluation.calibration import arrays
-from banpick_exp.evaluation.calibration.artifact import artifact_folder, parts_in
+from banpick_exp.evaluation.calibration.artifact import parts_in
 from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
-from banpick_exp.evaluation.calibration.measure import calibrate, score
+from banpick_exp.evaluation.calibration.measure import calibrate, measure_block, score
 from banpick_exp.evaluation.calibration.scores import Part
+from banpick_exp.evaluation.calibration.stored import Block
 from banpick_exp.evaluation.calibration.views import policy_views
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.trial import Trial
@@ -45,38 +47,69 @@ class Session:
 
     # ------------------------------------------------------------ calibration
 
-    def calibrate(self, trial: Trial, on_progress: Progress, parts: Sequence[Part] | None = None) -> float:
+    def calibrate(
+        self,
+        trial: Trial,
+        on_progress: Progress,
+        parts: Sequence[Part] | None = None,
+        layers_of: Callable[[Part | None], int | None] = lambda part: None,
+    ) -> float:
         """Measure what `trial` reads of a calibration and is not there yet, or `parts` of it, whoever reads them.
 
-        Returns seconds (0 when all was there).
+        Blocks that are there are added up and not measured again. `layers_of`: how many layers a block has in a part
+        (None: of the artifact itself), None where it is not worth dividing. Returns seconds (0 when all was there).
         """
-        fingerprint = trial.calibration_fingerprint
-        assert fingerprint is not None
-        folder = artifact_folder(trial.calibration, self.folder.calibrations, fingerprint)
+        folder, fingerprint = artifact_of(trial, self.folder.calibrations)
         shape, settings = trial.checkpoint.shape, trial.calibration
         begin = time.perf_counter()
         domains = arrays.load(folder, fingerprint)
         there = parts_in(folder)
         missing = [name for name in (trial.calibration_parts if parts is None else parts) if name not in there]
         if domains is None:
+            division = division_of(trial, self.folder.calibrations, None, layers_of(None))
             domains = calibrate(
-                self.engine, shape, trial.task, settings, on_progress, identity=trial.calibration_identity
+                self.engine,
+                shape,
+                trial.task,
+                settings,
+                on_progress,
+                identity=trial.calibration_identity,
+                division=division,
             )
             header = {
                 "model": {"name": trial.model.name, "identity": trial.checkpoint.identity},
                 "settings": settings.measured(),
                 "data_files": trial.calibration_files,
                 "versions": versions(),
-                "seconds": time.perf_counter() - begin,
+                "seconds": division.seconds(),
             }
             arrays.save_artifact(folder, fingerprint, domains, header)
+            division.clear()
         elif not missing:
             return 0.0
         for name in missing:
-            scoring = time.perf_counter()
-            found, how = score(self.engine, shape, domains, settings, name, on_progress)
-            arrays.save_scores(folder, name, found, how | {"seconds": time.perf_counter() - scoring})
+            division = division_of(trial, self.folder.calibrations, name, layers_of(name))
+            found, how = score(self.engine, shape, domains, settings, name, on_progress, division=division)
+            arrays.save_scores(folder, name, found, how)
+            division.clear()
         return time.perf_counter() - begin
+
+    def calibrate_block(self, trial: Trial, block: Block) -> float:
+        """Measure one block of what `trial` reads and write its file. Returns seconds (0 where nothing was to do).
+
+        Raises UserError where the artifact that it scores is of something else, FileNotFoundError where it is gone.
+        """
+        folder, fingerprint = artifact_of(trial, self.folder.calibrations)
+        begin, part = time.perf_counter(), block.stage.part
+        domains = arrays.load(folder, fingerprint)
+        if (domains is not None) if part is None else part in parts_in(folder):
+            return 0.0  # another run was faster
+        if part is not None and domains is None:
+            raise FileNotFoundError(f"calibration {fingerprint} is not in {folder}, so {part} cannot be measured on it")
+        division = division_of(trial, self.folder.calibrations, part, block.end - block.first)
+        identity = trial.calibration_identity
+        done = measure_block(self.engine, trial.task, division, block, domains, identity=identity)
+        return time.perf_counter() - begin if done else 0.0
 
     def policies(self, trial: Trial) -> dict[str, DomainPolicy]:
         """The trial's rule as the engine takes it, domain by domain. FileNotFoundError without its calibration."""
@@ -87,7 +120,7 @@ class Session:
         sensitivity = trial.calibration.sensitivity
         key = f"{fingerprint}/{trial.score}/{sensitivity}"
         if key not in self._views:
-            folder = artifact_folder(trial.calibration, self.folder.calibrations, fingerprint)
+            folder, _ = artifact_of(trial, self.folder.calibrations)
             measured = arrays.load(folder, fingerprint)
             if measured is None or not set(trial.calibration_parts) <= set(parts_in(folder)):
                 raise FileNotFoundError(f"calibration {fingerprint} is not in {folder}, or not what is read of it")

@@ -138,7 +138,7 @@ def answer_tokens(point: Point) -> int:
 def calibration_tokens(point: Point) -> float:
     """Tokens that pass through the model while an artifact is made, whole passes counted: each layer limited and
     skipped once, on own answers."""
-    return 2 * point.checkpoint.shape.num_layers * point.calibration.samples * _tokens_of_a_change(point)
+    return 2 * point.checkpoint.shape.num_layers * point.calibration.samples * tokens_of_a_change(point)
 
 
 def scoring_tokens(point: Point) -> float:
@@ -152,10 +152,10 @@ def part_tokens(point: Point, name: Part) -> float:
     samples = settings.gain_samples if PARTS[name].labelled else settings.samples
     candidates = shape.num_layers * (shape.top_k - 1 if name in BUDGETS else shape.num_experts)
     changes = planned(candidates, samples, first_share=settings.first_share(name), wanted=settings.wanted)
-    return changes * _tokens_of_a_change(point)
+    return changes * tokens_of_a_change(point)
 
 
-def _tokens_of_a_change(point: Point) -> float:
+def tokens_of_a_change(point: Point) -> float:
     """Of one answer in every domain, under one change."""
     return _suffix_share(point.checkpoint.shape) * len(point.task.domains) * point.calibration.max_tokens
 

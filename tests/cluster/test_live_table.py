@@ -134,6 +134,26 @@ def test_a_calibration_says_how_far_it_is(live: Watched) -> None:
     assert "calibrating ..." in live.drawn()
 
 
+def test_a_calibration_in_blocks_is_one_line_however_many_engines_share_it(live: Watched) -> None:
+    live.begin(points=1)
+    for engine, what in (("e", "limits math, layers 0 to 7"), ("f", "limits math, layers 8 to 15")):
+        live.events.write(
+            "calibration_begun", engine=engine, calibration="c", label="pick", what=what, done=10.0, expected=100.0
+        )
+    live.folder.progress.write_text(json.dumps({"done": 99, "total": 100}))  # of an engine that made one in one call
+    lines = live.drawn()
+    assert sum(line.startswith("calibrat") and "layers" in line for line in lines) == 2
+    assert "calibrating: 10 % of the changes, ETA -" in lines
+    live.events.write(
+        "calibration_done", engine="f", calibration="c", seconds=1.0, what=what, done=55.0, expected=100.0
+    )
+    assert any(line.startswith("calibrating: 55 % of the changes, ETA ") for line in live.drawn())
+    told: dict[str, Any] = {"engine": "e", "calibration": "c", "what": "adding up", "done": 100.0, "expected": 100.0}
+    live.events.write("calibration_begun", label="pick", **told)
+    live.events.write("calibration_done", seconds=1.0, **told)
+    assert not any("calibrating" in line for line in live.drawn())
+
+
 def test_events_and_drawing_do_not_wait_for_each_other(live: Watched) -> None:
     """The table is drawn from a thread of its own, and notes are printed above it: neither may hold the other."""
 

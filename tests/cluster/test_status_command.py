@@ -111,7 +111,8 @@ def test_json(folder: RunFolder, at_work: Events, capsys: pytest.CaptureFixture[
     assert code == 1 and found["fine"] is False
     assert list(found) == [
         "schema", "run", "folder", "phase", "fine", "driver", "command", "resume", "begun", "updated", "ended", "code",
-        "seconds", "eta_seconds", "stop_asked_by", "points", "work", "blocks", "engines", "failed", "recent", "notes",
+        "seconds", "eta_seconds", "stop_asked_by", "points", "work", "calibrations", "blocks", "engines", "failed",
+        "recent", "notes",
     ]  # fmt: skip
     assert (found["schema"], found["run"], found["folder"], found["phase"]) == (
         1,

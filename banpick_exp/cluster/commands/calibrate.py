@@ -4,7 +4,7 @@ Usage: python -m banpick_exp calibrate [--all] [model=NAME] [task=NAME] [calibra
 
 Runs on one engine, writes the artifact that sweeps of the same model, data and settings find, prints the experts that
 score highest in each domain, where scores disagree, and layers by sensitivity, and draws heat maps (layer x expert)
-beside the artifact. What exists is shown, not repeated.
+beside the artifact. What exists is shown, not repeated; a long one that was ended goes on from its last block.
 
   --all                    every score, to compare them; otherwise the one that is asked for
   calibration.sensitivity=gold   layers by what right answers lose

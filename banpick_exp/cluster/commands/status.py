@@ -258,6 +258,10 @@ def plain(look: Look) -> dict[str, Any]:
         "points": {status: state.counts.get(status, 0) for status in STATUSES}
         | {"left": state.left, "total": state.total},
         "work": {"done": state.work[0], "expected": state.work[1]},
+        "calibrations": [
+            {"done": each.done, "expected": each.expected, "eta_seconds": each.eta_seconds(look.now)}
+            for each in state.calibrations
+        ],
         "blocks": state.blocks,
         "engines": [_plain(engine) for engine in state.engines],
         "failed": [_plain(end) for end in state.failed],

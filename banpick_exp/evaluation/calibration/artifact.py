@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.calibration.config import CHOOSING, CalibrationConfig
+from banpick_exp.evaluation.calibration.config import CHOOSING, DIVIDING, CalibrationConfig
 from banpick_exp.evaluation.calibration.scores import PARTS, Part
 from banpick_exp.models.shape import MoeShape
 
@@ -107,7 +107,7 @@ def check_artifact(
             f" have no key experts there. Type task.domains=[{','.join(d for d in domains if d in found.domains)}], or"
             " leave calibration.path out to make one of all domains."
         )
-    sizes = _shapes(folder / TENSORS)
+    sizes = array_shapes(folder / TENSORS)
     for domain in domains:
         expected = [shape.num_layers, shape.num_experts]
         if sizes.get(f"{domain}.{USAGE}") != expected:
@@ -122,7 +122,7 @@ def check_artifact(
 
 def _check_settings(settings: CalibrationConfig, found: Artifact, folder: Path, shape: MoeShape) -> None:
     """UserError for a typed setting that the artifact was not made with. A score is a choice among what it holds."""
-    for key, value in settings.model_dump(mode="json", exclude=CHOOSING).items():
+    for key, value in settings.model_dump(mode="json", exclude=CHOOSING | DIVIDING).items():
         made_with = found.settings.get(key)
         default = shape.usual_k_min if key == "k_min" else CalibrationConfig.model_fields[key].default
         if value not in (made_with, default):
@@ -146,7 +146,7 @@ def check_scored(settings: CalibrationConfig, name: Part) -> None:
     )
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
+def array_shapes(path: Path) -> dict[str, list[int]]:
     """The shape of each array of a safetensors file, from its header: 8 bytes of length, then JSON."""
     try:
         with path.open("rb") as file:

@@ -15,6 +15,8 @@ CALIBRATION_WORKER = "banpick_exp.evaluation.calibration.worker.CalibrationExten
 """The worker extension of an engine that calibrates: a name, because the class imports vLLM."""
 CHOOSING = {"path", "score", "sensitivity"}
 """Settings that change nothing of what is measured."""
+DIVIDING = {"block_layers"}
+"""Those that change how it is measured, and no result."""
 
 
 class CalibrationConfig(Section):
@@ -49,6 +51,9 @@ class CalibrationConfig(Section):
     markers: tuple[str, ...] | None = None
     """Texts of one token each whose experts `npmi` finds; null is the task's answer separator, else <think>, </think>.
     Others are left out; with none left, the policies that follow npmi cannot start."""
+    block_layers: int | None = Field(default=None, ge=1)
+    """Layers of a block, which one engine measures at a time and a death costs; null is what takes minutes by the
+    estimate. A calibration that takes less is one call."""
 
     @property
     def labelled(self) -> bool:
@@ -61,7 +66,7 @@ class CalibrationConfig(Section):
 
     def measured(self) -> dict[str, Any]:
         """The settings that an artifact is made with; the others choose among what it holds."""
-        return self.model_dump(exclude=CHOOSING)
+        return self.model_dump(exclude=CHOOSING | DIVIDING)
 
     def floor(self, shape: MoeShape) -> int:
         """`k_min` for a checkpoint: as typed or as usual, at most its top_k."""

@@ -16,7 +16,8 @@ per candidate change and problem, in a race (`race.py`) that leaves out what can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,12 @@ from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.evaluation.calibration import passes, race
 from banpick_exp.evaluation.calibration.arrays import DomainCalibration, Scores
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
-from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Objective, Scored, Shortcuts
-from banpick_exp.evaluation.calibration.scores import GAIN_CAP, PARTS, Part
-from banpick_exp.evaluation.calibration.sequences import (
-    corpus,
-    in_steps,
-    own_answers,
-    packed,
-    right_answers,
-    unpacked,
-)
+from banpick_exp.evaluation.calibration.division import Division, candidates_of, division_of_artifact
+from banpick_exp.evaluation.calibration.judge import Judge, OnProgress, Work
+from banpick_exp.evaluation.calibration.probe import Candidate, Objective, Scored, Shortcuts
+from banpick_exp.evaluation.calibration.scores import PARTS, Part
+from banpick_exp.evaluation.calibration.sequences import corpus, own_answers, packed, right_answers, unpacked
+from banpick_exp.evaluation.calibration.stored import ANSWERS, LAYERS, Block, BlocksInMemory, Found
 from banpick_exp.policy import MoeShape
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import CALIBRATION_SPLIT
@@ -46,25 +43,8 @@ HIDDEN_STATES = 256
 """Tokens a layer on which its experts are compared, evenly spaced over the calibration sequences of a domain."""
 RANKS_AGREE = 1e-4
 """Largest difference between the similarities of two ranks: they sum the same partial outputs."""
-LAYERS_AT_ONCE = 8
-"""What is kept of the unchanged model during one pass: the hidden states of a step before so many layers."""
 
-OnProgress = Callable[[int, int], None]
-"""(changes times problems that are measured, of how many)."""
-
-
-class Work:
-    """Counts what is measured, and tells."""
-
-    def __init__(self, planned: int, on_progress: OnProgress) -> None:
-        self.planned, self.done, self.layer_tokens, self.out_of_reach = planned, 0, 0, 0
-        self._on_progress = on_progress
-
-    def add(self, judged: int, found: passes.Changed) -> None:
-        self.done += judged
-        self.layer_tokens += found.layer_tokens
-        self.out_of_reach += found.out_of_reach
-        self._on_progress(min(self.done, self.planned), self.planned)
+Domains = Mapping[str, DomainCalibration]
 
 
 def calibrate(
@@ -75,82 +55,134 @@ def calibrate(
     on_progress: OnProgress = lambda done, total: None,
     *,
     identity: str | None = None,
+    division: Division | None = None,
 ) -> dict[str, DomainCalibration]:
     """The artifact without scores, on the loaded engine, opened with `worker=config.CALIBRATION_WORKER`.
 
-    `identity` is that of the data when it was planned. Policy none is on afterwards. Raises UserError for data that
-    changed since.
+    `identity` is that of the data when it was planned. `division`: blocks that are there already are not measured
+    again. Policy none is on afterwards. Raises UserError for data that changed since.
     """
-    most = max(settings.samples, settings.gain_samples)
-    problems = load_problems(task, CALIBRATION_SPLIT, most, identity=identity)
-    work = Work(len(problems) * 2 * shape.num_layers * settings.samples, on_progress)
-    result: dict[str, DomainCalibration] = {}
-    for domain, items in problems.items():
-        result[domain] = _calibrate_domain(engine, shape, task, settings, items, work)
-    engine.set_policy("none", {})
-    return result
+    if division is None:
+        division = division_of_artifact(shape, settings, task.domains, "", BlocksInMemory())
+    _measure_missing(engine, _ArtifactBlocks(engine, task, division, identity), division, on_progress)
+    return {domain: _added_up(shape, settings, division.walk(domain)[0]) for domain in division.domains}
 
 
 def score(
     engine: Engine,
     shape: MoeShape,
-    domains: Mapping[str, DomainCalibration],
+    domains: Domains,
     settings: CalibrationConfig,
     name: Part,
     on_progress: OnProgress = lambda done, total: None,
     *,
     shortcuts: Shortcuts = "all",
+    division: Division | None = None,
 ) -> tuple[dict[str, Scores], dict[str, Any]]:
-    """One score in every domain, and how it was measured: method, work, what is sure. Less of `shortcuts`: for a bench.
+    """One score in every domain, and how it was measured: method, work, seconds, what is sure.
 
-    Policy none is on afterwards.
+    Less of `shortcuts`: for a bench. `division` as in `calibrate`. Policy none is on afterwards.
     """
-    planned = sum(planned_changes(shape, settings, name, _samples(domain, name)) for domain in domains.values())
-    work = Work(planned, on_progress)
-    found, sure = {}, {}
-    for domain, calibration in domains.items():
-        scored = _score_domain(engine, shape, calibration, settings, name, work, shortcuts)
+    if division is None:
+        samples = {domain: _samples(found, name) for domain, found in domains.items()}
+        division = Division(
+            blocks=BlocksInMemory(), part=name, shape=shape, settings=settings, samples=samples, base=""
+        )
+    _measure_missing(engine, _ScoreBlocks(engine, division, domains, shortcuts), division, on_progress)
+    found, sure, told = {}, {}, list[Mapping[str, float]]()
+    for domain in domains:
+        stages = division.walk(domain)[0]
+        scored = _raced(division, domain, stages).scored()
         found[domain] = _by_layer(scored, shape, labelled=PARTS[name].labelled)
         sure[domain] = race.surely_above(scored, settings.wanted)
-    engine.set_policy("none", {})
-    header = {
-        "method": settings.method,
-        "changes": work.done,
-        "out_of_reach": work.out_of_reach,
-        "layer_tokens": work.layer_tokens,
-        "sure": sure,
-    }
-    return found, header
+        told += [block.told for stage in stages for block in stage]
+    counted = {key: int(sum(each[key] for each in told)) for key in ("changes", "out_of_reach", "layer_tokens")}
+    seconds = sum(each["seconds"] for each in told)
+    return found, {"method": settings.method, **counted, "sure": sure, "seconds": seconds}
 
 
-def planned_changes(shape: MoeShape, settings: CalibrationConfig, name: Part, samples: int) -> int:
-    """How many times one problem passes under one change to score everything in a domain."""
-    return race.planned(
-        len(_candidates(shape, name)), samples, first_share=settings.first_share(name), wanted=settings.wanted
+def measure_block(
+    engine: Engine,
+    task: TaskConfig,
+    division: Division,
+    block: Block,
+    domains: Domains | None,
+    *,
+    identity: str | None = None,
+) -> bool:
+    """Measure one block and keep it, unless it is there. `domains`: of the artifact, for a score of it.
+
+    Returns False where nothing was done: it is there, or does not follow what is there any more. Policy none is on
+    afterwards.
+    """
+    domain = block.stage.domain
+    whole, missing = division.walk(domain)
+    if len(whole) < block.stage.number:
+        division.blocks.refresh()
+        whole, missing = division.walk(domain)
+    if not any(each.stage == block.stage and each.first < block.end and block.first < each.end for each in missing):
+        return False
+    asked = (
+        _ArtifactBlocks(engine, task, division, identity)
+        if domains is None
+        else _ScoreBlocks(engine, division, domains, "all")
     )
+    asked.measure(block, whole, Work(division.changes(block), lambda done, total: None))
+    engine.set_policy("none", {})
+    return True
 
 
-def _candidates(shape: MoeShape, name: Part) -> list[Candidate]:
-    change = PARTS[name].change
-    values = range(1, shape.top_k) if change == "limit" else range(shape.num_experts)
-    return [Candidate(change, layer, value) for layer in range(shape.num_layers) for value in values]
-
-
-def _samples(domain: DomainCalibration, name: Part) -> int:
-    return len(domain.right_marks if PARTS[name].labelled else domain.own_marks)
+def _measure_missing(
+    engine: Engine, blocks: _ArtifactBlocks | _ScoreBlocks, division: Division, on_progress: OnProgress
+) -> None:
+    work = Work(division.planned(), on_progress)
+    if (there := division.planned() - division.left()) > 0:
+        work.add(there)
+    for domain in division.domains:
+        whole, missing = division.walk(domain)
+        while missing:
+            for block in missing:
+                blocks.measure(block, whole, work)
+            whole, missing = division.walk(domain)
+    engine.set_policy("none", {})
 
 
 # ------------------------------------------------------------ the artifact
 
 
-def _calibrate_domain(
-    engine: Engine,
-    shape: MoeShape,
-    task: TaskConfig,
-    settings: CalibrationConfig,
-    problems: Sequence[Problem],
-    work: Work,
-) -> DomainCalibration:
+class _ArtifactBlocks:
+    """Measures blocks of the artifact itself."""
+
+    def __init__(self, engine: Engine, task: TaskConfig, division: Division, identity: str | None) -> None:
+        self._engine, self._task, self._division, self._identity = engine, task, division, identity
+        self._problems: dict[str, list[Problem]] = {}
+
+    def measure(self, block: Block, whole: Sequence[Sequence[Found]], work: Work) -> None:
+        """`whole`: the stages before."""
+        division, settings, domain = self._division, self._division.settings, block.stage.domain
+        if block.stage.number == ANSWERS:
+            if not self._problems:
+                most = max(settings.samples, settings.gain_samples)
+                self._problems = load_problems(self._task, CALIBRATION_SPLIT, most, identity=self._identity)
+            begin = time.perf_counter()
+            arrays = _answers(self._engine, division.shape, self._task, settings, self._problems[domain])
+            division.blocks.add(block, arrays, {"seconds": time.perf_counter() - begin})
+            return
+        answers = whole[ANSWERS][0].arrays
+        own = unpacked(answers["own_ids"], answers["own_marks"])
+        judge = Judge(self._engine, own, settings, "kl", work)
+        layers = range(block.first, block.end)
+        limits = [Candidate("limit", layer, settings.floor(division.shape)) for layer in layers]
+        skips = [Candidate("skip", layer, 0) for layer in layers]
+        values, weights = judge([*limits, *skips], range(len(own)))
+        arrays = {"limit": values[: len(layers)], "skip": values[len(layers) :], "weights": weights}
+        division.blocks.add(block, arrays, judge.told())
+
+
+def _answers(
+    engine: Engine, shape: MoeShape, task: TaskConfig, settings: CalibrationConfig, problems: Sequence[Problem]
+) -> dict[str, np.ndarray]:
+    """What the unchanged model answers to the problems of one domain, and what one pass of it shows."""
     engine.set_policy("none", {})
     engine.counters(reset=True)
     if settings.text is not None:
@@ -165,25 +197,36 @@ def _calibrate_domain(
         right = _right(engine, task, settings, problems[: settings.gain_samples], answers)
     if not any(counters.tokens):
         raise EngineError("no token of the calibration was counted: every share of an expert would be of nothing")
-    k_min = settings.floor(shape)
-    seen = _unchanged(engine, shape, own, passes.token_ids(engine, settings.markers_of(task)), k_min)
-    limited = _limited(engine, shape, settings, own, work)
-    layer_kl_L = limited["layer_kl"]
+    markers = passes.token_ids(engine, settings.markers_of(task))
     own_ids, own_marks = packed(own)
     right_ids, right_marks = packed(right)
-    curvature_L = fisher_information(layer_kl_L, seen.limit_shift)
-    measured: dict[str, Any] = {**seen.arrays, **limited}
+    return {
+        **_unchanged(engine, shape, own, markers, settings.floor(shape)),
+        "usage": np.array(counters.usage, dtype=np.int64),
+        "tokens": np.array(counters.tokens, dtype=np.int64),
+        "own_ids": own_ids,
+        "own_marks": own_marks,
+        "right_ids": right_ids,
+        "right_marks": right_marks,
+    }
+
+
+def _added_up(shape: MoeShape, settings: CalibrationConfig, whole: Sequence[Sequence[Found]]) -> DomainCalibration:
+    """One domain, all of whose stages are there."""
+    measured: dict[str, Any] = dict(whole[ANSWERS][0].arrays)
+    limit_shift_L, removal_shift_LE = measured.pop("limit_shift"), measured.pop("removal_shift")
+    layers = whole[LAYERS]
+    total = layers[0].arrays["weights"].sum()
+    for name, kept in (("layer_kl", "limit"), ("skip_kl", "skip")):
+        measured[name] = np.concatenate([found.arrays[kept] for found in layers]).sum(-1) / total
+    layer_kl_L = measured["layer_kl"]
+    curvature_L = fisher_information(layer_kl_L, limit_shift_L)
     return DomainCalibration(
         **measured,
-        usage=np.array(counters.usage, dtype=np.int64),
-        tokens=np.array(counters.tokens, dtype=np.int64),
-        k_min=np.array(k_min, dtype=np.int64),
-        fisher=fisher_information(layer_kl_L, seen.arrays["tail_square"]),
-        fisher_removal=(0.5 * curvature_L[:, None] * seen.removal_shift).astype(np.float32),
-        own_ids=own_ids,
-        own_marks=own_marks,
-        right_ids=right_ids,
-        right_marks=right_marks,
+        self_kl=np.array(max(found.told["itself"] for found in layers), dtype=np.float32),
+        k_min=np.array(settings.floor(shape), dtype=np.int64),
+        fisher=fisher_information(layer_kl_L, measured["tail_square"]),
+        fisher_removal=(0.5 * curvature_L[:, None] * removal_shift_LE).astype(np.float32),
     )
 
 
@@ -202,24 +245,19 @@ def _right(
     return right_answers(engine, problems, given, task)
 
 
-class _Seen:
-    """What one pass through the unchanged model shows of L layers with E experts."""
+def _unchanged(
+    engine: Engine, shape: MoeShape, own: Sequence[Scored], markers: Sequence[int], k_min: int
+) -> dict[str, np.ndarray]:
+    """What one pass through the unchanged model shows. Raises EngineError where ranks compare experts differently.
 
-    def __init__(self, shape: MoeShape) -> None:
-        self.removal_shift = np.zeros((shape.num_layers, shape.num_experts))
-        """[L,E]: mean squared change of a layer's output when the expert cannot be selected."""
-        self.limit_shift = np.zeros(shape.num_layers)
-        """[L]: the same when the layer keeps k_min experts."""
-        self.arrays: dict[str, np.ndarray] = {}
-
-
-def _unchanged(engine: Engine, shape: MoeShape, own: Sequence[Scored], markers: Sequence[int], k_min: int) -> _Seen:
-    """Raises EngineError where ranks compare experts differently."""
+    Beside the artifact's own arrays removal_shift [L,E], the mean squared change of a layer's output when the expert
+    cannot be selected, and limit_shift [L], the same when the layer keeps k_min experts.
+    """
     watched = passes.observe(
         engine, [each.ids for each in own], markers=markers, k_min=k_min, hidden_states=HIDDEN_STATES
     )
     layers, experts = shape.num_layers, shape.num_experts
-    found = _Seen(shape)
+    removal_shift_LE, limit_shift_L = np.zeros((layers, experts)), np.zeros(layers)
     similarity_LEE = np.zeros((layers, experts, experts), dtype=np.float32)
     one_pass = {name: np.zeros((layers, experts), dtype=np.float32) for name in ("reap", "man", "easy_ep")}
     for layer in range(layers):
@@ -230,8 +268,8 @@ def _unchanged(engine: Engine, shape: MoeShape, own: Sequence[Scored], markers: 
                 raise EngineError(f"rank {rank} finds experts of layer {layer} {worst:.1e} more alike than rank 0 does")
         for name, values_LE in one_pass.items():
             values_LE[layer] = getattr(outputs, name)
-        found.removal_shift[layer], found.limit_shift[layer] = outputs.removal_shift, outputs.limit_shift
-    found.arrays = {
+        removal_shift_LE[layer], limit_shift_L[layer] = outputs.removal_shift, outputs.limit_shift
+    return {
         "observed_usage": np.array(watched.usage, dtype=np.int64),
         "observed_tokens": np.full(layers, watched.tokens, dtype=np.int64),
         "marker_usage": np.array(watched.marker_usage, dtype=np.int64),
@@ -241,23 +279,8 @@ def _unchanged(engine: Engine, shape: MoeShape, own: Sequence[Scored], markers: 
         "ratio_range": np.array(watched.ratio_range, dtype=np.float32),
         "similarity": similarity_LEE,
         **one_pass,
-    }
-    return found
-
-
-def _limited(
-    engine: Engine, shape: MoeShape, settings: CalibrationConfig, own: Sequence[Scored], work: Work
-) -> dict[str, np.ndarray]:
-    """layer_kl and skip_kl [L], and self_kl."""
-    layers, judge = range(shape.num_layers), _judge(engine, own, settings, "kl", work)
-    limits = [Candidate("limit", layer, settings.floor(shape)) for layer in layers]
-    skips = [Candidate("skip", layer, 0) for layer in layers]
-    values, weights = judge([*limits, *skips], range(len(own)))
-    kl = values.sum(-1) / weights.sum()
-    return {
-        "layer_kl": kl[: shape.num_layers],
-        "skip_kl": kl[shape.num_layers :],
-        "self_kl": np.array(judge.itself, dtype=np.float32),
+        "removal_shift": removal_shift_LE,
+        "limit_shift": limit_shift_L,
     }
 
 
@@ -279,92 +302,54 @@ def fisher_information(layer_kl_L: np.ndarray, tail_square_L: np.ndarray) -> np.
 # ------------------------------------------------------------ scores
 
 
-class _Judge:
-    """Judges changes on some sequences: `candidates` and `samples` in, [C,S] values and [S] weights out."""
+class _ScoreBlocks:
+    """Measures blocks of a score."""
 
-    def __init__(self, engine: Engine, sequences: Sequence[Scored], judging: Judging, work: Work) -> None:
-        self._engine, self._sequences, self._judging, self._work = engine, sequences, judging, work
-        self.itself = 0.0
+    def __init__(self, engine: Engine, division: Division, domains: Domains, shortcuts: Shortcuts) -> None:
+        self._engine, self._division, self._domains, self._shortcuts = engine, division, domains, shortcuts
 
-    def __call__(self, candidates: Sequence[Candidate], samples: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        place = {sample: column for column, sample in enumerate(samples)}
-        values, weights = np.zeros((len(candidates), len(samples))), np.ones(len(samples))
-        numbers = sorted(range(len(candidates)), key=lambda number: candidates[number].layer)
-        for step in in_steps(self._sequences, samples, self._engine.settings):
-            columns = [place[sample] for sample in step]
-            for part in _by_layers(numbers, candidates):
-                found = passes.probe(
-                    self._engine,
-                    [self._sequences[sample] for sample in step],
-                    [candidates[number] for number in part],
-                    self._judging,
-                )
-                values[np.ix_(part, columns)] = found.values
-                if self._judging.objective == "kl":  # a mean over positions; a gain is one of a whole answer
-                    weights[columns] = found.positions
-                self.itself = max(self.itself, found.itself)
-                self._work.add(len(part) * len(step), found)
-        return values if self._judging.objective == "kl" else values.clip(-GAIN_CAP, GAIN_CAP), weights
-
-
-def _by_layers(numbers: Sequence[int], candidates: Sequence[Candidate]) -> list[list[int]]:
-    """In groups of candidates that change at most LAYERS_AT_ONCE layers; `numbers` in the order of their layers."""
-    groups: list[list[int]] = []
-    layers: set[int] = set()
-    for number in numbers:
-        layer = candidates[number].layer
-        if not groups or (layer not in layers and len(layers) == LAYERS_AT_ONCE):
-            groups.append([])
-            layers = set()
-        groups[-1].append(number)
-        layers.add(layer)
-    return groups
-
-
-def _judge(
-    engine: Engine,
-    sequences: Sequence[Scored],
-    settings: CalibrationConfig,
-    objective: Objective,
-    work: Work,
-    shortcuts: Shortcuts = "all",
-) -> _Judge:
-    judging = Judging(
-        objective=objective,
-        last_only=settings.positions == "last",
-        top_vocab=settings.top_vocab,
-        range_factor=settings.range_factor,
-        boost=settings.boost,
-        shortcuts=shortcuts,
-    )
-    return _Judge(engine, sequences, judging, work)
-
-
-def _score_domain(
-    engine: Engine,
-    shape: MoeShape,
-    domain: DomainCalibration,
-    settings: CalibrationConfig,
-    name: Part,
-    work: Work,
-    shortcuts: Shortcuts,
-) -> race.Scored:
-    labelled = PARTS[name].labelled
-    kept = (domain.right_ids, domain.right_marks) if labelled else (domain.own_ids, domain.own_marks)
-    sequences = unpacked(*kept)
-    judge = _judge(engine, sequences, settings, "gain" if labelled else "kl", work, shortcuts)
-    candidates = _candidates(shape, name)
-    used_LE = domain.share.ravel()
-
-    def measure(numbers: Sequence[int], samples: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        values, weights = judge([candidates[number] for number in numbers], samples)
+    def measure(self, block: Block, whole: Sequence[Sequence[Found]], work: Work) -> None:
+        """`whole`: the rounds before, which say who is in this one."""
+        division, domain = self._division, self._domains[block.stage.domain]
+        name, shape = division.part, division.shape
+        assert name is not None
+        labelled = PARTS[name].labelled
+        kept = (domain.right_ids, domain.right_marks) if labelled else (domain.own_ids, domain.own_marks)
+        objective: Objective = "gain" if labelled else "kl"
+        judge = Judge(self._engine, unpacked(*kept), division.settings, objective, work, self._shortcuts)
+        candidates, raced = _candidates(shape, name), _raced(division, block.stage.domain, whole)
+        numbers = [number for number in raced.live if block.first <= candidates[number].layer < block.end]
+        values, weights = judge([candidates[number] for number in numbers], raced.samples)
         if name == "removal_kl_per_use":
-            used = used_LE[list(numbers)][:, None]
+            used = domain.share.ravel()[numbers][:, None]
             values = np.divide(values, used, out=np.zeros_like(values), where=used > 0)
-        return values, weights
+        division.blocks.add(block, {"values": values, "weights": weights}, judge.told())
 
-    share = settings.first_share(name)
-    return race.score(len(candidates), len(sequences), measure, first_share=share, wanted=settings.wanted)
+
+def _raced(division: Division, domain: str, whole: Sequence[Sequence[Found]]) -> race.Race:
+    """The race of a domain after the rounds that are whole."""
+    assert division.part is not None
+    raced = race.Race(
+        candidates_of(division.shape, division.part),
+        division.samples[domain],
+        first_share=division.settings.first_share(division.part),
+        wanted=division.settings.wanted,
+    )
+    for found in whole:
+        # Layers without a candidate in the round have seen no sequence.
+        weights = next(each.arrays["weights"] for each in found if len(each.arrays["values"]))
+        raced.add(np.concatenate([each.arrays["values"] for each in found]), weights)
+    return raced
+
+
+def _candidates(shape: MoeShape, name: Part) -> list[Candidate]:
+    change = PARTS[name].change
+    values = range(1, shape.top_k) if change == "limit" else range(shape.num_experts)
+    return [Candidate(change, layer, value) for layer in range(shape.num_layers) for value in values]
+
+
+def _samples(domain: DomainCalibration, name: Part) -> int:
+    return len(domain.right_marks if PARTS[name].labelled else domain.own_marks)
 
 
 def _by_layer(scored: race.Scored, shape: MoeShape, *, labelled: bool) -> Scores:

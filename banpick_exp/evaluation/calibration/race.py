@@ -59,8 +59,15 @@ def planned(candidates: int, samples: int, *, first_share: float, wanted: int) -
     >>> planned(128, 64, first_share=1, wanted=16), planned(128, 64, first_share=1 / 8, wanted=16)
     (8192, 2688)
     """
-    plan = rounds(samples, first_share)
-    return sum(len(part) * _stay(candidates, number, wanted) for number, part in enumerate(plan))
+    return sum(
+        changes_of_round(candidates, samples, number, first_share=first_share, wanted=wanted)
+        for number in range(len(rounds(samples, first_share)))
+    )
+
+
+def changes_of_round(candidates: int, samples: int, number: int, *, first_share: float, wanted: int) -> int:
+    """The same of one round, counted from 0."""
+    return len(rounds(samples, first_share)[number]) * _stay(candidates, number, wanted)
 
 
 def _stay(candidates: int, number: int, wanted: int) -> int:
@@ -68,21 +75,52 @@ def _stay(candidates: int, number: int, wanted: int) -> int:
     return min(candidates, max(math.ceil(SPARE * wanted), math.ceil(candidates / 2**number)))
 
 
+class Race:
+    """A race whose rounds are measured by others: who is in the next one, and what came of all."""
+
+    def __init__(self, candidates: int, samples: int, *, first_share: float, wanted: int) -> None:
+        self._values = np.full((candidates, samples), np.nan)
+        self._weights = np.ones(samples)
+        self._plan, self._wanted, self._number = rounds(samples, first_share), wanted, 0
+        self._live = np.arange(candidates)
+
+    @property
+    def over(self) -> bool:
+        return self._number == len(self._plan)
+
+    @property
+    def live(self) -> list[int]:
+        """The candidates of the next round, ascending."""
+        found: list[int] = self._live.tolist()
+        return found
+
+    @property
+    def samples(self) -> range:
+        """Those of the next round."""
+        return self._plan[self._number]
+
+    def add(self, values: np.ndarray, weights: np.ndarray) -> None:
+        """What the next round measured: [live,samples] and [samples]."""
+        part = self.samples
+        self._values[self._live[:, None], np.array(part)] = values
+        self._weights[part.start : part.stop] = weights
+        self._number += 1
+        if not self.over:
+            means = _means(self._values[self._live], self._weights)[0]
+            stay = _stay(len(self._values), self._number, self._wanted)
+            self._live = np.sort(self._live[np.argsort(-means, kind="stable")[:stay]])
+
+    def scored(self) -> Scored:
+        mean, error, used = _means(self._values, self._weights)
+        return Scored(value=mean, error=error, samples=used)
+
+
 def score(candidates: int, samples: int, measure: Measure, *, first_share: float, wanted: int) -> Scored:
     """Score all candidates, in a race for the highest `wanted`; each on all samples where `first_share` is 1."""
-    values = np.full((candidates, samples), np.nan)
-    weights = np.ones(samples)
-    live = np.arange(candidates)
-    plan = rounds(samples, first_share)
-    for number, part in enumerate(plan):
-        found, weight = measure(live.tolist(), list(part))
-        values[live[:, None], np.array(part)] = found
-        weights[part.start : part.stop] = weight
-        if number < len(plan) - 1:
-            means = _means(values[live], weights)[0]
-            live = np.sort(live[np.argsort(-means, kind="stable")[: _stay(candidates, number + 1, wanted)]])
-    mean, error, used = _means(values, weights)
-    return Scored(value=mean, error=error, samples=used)
+    race = Race(candidates, samples, first_share=first_share, wanted=wanted)
+    while not race.over:
+        race.add(*measure(race.live, list(race.samples)))
+    return race.scored()
 
 
 def _means(values_CS: np.ndarray, weights_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,6 @@
-"""Into which blocks the problems of a point are cut. The block is the unit of work: an engine is given one at a time.
+"""Into which blocks the problems of a point, and the layers of a calibration, are cut.
+
+The block is the unit of work: an engine is given one at a time.
 
 Points that are paired are cut alike, so a cut follows from what they share (task, engine, checkpoint) and from the
 search: a race decides between its rounds, and a round is one block or several.
@@ -10,9 +12,12 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from banpick_exp.evaluation.calibration.division import LAYERS_AT_ONCE
+from banpick_exp.evaluation.calibration.race import rounds
+from banpick_exp.evaluation.calibration.scores import PARTS, Part
 from banpick_exp.evaluation.cut import Cut, divided
 from banpick_exp.sweep.config import RacingSearch, SearchConfig
-from banpick_exp.sweep.estimate import ASSUMED_LENGTH, ASSUMED_PROBLEMS, speed_of
+from banpick_exp.sweep.estimate import ASSUMED_LENGTH, ASSUMED_PROBLEMS, calibration_tokens, part_tokens, speed_of
 from banpick_exp.sweep.point import Point
 
 BLOCK_SECONDS = 120.0
@@ -56,3 +61,24 @@ def block_problems(point: Point) -> int:
     tokens = ASSUMED_LENGTH * point.task.max_tokens * point.task.samples
     batch = math.ceil(point.engine.max_num_seqs / point.task.samples)
     return max(batch, math.ceil(BLOCK_SECONDS * speed_of(point).generate / tokens))
+
+
+def block_layers(point: Point, part: Part | None) -> int | None:
+    """Layers of a block of a calibration's part, None being the artifact itself; None where it is one call.
+
+    `calibration.block_layers`; where it is null, what the estimate says takes `BLOCK_SECONDS`: whole passes where that
+    is more than one, and never less than a layer.
+    """
+    layers, settings = point.checkpoint.shape.num_layers, point.calibration
+    if settings.block_layers is not None:
+        return min(settings.block_layers, layers)
+    seconds = (calibration_tokens(point) if part is None else part_tokens(point, part)) / speed_of(point).prefill
+    if seconds <= BLOCK_SECONDS:
+        return None
+    stages = 1
+    if part is not None:
+        samples = settings.gain_samples if PARTS[part].labelled else settings.samples
+        stages = len(rounds(samples, settings.first_share(part)))
+    of_a_layer = seconds / (layers * stages * len(point.task.domains))
+    found = max(1, int(BLOCK_SECONDS / of_a_layer))
+    return min(layers, found if found < LAYERS_AT_ONCE else found - found % LAYERS_AT_ONCE)
