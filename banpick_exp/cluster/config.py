@@ -27,6 +27,8 @@ class ClusterConfig(Section):
     cpus: int | None = Field(default=None, ge=1)
     dead_seconds: float = Field(default=60, ge=5)
     """An engine, or a process of it, that gives no sign of life for so long is dead: its work goes elsewhere."""
+    deadline_seconds: float = Field(default=600, ge=1)
+    """A block or point has at least so long, and 20 times what it should take, before its engine is taken for hung."""
 
     @model_validator(mode="after")
     def _address_has_a_form_that_ray_takes(self) -> ClusterConfig:

@@ -74,7 +74,7 @@ def test_every_name_of_the_schema_is_golden() -> None:
     assert list(PointRecord.model_fields) == [
         "schema_version", "finished_at", "fingerprint", "status", "reason", "label", "seed", "repeat", "policy",
         "model", "engine", "task", "versions", "calibration", "score", "calibration_overlap", "metrics", "engagement",
-        "timing", "budget", "command",
+        "timing", "budget", "failed_problems", "command",
     ]  # fmt: skip
     assert list(records.BudgetAccount.model_fields) == [
         "target", "knob", "value", "measured", "probes", "sample_problems", "cached", "corrected",
