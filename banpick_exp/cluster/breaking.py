@@ -40,13 +40,13 @@ class Breaking:
         call = str(job.work.block) if job.kind == "block" else POINT
         trouble = Trouble.of(self._folder, job.point.fingerprint, call)
         before = trouble.suspicion()
-        in_flight = trouble.in_flight(before.deaths)
-        lesson = after_death(before, in_flight)
+        flight = trouble.in_flight(before.deaths)
+        lesson = after_death(before, flight)
         trouble.write_suspicion(lesson.suspicion)
         if lesson.convicted is not None:
             return self._set_aside(job.point, lesson.convicted, reason)
-        if lesson.narrowed and in_flight is not None:
-            said = f"{len(in_flight)} problems of {job.point.label} were in flight: each is asked alone now"
+        if lesson.narrowed and flight is not None:
+            said = f"{len(flight.keys)} problem(s) of {job.point.label} were in flight: asked one at a time from now on"
             return Found(said=said, narrowed=True)
         return Found()
 

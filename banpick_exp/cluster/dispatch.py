@@ -402,8 +402,7 @@ class EngineGroup:
             self._note(found.said)
         if found.narrowed:  # work was done: fewer deaths are left to come
             self._restarts.progressed(slot.name)
-        else:
-            job.attempts += 1
+        job.attempts = 0 if found.narrowed else job.attempts + 1
         if job.kind != "start":
             if found.too_many is not None:
                 self._fail(job, found.too_many)

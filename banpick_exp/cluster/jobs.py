@@ -26,7 +26,7 @@ class Job:
     point: Point
     work: Work | None = None
     attempts: int = 0
-    """Engines that died under it."""
+    """Engines that died under it since it last got on (`breaking`)."""
     started: float = field(default_factory=time.perf_counter)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems, joined_runs
-from banpick_exp.evaluation.narrowing import Key, groups
+from banpick_exp.evaluation.narrowing import Flight, Key, groups
 from banpick_exp.evaluation.stored_runs import rules_as_json
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.evaluation.trouble import SetAside, Trouble, set_aside, where
@@ -41,6 +41,8 @@ class Asking:
         there = [each for each in set_aside(folder) if each.where == where(trial)]
         self._failed = {each.key: each.failed for each in there if each.stands_for(trial)}
         self._known = {each.key for each in there} - self._failed.keys()
+        self._landed = False
+        """Whether a piece was answered by this engine."""
         check_failed(trial, tuple(self._failed.values()))
 
     def left(self, problems: Problems) -> dict[str, list[Problem]]:
@@ -68,7 +70,7 @@ class Asking:
             yield from left.values()
             return
         for keys, part in self._groups(left, ()):
-            with self._noted(keys):
+            with self._noted(keys, last=len(problems) == 1, before=False):
                 yield [each for items in part.values() for each in items]
 
     def over(self) -> None:
@@ -88,11 +90,12 @@ class Asking:
     def _in_pieces(self, policies: Mapping[str, DomainPolicy], left: Problems) -> Answered:
         rules = rules_as_json(policies)
         runs, swap = self._trouble.pieces(rules), 0.0
+        only = sum(map(len, left.values())) == 1
         there = {
             (domain, outcome.problem_id) for part in runs for domain, run in part.items() for outcome in run.outcomes
         }
         for keys, part in self._groups(left, there):
-            with self._noted(keys):
+            with self._noted(keys, last=only, before=bool(there)):
                 answered = self._at_once(policies, part)
                 self._trouble.keep_piece(rules, answered.runs)
             runs.append(answered.runs)
@@ -104,11 +107,25 @@ class Asking:
             run.outcomes.sort(key=lambda outcome: place[outcome.problem_id])
         return Answered(policies=policies, runs=joined, swap_seconds=swap)
 
-    def _noted(self, keys: Sequence[Key]) -> contextlib.AbstractContextManager[None]:
-        """While these are asked. Before any engine died, only what broke one elsewhere can be accused."""
-        if not self._suspicion.deaths and not self._known.issuperset(keys):
-            return contextlib.nullcontext()
-        return self._trouble.asked(keys, self._suspicion.deaths)
+    @contextlib.contextmanager
+    def _noted(self, keys: Sequence[Key], *, last: bool, before: bool) -> Iterator[None]:
+        """While these are asked: the only ones of the call (`last`), or after others were answered `before`.
+
+        As long as no engine died, only what broke one elsewhere can be accused.
+        """
+        deaths, doubted = self._suspicion.deaths, {*self._suspicion.suspects, *self._known}
+        if deaths or self._known.issuperset(keys):
+            flight = Flight(
+                keys=tuple(keys),
+                doubted=doubted.issuperset(keys) or (last and deaths > 0),
+                landed=self._landed,
+                proven=self._landed or before or last,
+            )
+            with self._trouble.asked(flight, deaths):
+                yield
+        else:
+            yield
+        self._landed = True
 
     def _groups(self, left: Problems, there: Sequence[Key] | set[Key]) -> Iterator[tuple[list[Key], Problems]]:
         """Piece by piece, what is not `there` yet: its keys and its problems by domain."""

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from banpick_exp.config import fingerprint
 from banpick_exp.evaluation.answer import DomainRun
-from banpick_exp.evaluation.narrowing import Key, Suspicion
+from banpick_exp.evaluation.narrowing import Flight, Key, Suspicion
 from banpick_exp.evaluation.stored_runs import run_as_json, run_from_json
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.records import OUTCOMES_VERSION, FailedProblem
@@ -110,21 +110,23 @@ class Trouble:
         create_folder(self.path)
         write_atomically(self.path / "deaths.json", json.dumps(asdict(suspicion)).encode())
 
-    def in_flight(self, deaths: int) -> list[Key] | None:
+    def in_flight(self, deaths: int) -> Flight | None:
         """What the engine said that it asks, after so many deaths; an older word is none."""
         try:
             stored = json.loads((self.path / "flight.json").read_bytes())
-            return list(_keys(stored["problems"])) if stored["deaths"] == deaths else None
+            told = {name: bool(stored[name]) for name in ("doubted", "landed", "proven")}
+            flight = Flight(keys=_keys(stored["keys"]), **told)
         except (OSError, ValueError, LookupError, TypeError):
             return None
+        return flight if stored["deaths"] == deaths else None
 
     # ------------------------------------------------------------ what the engine writes
 
     @contextlib.contextmanager
-    def asked(self, keys: Sequence[Key], deaths: int) -> Iterator[None]:
+    def asked(self, flight: Flight, deaths: int) -> Iterator[None]:
         """While these are asked. What raises leaves the note: it may be how the engine's death looks from here."""
         create_folder(self.path)
-        note = {"deaths": deaths, "problems": [list(key) for key in keys]}
+        note = {"deaths": deaths, **asdict(flight)}
         write_atomically(self.path / "flight.json", json.dumps(note).encode())
         yield
         self.landed()
