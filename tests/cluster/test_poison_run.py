@@ -131,7 +131,12 @@ def poison(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Poi
         keep_piece(trouble, rules, runs)
         planted.keep()
 
-    keep_piece = Trouble.keep_piece
+    def over(trouble: Trouble) -> None:
+        planted.keep()
+        trouble_over(trouble)
+
+    keep_piece, trouble_over = Trouble.keep_piece, Trouble.over
+    monkeypatch.setattr(Trouble, "over", over)
     monkeypatch.setattr(Trouble, "keep_piece", keeping)
     monkeypatch.setattr(Engine, "_run", dying)
     monkeypatch.setattr(Engine, "set_policy", setting)

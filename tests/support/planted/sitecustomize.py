@@ -1,7 +1,7 @@
 """Loaded by every Python process that has this folder on its PYTHONPATH: problems that break a real engine's process.
 
-`BANPICK_PLANTED` is a JSON object: `prompts` that break it; `how`, `kill` or `hang`; `times`, after which no more; `log`,
-a file with a line for each that did. A process that hangs here goes on with all its other threads.
+`BANPICK_PLANTED` is a JSON object: `prompts` that break it; `how`, `kill` or `hang`; `times`, after which no more;
+`log`, a file with a line for each that did. A process that hangs here goes on with all its other threads.
 """
 
 from __future__ import annotations
