@@ -30,6 +30,7 @@ def swept(folder: Path, how: str, times: int, *typed: str) -> tuple[RunFolder, s
     planted = {"prompts": [PROBLEM.prompt], "how": how, "times": times, "log": str(folder / "broken")}
     paths = [str(ROOT / "tests" / "support" / "planted"), str(ROOT), str(ROOT / "kernels")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "BANPICK_PLANTED": json.dumps(planted)}
+    environment["RAY_raylet_start_wait_time_s"] = "300"  # a busy machine
     done = subprocess.run(
         [sys.executable, "-m", "banpick_exp", *SWEEP, *typed, f"output_dir={folder}"],
         capture_output=True, text=True, cwd=folder, env=environment, timeout=2700,
