@@ -219,6 +219,15 @@ class BudgetAccount(Part):
     """Solved again after all problems showed what the sample did not."""
 
 
+class FailedProblem(Part):
+    """A problem that was set aside because it breaks engines: it has no answer, and is neither right nor wrong."""
+
+    domain: str
+    problem_id: str
+    reason: str
+    """How the last engine died that was asked it alone."""
+
+
 class ModelUsed(OpenPart):
     """The checkpoint, as its settings named it and as its files say."""
 
@@ -278,6 +287,8 @@ class PointRecord(Part):
     timing: Timing
     budget: BudgetAccount | None = None
     """Of a point whose knob was solved."""
+    failed_problems: tuple[FailedProblem, ...] = ()
+    """Set aside because they, or stock's answers to them, broke engines: in no outcome, no number and no pair."""
     command: str | None
 
     @model_validator(mode="after")

@@ -4,7 +4,8 @@
       run.json                                the sweep, its models and data (`Manifest`)
       points/<fingerprint>.json               one record a point, points/<fingerprint>.outcomes.parquet beside it
       checked/                                digests of records that were checked when they were written
-      blocks/<fingerprint>.<n>.json           of a race: answers not yet a point
+      blocks/<fingerprint>.<n>.json           answers not yet a point
+      trouble/                                what broke engines, where something did
       points.parquet guards.parquet report.html *.png     at the end
     <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
     <output_dir>/calibrations/<fingerprint>.blocks          of a calibration that is not added up yet
@@ -256,6 +257,15 @@ class RunFolder:
 
     def block_path(self, fingerprint: str, number: int) -> Path:
         return self.path / "blocks" / f"{fingerprint}.{number}.json"
+
+    @property
+    def problems_aside(self) -> Path:
+        """Problems of this run that break engines."""
+        return self.path / "trouble" / "set_aside.json"
+
+    def trouble_path(self, fingerprint: str, call: str) -> Path:
+        """What is known of a call that engines died under: a folder, there where one did."""
+        return self.path / "trouble" / f"{fingerprint}.{call}"
 
     def trace_path(self, name: str) -> Path:
         """The whole trace of what went wrong with a point or an engine."""

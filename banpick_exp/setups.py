@@ -18,7 +18,14 @@ Setup = dict[str, Any]
 MODEL = frozenset({"dtype", "trust_remote_code"})
 """Model settings that stay; the rest is told by the checkpoint's identity."""
 NO_ANSWER = frozenset(
-    {"engine.start_timeout_seconds", "task.allow_zero", "task.block_problems", "task.name", "task.data_files"}
+    {
+        "engine.start_timeout_seconds",
+        "task.allow_zero",
+        "task.block_problems",
+        "task.max_failed_problems",
+        "task.name",
+        "task.data_files",
+    }
 )
 """Those that change no answer, or are told by the identity of the data."""
 

@@ -15,6 +15,7 @@ Guard = Literal[
     "mixed_setups",
     "calibration_overlap",
     "engaged",
+    "failed_problems",
     "truncation",
     "length_drift",
     "duplicated_scores",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -20,6 +21,8 @@ from banpick_exp.setups import distinct, setup_of_record, varying
 PAIRED: tuple[Guard, ...] = ("truncation", "length_drift", "subtask_drop")
 """Those that say so where there is no stock to pair with; `repetition` has a share of its own to tell."""
 
+MOST_NAMED = 5
+"""Problems that are set aside, of one point."""
 _SCHEMA: dict[str, Any] = {
     "fingerprint": pl.String, "label": pl.String, "domain": pl.String, "guard": pl.String, "level": pl.String,
     "value": pl.Float64, "detail": pl.String,
@@ -38,6 +41,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | mixed_setups | set-ups among the points | more than one: their rows are no comparison |
     | calibration_overlap | problems that the calibration was measured on | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
+    | failed_problems | problems set aside because they break engines | any that stock has an answer to, or is stock's |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |
     | length_drift | relative change of mean output tokens against stock | 0.10 or more, either way |
     | duplicated_scores | points with the very same answers | policies that differ by definition (`duplicates`) |
@@ -62,6 +66,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     found += _against_stock(done, answers)
     found += _of_stock_alone(done, outcomes)
     found += _mixed_setups(done)
+    found += _set_aside(records, References(done))
     told = {f.record.fingerprint for f in found if f.guard == "repetition" and f.domain == OVERALL}
     found += [_repetition_share(r, answers[r.fingerprint]) for r in done if r.fingerprint not in told]
     place = {record.fingerprint: index for index, record in enumerate(records)}
@@ -120,6 +125,30 @@ def _of_stock_alone(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator
             )
             value = float(record.calibration_overlap)
             yield Finding(record=record, guard="calibration_overlap", level="warning", value=value, detail=detail)
+
+
+def _set_aside(records: Sequence[PointRecord], references: References) -> Iterator[Finding]:
+    """Of stock all of them, of others a warning where there are more: what stock lacks, all lack."""
+    for record in records:
+        stock = references.stock(record)
+        told = (
+            {(each.domain, each.problem_id) for each in stock.failed_problems} if stock and stock is not record else ()
+        )
+        own = [each for each in record.failed_problems if (each.domain, each.problem_id) not in told]
+        count = len(record.failed_problems)
+        if not count:
+            continue
+        found = Finding(record=record, guard="failed_problems", value=float(count), detail="")
+        if not own:
+            yield replace(found, detail=f"{count} problem(s) are left out, those that stock has no answer to")
+            continue
+        named = "; ".join(f"{each.domain} {each.problem_id} ({each.reason})" for each in own[:MOST_NAMED])
+        more = f"; and {len(own) - MOST_NAMED} more" if len(own) > MOST_NAMED else ""
+        detail = (
+            f"{len(own)} problem(s) are set aside, because every engine that was asked them died: {named}{more}. They"
+            " are neither right nor wrong: accuracy and comparisons are without them, on both sides"
+        )
+        yield replace(found, level="warning", detail=detail)
 
 
 def _changes(record: PointRecord, pairs: Pairs) -> Iterator[Change]:

@@ -98,6 +98,7 @@ class EngineActor:
             timing=measured.timing,
             policy=measured.policy,
             budget=measured.budget,
+            failed_problems=measured.failed_problems,
         )
         self._folder.write_point(record, measured.outcomes)
         return record

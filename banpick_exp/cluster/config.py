@@ -32,6 +32,8 @@ class ClusterConfig(Section):
     signal or died; then they end by themselves. 0: they end with their driver."""
     grows: bool = False
     """Of a standing cluster: nodes will join it, so an engine that fits none of today's is waited for, not refused."""
+    deadline_seconds: float = Field(default=600, ge=1)
+    """A block or point has at least so long, and 20 times what it should take, before its engine is taken for hung."""
 
     @model_validator(mode="after")
     def _address_has_a_form_that_ray_takes(self) -> ClusterConfig:

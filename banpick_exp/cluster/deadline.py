@@ -12,7 +12,6 @@ from banpick_exp.sweep.point import Point
 
 FACTOR = 20.0
 """Times what a call should take. The estimate is within 10 of what machines did so far."""
-LEAST_SECONDS = 600.0
 
 
 class Deadlines:
@@ -21,7 +20,9 @@ class Deadlines:
     `cut`: how the point is cut, None where it is answered whole.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least_seconds: float) -> None:
+        """`least_seconds`: what every call has (`cluster.deadline_seconds`)."""
+        self._least_seconds = least_seconds
         self._slowest = 1.0
 
     def expected_seconds(self, kind: str, point: Point, cut: Cut | None) -> float | None:
@@ -50,4 +51,4 @@ class Deadlines:
 
     def limit_of(self, expected: float) -> float:
         """The same of a call that should take so many seconds: a block of a calibration."""
-        return max(LEAST_SECONDS, FACTOR * self._slowest * expected)
+        return max(self._least_seconds, FACTOR * self._slowest * expected)

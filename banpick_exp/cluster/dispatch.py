@@ -15,6 +15,7 @@ from typing import Any
 
 from banpick_exp.cluster.answers import Started
 from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineLost, Slot
+from banpick_exp.cluster.breaking import Breaking
 from banpick_exp.cluster.deadline import Deadlines
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.faults import ATTEMPTS, DIED, FATAL_TO_ENGINE, Restarts
@@ -55,6 +56,8 @@ class Supplies:
     loads: Loads
     dead_seconds: float
     """After which a thing that gives no sign of life is dead."""
+    deadline_seconds: float
+    """Which every call has, whatever it should take."""
     spent: Callable[[], str | None] = lambda: None
     """Why nothing more may be begun, where what the run was given is spent."""
 
@@ -79,7 +82,8 @@ class EngineGroup:
         """Slots that had a place once."""
         self._restarts = Restarts()
         self._watch = Watch(supplies.folder, supplies.dead_seconds)
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines(supplies.deadline_seconds)
+        self._breaking = Breaking(supplies.folder)
         self.stopping: str | None = None
         """Why nothing more is begun, where that is so."""
         self._jobs.add(kind.works)
@@ -403,9 +407,16 @@ class EngineGroup:
         """The engine is gone. A call may have run or not: points are idempotent, so it is repeated."""
         self._note(f"engine{self.kind.of} lost ({reason})")
         self._stop(slot, reason)
-        job.attempts += 1
+        found = self._breaking.died(job, reason)
+        if found.said:
+            self._note(found.said)
+        if found.narrowed:  # work was done: fewer deaths are left to come
+            self._restarts.progressed(slot.name)
+        job.attempts = 0 if found.narrowed else job.attempts + 1
         if job.kind != "start":
-            if job.attempts < ATTEMPTS:
+            if found.too_many is not None:
+                self._fail(job, found.too_many)
+            elif job.attempts < ATTEMPTS:
                 self._jobs.again(job)
             elif job.work is not None:
                 self._fail(job, f"its engine died {ATTEMPTS} times: {reason}")

@@ -31,7 +31,7 @@ class Job:
     step: Step | None = None
     """Of a calibration."""
     attempts: int = 0
-    """Engines that died under it."""
+    """Engines that died under it since it last got on (`breaking`)."""
     started: float = field(default_factory=time.perf_counter)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from rich.console import Console
 
 from banpick_exp.analysis.stock_answers import stock_alarms
+from banpick_exp.cluster.breaking import ask_again
 from banpick_exp.cluster.events import Events, point_fields
 from banpick_exp.cluster.faults import StockIsWrong
 from banpick_exp.cluster.record_of import record_of
@@ -62,6 +63,7 @@ class Ledger:
         for record in stored:
             if record.status == "failed":
                 events.write("point_aside", point=record.fingerprint, label=record.label, reason=record.reason)
+        ask_again(plan.folder, {record.fingerprint for record in stored if record.status == "failed"})
         self.records: dict[str, PointRecord] = {r.fingerprint: r for r in stored if r.status != "failed"}
         pending = len(self.pending())
         if self.records and pending:
@@ -100,15 +102,18 @@ class Ledger:
 
     def drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> PointRecord:
         """Record a point that a race has stopped: what it answered, against stock on the same problems."""
+        failed = {domain: run.failed for domain, run in stock.runs.items()}
+        runs = {domain: run.without(failed.get(domain, ())) for domain, run in block.runs.items()}
         record = record_of(
             point,
             self.command(point),
             status="dropped",
             reason=reason,
-            metrics=point_metrics(block.runs, stock.runs, Timed()),
-            engagement=Engagement(measured={domain: run.counters.mean_kept for domain, run in block.runs.items()}),
+            metrics=point_metrics(runs, stock.runs, Timed()),
+            engagement=Engagement(measured={domain: run.counters.mean_kept for domain, run in runs.items()}),
+            failed_problems=[each for run in runs.values() for each in run.failed],
         )
-        self._plan.folder.write_point(record, [outcome for run in block.runs.values() for outcome in run.outcomes])
+        self._plan.folder.write_point(record, [outcome for run in runs.values() for outcome in run.outcomes])
         return self.finish(record)
 
     def check_stock(self, point: Point, outcomes: pl.DataFrame) -> None:

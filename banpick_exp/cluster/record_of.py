@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from banpick_exp.records import (
     SCHEMA_VERSION,
     BudgetAccount,
     Engagement,
+    FailedProblem,
     ModelUsed,
     PointMetrics,
     PointRecord,
@@ -33,6 +35,7 @@ def record_of(
     timing: Timing | None = None,
     policy: dict[str, object] | None = None,
     budget: BudgetAccount | None = None,
+    failed_problems: Sequence[FailedProblem] = (),
 ) -> PointRecord:
     """`command`: what to type to run the point again; `policy`: as it ran, where a knob was solved."""
     shape = point.checkpoint.shape
@@ -44,6 +47,8 @@ def record_of(
         **sizes,
     }
     optional: dict[str, Any] = {} if budget is None else {"budget": budget}
+    if failed_problems:
+        optional["failed_problems"] = tuple(failed_problems)
     if point.calibration_overlap:
         optional["calibration_overlap"] = point.calibration_overlap
     if point.score is not None:

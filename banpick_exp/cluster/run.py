@@ -206,6 +206,7 @@ class Run:
             progress=self._progress,
             loads=self._loads,
             dead_seconds=self._plan.cluster.dead_seconds,
+            deadline_seconds=self._plan.cluster.deadline_seconds,
         )
 
     def _drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> None:

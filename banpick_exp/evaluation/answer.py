@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.engine.types import Generation, Sampling
 from banpick_exp.evaluation.repetition import is_repetitive
 from banpick_exp.policy import Calibration, Rule
-from banpick_exp.records import Counters, Outcome
+from banpick_exp.records import Counters, FailedProblem, Outcome, added_counters
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.registry import grader_of
@@ -46,6 +46,23 @@ class DomainRun:
 
     outcomes: list[Outcome]
     counters: Counters
+    failed: tuple[FailedProblem, ...] = ()
+    """Problems without an answer, because they break engines."""
+
+    @property
+    def asked(self) -> set[str]:
+        """The problems that were answered or set aside."""
+        return {outcome.problem_id for outcome in self.outcomes} | {each.problem_id for each in self.failed}
+
+    def without(self, failed: Collection[FailedProblem]) -> DomainRun:
+        """The same with these problems set aside too; what was routed for an answer stays counted."""
+        new = {each.problem_id: each for each in failed}
+        gone = {each.problem_id for each in self.failed}
+        return DomainRun(
+            [outcome for outcome in self.outcomes if outcome.problem_id not in new],
+            self.counters,
+            (*self.failed, *(each for name, each in new.items() if name not in gone)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +102,19 @@ def answer_problems(
         ]
         runs[domain] = DomainRun(outcomes, engine.counters(reset=True))
     return Answered(policies=policies, runs=runs, swap_seconds=swap)
+
+
+def joined_runs(parts: Sequence[Mapping[str, DomainRun]]) -> dict[str, DomainRun]:
+    """Answers one after the other, counters added up, domain by domain."""
+    joined = {}
+    for domain in dict.fromkeys(domain for part in parts for domain in part):
+        runs = [part[domain] for part in parts if domain in part]
+        joined[domain] = DomainRun(
+            [outcome for run in runs for outcome in run.outcomes],
+            added_counters([run.counters for run in runs]),
+            tuple(each for run in runs for each in run.failed),
+        )
+    return joined
 
 
 def graded(problem: Problem, answer: Generation, task: TaskConfig, sample: int | None) -> Outcome:

@@ -9,26 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from banpick_exp.engine.engine import Engine
-from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
+from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, joined_runs
+from banpick_exp.evaluation.asking import Asking
 from banpick_exp.evaluation.cut import Cut
-from banpick_exp.evaluation.trial import Trial
-from banpick_exp.records import OUTCOMES_VERSION, Counters, Outcome, added_counters
+from banpick_exp.evaluation.stored_runs import rules_as_json, run_as_json, run_from_json
+from banpick_exp.records import OUTCOMES_VERSION
 from banpick_exp.run_folder import RunFolder, create_folder, write_atomically
-
-_OUTCOMES: TypeAdapter[list[Outcome]] = TypeAdapter(list[Outcome])
-_COUNTERS: TypeAdapter[Counters] = TypeAdapter(Counters)
-"""What a file holds is of these types, or it is none of ours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnsweredBlock:
-    """The answers of one trial to some problems of each domain."""
+    """The answers of one trial to some problems of each domain; those that were set aside are told beside them."""
 
     runs: dict[str, DomainRun]
     rules: dict[str, Any]
@@ -38,15 +32,10 @@ class AnsweredBlock:
 
 
 def answer_block(
-    engine: Engine,
-    policies: Mapping[str, DomainPolicy],
-    trial: Trial,
-    problems: Problems,
-    cut: Cut,
-    number: int,
-    folder: RunFolder,
+    asking: Asking, policies: Mapping[str, DomainPolicy], problems: Problems, cut: Cut, number: int
 ) -> float:
     """Answer block `number` of the trial and write its file, unless it is there. Returns the seconds spent now."""
+    trial, folder = asking.trial, asking.folder
     if read_block(folder, trial.fingerprint, cut, number) is not None:
         return 0.0
     asked = {}
@@ -54,18 +43,19 @@ def answer_block(
         if indices := cut.indices(len(items), domain, number):
             asked[domain] = [items[index] for index in indices]
     begin = time.perf_counter()
-    answered = answer_problems(engine, policies, trial.task, asked, seed=trial.seed, repeat=trial.repeat)
+    answered = asking.answer(policies, asked)
     seconds = time.perf_counter() - begin
     content = {
         **_header(cut, number),
-        "policy": _rules(policies),
+        "policy": rules_as_json(policies),
         "seconds": seconds,
         "swap_seconds": answered.swap_seconds,
-        "domains": {domain: _run_as_json(run) for domain, run in answered.runs.items()},
+        "domains": {domain: run_as_json(run) for domain, run in answered.runs.items()},
     }
     path = folder.block_path(trial.fingerprint, number)
     create_folder(path.parent)
     write_atomically(path, json.dumps(content).encode())
+    asking.over()
     return seconds
 
 
@@ -76,7 +66,7 @@ def read_block(folder: RunFolder, fingerprint: str, cut: Cut, number: int) -> An
         if any(stored[key] != value for key, value in _header(cut, number).items()):
             return None
         return AnsweredBlock(
-            runs={domain: _run_from_json(part) for domain, part in stored["domains"].items()},
+            runs={domain: run_from_json(part) for domain, part in stored["domains"].items()},
             rules=dict(stored["policy"]),
             seconds=float(stored["seconds"]),
             swap_seconds=float(stored["swap_seconds"]),
@@ -100,17 +90,17 @@ def answered_in_blocks(
 ) -> Answered | None:
     """All blocks of a trial as one, in the order of `problems`.
 
-    None unless each problem was answered in them, under just these policies.
+    None unless each problem was answered in them or set aside, under just these policies.
     """
     if cut is None:
         return None
     whole = read_blocks(folder, fingerprint, cut, len(cut))
-    if whole is None or whole.rules != _rules(policies):
+    if whole is None or whole.rules != rules_as_json(policies):
         return None
     for domain, items in problems.items():
         place = {problem.problem_id: index for index, problem in enumerate(items)}
         run = whole.runs.get(domain)
-        if run is None or {outcome.problem_id for outcome in run.outcomes} != set(place):
+        if run is None or run.asked != set(place):
             return None
         run.outcomes.sort(key=lambda outcome: place[outcome.problem_id])
     return Answered(policies=policies, runs=whole.runs, swap_seconds=whole.swap_seconds, block_seconds=whole.seconds)
@@ -118,11 +108,7 @@ def answered_in_blocks(
 
 def joined(blocks: Sequence[AnsweredBlock]) -> AnsweredBlock:
     """Answers one after the other, counters added up."""
-    runs = {}
-    for domain in dict.fromkeys(domain for block in blocks for domain in block.runs):
-        parts = [block.runs[domain] for block in blocks if domain in block.runs]
-        outcomes = [outcome for part in parts for outcome in part.outcomes]
-        runs[domain] = DomainRun(outcomes, added_counters([part.counters for part in parts]))
+    runs = joined_runs([block.runs for block in blocks])
     return AnsweredBlock(
         runs=runs,
         rules=blocks[0].rules,
@@ -134,22 +120,3 @@ def joined(blocks: Sequence[AnsweredBlock]) -> AnsweredBlock:
 def _header(cut: Cut, number: int) -> dict[str, Any]:
     """What a file must say to be this block; one of an older version is answered again."""
     return {"schema_version": OUTCOMES_VERSION, "shares": list(cut.shares), "seed": cut.seed, "block": number}
-
-
-def _rules(policies: Mapping[str, DomainPolicy]) -> dict[str, Any]:
-    rules = {domain: policy.rule.canonical() for domain, policy in policies.items()}
-    plain: dict[str, Any] = json.loads(json.dumps(rules))
-    return plain
-
-
-def _run_as_json(run: DomainRun) -> dict[str, Any]:
-    told = [{key: value for key, value in asdict(outcome).items() if value is not None} for outcome in run.outcomes]
-    return {"outcomes": told, "counters": asdict(run.counters)}
-
-
-def _run_from_json(part: Mapping[str, Any]) -> DomainRun:
-    return DomainRun(
-        # As JSON again: strict about types, and yet a dict becomes a dataclass.
-        _OUTCOMES.validate_json(json.dumps(part["outcomes"]), strict=True),
-        _COUNTERS.validate_json(json.dumps(part["counters"]), strict=True),
-    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from banpick_exp.evaluation.answer import Answered
+from banpick_exp.evaluation.answer import Answered, DomainRun, Problems
+from banpick_exp.evaluation.asking import Asking, TooManyFailed, check_failed
 from banpick_exp.evaluation.blocks import answer_block
 from banpick_exp.evaluation.budget.solve import answer_at_budget, solved_policies
 from banpick_exp.evaluation.cut import Cut
@@ -14,8 +16,9 @@ from banpick_exp.evaluation.metrics import point_metrics
 from banpick_exp.evaluation.session import Session
 from banpick_exp.evaluation.speed import Timed, time_against_stock
 from banpick_exp.evaluation.trial import Trial
+from banpick_exp.evaluation.trouble import POINT
 from banpick_exp.policy.budget import policy_of
-from banpick_exp.records import BudgetAccount, Engagement, Outcome, PointMetrics, Timing
+from banpick_exp.records import BudgetAccount, Engagement, FailedProblem, Outcome, PointMetrics, Timing
 from banpick_exp.tasks.load import load_problems
 from banpick_exp.tasks.problem import Problem
 
@@ -33,6 +36,8 @@ class Measured:
     timing: Timing
     budget: BudgetAccount | None
     outcomes: list[Outcome]
+    failed_problems: tuple[FailedProblem, ...]
+    """Set aside because they break engines; they are in nothing above."""
 
 
 def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | None = None) -> Measured:
@@ -43,41 +48,48 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     begin = time.perf_counter()
     problems = asked_problems(trial)
     is_stock = trial.fingerprint == stock_fingerprint
+    asking = session.asking(trial, POINT)
     policies = session.policies(trial)
     answering = time.perf_counter()
     met = None
     stock_seconds = 0.0
     if is_stock:
-        runs, stock_seconds = session.stock(trial, stock_fingerprint, problems, cut)
+        runs, stock_seconds = session.stock(asking, stock_fingerprint, problems, cut)
         answered = Answered(policies=policies, runs=runs, swap_seconds=0.0)
     elif trial.budget is None:
-        answered = session.answer(trial, policies, problems, cut)
+        answered = session.answer(asking, policies, problems, cut)
     else:
         met = answer_at_budget(
             session.engine,
             trial,
             policies,
-            problems,
+            _askable(asking, problems),
             session.folder.solved,
-            lambda solved: session.answer(trial, solved, problems, cut),
+            lambda solved: session.answer(asking, solved, problems, cut),
             session.probed,
+            asking.pieces,
         )
         answered = met.answered
     solve_seconds = met.solve_seconds if met else 0.0
     accuracy_seconds = 0.0 if is_stock else time.perf_counter() - answering - solve_seconds
     timing = time.perf_counter()
     # A repeat asks how far the score moves; the speed is that of the point itself.
-    timed = Timed() if trial.repeat else time_against_stock(session.engine, answered.policies, trial.task, problems)
+    whole = answered_problems(trial, problems, answered.runs)
+    timed = Timed() if trial.repeat else time_against_stock(session.engine, answered.policies, trial.task, whole)
     throughput_seconds = time.perf_counter() - timing
     # Last, because another engine may be answering for stock meanwhile: one of them is enough.
-    stock, late_seconds = session.stock(trial, stock_fingerprint, problems, cut)
+    stock, late_seconds = session.stock(asking, stock_fingerprint, problems, cut)
     stock_seconds += late_seconds
-    engagement, reason = check_engagement(answered.policies, answered.runs, stock, trial.checkpoint.shape)
+    # On a problem without an answer of stock's nothing can be paired: it is left out for all.
+    runs = {domain: run.without(stock[domain].failed) for domain, run in answered.runs.items()}
+    answered_problems(trial, problems, runs)
+    engagement, reason = check_engagement(answered.policies, runs, stock, trial.checkpoint.shape)
     if is_stock:
         stock_counters = {domain: run.counters for domain, run in stock.items()}
         engagement = engagement.model_copy(update={"stock_counters": stock_counters})
     generating = stock_seconds + solve_seconds + accuracy_seconds + throughput_seconds
-    metrics = point_metrics(answered.runs, stock, timed)
+    metrics = point_metrics(runs, stock, timed)
+    asking.over()
     return Measured(
         reason=reason or (met.reason if met else None),
         policy=answered.policies[trial.task.domains[0]].rule.canonical() if met else policy_of(trial.rule, None),
@@ -94,18 +106,50 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
             overhead_seconds=time.perf_counter() - begin - generating,
         ),
         budget=met.account if met else None,
-        outcomes=[outcome for run in answered.runs.values() for outcome in run.outcomes],
+        outcomes=[outcome for run in runs.values() for outcome in run.outcomes],
+        failed_problems=tuple(each for run in runs.values() for each in run.failed),
     )
 
 
 def measure_block(session: Session, trial: Trial, cut: Cut, number: int) -> float:
     """Answer one block of a trial and write its file. Returns the seconds spent now."""
     problems = asked_problems(trial)
+    asking = session.asking(trial, str(number))
     policies = session.policies(trial)
     if trial.budget is not None:
         folder = session.folder.solved
-        policies = solved_policies(session.engine, trial, policies, problems, folder, session.probed)
-    return answer_block(session.engine, policies, trial, problems, cut, number, session.folder)
+        sampled = _askable(asking, problems)
+        policies = solved_policies(session.engine, trial, policies, sampled, folder, session.probed, asking.pieces)
+    return answer_block(asking, policies, problems, cut, number)
+
+
+def answered_problems(trial: Trial, problems: Problems, runs: Mapping[str, DomainRun]) -> Problems:
+    """The problems that were answered, domain by domain: the others break engines.
+
+    Raises TooManyFailed where those are more than may be, or all of a domain.
+    """
+    failed = [each for run in runs.values() for each in run.failed]
+    if not failed:
+        return problems
+    check_failed(trial, failed)
+    _in_each_domain({domain: run.outcomes for domain, run in runs.items()})
+    gone = {(each.domain, each.problem_id) for each in failed}
+    return {
+        domain: [each for each in items if (domain, each.problem_id) not in gone] for domain, items in problems.items()
+    }
+
+
+def _askable(asking: Asking, problems: Problems) -> Problems:
+    """Those that are not set aside: a knob is solved on them. Raises TooManyFailed where a domain has none."""
+    left = asking.left(problems)
+    _in_each_domain(left)
+    return left
+
+
+def _in_each_domain(there: Mapping[str, Sequence[object]]) -> None:
+    for domain, items in there.items():
+        if not items:
+            raise TooManyFailed(f"every problem of {domain} broke the engines that were asked it: there is no answer")
 
 
 def asked_problems(trial: Trial) -> dict[str, list[Problem]]:

@@ -22,10 +22,12 @@ def domain_metrics(runs: Sequence[DomainRun], stock: Sequence[DomainRun], cells:
     `accuracy` is avg@n where the outcomes have several samples a problem. `accuracy_ci95` is Wilson's interval, or over
     problems for avg@n; `delta` is the paired difference to stock with a bootstrap interval over problems; `speedup`
     is that of the last of `cells`, None where that is no decode: the batch of the accuracy run was not timed.
+
+    A problem that was set aside on either side is in no number of that side, and in no pair.
     """
     outcomes = [outcome for run in runs for outcome in run.outcomes]
     stock_outcomes = [outcome for run in stock for outcome in run.outcomes]
-    if [o.problem_id for o in outcomes] != [o.problem_id for o in stock_outcomes]:
+    if [r.asked for r in runs] != [r.asked for r in stock]:
         raise ValueError("stock answered other problems than the policy: the comparison would not be paired")
     ours, theirs = outcomes_frame(outcomes), outcomes_frame(stock_outcomes)
     score = average_at_n(ours).row(0, named=True)
@@ -50,7 +52,11 @@ def domain_metrics(runs: Sequence[DomainRun], stock: Sequence[DomainRun], cells:
 
 
 def point_metrics(runs: Mapping[str, DomainRun], stock: Mapping[str, DomainRun], timed: Timed) -> PointMetrics:
-    """Of all domains and of each. An empty `timed`: nothing was timed."""
+    """Of all domains and of each. An empty `timed`: nothing was timed.
+
+    A domain in which nothing was answered, because all of it was set aside, has no numbers.
+    """
+    runs = {domain: run for domain, run in runs.items() if run.outcomes}
     domains = {d: domain_metrics([runs[d]], [stock[d]], speed_cells(timed, d)) for d in runs}
-    overall = domain_metrics(list(runs.values()), list(stock.values()), speed_cells(timed))
+    overall = domain_metrics(list(runs.values()), [stock[d] for d in runs], speed_cells(timed))
     return PointMetrics(overall=overall, domains=domains)

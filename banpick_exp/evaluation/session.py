@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from banpick_exp.engine.engine import Engine
-from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, answer_problems
+from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems
+from banpick_exp.evaluation.asking import Asking
 from banpick_exp.evaluation.blocks import answered_in_blocks
 from banpick_exp.evaluation.budget.solve import Probed
 from banpick_exp.evaluation.calibrated import artifact_of, division_of
@@ -135,17 +136,19 @@ class Session:
 
     # ------------------------------------------------------------ answers
 
+    def asking(self, trial: Trial, call: str) -> Asking:
+        """One call about a trial: the number of a block, or `trouble.POINT`. Raises TooManyFailed."""
+        return Asking(self.engine, trial, self.folder, call)
+
     def answer(
-        self, trial: Trial, policies: Mapping[str, DomainPolicy], problems: Problems, cut: Cut | None
+        self, asking: Asking, policies: Mapping[str, DomainPolicy], problems: Problems, cut: Cut | None
     ) -> Answered:
         """All problems under these policies; what a race has answered in blocks is not asked again."""
-        in_blocks = answered_in_blocks(self.folder, trial.fingerprint, policies, cut, problems)
-        if in_blocks is not None:
-            return in_blocks
-        return answer_problems(self.engine, policies, trial.task, problems, seed=trial.seed, repeat=trial.repeat)
+        in_blocks = answered_in_blocks(self.folder, asking.trial.fingerprint, policies, cut, problems)
+        return in_blocks or asking.answer(policies, problems)
 
     def stock(
-        self, trial: Trial, fingerprint: str, problems: Problems, cut: Cut | None
+        self, asking: Asking, fingerprint: str, problems: Problems, cut: Cut | None
     ) -> tuple[dict[str, DomainRun], float]:
         """Stock answers to pair with, and the seconds they took now.
 
@@ -157,14 +160,13 @@ class Session:
         seconds = 0.0
         if runs is None:
             stock = DomainPolicy(rule=parse_policy("none", {}), calibration_key="", calibration=None)
-            policies = dict.fromkeys(trial.task.domains, stock)
+            policies = dict.fromkeys(asking.trial.task.domains, stock)
             begin = time.perf_counter()
             in_blocks = answered_in_blocks(self.folder, fingerprint, policies, cut, problems)
             if in_blocks is not None:
                 runs = in_blocks.runs
             else:
-                task, seed, repeat = trial.task, trial.seed, trial.repeat
-                runs = answer_problems(self.engine, policies, task, problems, seed=seed, repeat=repeat).runs
+                runs = asking.answer(policies, problems).runs
                 seconds = time.perf_counter() - begin
         self._stock[fingerprint] = runs
         return runs, seconds
@@ -178,6 +180,10 @@ class Session:
             return None
         outcomes = outcomes_of(self.folder.outcomes(fingerprint))
         return {
-            domain: DomainRun([outcome for outcome in outcomes if outcome.domain == domain], counters)
+            domain: DomainRun(
+                [outcome for outcome in outcomes if outcome.domain == domain],
+                counters,
+                tuple(each for each in record.failed_problems if each.domain == domain),
+            )
             for domain, counters in record.engagement.stock_counters.items()
         }

@@ -147,10 +147,11 @@ class Run:
         """Rows of `guards` to be read, the invalid ones first.
 
         That answers get worse down the fixed_k ladder is what it is there to show: what is only a warning there is
-        left out.
+        left out; not that problems are.
         """
         found = self.guards.filter(pl.col("level") != "ok")
         expected = pl.col("fingerprint").is_in(self._ladder) & (pl.col("level") == "warning")
+        expected &= pl.col("guard") != "failed_problems"
         return found.filter(~expected).sort(pl.col("level") != "invalid", maintain_order=True)
 
     @cached_property

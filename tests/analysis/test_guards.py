@@ -280,3 +280,30 @@ def test_null_sweeps_raise_no_false_alarm() -> None:
         assert found.filter((pl.col("guard") == "subtask_drop") & (pl.col("level") == "ok")).height > 20  # the trap
         erring += found.filter(pl.col("level") != "ok").height > 0
     assert erring <= 2
+
+
+# ---------------------------------------------------------------- problems that break engines
+
+
+def test_problems_set_aside_are_named_once_and_where_a_point_lacks_more_than_stock() -> None:
+    run = SyntheticRun(problems=60)
+    stock, same, more = run.add("none"), run.add("fixed_k", {"k": 4}, kept=4), run.add("fixed_k", {"k": 2}, kept=2)
+    whole = run.add("fixed_k", {"k": 6}, kept=6)
+    lacks = [
+        {"domain": "math", "problem_id": name, "reason": "ActorDiedError: killed"} for name in ("p00003", "p00009")
+    ]
+    stock = run.change(stock, failed_problems=lacks[:1])
+    same, more = run.change(same, failed_problems=lacks[:1]), run.change(more, failed_problems=lacks)
+    outcomes = {
+        name: frame.filter(~pl.col("problem_id").is_in(gone))
+        for record, gone in ((stock, ["p00003"]), (same, ["p00003"]), (more, ["p00003", "p00009"]), (whole, []))
+        for name, frame in ((record.fingerprint, run.outcomes[record.fingerprint]),)
+    }
+    rows = rows_of(judge(run, outcomes), "failed_problems")
+    assert [(row["label"], row["level"], row["value"]) for row in rows] == [
+        ("none", "warning", 1.0),
+        ("fixed_k k=4", "ok", 1.0),
+        ("fixed_k k=2", "warning", 2.0),
+    ]
+    assert "math p00003 (ActorDiedError: killed)" in rows[0]["detail"] and "p00003" not in rows[2]["detail"]
+    assert "1 problem(s) are set aside" in rows[2]["detail"] and "math p00009" in rows[2]["detail"]

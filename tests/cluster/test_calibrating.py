@@ -13,7 +13,7 @@ import pytest
 from measured_arrays import measured, scored
 
 from banpick_exp.cluster.calibrating import ASKED_AT_MOST, Calibrating, Step, engines_of_use
-from banpick_exp.cluster.deadline import FACTOR, LEAST_SECONDS, Deadlines
+from banpick_exp.cluster.deadline import FACTOR, Deadlines
 from banpick_exp.cluster.jobs import Job, Jobs
 from banpick_exp.evaluation.calibrated import artifact_of, division_of
 from banpick_exp.evaluation.calibration import arrays
@@ -90,8 +90,8 @@ def test_a_block_has_a_deadline_for_the_most_that_it_can_hold(tmp_path: Path) ->
     assert division.most_changes(first.block) == first.changes, "the first round is spread evenly"
     later = replace(first.block, stage=replace(first.block.stage, number=1))
     assert division.most_changes(later) == 2 * division.changes(later), "half of the experts, all in half of the layers"
-    assert Deadlines().limit_of(first.seconds) == max(LEAST_SECONDS, FACTOR * first.seconds)
-    assert Deadlines().limit_of(1.0) == LEAST_SECONDS and Step().seconds is None
+    assert Deadlines(600).limit_of(first.seconds) == max(600, FACTOR * first.seconds)
+    assert Deadlines(600).limit_of(1.0) == 600 and Step().seconds is None
 
 
 def test_stages_follow_each_other_in_each_domain(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_every_name_of_the_schema_is_golden() -> None:
     assert list(PointRecord.model_fields) == [
         "schema_version", "finished_at", "fingerprint", "status", "reason", "label", "seed", "repeat", "policy",
         "model", "engine", "task", "versions", "calibration", "score", "calibration_overlap", "metrics", "engagement",
-        "timing", "budget", "command",
+        "timing", "budget", "failed_problems", "command",
     ]  # fmt: skip
     assert list(records.BudgetAccount.model_fields) == [
         "target", "knob", "value", "measured", "probes", "sample_problems", "cached", "corrected",
@@ -100,6 +100,11 @@ def test_what_is_read_is_written_again(record: PointRecord) -> None:
         read, seal = read_record(stored(plain))
         assert read == each and read.plain() == plain and seal == hashlib.sha256(b"outcomes").hexdigest()
     assert solved.plain()["timing"]["of_a_later_version"] == 1.5
+    failed = [{"domain": "math", "problem_id": "7", "reason": "ActorDiedError: killed"}]
+    with_failed = changed(record, failed_problems=failed)
+    assert read_record(stored(with_failed.plain()))[0].failed_problems == with_failed.failed_problems
+    assert with_failed.plain()["failed_problems"] == failed
+    assert record.failed_problems == () and "failed_problems" not in record.plain(), "as in records of old"
     assert set(solved.settings()) == {"versions", "model", "engine", "task"}
     assert all(values == solved.plain()[section] for section, values in solved.settings().items())
 

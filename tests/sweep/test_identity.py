@@ -140,6 +140,7 @@ NO_CHANGES: dict[str, list[str]] = {
     "task.allow_zero": ["task.allow_zero=true"],  # whether to go on, not what is asked
     "task.block_problems": ["task.block_problems=2"],  # in which pieces it is asked
     "calibration.block_layers": ["calibration.block_layers=2"],  # in which pieces it is measured
+    "task.max_failed_problems": ["task.max_failed_problems=0"],  # what a point may be left without
     "output_dir": ["output_dir={data}"],
     "resume": [],  # needs a run
     "run": ["run=mine"],

@@ -7,7 +7,7 @@ same, because only the budget measured on all problems counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ Policies = Mapping[str, DomainPolicy]
 Runs = dict[str, DomainRun]
 Probed = dict[str, dict[float, float]]
 """Per rule and task, mean_kept by knob value; of one engine."""
+Pieces = Callable[[Sequence[Problem]], Iterator[Sequence[Problem]]]
+"""The problems of a domain, piece by piece."""
 Answer = Callable[[Policies], Answered]
 """Answers all problems under these policies."""
 
@@ -69,16 +71,18 @@ def answer_at_budget(
     folder: Path,
     answer: Answer,
     probed: Probed | None = None,
+    pieces: Pieces | None = None,
 ) -> AtBudget:
     """Solve the trial's open knob and answer all problems under it.
 
-    `folder`: where solved knobs are kept; `probed`: what this engine probed so far, added to.
+    `folder`: where solved knobs are kept; `probed`: what this engine probed so far, added to; `pieces`: in which a
+    sample is asked, and what of it (`asking`), the whole of it by default.
     Raises UnreachableBudget, with the reachable range, where no value of the knob leads to the target.
     """
     assert trial.budget is not None
     begin = time.perf_counter()
     path = folder / f"{trial.knob_fingerprint}.json"
-    solver = _solver(engine, trial, policies, problems, probed)
+    solver = _solver(engine, trial, policies, problems, probed, pieces)
     kept = _read(path, trial)
     knob = kept or solver.solve(trial.budget)
     running = time.perf_counter()
@@ -116,6 +120,7 @@ def solved_policies(
     problems: Problems,
     folder: Path,
     probed: Probed | None = None,
+    pieces: Pieces | None = None,
 ) -> dict[str, DomainPolicy]:
     """The trial's policies at the knob that a sample asks for, kept for `answer_at_budget` to confirm on all problems.
 
@@ -125,7 +130,7 @@ def solved_policies(
     path = folder / f"{trial.knob_fingerprint}.json"
     knob = _read(path, trial)
     if knob is None:
-        knob = _solver(engine, trial, policies, problems, probed).solve(trial.budget)
+        knob = _solver(engine, trial, policies, problems, probed, pieces).solve(trial.budget)
         _write(path, knob)
     return with_value(policies, trial.rule, knob.value)
 
@@ -150,6 +155,7 @@ class _Solver:
     sample: dict[str, list[Problem]]
     probed: dict[float, float]
     """Probes of the same rule on the same sample, by knob value: the same question has the same answer."""
+    pieces: Pieces
 
     def solve(self, target: float, before: Knob | None = None) -> Knob:
         """`before`: what was found for another target; its probes are known."""
@@ -183,8 +189,9 @@ class _Solver:
             self.engine.counters(reset=True)
             # A salt of its own: a prompt found in the prefix cache would not be routed, and not be counted.
             salt = f"probe{self.trial.fingerprint}"
-            prompts = [problem.prompt for problem in items]
-            self.engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat_template, salt=salt)
+            for piece in self.pieces(items):
+                prompts = [problem.prompt for problem in piece]
+                self.engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat_template, salt=salt)
             counted, weight = self.engine.counters(reset=True), len(self.problems[domain]) / len(items)
             kept += weight * sum(counted.kept)
             tokens += weight * sum(counted.tokens)
@@ -192,9 +199,20 @@ class _Solver:
         return self.probed[value]
 
 
-def _solver(engine: Engine, trial: Trial, policies: Policies, problems: Problems, probed: Probed | None) -> _Solver:
+def _solver(
+    engine: Engine,
+    trial: Trial,
+    policies: Policies,
+    problems: Problems,
+    probed: Probed | None,
+    pieces: Pieces | None,
+) -> _Solver:
     sample = {domain: _spread(items, SAMPLE_PROBLEMS) for domain, items in problems.items()}
-    return _Solver(engine, trial, policies, problems, sample, _own(probed, trial))
+    return _Solver(engine, trial, policies, problems, sample, _own(probed, trial), pieces or _whole)
+
+
+def _whole(problems: Sequence[Problem]) -> Iterator[Sequence[Problem]]:
+    yield problems
 
 
 def _own(probed: Probed | None, trial: Trial) -> dict[float, float]:
