@@ -57,6 +57,8 @@ class Supplies:
     loads: Loads
     dead_seconds: float
     """After which a thing that gives no sign of life is dead."""
+    spent: Callable[[], str | None] = lambda: None
+    """Why the budget of the run allows nothing more, where that is so."""
 
 
 class EngineGroup:
@@ -102,6 +104,10 @@ class EngineGroup:
         if self.stopping is None and (stop := stop_request.asked(self._with.folder)) is not None:
             self.stopping = f"stop was asked for by {stop.by}"
             self._with.events.write("stop_asked", by=stop.by)
+            self._resting.clear()
+        elif self.stopping is None and (spent := self._with.spent()) is not None:
+            self.stopping = spent
+            self._note(f"nothing more is begun: {spent}")
             self._resting.clear()
         for call, (slot, job) in list(self._running.items()):
             reason = self._overdue(slot, job)

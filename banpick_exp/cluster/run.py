@@ -24,6 +24,7 @@ from banpick_exp.cluster.faults import PlaceLost, StockIsWrong
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
+from banpick_exp.cluster.spent import RunBudgetWatch
 from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.errors import INTERRUPTED, UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
@@ -200,6 +201,7 @@ class Run:
             progress=self._progress,
             loads=self._loads,
             dead_seconds=self._plan.cluster.dead_seconds,
+            spent=RunBudgetWatch(self._plan).exhausted,
         )
         group = EngineGroup(supplies, slots, engine.strategy, engine.works)
         try:
