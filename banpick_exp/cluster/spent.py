@@ -2,7 +2,7 @@
 
 An engine holds its GPUs (or cores) from its start to the event that says it is lost or closed, not while it waits for a
 place. Of a driver that ended without a word its last event counts as its end. Where events cannot be written nothing
-can be counted, and no budget ends the run.
+can be counted, and no budget ends the run. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from banpick_exp.cluster.engine_state import seconds_between
 from banpick_exp.cluster.events import Event, read
 from banpick_exp.cluster.plan import RunPlan
-from banpick_exp.report.run import Run
-from banpick_exp.run_folder import Bill, Cost
+from banpick_exp.errors import UserError
 from banpick_exp.sweep.estimate import devices_of
 from banpick_exp.sweep.price import hours_text
 
@@ -141,40 +140,6 @@ def account_of(plan: RunPlan) -> Account:
     return Account(devices)
 
 
-def bill_of(plan: RunPlan, run: Run, engines: int) -> Bill:
-    """What the run was estimated to cost with so many engines of a kind, and what all its drivers spent."""
-    account = account_of(plan)
-    for event in read(plan.folder).events:
-        account.add(event)
-    records = [*run.records, *run.dev]
-    timing = sum(record.timing.throughput_seconds for record in records)
-    seconds, expected = account.seconds, plan.sweep.estimate(engines)
-    spent = Cost(
-        wall_seconds=account.wall(),
-        gpu_hours=account.gpu_hours(),
-        cpu_hours=account.cpu_hours(),
-        engine_loads=account.loads,
-        load_seconds=seconds["load"],
-        calibration_seconds=seconds["calibration"],
-        answer_seconds=seconds["answer"] + max(seconds["point"] - timing, 0.0),
-        time_seconds=timing,
-        tokens=sum(int(frame["tokens"].sum()) for frame in run.outcomes.values()),
-    )
-    estimated = Cost(
-        wall_seconds=expected.seconds,
-        gpu_hours=expected.gpu_hours,
-        cpu_hours=expected.cpu_hours,
-        engine_loads=expected.engine_loads,
-        load_seconds=expected.load_seconds,
-        calibration_seconds=expected.calibration_seconds,
-        answer_seconds=expected.answer_seconds,
-        time_seconds=expected.time_seconds,
-        tokens=round(expected.generated_tokens),
-    )
-    points = sum(kind.points for kind in expected.kinds)
-    return Bill(engines=engines, points=points, recorded=len(records), estimated=estimated, spent=spent)
-
-
 class RunBudgetWatch:
     """Whether what the run may spend is spent: earlier drivers' part too. Reads on in the events at each look."""
 
@@ -207,3 +172,12 @@ class RunBudgetWatch:
                     f" drivers of this run together; to go on, type a larger budget.{name} too)"
                 )
         return None
+
+
+def check_unspent(plan: RunPlan) -> None:
+    """Raises UserError where a run that is gone on with has points left and nothing to spend on them: before an engine
+    is loaded for none."""
+    if not plan.sweep.resume or len(plan.folder.record_files()) >= len(plan.sweep.points):
+        return
+    if (why := RunBudgetWatch(plan).exhausted()) is not None:
+        raise UserError(f"{why}: nothing was started.")

@@ -13,8 +13,8 @@ import polars as pl
 from rich.console import Console
 
 from banpick_exp.analysis import GUARDS
+from banpick_exp.cluster.billing import bill_of
 from banpick_exp.cluster.plan import RunPlan
-from banpick_exp.cluster.spent import bill_of
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
 from banpick_exp.records import STATUSES
 from banpick_exp.report.failure import or_else

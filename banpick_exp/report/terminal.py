@@ -79,12 +79,14 @@ def print_bill(bill: Bill | None, console: Console) -> None:
     """What was estimated and what was spent; nothing without a bill."""
     if bill is None:
         return
-    table = Table(title=bill_caption(bill), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in COSTS:
         table.add_column(name, justify="right" if name else "left")
     for row in bill_rows(bill):
         table.add_row(*row)
-    unwrapped(console).print(table)
+    console = unwrapped(console)
+    console.print(bill_caption(bill), highlight=False)
+    console.print(table)
 
 
 def print_selection(run: Run, console: Console) -> None:
