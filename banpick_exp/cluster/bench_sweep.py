@@ -21,6 +21,7 @@ from rich.console import Console
 from banpick_exp.cluster.backends.answering import AnsweringBackend
 from banpick_exp.cluster.plan import plan_run
 from banpick_exp.evaluation.bench.timing import Row, emit, print_table
+from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.sweep.dry_run import print_plan
 
 WANTED = {"driver_ms_a_point": 5.0, "driver_mb": 300.0, "resume_seconds": 3.0, "dry_run_seconds": 5.0}
@@ -35,12 +36,14 @@ COLUMNS = (
     ("plan_seconds", ".2f"),
     ("dry_run_seconds", ".2f"),
     ("resume_seconds", ".2f"),
+    ("mirror_ms_a_point", ".0f"),
     ("end_seconds", ".1f"),
     ("end_mb", ".0f"),
 )
 """Of the table that is printed, and how each is written."""
 PROBLEMS = 20
 """Of each of the three domains of the embedded task."""
+LOOK_SECONDS = 0.05
 ROW = 100
 """Points that differ in one knob alone: sizes are made of whole rows."""
 
@@ -56,6 +59,8 @@ class Bench:
     report: bool
     folder: str
     """Where the run is written: `output_dir`."""
+    wandb: bool = False
+    """Whether the run is mirrored in W&B, offline."""
 
     @property
     def arguments(self) -> list[str]:
@@ -69,7 +74,7 @@ class Bench:
             f"task.max_problems={PROBLEMS}",
             "cluster=inline",
             f"cluster.engines={self.engines}",
-            "tracking=none",
+            *(("tracking=wandb", "tracking.timeout_seconds=600") if self.wandb else ("tracking=none",)),
             f"output_dir={self.folder}",
         ]
 
@@ -80,18 +85,22 @@ def bench_sweep(
     answer_seconds: float,
     *,
     report: bool,
+    wandb: bool = False,
     output: Path | None,
     say: Callable[[str], None],
 ) -> list[Row]:
     """A row for each number of points, printed and appended to `output`, and a table of all.
 
     Seconds of planning, of the driver a point, of the end, of resume and of a dry run; MB of each. `report`: whether
-    the end is measured. `say` is told what begins, and which figure is more than is wanted.
+    the end is measured; `wandb`: with W&B's part of it. `say` is told what begins, and which figure is more than is
+    wanted.
     """
     rows: list[Row] = []
     for points in sizes:
         with tempfile.TemporaryDirectory(prefix="bench-sweep-") as folder:
-            bench = Bench(points=points, engines=engines, answer_seconds=answer_seconds, report=report, folder=folder)
+            bench = Bench(
+                points=points, engines=engines, answer_seconds=answer_seconds, report=report, folder=folder, wandb=wandb
+            )
             row: Row = {"bench": "sweep", "engines": engines, "answer_seconds": answer_seconds}
             for stage in (dry_run, run_all, resume):
                 say(f"{points:,} points: {stage.__name__.replace('_', ' ')} ...")
@@ -142,13 +151,16 @@ def run_all(bench: Bench) -> Row:
         begin, cpu = time.perf_counter(), time.process_time()
         Run(plan, console, backend).run()
         wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    driver, driver_cpu = wall - end.seconds - backend.meter.seconds, cpu - end.cpu_seconds - backend.meter.cpu_seconds
+    driver = wall - end.mirror_seconds - end.seconds - backend.meter.seconds
+    driver_cpu = cpu - end.cpu_seconds - backend.meter.cpu_seconds
     found: Row = {
         "driver_ms_a_point": 1e3 * driver / len(plan.sweep.points),
         "driver_cpu_ms_a_point": 1e3 * driver_cpu / len(plan.sweep.points),
         "slots_ms_a_point": 1e3 * backend.meter.seconds / len(plan.sweep.points),
         "driver_mb": end.peak_mb,
     }
+    if bench.wandb:
+        found["mirror_ms_a_point"] = 1e3 * end.mirror_seconds / len(plan.sweep.points)
     return found | ({"end_seconds": end.seconds, "end_mb": peak_mb()} if bench.report else {})
 
 
@@ -191,6 +203,8 @@ class _End:
     """Of a run: the peak of the memory before it, and what it took."""
 
     peak_mb: float = 0.0
+    mirror_seconds: float = 0.0
+    """Until W&B had every point: real engines answer more slowly than it mirrors, and leave it nothing to make up."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
@@ -202,7 +216,11 @@ def _end(*, report: bool) -> Iterator[_End]:
 
     found, whole = _End(), vars(run)["finish"]
 
-    def timed(*arguments: Any) -> int:
+    def timed(plan: Any, tracker: Tracker, *rest: Any) -> int:
+        begin, arguments = time.perf_counter(), (plan, tracker, *rest)
+        while tracker.on_their_way:
+            time.sleep(LOOK_SECONDS)
+        found.mirror_seconds = time.perf_counter() - begin
         found.peak_mb, begin, cpu = peak_mb(), time.perf_counter(), time.process_time()
         code: int = whole(*arguments) if report else 0
         found.seconds, found.cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu

@@ -137,8 +137,8 @@ class Fleet:
         if (asked := stop_request.asked(self._with.folder)) is not None:
             if self._stop(f"stop was asked for by {asked.by}"):
                 self._with.events.write("stop_asked", by=asked.by)
-        elif (spent := self._with.spent()) is not None:
-            self._stop(spent)
+        elif (spent := self._with.spent()) is not None and self._stop(spent):
+            self._with.events.write("note", text=f"nothing more is begun: {spent}")
         for group in self._groups:
             group.look_around()
         self._give_up_without_room()

@@ -27,6 +27,7 @@ from banpick_exp.cluster.kinds import Kind, names_of
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
+from banpick_exp.cluster.spent import RunBudgetWatch
 from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.errors import INTERRUPTED, UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
@@ -207,6 +208,7 @@ class Run:
             loads=self._loads,
             dead_seconds=self._plan.cluster.dead_seconds,
             deadline_seconds=self._plan.cluster.deadline_seconds,
+            spent=RunBudgetWatch(self._plan).exhausted,
         )
 
     def _drop(self, point: Point, reason: str, block: AnsweredBlock, stock: AnsweredBlock) -> None:

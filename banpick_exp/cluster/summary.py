@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import polars as pl
 from rich.console import Console
 
 from banpick_exp.analysis import GUARDS
+from banpick_exp.cluster.billing import bill_of
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
 from banpick_exp.records import STATUSES
@@ -19,8 +21,9 @@ from banpick_exp.report.failure import or_else
 from banpick_exp.report.files import write_report, write_tables
 from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, left_out_lines, read_run
-from banpick_exp.report.terminal import print_pareto, print_repeats, print_selection
+from banpick_exp.report.terminal import print_bill, print_pareto, print_repeats, print_selection
 from banpick_exp.report.tracking.wandb import Tracker
+from banpick_exp.run_folder import Bill
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,19 +44,21 @@ def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals) ->
     written.
     """
     run = read_run(plan.folder)
-    files, unwritten = _write(run)
+    bill = or_else("the bill", plan.folder, lambda: _bill(plan, run, totals), lambda _: None, writes=False)
+    files, unwritten = _write(run, bill)
     console.print()
     for line in left_out_lines(run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print("the table of the points", run, lambda: print_pareto(run, console))
     _print("the table of the repeats", run, lambda: print_repeats(run, console))
     console.print(_spent(run, totals), highlight=False)
+    _print("the bill", run, lambda: print_bill(bill, console))
     for file in files:
         console.print(f"  {file}", markup=False, highlight=False, soft_wrap=True)
     _print("the table of the selection", run, lambda: print_selection(run, console))
     if unwritten is not None:
         console.print(unwritten, markup=False, highlight=False, soft_wrap=True, style="red")
-    failures = tracker.finish(_summary_or_totals(run, totals), _artifacts(plan))
+    failures = tracker.finish(_summary_or_totals(run, totals) | _costs(bill), _artifacts(plan))
     for failure in failures:
         console.print(f"W&B: {failure}. The records are complete.", markup=False, highlight=False, soft_wrap=True)
     return 1 if _any_invalid(run) or unwritten is not None else 0
@@ -75,9 +80,22 @@ def _print(what: str, run: Run, work: Callable[[], None]) -> None:
     or_else(what, run.folder, work, lambda _: None, writes=True)
 
 
-def _write(run: Run) -> tuple[list[Path], str | None]:
+def _bill(plan: RunPlan, run: Run, totals: Totals) -> Bill | None:
+    """What the run cost so far; where this driver computed nothing, what the last one left."""
+    if not totals.engine_loads and (known := plan.folder.bill()) is not None:
+        return known
+    kinds = max(len(plan.sweep.by_engine()), 1)
+    engines = plan.engines
+    if plan.cluster.engines == "auto" and totals.engine_slots:  # how many there were is known only now
+        engines = math.ceil(totals.engine_slots / kinds)
+    return bill_of(plan, run, engines)
+
+
+def _write(run: Run, bill: Bill | None) -> tuple[list[Path], str | None]:
     """The figures and the page, with the tables beside them; in place of what cannot be written, a sentence."""
     try:
+        if bill is not None:
+            run.folder.write_bill(bill)
         write_tables(run)
         return write_report(run), None
     except OSError as error:
@@ -116,6 +134,12 @@ def _summary(run: Run, totals: Totals) -> dict[str, object]:
 
 def _summary_or_totals(run: Run, totals: Totals) -> dict[str, object]:
     return or_else("W&B's summary", run.folder, lambda: _summary(run, totals), lambda _: asdict(totals), writes=False)
+
+
+def _costs(bill: Bill | None) -> dict[str, object]:
+    """The bill, for the tracker's summary."""
+    sides = {} if bill is None else {"estimated": bill.estimated, "spent": bill.spent}
+    return {f"cost/{side}/{name}": number for side, cost in sides.items() for name, number in cost}
 
 
 def _artifacts(plan: RunPlan) -> dict[str, Path]:

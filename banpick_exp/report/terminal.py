@@ -12,6 +12,8 @@ from rich.table import Table
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE, accuracy_name
 from banpick_exp.analysis.finding import READ_FIRST
 from banpick_exp.records import OVERALL
+from banpick_exp.report.bill import HEAD as COSTS
+from banpick_exp.report.bill import bill_caption, bill_rows
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
 from banpick_exp.report.run import Run
@@ -19,6 +21,7 @@ from banpick_exp.report.selected import dev_rows, result_rows, selection_sentenc
 from banpick_exp.report.sentences import alarms, hypervolume_sentence
 from banpick_exp.report.shown import MOST_PRINTED
 from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
+from banpick_exp.run_folder import Bill
 
 FRONT = {(True, True): "●", (True, False): "○", (False, False): ""}
 """(on_front, sure) -> its sign."""
@@ -70,6 +73,20 @@ def print_repeats(run: Run, console: Console) -> None:
         table.add_row(*map(escape, repeat_cells(row)))
     console.print(table)
     console.print(f"[bold]{escape(repeats_sentence(run))}[/bold]")
+
+
+def print_bill(bill: Bill | None, console: Console) -> None:
+    """What was estimated and what was spent; nothing without a bill."""
+    if bill is None:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in COSTS:
+        table.add_column(name, justify="right" if name else "left")
+    for row in bill_rows(bill):
+        table.add_row(*row)
+    console = unwrapped(console)
+    console.print(bill_caption(bill), highlight=False)
+    console.print(table)
 
 
 def print_selection(run: Run, console: Console) -> None:

@@ -27,16 +27,16 @@ from banpick_exp.policy import parse_policy
 from banpick_exp.policy.budget import BUDGET, with_budget
 from banpick_exp.policy.registry import rule_named
 from banpick_exp.policy.rule import Rule
-from banpick_exp.sweep.config import SEARCHES, RunConfig, SweepConfig, search_config
+from banpick_exp.sweep.config import SEARCHES, Hardware, RunBudget, RunConfig, SweepConfig, search_config
 from banpick_exp.sweep.overrides import Assignment
 from banpick_exp.tasks.config import TaskConfig
 
-GROUPS = ("engine", "model", "policy", "task", "cluster", "tracking", "search", "sweep")
+GROUPS = ("engine", "model", "policy", "task", "cluster", "tracking", "search", "hardware", "sweep")
 POINT_KEYS = ("engine", "model", "policy", "task", "calibration", "seed", "repeat")
 """First words of the keys that may differ between points, and so may be axes."""
 RUN_KEYS = (
     *("cluster", "tracking", "search", "sweep", "study", "scale"),
-    *("output_dir", "run", "resume", "dry_run", "repeats"),
+    *("output_dir", "run", "resume", "dry_run", "repeats", "hardware", "budget"),
 )
 """First words of the keys that hold for the whole run."""
 
@@ -94,8 +94,14 @@ class Composer:
         others = {name: validated(section, tree[name], name) for name, section in sections.items()}
         sweep = validated(SweepConfig, tree["sweep"], "sweep")
         search = search_config(_of_typed_search(tree["search"], values))
+        parts = {
+            "sweep": sweep,
+            "search": search,
+            "hardware": validated(Hardware, tree["hardware"], "hardware"),
+            "budget": validated(RunBudget, tree["budget"], "budget"),
+        }
         plain = {key: tree.get(key) for key in ("output_dir", "run", "resume", "dry_run", "repeats")}
-        return validated(RunConfig, {**plain, "sweep": sweep, "search": search}), others
+        return validated(RunConfig, plain | parts), others
 
     def setting(self, assignment: Assignment) -> Setting:
         """Model, engine, task, calibration, seed and repeat of an assignment; read once for equal values."""

@@ -126,6 +126,28 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
     return validated(own, values, "search")
 
 
+class Hardware(Section):
+    """What one GPU is taken for in prices (conf/hardware/); changes no result, and is part of no fingerprint."""
+
+    name: str = "h100"
+    memory_gb: float = Field(default=80, gt=0)
+    """1e9 bytes."""
+    memory_tb_s: float = Field(default=3.35, gt=0)
+    """1e12 bytes a second."""
+    bf16_tflops: float = Field(default=989, gt=0)
+    """Dense, 1e12 operations a second."""
+    load_gb_s: float = Field(default=2, gt=0)
+    """1e9 bytes a second of weights from storage into one engine, all its GPUs together."""
+
+
+class RunBudget(Section):
+    """What the engines of a run may be held for, over all drivers of its folder; null: no end."""
+
+    gpu_hours: float | None = Field(default=None, gt=0)
+    cpu_hours: float | None = Field(default=None, gt=0)
+    """Core-hours of CPU engines."""
+
+
 class RunConfig(Section):
     """Settings of the whole run, the same for every point; sections of other rooms are planned beside it."""
 
@@ -139,3 +161,5 @@ class RunConfig(Section):
     """Runs of every point, in other batches and another order (`evaluation.answer`), to see how far scores move."""
     sweep: SweepConfig
     search: SearchConfig = GridSearch()
+    hardware: Hardware = Hardware()
+    budget: RunBudget = RunBudget()

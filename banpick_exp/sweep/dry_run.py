@@ -12,6 +12,7 @@ from banpick_exp.sweep.config import OptunaSearch, RacingSearch, SelectSearch
 from banpick_exp.sweep.estimate import Estimate, answer_tokens, point_tokens
 from banpick_exp.sweep.plan import SweepPlan
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.price import price_lines, price_notes
 
 MOST_ROWS = 200
 """Of a table of points; a longer one shows its first and last `END_ROWS` alone."""
@@ -47,9 +48,10 @@ def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
         )
     if plan.search.name != "grid":
         console.print(Text(search_line(plan, cost), overflow="fold"))
-    console.print(Text(estimate_line(cost)))
+    for line in price_lines(plan, cost):
+        console.print(Text(line, overflow="fold"), soft_wrap=True)
     console.print(Text(f"Results: {plan.folder.path}", overflow="fold"))
-    for note in plan.notes:
+    for note in (*plan.notes, *price_notes(plan, cost)):
         console.print(Text(f"Note: {note}", style="yellow"))
 
 
@@ -84,16 +86,6 @@ def _select_line(plan: SweepPlan, search: SelectSearch) -> str:
         f"Search: select, dev chooses one of {_count(len(stages.candidates), 'candidate')}{of}: at most {tokens[0]:,}"
         f" tokens. What dev finds better than stock runs on {split} beside the {len(stages.references)} references:"
         f" {_count(len(stages.at_most()), 'point')} more than listed at most, in all at most {tokens[1]:,} tokens."
-    )
-
-
-def estimate_line(cost: Estimate) -> str:
-    hours = f"; {cost.gpu_hours:.1f} GPU-hours, {cost.calibration_gpu_hours:.1f} of them calibration"
-    return (
-        f"Estimate: about {_duration(cost.seconds)} (rough): {_count(cost.engine_loads, 'engine load')}"
-        f" {_duration(cost.load_seconds)}, calibration {_duration(cost.calibration_seconds)},"
-        f" points {_duration(cost.points_seconds)} for at most {cost.max_generated_tokens:,} tokens"
-        f"{hours if cost.gpu_hours else ''}."
     )
 
 
@@ -141,11 +133,3 @@ def _table(points: tuple[Point, ...], finished: frozenset[str]) -> Table:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}" + ("" if number == 1 else "s")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

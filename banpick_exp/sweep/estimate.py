@@ -1,8 +1,14 @@
-"""How long a plan takes, roughly, from assumed speeds: so that nobody starts a week by mistake."""
+"""What a plan costs, roughly, before anything starts: time, tokens, GPU-hours or core-hours, and why.
+
+CPU engines by what was measured, GPU engines by `roofline`. Prices are within a factor of 3 where they could be held
+against measurements (docs/performance.md); nobody starts a week by mistake.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +17,20 @@ from banpick_exp.evaluation.budget.root_search import MAX_PROBES
 from banpick_exp.evaluation.calibration.race import planned
 from banpick_exp.evaluation.calibration.scores import BUDGETS, PARTS, Part
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.models.sizes import sizes_of
 from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS
+from banpick_exp.sweep.config import Hardware
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.roofline import Roofline, roofline
 
 ASSUMED_PROBLEMS = 1000
 """Per domain, where the data is not local and cannot be counted."""
 ASSUMED_LENGTH = 0.35
 """Generated tokens as a share of max_tokens; most answers end long before the cap."""
+ASSUMED_PROMPT = 200
+"""Tokens of a prompt, and at most a quarter of engine.max_model_len; problems are counted, not tokenised."""
+BLOCK_SECONDS = 120.0
+"""What a block takes by the estimate where nobody says: little to lose, and long beside the drain of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +40,8 @@ class Speed:
     start_seconds: float
     generate: float
     prefill: float
+    prompts_apart: bool = False
+    """Whether prompts come on top of `generate`; where it was measured on whole runs, they are in it."""
 
 
 SMALL_ON_CPU = Speed(start_seconds=30, generate=3000, prefill=15_000)
@@ -34,76 +49,235 @@ SMALL_ON_CPU = Speed(start_seconds=30, generate=3000, prefill=15_000)
 LARGE_ON_CPU = Speed(start_seconds=300, generate=30, prefill=300)  # a 30B-A3B class model on a server
 LARGE_BYTES = 60e9
 """Of its weights; also taken where they are not on this machine."""
-GPU = Speed(start_seconds=300, generate=3000, prefill=30_000)  # the same class on one GPU, many sequences
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KindCost:
+    """All work on engines of one kind. Seconds of the phases are those of engines, added up over all of them."""
+
+    point: Point
+    """One of them: its engine and its checkpoint."""
+    points: int
+    engines: int
+    """Side by side."""
+    devices: int
+    """Of one engine: GPUs, or cores of a CPU engine."""
+    speed: Speed
+    roofline: Roofline | None
+    """Of a GPU engine: where its speed comes from."""
+    generated: float
+    """Tokens, as answers usually end."""
+    max_generated: int
+    prompted: float
+    """Tokens of prompts; samples of a problem share them."""
+    load_seconds: float
+    calibration_seconds: float
+    answer_seconds: float
+    time_seconds: float
+    """Of the clock that compares a policy with stock."""
+    waiting_seconds: float
+    """Of answers and clock, what has to wait for a calibration."""
+
+    @property
+    def wall_seconds(self) -> float:
+        """From the first load to the last answer; a calibration is one call of one engine."""
+        answering = self.answer_seconds + self.time_seconds
+        shared = (answering + self.calibration_seconds) / self.engines
+        chain = self.calibration_seconds + self.waiting_seconds / self.engines
+        return self.load_seconds / self.engines + max(shared, chain)
+
+    @property
+    def hours(self) -> float:
+        """GPU-hours, or core-hours of a CPU engine: an engine holds them from its start to the end of its kind."""
+        return self.engines * self.devices * self.wall_seconds / 3600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """Wall-clock seconds of the parts, engines side by side where the cluster has slots for them."""
+    """The price of a plan. Seconds of phases are those of engines, added up; the wall clock is `seconds`."""
 
-    engine_loads: int
-    load_seconds: float
-    calibration_seconds: float
-    points_seconds: float
-    max_generated_tokens: int
-    gpu_hours: float
-    """Of all engines: from the start of each to its end; of them, `calibration_gpu_hours`."""
-    calibration_gpu_hours: float
+    kinds: tuple[KindCost, ...]
+    """In the order to load them: one kind after the other."""
+
+    @property
+    def engine_loads(self) -> int:
+        return sum(kind.engines for kind in self.kinds)
+
+    @property
+    def load_seconds(self) -> float:
+        return sum(kind.load_seconds for kind in self.kinds)
+
+    @property
+    def calibration_seconds(self) -> float:
+        return sum(kind.calibration_seconds for kind in self.kinds)
+
+    @property
+    def answer_seconds(self) -> float:
+        return sum(kind.answer_seconds for kind in self.kinds)
+
+    @property
+    def time_seconds(self) -> float:
+        return sum(kind.time_seconds for kind in self.kinds)
+
+    @property
+    def max_generated_tokens(self) -> int:
+        return sum(kind.max_generated for kind in self.kinds)
+
+    @property
+    def generated_tokens(self) -> float:
+        return sum(kind.generated for kind in self.kinds)
+
+    @property
+    def prompt_tokens(self) -> float:
+        return sum(kind.prompted for kind in self.kinds)
+
+    @property
+    def gpu_hours(self) -> float:
+        return sum(kind.hours for kind in self.kinds if kind.point.engine.gpus)
+
+    @property
+    def cpu_hours(self) -> float:
+        """Core-hours of CPU engines."""
+        return sum(kind.hours for kind in self.kinds if not kind.point.engine.gpus)
 
     @property
     def seconds(self) -> float:
-        return self.load_seconds + self.calibration_seconds + self.points_seconds
+        """On the wall clock."""
+        return sum(kind.wall_seconds for kind in self.kinds)
 
 
-def estimate(points: Sequence[Point], engines: int, sampled: Sequence[Point] = ()) -> Estimate:
-    """Sums the parts over engines; `engines` is how many copies of one engine work side by side.
+H100 = Hardware()
 
-    `sampled`: points like those that a search will draw.
+
+def estimate(
+    points: Sequence[Point], engines: int, sampled: Sequence[Point] = (), hardware: Hardware = H100
+) -> Estimate:
+    """The price of the points; `engines` is how many copies of one engine work side by side.
+
+    `sampled`: points like those that a search will draw. `hardware`: what a GPU is taken for.
     """
-    loads, load_seconds, calibration_seconds, points_seconds, tokens = 0, 0.0, 0.0, 0.0, 0
-    gpu_seconds, gpu_calibration = 0.0, 0.0
     by_engine: dict[str, list[Point]] = {}
     for point in (*points, *sampled):
         by_engine.setdefault(point.engine_fingerprint, []).append(point)
-    for shared in by_engine.values():
-        speed = speed_of(shared[0])
-        slots = min(engines, len(shared))
-        loads += slots
-        load_seconds += speed.start_seconds
-        generated = sum(point_tokens(point) for point in shared)
-        rare = sum(most - usual for usual, most in map(solve_tokens, shared))
-        answering = ASSUMED_LENGTH * (generated - rare) / speed.generate / slots
-        answering += sum(0 if point.repeat else point.task.speed_seconds for point in shared) / slots
-        tokens += generated
-        needed = {point.calibration_need: point for point in shared if point.calibration_files}
-        made = {point.calibration_fingerprint: point for point in needed.values()}
-        read = sum(map(scoring_tokens, needed.values())) + sum(map(calibration_tokens, made.values()))
-        points_seconds += answering
-        calibration_seconds += read / speed.prefill
-        gpus = shared[0].engine.gpus
-        gpu_seconds += gpus * (slots * (speed.start_seconds + answering) + read / speed.prefill)
-        gpu_calibration += gpus * read / speed.prefill
-    return Estimate(
-        engine_loads=loads,
-        load_seconds=load_seconds,
-        calibration_seconds=calibration_seconds,
-        points_seconds=points_seconds,
-        max_generated_tokens=tokens,
-        gpu_hours=gpu_seconds / 3600,
-        calibration_gpu_hours=gpu_calibration / 3600,
+    return Estimate(kinds=tuple(_kind(shared, engines, hardware) for shared in by_engine.values()))
+
+
+def _kind(points: Sequence[Point], engines: int, hardware: Hardware) -> KindCost:
+    first, by_roof = points[0], gpu_roofline(points[0], hardware)
+    speed = speed_of(first, hardware)
+    blocks = sum(map(_blocks, points))
+    slots = max(1, min(engines, blocks))
+    needed = {point.calibration_need: point for point in points if point.calibration_files}
+    made = {point.calibration_fingerprint: point for point in needed.values()}
+    read = sum(map(scoring_tokens, needed.values())) + sum(map(calibration_tokens, made.values()))
+    costs = [point_cost(point, speed) for point in points]
+    return KindCost(
+        point=first,
+        points=len(points),
+        engines=slots,
+        devices=devices_of(first, engines),
+        speed=speed,
+        roofline=by_roof,
+        generated=sum(cost.generated for cost in costs),
+        max_generated=sum(map(point_tokens, points)),
+        prompted=sum(cost.prompted for cost in costs),
+        load_seconds=slots * speed.start_seconds,
+        calibration_seconds=read / speed.prefill,
+        answer_seconds=sum(cost.answer_seconds for cost in costs),
+        time_seconds=sum(cost.time_seconds for cost in costs),
+        waiting_seconds=sum(
+            cost.seconds for point, cost in zip(points, costs, strict=True) if point.calibration_need is not None
+        ),
     )
 
 
-def speed_of(point: Point) -> Speed:
-    """What the engine of a point is assumed to do; on a CPU by the size of its weights."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PointCost:
+    """What one point takes of one engine."""
+
+    generated: float
+    """Tokens, as answers usually end."""
+    prompted: float
+    answer_seconds: float
+    time_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.answer_seconds + self.time_seconds
+
+
+def point_cost(point: Point, speed: Speed) -> PointCost:
+    """What a point takes of an engine of that speed."""
+    usual, _ = solve_tokens(point)
+    generated = ASSUMED_LENGTH * (answer_tokens(point) + usual)
+    prompted = _problems(point) * prompt_tokens(point)
+    return PointCost(
+        generated=generated,
+        prompted=prompted,
+        answer_seconds=generated / speed.generate + (prompted / speed.prefill if speed.prompts_apart else 0.0),
+        time_seconds=0.0 if point.repeat else point.task.speed_seconds,
+    )
+
+
+def devices_of(point: Point, engines: int) -> int:
+    """What one of so many engines holds: its GPUs, or the cores of a CPU engine."""
     if point.engine.gpus:
-        return GPU
+        return point.engine.gpus
+    return point.engine.cpus or max(1, len(os.sched_getaffinity(0)) // engines)
+
+
+def speed_of(point: Point, hardware: Hardware = H100) -> Speed:
+    """What the engine of a point is assumed to do; on a CPU by the size of its weights.
+
+    Blocks are cut by it, so whoever cuts leaves `hardware` alone: answered blocks must be found again whatever is
+    typed.
+    """
+    if (found := gpu_roofline(point, hardware)) is not None:
+        return Speed(
+            start_seconds=found.start_seconds, generate=found.generate, prefill=found.prefill, prompts_apart=True
+        )
     share = weight_bytes(point.checkpoint.location) / LARGE_BYTES
     return Speed(
         start_seconds=SMALL_ON_CPU.start_seconds + share * LARGE_ON_CPU.start_seconds,
         generate=1 / (1 / SMALL_ON_CPU.generate + share / LARGE_ON_CPU.generate),
         prefill=1 / (1 / SMALL_ON_CPU.prefill + share / LARGE_ON_CPU.prefill),
     )
+
+
+def gpu_roofline(point: Point, hardware: Hardware = H100) -> Roofline | None:
+    """Where the speed of a point's engine comes from; None on a CPU."""
+    if not point.engine.gpus:
+        return None
+    return roofline(
+        sizes_of(point.checkpoint.location, point.checkpoint.shape),
+        point.engine,
+        hardware,
+        # A sequence in flight is at half of its answer, on the whole.
+        context=prompt_tokens(point) + ASSUMED_LENGTH * point.task.max_tokens / 2,
+        waiting=_problems(point) * point.task.samples,
+    )
+
+
+def prompt_tokens(point: Point) -> float:
+    """Of one prompt, assumed."""
+    return min(ASSUMED_PROMPT, point.engine.max_model_len / 4)
+
+
+def block_problems(point: Point) -> int:
+    """`task.block_problems`; where it is null, what the estimate says takes `BLOCK_SECONDS`, and at least a batch."""
+    if point.task.block_problems is not None:
+        return point.task.block_problems
+    tokens = ASSUMED_LENGTH * point.task.max_tokens * point.task.samples
+    batch = math.ceil(point.engine.max_num_seqs / point.task.samples)
+    return max(batch, math.ceil(BLOCK_SECONDS * speed_of(point).generate / tokens))
+
+
+def _blocks(point: Point) -> int:
+    return math.ceil(_problems(point) / block_problems(point))
+
+
+def _problems(point: Point) -> int:
+    return sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
 
 
 @functools.cache
@@ -131,8 +305,7 @@ def solve_tokens(point: Point) -> tuple[int, int]:
 
 def answer_tokens(point: Point) -> int:
     """The most tokens its answers can have."""
-    problems = sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
-    return problems * point.task.samples * point.task.max_tokens
+    return _problems(point) * point.task.samples * point.task.max_tokens
 
 
 def calibration_tokens(point: Point) -> float:

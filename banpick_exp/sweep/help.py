@@ -29,7 +29,9 @@ Settings
   resume=RUN              go on with a run (folder or name): finished points are not repeated
   run=NAME                the run's own name: begun where there is none of it, gone on with where there is
   study=NAME              a study's settings; what is typed beside it wins, and scale=tiny asks the embedded model
-  dry_run=true            print the points, the engines they share and an estimate, and start nothing
+  dry_run=true            print the points, the engines they share and the price, and start nothing
+  hardware=h200           what a GPU is taken for in prices: h100 (default), h200, a100_80gb, hardware.memory_tb_s=...
+  budget.gpu_hours=100    stop in order when engines have held GPUs for so long, all drivers of the run together
   seed=0                  of sampling and bootstrap
   calibration.score=...   what ranks key experts: insertion_kl, removal_kl, removal_kl_per_use
   calibration.path=FOLDER an artifact made before, instead of making one (python -m banpick_exp calibrate makes one)
@@ -68,6 +70,7 @@ A run folder holds
   points/<fingerprint>.json           one record a point: accuracy, speed, measured budget, intervals
   points/<fingerprint>.outcomes.parquet   every problem and its answer
   points.parquet, report.html, *.png   the table, the report and its figures, at the end
+  bill.json                           what was estimated and what was spent
 
 Exit codes: 0 done, 1 a point failed or is invalid, 2 nothing was started because of what was typed.
 """
@@ -81,6 +84,7 @@ GROUP_TITLES = {
     "cluster": "Clusters: cluster=",
     "tracking": "Tracking: tracking=",
     "search": "Searches: search=",
+    "hardware": "What a GPU is taken for in prices: hardware=",
 }
 
 

@@ -20,7 +20,7 @@ from banpick_exp.policy.budget import BUDGET
 from banpick_exp.run_folder import Manifest, RunFolder, check_writable, find_run_dir, new_run_dir
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
-from banpick_exp.sweep.config import OptunaSearch, RunConfig, SearchConfig, SelectSearch
+from banpick_exp.sweep.config import Hardware, OptunaSearch, RunBudget, RunConfig, SearchConfig, SelectSearch
 from banpick_exp.sweep.estimate import Estimate, estimate
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
@@ -52,6 +52,8 @@ class SweepPlan:
     sections: Mapping[str, Section]
     """Of other rooms, by their name in conf/: checked here with everything else, read by their owners."""
     search: SearchConfig
+    hardware: Hardware
+    budget: RunBudget
     resume: bool
     dry_run: bool
     command: str
@@ -82,7 +84,7 @@ class SweepPlan:
         later: tuple[Point, ...] = () if self.stages is None else self.stages.at_most()
         if isinstance(self.search, OptunaSearch):
             later = self.corners[-1:] * self.search.trials
-        return estimate(self.points, engines, later)
+        return estimate(self.points, engines, later, self.hardware)
 
     def manifest(self) -> Manifest:
         """What `run.json` says; a resumed run must agree in it."""
@@ -132,6 +134,8 @@ def plan_sweep(
         notes=(*planned.notes, *missing),
         sections=others,
         search=run.search,
+        hardware=run.hardware,
+        budget=run.budget,
         resume=begun,
         dry_run=run.dry_run,
         command=shlex.join(["python", "-m", "banpick_exp", *arguments]),

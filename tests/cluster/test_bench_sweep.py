@@ -51,6 +51,13 @@ def test_the_end_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:
     assert run_of(tmp_path).report.is_file()
 
 
+def test_what_wandb_adds_is_measured_apart(tmp_path: Path) -> None:
+    figures = run_all(small(tmp_path, report=True, wandb=True))
+    assert figures["mirror_ms_a_point"] > 0 and figures["end_seconds"] > 0
+    mirrored = (run_of(tmp_path).mirror / "mirrored.txt").read_text().split()
+    assert len(mirrored) == 13 and figures["driver_ms_a_point"] > 0
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     figures = dry_run(small(tmp_path))
     assert figures["planned_points"] == 13 and figures["plan_seconds"] <= figures["dry_run_seconds"]

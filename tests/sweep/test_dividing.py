@@ -13,9 +13,10 @@ from banpick_exp.evaluation.cut import Cut, divided
 from banpick_exp.records import OUTCOMES_VERSION, PointRecord
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.config import RacingSearch
+from banpick_exp.sweep.estimate import BLOCK_SECONDS, block_problems
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.search.cuts import BLOCK_SECONDS, block_problems, cut_of, rounds_of
+from banpick_exp.sweep.search.cuts import cut_of, rounds_of
 from banpick_exp.sweep.search.dividing import Divided
 from banpick_exp.sweep.search.grid import Grid
 from banpick_exp.sweep.search.racing import Race

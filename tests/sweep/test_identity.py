@@ -152,6 +152,8 @@ NO_CHANGES: dict[str, list[str]] = {
     "search": ["search=racing"],
     "cluster": ["cluster.engines=2"],
     "tracking": ["tracking=none"],
+    "hardware": ["hardware=a100_80gb"],  # prices alone
+    "budget": ["budget.cpu_hours=3"],  # how much of it is run
 }
 """What is left out of a fingerprint, and why."""
 TYPED = ["model.path={model}", "task=jsonl", "task.domains=[math]", "task.chat_template=false", "task.max_tokens=8",

@@ -373,9 +373,10 @@ def test_a_real_run_needs_what_a_dry_run_only_mentions(tmp_path: Path) -> None:
 
 def test_an_estimate_grows_with_the_work_and_shrinks_with_engines(plan: Any) -> None:
     few, many = plan("+sweep=ban_pick", "task.max_problems=10"), plan("+sweep=ban_pick")
-    assert few.estimate(1).points_seconds < many.estimate(1).points_seconds
+    assert few.estimate(1).answer_seconds < many.estimate(1).answer_seconds
     two = plan("+sweep=ban_pick").estimate(2)
-    assert two.engine_loads == 2 and two.points_seconds < many.estimate(1).points_seconds
+    assert two.engine_loads == 2 and two.seconds < many.estimate(1).seconds
+    assert two.answer_seconds == many.estimate(1).answer_seconds, "the same work, on two engines"
     assert plan("policy=none").estimate(1).calibration_seconds == 0
 
 

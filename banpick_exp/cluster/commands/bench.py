@@ -66,6 +66,7 @@ def _options() -> Options:
     seconds = "that an engine of the sweep takes for a point (default: 0)"
     arguments.add_argument("--answer-seconds", type=float, default=0.0, metavar="SECONDS", help=seconds)
     arguments.add_argument("--no-report", action="store_true", help="leave the end of the sweep out")
+    arguments.add_argument("--wandb", action="store_true", help="mirror the sweep in W&B, offline, and time that too")
     arguments.add_argument("--dry-run", action="store_true", help="say what would run")
     return arguments
 
@@ -127,6 +128,7 @@ def _sweep(options: argparse.Namespace) -> int:
         options.engines,
         options.answer_seconds,
         report=not options.no_report,
+        wandb=options.wandb,
         output=options.output,
         say=lambda text: print(text, file=sys.stderr),
     )
@@ -143,6 +145,8 @@ def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[
         return "--sizes, --threads and --layers count things: each must be 1 or more."
     if options.what != "moe" and max(sizes) > 64:
         return f"--sizes={max(sizes)} exceeds the 64 sequences of the engine. Use at most 64."
+    if options.wandb and options.what != "sweep":
+        return f"--wandb mirrors the sweep of `bench sweep`: `bench {options.what}` has none. Leave it out."
     if options.picture and options.what != "engine":
         return f"--picture draws what `bench engine` measures: `bench {options.what}` has no picture. Leave it out."
     if min(options.points) < 1 or options.engines < 1 or options.answer_seconds < 0:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 
 from banpick_exp.cluster.plan import plan_run
+from banpick_exp.cluster.spent import check_unspent
 from banpick_exp.sweep.dry_run import print_plan
 from banpick_exp.sweep.help import WELCOME
 from banpick_exp.sweep.help import help_page as help_page
+from banpick_exp.sweep.price import price_notes
 
 BAD_INPUT = 2
 
@@ -21,7 +23,8 @@ def run(arguments: list[str]) -> int:
     if plan.sweep.dry_run:
         print_plan(plan.sweep, plan.estimate, Console())
         return 0
-    for note in plan.sweep.notes:
+    check_unspent(plan)
+    for note in (*plan.sweep.notes, *price_notes(plan.sweep, plan.estimate)):
         print(f"Note: {note}")
     plan.folder.write_manifest(plan.sweep.manifest())
 

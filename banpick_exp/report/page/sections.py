@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from banpick_exp.report.page import budgets, domains, front, guards, heat_maps, provenance, speed, verdict
+from banpick_exp.report.page import budgets, cost, domains, front, guards, heat_maps, provenance, speed, verdict
 
-SECTIONS = [module.SECTION for module in (verdict, front, speed, heat_maps, domains, budgets, guards, provenance)]
+SECTIONS = [module.SECTION for module in (verdict, front, speed, heat_maps, domains, budgets, guards, cost, provenance)]

@@ -49,6 +49,8 @@ class Mirroring:
         self._folder, self._opening, self._limit, self._offline = folder, opening, timeout_seconds, offline
         self._orders: SimpleQueue[Order | None] = SimpleQueue()
         self._missed: list[Order] = []
+        self._added = self._handled = 0
+        """Points; each is counted by one thread alone."""
         self._whole = self._offline_runs()
         self._mirrored = set(self._list.read_text().split()) if self._list.exists() else set[str]()
         self._in_a_row = 0
@@ -80,7 +82,13 @@ class Mirroring:
         assert order.entry is not None, "only points come in any number"
         if order.entry not in self._mirrored:
             self._mirrored.add(order.entry)
+            self._added += 1
             self._orders.put(order)
+
+    @property
+    def on_their_way(self) -> int:
+        """Points that W&B has not answered for yet."""
+        return self._added - self._handled
 
     def finish(self, closing: Order) -> list[str]:
         """Wait for what is on its way, make up for what was missed and close the summary.
@@ -108,21 +116,25 @@ class Mirroring:
 
     def _work(self) -> None:
         while (order := self._orders.get()) is not None:
-            if self._trouble is not None:
-                self._missed.append(order)
-                continue
-            try:
-                self._call(order)
-                self._in_a_row = 0
-            except Trouble as trouble:
-                self._missed.append(order)
-                self._in_a_row += 1
-                if not isinstance(trouble, Refused) or self._in_a_row == GIVE_UP_AFTER:
-                    self._trouble = trouble
-                    self._say_once(
-                        f"W&B failed ({trouble}): nothing more is mirrored for now, and the records on disk are"
-                        " complete. The rest is mirrored at the end of the run."
-                    )
+            self._mirror(order)
+            self._handled += 1
+
+    def _mirror(self, order: Order) -> None:
+        if self._trouble is not None:
+            self._missed.append(order)
+            return
+        try:
+            self._call(order)
+            self._in_a_row = 0
+        except Trouble as trouble:
+            self._missed.append(order)
+            self._in_a_row += 1
+            if not isinstance(trouble, Refused) or self._in_a_row == GIVE_UP_AFTER:
+                self._trouble = trouble
+                self._say_once(
+                    f"W&B failed ({trouble}): nothing more is mirrored for now, and the records on disk are"
+                    " complete. The rest is mirrored at the end of the run."
+                )
 
     def _call(self, order: Order) -> Any:
         """Returns what W&B answers, late or not. Raises Trouble; NoAnswer only where the driver waits."""

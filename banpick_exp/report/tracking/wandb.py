@@ -37,6 +37,11 @@ class Tracker:
         """Whether anything is mirrored."""
         return self._tracking.name != "none"
 
+    @property
+    def on_their_way(self) -> int:
+        """Points that are handed over and not mirrored yet."""
+        return 0 if self._mirroring is None else self._mirroring.on_their_way
+
     def start(self, folder: RunFolder, config: Mapping[str, Any], *, group: str | None = None) -> None:
         """Open the summary run, which proves that W&B works here; W&B's files go into the run's folder.
 

@@ -9,7 +9,6 @@ search: a race decides between its rounds, and a round is one block or several.
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 from banpick_exp.evaluation.calibration.division import LAYERS_AT_ONCE
@@ -17,11 +16,15 @@ from banpick_exp.evaluation.calibration.race import rounds
 from banpick_exp.evaluation.calibration.scores import PARTS, Part
 from banpick_exp.evaluation.cut import Cut, divided
 from banpick_exp.sweep.config import RacingSearch, SearchConfig
-from banpick_exp.sweep.estimate import ASSUMED_LENGTH, ASSUMED_PROBLEMS, calibration_tokens, part_tokens, speed_of
+from banpick_exp.sweep.estimate import (
+    ASSUMED_PROBLEMS,
+    BLOCK_SECONDS,
+    block_problems,
+    calibration_tokens,
+    part_tokens,
+    speed_of,
+)
 from banpick_exp.sweep.point import Point
-
-BLOCK_SECONDS = 120.0
-"""What a block takes by the estimate where nobody says: little to lose, and long beside the drain of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,6 @@ def cut_of(point: Point, search: SearchConfig) -> Cut | None:
     """The same; None where the point is answered whole, in one call."""
     cut = rounds_of(point, search).cut
     return cut if len(cut) > 1 or isinstance(search, RacingSearch) else None
-
-
-def block_problems(point: Point) -> int:
-    """`task.block_problems`; where it is null, what the estimate says takes `BLOCK_SECONDS`, and at least a batch."""
-    if point.task.block_problems is not None:
-        return point.task.block_problems
-    tokens = ASSUMED_LENGTH * point.task.max_tokens * point.task.samples
-    batch = math.ceil(point.engine.max_num_seqs / point.task.samples)
-    return max(batch, math.ceil(BLOCK_SECONDS * speed_of(point).generate / tokens))
 
 
 def block_layers(point: Point, part: Part | None) -> int | None:
