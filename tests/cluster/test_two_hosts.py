@@ -264,6 +264,9 @@ def test_the_engine_works_on_another_host_than_its_driver(cluster: Cluster, tmp_
     until("the run begins", lambda: only_run(output_dir) and status(output_dir)["driver"])
     assert status(output_dir)["driver"]["host"] == cluster.head.name
     assert_whole(cluster, driver, output_dir, cluster.first)
+    run = only_run(output_dir)
+    assert run is not None
+    assert '"engine_waits"' not in run.events.read_text(), "its place was there from the beginning"
 
 
 def test_a_link_that_is_cut_for_five_seconds_costs_nothing(cluster: Cluster, tmp_path: Path) -> None:

@@ -211,7 +211,9 @@ def test_a_study_completes_on_two_nodes_although_its_time_limit_comes_in_the_mid
     until("the job has ended", lambda: slurm.job(number)["JobState"] in ("COMPLETED", "FAILED"), 1200, log)
     job = slurm.job(number)
     assert (job["JobState"], job["ExitCode"], job["NumNodes"]) == ("COMPLETED", "0:0", "2"), log.read_text()[-4000:]
-    assert "goes on when Slurm starts it again" in log.read_text()
+    told = log.read_text()
+    assert "goes on when Slurm starts it again" in told
+    assert f"resume=slurm-{number}" in told and "its lock is taken over" not in told, "the driver did not end in order"
     assert len(run.record_files()) == points
     assert {path: path.read_bytes() for path in first} == first, "a finished point was computed again"
     assert [path.name for path in run.path.parent.iterdir()] == [run.path.name]

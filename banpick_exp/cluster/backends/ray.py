@@ -21,7 +21,12 @@ from typing import Any, ClassVar
 import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from banpick_exp.cluster.backends.base import CallFailed, CallT, DoesNotFit, EngineLost
@@ -85,7 +90,8 @@ class RaySlot:
         return self.actor is not None
 
     def placed(self) -> bool:
-        return bool(self.group.wait(timeout_seconds=0))
+        # Not `group.wait(0)`: over a network, or under load, it says no before the cluster has answered.
+        return placement_group_table(self.group).get("state") == "CREATED"
 
     def start(self, point: Point, run_dir: str) -> RayCall:
         if self.stale:
