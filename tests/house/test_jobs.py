@@ -70,7 +70,7 @@ STAND_INS = {
             [[ -z ${DRIVER_EXIT:-} ]] || exit "$DRIVER_EXIT"
             [[ -z ${DRIVER_WAITS:-} ]] || exec sleep 300
             exec REAL "$@" dry_run=true ;;
-        "- 2") [[ -z ${RAY_FAILS:-} ]] || sleep 300 ;;
+        "- "[12]) [[ -z ${RAY_FAILS:-} ]] || exec sleep 300 ;;
         *) exec REAL "$@" ;;
     esac""",
 }

@@ -175,6 +175,12 @@ def submitted(slurm: Slurm, folder: Path) -> tuple[str, RunFolder]:
     return number, RunFolder(folder / "outputs" / f"{STUDY}_tiny" / f"slurm-{number}")
 
 
+def recorded(slurm: Slurm, number: str, run: RunFolder, log: Path) -> int:
+    """Points on the disk so far, of a job that has not failed."""
+    assert slurm.job(number)["JobState"] != "FAILED", log.read_text()[-4000:]
+    return len(run.record_files())
+
+
 def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
 
@@ -195,7 +201,7 @@ def test_a_study_completes_on_two_nodes_although_its_time_limit_comes_in_the_mid
 ) -> None:
     number, run = submitted(slurm, tmp_path)
     log = tmp_path / f"banpick-{STUDY.replace('_', '-')}-{number}.log"
-    until("three points are recorded", lambda: len(run.record_files()) >= 3, 900, log)
+    until("three points are recorded", lambda: recorded(slurm, number, run, log) >= 3, 900, log)
     tokens = [token_of(tmp_path, number)]
     minutes = 1 + int(slurm("squeue", "-h", "-o", "%M", "-j", number).split(":")[-2])
     slurm("scontrol", "update", f"JobId={number}", f"TimeLimit={minutes + 1}")  # less than the warning's 180 s are left
@@ -206,7 +212,7 @@ def test_a_study_completes_on_two_nodes_although_its_time_limit_comes_in_the_mid
     assert not (tmp_path / f"outputs/slurm-{number}/ray-token").exists()
 
     slurm("scontrol", "update", f"JobId={number}", "TimeLimit=60")
-    until("it goes on", lambda: len(run.record_files()) > len(first), 600, log)
+    until("it goes on", lambda: recorded(slurm, number, run, log) > len(first), 600, log)
     tokens.append(token_of(tmp_path, number))
     until("the job has ended", lambda: slurm.job(number)["JobState"] in ("COMPLETED", "FAILED"), 1200, log)
     job = slurm.job(number)
