@@ -33,8 +33,8 @@ PORT = 6380
 SECONDS = 600
 """What a thing may take that takes one minute on a machine with nothing else to do."""
 CUT_SECONDS = 5
-SWEEP = ["policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "task.speed_seconds=3", "tracking=none"]
-POINTS = 7
+SWEEP = ["policy=fixed_k", "policy.k=choice(2,3,5,6)", "task.speed_seconds=1", "tracking=none"]
+POINTS = 5
 
 
 def until(what: str, done: Callable[[], Any], seconds: float = SECONDS) -> Any:
@@ -253,8 +253,8 @@ def test_a_driver_without_the_token_is_refused_in_words(cluster: Cluster, tmp_pa
     driver = cluster.drive(output_dir, RAY_AUTH_TOKEN_PATH=str(other))
     told = lambda: " ".join(cluster.head.told("refused.log").split())  # noqa: E731
     assert driver.wait(SECONDS) == 2, told()
-    assert f"the Ray cluster at {cluster.address} could not be joined" in told()
-    assert "RAY_AUTH_TOKEN_PATH" in told() and "Traceback" not in told()
+    assert all(word in told() for word in (cluster.address, "no engine was started", "RAY_AUTH_TOKEN_PATH"))
+    assert "Traceback" not in told()
     assert other.read_text() not in told()
 
 
