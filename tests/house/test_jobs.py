@@ -281,6 +281,13 @@ def test_rayjob_runs_the_locked_ray_as_the_user_of_the_image(rayjob: dict[str, A
     assert (ROOT / "Dockerfile").read_text().count("\nUSER 10001\n") == 2
 
 
+def test_rayjob_has_the_operator_make_a_token(rayjob: dict[str, Any]) -> None:
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert tuple(map(int, cluster["rayVersion"].split("."))) >= (2, 52, 0), "the operator refuses it for older ones"
+    assert "AUTH" not in json.dumps(rayjob), "nothing here may set or show it"
+
+
 def test_every_volume_that_a_pod_mounts_is_there(rayjob: dict[str, Any]) -> None:
     cluster = rayjob["spec"]["rayClusterSpec"]
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
