@@ -142,7 +142,8 @@ def test_sbatch_starts_ray_on_both_nodes_and_its_sweep_composes(job: Job, tmp_pa
     assert process.returncode == 0, output
 
     head, worker = sorted(calls(tmp_path, "ray"), key=lambda line: "--head" not in line)
-    assert "--head --port=24711 --ray-client-server-port=34711 --include-dashboard=false --node-ip-address=10.77.0.1" in head
+    assert "--head --port=24711 --ray-client-server-port=34711 --include-dashboard=false" in head
+    assert "--node-ip-address=10.77.0.1" in head
     assert "start --address=10.77.0.1:24711 --node-ip-address=10.77.0.2" in worker
     assert "dashboard" not in worker  # a worker refuses the option
     assert all("auth=token mode=600" in line for line in (head, worker))
