@@ -66,9 +66,9 @@ INDEX = """\
 # Studies
 
 A study is a question with all that it takes to ask it: `python -m banpick_exp study=NAME` runs one, `scale=tiny` on the
-embedded model in minutes, `dry_run=true` not at all. Each folder has its study.yaml, a Slurm job, a KubeRay job and a
-page on what is known and what to expect. A study of your own is a folder with a study.yaml; `.ci/job_files.py` writes
-the rest.
+embedded model in minutes, `dry_run=true` not at all. Each folder has its study.yaml, a job for Slurm, for KubeRay and
+for SkyPilot, and a page on what is known and what to expect. A study of your own is a folder with a study.yaml;
+`.ci/job_files.py` writes the rest.
 
 {table}
 

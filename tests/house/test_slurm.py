@@ -22,7 +22,7 @@ import pytest
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.study import read_study
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.engine, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.engine, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = "fixed_k_ladder"
@@ -175,29 +175,58 @@ def submitted(slurm: Slurm, folder: Path) -> tuple[str, RunFolder]:
     return number, RunFolder(folder / "outputs" / f"{STUDY}_tiny" / f"slurm-{number}")
 
 
+def recorded(slurm: Slurm, number: str, run: RunFolder, log: Path) -> int:
+    """Points on the disk so far, of a job that has not failed."""
+    assert slurm.job(number)["JobState"] != "FAILED", log.read_text()[-4000:]
+    return len(run.record_files())
+
+
+def files_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+
+
+def token_of(folder: Path, number: str) -> str:
+    """The token of a running job; on no command line of this machine, and for its user alone."""
+    path = folder / f"outputs/slurm-{number}/ray-token"
+    token = path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600 and len(token) == 64
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # one that has just ended
+            assert token.encode() not in line.read_bytes()
+    return token
+
+
 def test_a_study_completes_on_two_nodes_although_its_time_limit_comes_in_the_middle(
     slurm: Slurm, tmp_path: Path
 ) -> None:
     number, run = submitted(slurm, tmp_path)
     log = tmp_path / f"banpick-{STUDY.replace('_', '-')}-{number}.log"
-    until("three points are recorded", lambda: len(run.record_files()) >= 3, 300, log)
+    until("three points are recorded", lambda: recorded(slurm, number, run, log) >= 3, 900, log)
+    tokens = [token_of(tmp_path, number)]
     minutes = 1 + int(slurm("squeue", "-h", "-o", "%M", "-j", number).split(":")[-2])
     slurm("scontrol", "update", f"JobId={number}", f"TimeLimit={minutes + 1}")  # less than the warning's 180 s are left
-    until("the job is queued again", lambda: slurm.job(number)["Restarts"] == "1", 180, log)
+    until("the job is queued again", lambda: slurm.job(number)["Restarts"] == "1", 400, log)
     first = {path: path.read_bytes() for path in run.record_files()}
     points = read_study(STUDY).points.tiny * REPEATS
     assert 3 <= len(first) < points, "the limit came too late to show anything"
     assert not (tmp_path / f"outputs/slurm-{number}/ray-token").exists()
 
     slurm("scontrol", "update", f"JobId={number}", "TimeLimit=60")
-    until("the job has ended", lambda: slurm.job(number)["JobState"] in ("COMPLETED", "FAILED"), 600, log)
+    until("it goes on", lambda: recorded(slurm, number, run, log) > len(first), 600, log)
+    tokens.append(token_of(tmp_path, number))
+    until("the job has ended", lambda: slurm.job(number)["JobState"] in ("COMPLETED", "FAILED"), 1200, log)
     job = slurm.job(number)
     assert (job["JobState"], job["ExitCode"], job["NumNodes"]) == ("COMPLETED", "0:0", "2"), log.read_text()[-4000:]
-    assert "goes on when Slurm starts it again" in log.read_text()
+    told = log.read_text()
+    assert "goes on when Slurm starts it again" in told
+    assert f"resume=slurm-{number}" in told and "its lock is taken over" not in told, "the driver did not end in order"
     assert len(run.record_files()) == points
     assert {path: path.read_bytes() for path in first} == first, "a finished point was computed again"
     assert [path.name for path in run.path.parent.iterdir()] == [run.path.name]
     assert run.report.is_file()
+    assert tokens[0] != tokens[1] and not (tmp_path / f"outputs/slurm-{number}/ray-token").exists()
+    kept = [path.read_bytes() for folder in (tmp_path, Path(f"/tmp/ray-{number}")) for path in files_below(folder)]
+    assert not [text for text in kept for token in tokens if token.encode() in text]
     for node in ("node1", "node2"):
         assert (tmp_path / f"outputs/slurm-{number}/ray-{node}.log").stat().st_size > 0
     shutil.rmtree(f"/tmp/ray-{number}", ignore_errors=True)
@@ -205,7 +234,7 @@ def test_a_study_completes_on_two_nodes_although_its_time_limit_comes_in_the_mid
 
 def test_a_job_that_is_cancelled_is_not_queued_again(slurm: Slurm, tmp_path: Path) -> None:
     number, run = submitted(slurm, tmp_path)
-    until("a point is recorded", lambda: len(run.record_files()) >= 1, 300)
+    until("a point is recorded", lambda: len(run.record_files()) >= 1, 900)
     slurm("scancel", number)
     until("the job has left the queue", lambda: not slurm("squeue", "-h").strip(), 90)
     job = slurm.job(number)

@@ -19,7 +19,7 @@ from banpick_exp.sweep.study import Scale, read_study, studies
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = ROOT / "sweeps"
-FILES = {"study.yaml", "job.sbatch", "job.rayjob.yaml", "README.md"}
+FILES = {"study.yaml", "job.sbatch", "job.rayjob.yaml", "job.sky.yaml", "README.md"}
 DOMAINS = ("math", "general", "math_by_general", "general_by_math")
 SPLITS = ("calibration", "dev", "test")
 
@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_is_a_study_with_its_four_files() -> None:
+def test_a_folder_is_a_study_with_its_five_files() -> None:
     folders = [path for path in SWEEPS.iterdir() if path.is_dir()]
     assert sorted(path.name for path in folders) == studies() != []
     assert all({path.name for path in folder.iterdir()} == FILES for folder in folders)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from banpick_exp.cluster.backends.base import CallFailed, EngineLost
@@ -126,7 +126,8 @@ class RaySlot:
 
     def placed(self) -> bool:
         assert self.group is not None
-        placed = bool(self.group.wait(timeout_seconds=0))
+        # Not `group.wait(0)`: over a network, or under load, it says no before the cluster has answered.
+        placed = placement_group_table(self.group).get("state") == "CREATED"
         if not placed and self.lasting is not None and time.monotonic() - self.asked > PATIENCE_SECONDS:
             self.lasting.engines.end_others()  # what nobody took over must not stand in the way
         return placed
