@@ -26,10 +26,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from banpick_exp.cluster.backends.base import CallFailed, CallT, DoesNotFit, EngineLost
 from banpick_exp.cluster.backends.remote import RemoteEngine
+from banpick_exp.cluster.backends.slow_start import patient
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.cluster.faults import PlaceLost, reason_of
 from banpick_exp.cluster.pulse import descendants
 from banpick_exp.cluster.room import Node, engines_that_fit
+from banpick_exp.cluster.shared_memory import STORE_BYTES, check_there
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
 from banpick_exp.sweep.point import Point
@@ -157,13 +159,15 @@ class RayBackend:
                 options["num_cpus"] = self._cluster.cpus
             if short := short_temp_dir():
                 options["_temp_dir"] = short
+            options["object_store_memory"] = STORE_BYTES
+            check_there()
         else:
             check_reachable(address, os.environ.get("RAY_ADDRESS"))
             options["address"] = address
         try:
-            with on_loopback() if address is None else contextlib.nullcontext():
+            with on_loopback() if address is None else contextlib.nullcontext(), patient():
                 ray.init(**options)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises it bare where its raylet does not start in time
             where = "a Ray cluster on this machine" if address is None else f"the Ray cluster at {address}"
             raise UserError(
                 f"{where} could not be {'started' if address is None else 'joined'} ({reason_of(error)}): no engine was"

@@ -19,6 +19,7 @@ class RemoteEngine:
 
     def __init__(self, point: Point, run_dir: str, name: str) -> None:
         """`name`: of the engine's slot, after which its log and its signs of life are named."""
+        os.umask(os.umask(0o077) | 0o002)  # a standing cluster's may be 0, and all that is made here lies in the run
         folder = RunFolder(Path(run_dir))
         self._life = contextlib.ExitStack()
         self._life.enter_context(beating(folder, name))
