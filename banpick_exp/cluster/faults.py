@@ -81,6 +81,8 @@ def lost_with(error: str, said: str) -> str | None:
 LESS_MEMORY = "Use fewer engines a node with cluster.engines=1, or fewer sequences at once with engine.max_num_seqs"
 NODE_FULL = re.compile(r"Memory on the node \(IP: ([^,)]+).*? was ([\d.]+\w+ used / [\d.]+\w+ limit)")
 """In two thousand characters that Ray says when its monitor has killed an engine."""
+WITHOUT_A_WORD = "Worker unexpectedly exits with a connection error code"
+"""Begins six hundred more, of a process that is gone: kill -9, the kernel's killer, a failed allocation in C++."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -92,8 +94,11 @@ def reason_of(error: BaseException) -> str:
     ...     "    For further information visit https://errors.pydantic.dev/2/v/value_error"))
     '512 is over 256'
     """
-    if full := NODE_FULL.search(str(error)):
+    said = str(error)
+    if full := NODE_FULL.search(said):
         return f"node {full[1]} ran out of memory ({full[2]}), and Ray killed the engine. {LESS_MEMORY}"
+    if WITHOUT_A_WORD in said:
+        return "its process ended without a word: killed, out of memory, or crashed. Its log may say more"
     root = error
     seen = {id(root)}
     while (cause := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:

@@ -1,11 +1,15 @@
-"""Files of a run damaged in every way between two drivers: the next one repeats what was damaged, and nothing else.
+"""Files of a run damaged in every way between two drivers, or refused by the disk under one: the next one repeats what
+was damaged or lost, and nothing else.
 
 On a real engine that runs already, so that a test takes seconds.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -159,3 +163,31 @@ def test_a_damaged_manifest_costs_no_point(
         key: before[key] for key in ("sweep", "models", "tasks")
     }
     assert (plan.folder.path / f"{MANIFEST}{ASIDE}").is_file()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_disk_that_takes_no_more_ends_the_run_in_order(
+    code: int, comes_back: bool, whole: RunPlan, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For good, or for the one file that the engine wrote; `test_real_storage.py` does it to a real disk."""
+    plan, flush, written = planned(tmp_path), os.fsync, list[int]()
+
+    def fsync(file: int) -> None:
+        written.append(file)
+        if len(written) == 7 or (
+            len(written) > 7 and not comes_back
+        ):  # a block or a record, each synced with its folder
+            raise OSError(code, os.strerror(code))
+        flush(file)
+
+    backend, said = LoadedBackend(tiny_engine), io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        assert Run(plan, Console(file=said, width=500), backend).run() == 1
+    assert os.strerror(code) in said.getvalue() and f"resume={plan.folder.path.name} goes on" in said.getvalue()
+    assert backend.done[-1] == ("block", LABELS[1], 1) and plan.folder.points_begun()
+    assert not [path for path in plan.folder.path.rglob(".*") if path.suffix == ".tmp"]
+    again = go_on(plan, tiny_engine)
+    assert set(again) & set(backend.done) == {backend.done[-1]}
+    assert answers(plan.folder) == answers(whole.folder)

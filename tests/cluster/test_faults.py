@@ -81,6 +81,11 @@ def test_what_ray_says_when_memory_ran_out_is_one_line_with_a_remedy() -> None:
     found = reason_of(RuntimeError(text))
     assert "node 10.1.2.3 ran out of memory (5.81GB used / 23.54GB limit)" in found and "cluster.engines=1" in found
     assert "train.py" not in found and "\n" not in found
+    died = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail:"
+    died = (
+        f"{died} Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include ..."
+    )
+    assert reason_of(RuntimeError(died)).startswith("its process ended without a word")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import re
 import resource
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,11 @@ def test_an_engine_that_gets_no_more_memory_is_replaced(tmp_path: Path) -> None:
         vsize = int(Path(f"/proc/{engine}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(engine, resource.RLIMIT_AS, (vsize, resource.RLIM_INFINITY))  # no new page from now on
         below = descendants(sweep.process.pid)
-        begin = time.monotonic()
         sweep.until(lambda: sweep.events("engine_lost") or None)
-        assert time.monotonic() - begin < 5 * 20
         assert sweep.ends() == 0, sweep.output
         assert "Traceback" not in sweep.output
         (lost,) = sweep.events("engine_lost")
-        assert re.search("memory|Memory|sign of life", str(lost.fields["reason"])), lost
+        assert re.search("memory|sign of life", str(lost.fields["reason"])), lost
     assert_answered_once(sweep.run, POINTS, PROBLEMS)
     assert_nothing_left(tmp_path, below)
 
