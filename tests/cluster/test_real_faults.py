@@ -20,7 +20,7 @@ from banpick_exp.run_folder import RunFolder
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
 SWEEP = [
-    "policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "task.speed_seconds=3", "tracking=none",
+    "policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "task.max_problems=40", "task.speed_seconds=3", "tracking=none",
     "cluster.engines=1", "cluster.dead_seconds=6",
 ]  # fmt: skip
 POINTS = 7
