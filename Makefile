@@ -50,9 +50,10 @@ sweep: env
 test: env
 	@status=0; $(LINT); $(PYTEST) -m 'not long' $(ARGS) || status=$$?; exit $$status
 
-# Faults done to whole running sweeps, and a real Slurm where there is one.
+# Faults done to whole running sweeps, and a real Slurm where there is one. One at a time: each waits for what a second sweep beside
+# it would delay.
 long: env
-	@$(BIN)/python -m pytest -m long $(ARGS)
+	@$(BIN)/python -m pytest -n 0 -m long --durations=0 --durations-min=1 $(ARGS)
 
 # No engine is started, and nothing is built or trained.
 check: env

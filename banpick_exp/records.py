@@ -365,7 +365,7 @@ class PointRecord(Part):
 def sealed(plain: Mapping[str, Any], outcomes: bytes | None) -> dict[str, Any]:
     """A record's JSON with its seal. `outcomes`: the bytes of its Parquet file, None of a failed point."""
     bound = {**plain, OUTCOMES_SEAL: None if outcomes is None else digest(outcomes)}
-    return {**bound, RECORD_SEAL: _digest_of_json(bound)}
+    return {**bound, RECORD_SEAL: digest_of_json(bound)}
 
 
 def read_record(content: bytes) -> tuple[PointRecord, str | None]:
@@ -391,7 +391,7 @@ def read_record(content: bytes) -> tuple[PointRecord, str | None]:
         for key in (OUTCOMES_SEAL, RECORD_SEAL):
             if key not in seal:
                 raise ValueError(f"edited or damaged: the record lacks {key}")
-        if seal[RECORD_SEAL] != _digest_of_json({**plain, OUTCOMES_SEAL: seal[OUTCOMES_SEAL]}):
+        if seal[RECORD_SEAL] != digest_of_json({**plain, OUTCOMES_SEAL: seal[OUTCOMES_SEAL]}):
             raise ValueError(f"edited or damaged: its content is not that of its {RECORD_SEAL}")
     return record, seal.get(OUTCOMES_SEAL)
 
@@ -401,7 +401,8 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _digest_of_json(plain: Mapping[str, Any]) -> str:
+def digest_of_json(plain: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, canonically: sorted keys, no spaces. Raises ValueError for NaN, which is no JSON."""
     return digest(json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 

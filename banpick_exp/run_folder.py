@@ -25,6 +25,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from banpick_exp.config import suggestion
-from banpick_exp.errors import UserError
+from banpick_exp.errors import CannotWrite, UserError
 from banpick_exp.records import (
     OUTCOME_COLUMNS,
     OUTCOMES_SEAL,
@@ -48,6 +49,7 @@ from banpick_exp.records import (
     PointRecord,
     count_problems,
     digest,
+    digest_of_json,
     outcomes_frame,
     read_record,
     sealed,
@@ -62,25 +64,36 @@ if TYPE_CHECKING:
 
 MANIFEST = "run.json"
 MANIFEST_VERSION = 1
+MANIFEST_SEAL = "manifest_sha256"
+"""Key of `run.json` that is no part of the manifest: SHA-256 of the rest, canonically."""
 POINTS = "points"
 REPORT = "report.html"
 ASIDE = ".corrupt"
 """Behind the name of a record that was set aside."""
+HALF = ".tmp"
+"""Behind the name of a file that is being written; it begins with a dot."""
+PROBED_BYTES = 4096
 FILE_MODE, FOLDER_MODE = 0o664, 0o775
 """Before the umask, which takes more away: also where it takes nothing (0, in some containers), nobody else writes."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that the path never shows half of it, and so that it survives a power cut."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def write_atomically(path: Path, data: bytes, lost: str = "") -> None:
+    """Put `data` at `path` so that the path never shows half of it, and so that it survives a power cut.
+
+    Raises CannotWrite, and leaves nothing behind. `lost`: what the error says that is then not kept.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{HALF}")
     try:
-        with open(temporary, "xb", opener=_opener) as file:
+        with open(temporary, "xb", opener=opener) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a folder that became read-only keeps it: `remove_half_written`
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CannotWrite.of(error, path, lost) from None
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -89,7 +102,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def _opener(name: str, flags: int) -> int:
+def opener(name: str, flags: int) -> int:
+    """For `open`: what is made is not for everybody to write, whatever the umask."""
     return os.open(name, flags, FILE_MODE)
 
 
@@ -116,6 +130,10 @@ def _table(data: bytes, name: str) -> pl.DataFrame:
     # Damage makes Polars panic too, and a panic is no Exception.
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{name} is not readable as Parquet ({error})") from error
+
+
+class DamagedManifest(UserError):
+    """`run.json` is there and is not what was written."""
 
 
 class Candidate(BaseModel):
@@ -342,8 +360,8 @@ class RunFolder:
             outcomes: one a problem (and sample); None for a failed point.
 
         Returns: the path of the JSON.
-        Raises: ValueError for a record that `read_point` would refuse; OSError (disk full, no permission) with the path
-            and what it means for the run. In both cases no record is left behind.
+        Raises: ValueError for a record that `read_point` would refuse; CannotWrite (disk full, no permission) with the
+            path and what it means for the run. In both cases no record is left behind.
         """
         frame = None if outcomes is None else outcomes_frame(outcomes)
         path = self.record_path(record.fingerprint)
@@ -352,19 +370,15 @@ class RunFolder:
         plain = record.plain() if record.schema_version < SEALED_SINCE else sealed(record.plain(), table)
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         _check_outcomes(record, frame)
+        lost = f"point {record.fingerprint} ({record.label}) is not recorded"
         try:
             create_folder(self.points)
-            if table is not None:
-                write_atomically(self.outcomes_path(record.fingerprint), table)
-            write_atomically(path, text.encode())
-            self._note_checked(record, text.encode())
         except OSError as error:
-            reason = (
-                f"{error.strerror}: point {record.fingerprint} ({record.label}) is not recorded. "
-                f"Make room or fix the folder, then run the same command with resume={self.path.name}; finished points"
-                " are kept"
-            )
-            raise OSError(error.errno, reason, str(path)) from error
+            raise CannotWrite.of(error, path, lost) from None
+        if table is not None:
+            write_atomically(self.outcomes_path(record.fingerprint), table, lost)
+        write_atomically(path, text.encode(), lost)
+        self._note_checked(record, text.encode())
         return path
 
     def read_point(self, fingerprint: str) -> PointRecord:
@@ -450,7 +464,7 @@ class RunFolder:
             return
         with contextlib.suppress(OSError):  # the point is whole without it
             self.checked.mkdir(FOLDER_MODE, exist_ok=True)
-            with open(self.checked / f"{socket.gethostname()}-{os.getpid()}.txt", "a", opener=_opener) as file:
+            with open(self.checked / f"{socket.gethostname()}-{os.getpid()}.txt", "a", opener=opener) as file:
                 file.write(f"{record.fingerprint} {digest(content)}\n")
 
     def _checked(self) -> dict[str, set[str]]:
@@ -501,6 +515,12 @@ class RunFolder:
             return []
         return sorted(path for path in self.points.iterdir() if path.suffix == ".json" and path.name[0] != ".")
 
+    def points_begun(self) -> set[str]:
+        """Fingerprints of all points of which a record or a block is there."""
+        blocks = self.path / "blocks"
+        names = [path.name for path in (*self.record_files(), *(blocks.iterdir() if blocks.is_dir() else ()))]
+        return {name.partition(".")[0] for name in names if name[0] != "."}
+
     def outcomes(self, fingerprint: str) -> pl.DataFrame:
         """Per-problem outcomes of one point: the columns of `Outcome` it has; one row a problem (and sample)."""
         return read_table(self.outcomes_path(fingerprint))
@@ -528,17 +548,51 @@ class RunFolder:
 
     # ------------------------------------------------------------ the run
 
+    def unwritable(self) -> CannotWrite | None:
+        """Why nothing can be kept in this folder now; None where a small file can. Leaves nothing behind."""
+        probe = self.path / f".probe.{uuid.uuid4().hex}{HALF}"
+        try:
+            write_atomically(probe, bytes(PROBED_BYTES))
+            probe.unlink()
+        except CannotWrite as error:
+            error.filename = str(self.path)
+            return error
+        except OSError as error:
+            return CannotWrite.of(error, self.path)
+        return None
+
+    def remove_half_written(self, older_than: float = 0.0) -> None:
+        """Remove what a process left that was killed while it wrote. For the driver that holds the run.
+
+        `older_than`: seconds by this machine's clock, of files that nobody can be writing any more.
+        """
+        for folder in (self.path, *(self.path / name for name in ("points", "blocks", "errors", "engines"))):
+            with contextlib.suppress(OSError):
+                for path in folder.iterdir():
+                    if path.name[0] == "." and path.suffix == HALF and time.time() - path.stat().st_mtime >= older_than:
+                        path.unlink()
+
     def manifest(self) -> Manifest:
-        """What `run.json` says; an empty one where there is none. Raises UserError where it cannot be read."""
+        """What `run.json` says; an empty one where there is none.
+
+        Raises DamagedManifest for one that was cut, edited or is no manifest, UserError where it cannot be read.
+        """
         path = self.path / MANIFEST
         if not path.is_file():
             return Manifest()
         try:
-            return Manifest.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            reason = error if isinstance(error, OSError) else error.errors()[0]["msg"]
-            raise UserError(
-                f"{path} cannot be read ({reason}): nobody can say which sweep it is. Begin a new run."
+            plain = json.loads(path.read_bytes())
+            seal = plain.pop(MANIFEST_SEAL, None)  # those of old have none
+            if seal is not None and seal != digest_of_json(plain):
+                raise ValueError(f"its content is not that of its {MANIFEST_SEAL}")
+            return Manifest.model_validate(plain)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error}): nobody can say which sweep it is.") from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise DamagedManifest(
+                f"{path} is damaged ({reason}): nobody can say which sweep it is. The points are as they were: the"
+                " run's own command with resume goes on with them where they are all its own, and writes the file anew."
             ) from None
 
     def check_manifest(self, expected: Manifest) -> None:
@@ -559,12 +613,24 @@ class RunFolder:
                 )
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Creates the folder with its `run.json`; a manifest that is there already stays."""
-        create_folder(self.path)
+        """Creates the folder with its `run.json`; a manifest that is there already stays, and a damaged one gives way.
+
+        Raises CannotWrite.
+        """
         path = self.path / MANIFEST
-        if not path.exists():
-            text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
-            write_atomically(path, text.encode())
+        try:
+            create_folder(self.path)
+            if path.exists():
+                try:
+                    self.manifest()
+                    return
+                except DamagedManifest:
+                    path.replace(path.with_name(f"{MANIFEST}{ASIDE}"))
+        except OSError as error:
+            raise CannotWrite.of(error, path) from None
+        plain = manifest.model_dump(mode="json")
+        text = json.dumps({**plain, MANIFEST_SEAL: digest_of_json(plain)}, indent=2, sort_keys=True) + "\n"
+        write_atomically(path, text.encode())
 
     def bill(self) -> Bill | None:
         """What the run cost; None where no driver came to its end. A damaged one is none: no result hangs on it."""
@@ -609,6 +675,8 @@ def _runs_of(output_dir: str, sweep: str) -> Path:
             f"output_dir={output_dir!r} names no folder: every result would land in whatever folder the command is"
             " typed in. Type output_dir=. for that one, or leave output_dir out for outputs/."
         )
+    if "\0" in output_dir:
+        raise UserError(f"output_dir={output_dir!r} holds a zero byte, which no folder's name can. Type another.")
     parent = Path(output_dir).expanduser().absolute() / sweep
     try:
         os.lstat(parent)

@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from banpick_exp.errors import UserError
-from banpick_exp.run_folder import RunFolder, write_atomically
+from banpick_exp.errors import CannotWrite, UserError
+from banpick_exp.run_folder import FILE_MODE, RunFolder, create_folder, opener, write_atomically
 
 SIGN_SECONDS = 15.0
 """Between two signs of life, which are the modification times of the file."""
@@ -52,11 +52,16 @@ class Holder:
 def held(folder: RunFolder) -> Iterator[str | None]:
     """Holds the run while the block runs. Yields a note where a holder that is gone was replaced.
 
-    Raises UserError where another driver computes the run.
+    Raises UserError where another driver computes the run, CannotWrite where the folder takes no lock.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
     own = _own()
-    note = _take(folder, own)
+    try:
+        create_folder(folder.path)
+        note = _take(folder, own)
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise CannotWrite.of(error, folder.lock) from None
     ended = threading.Event()
     signs = threading.Thread(target=_give_signs, args=(folder.lock, own, ended), name="run lock", daemon=True)
     signs.start()
@@ -66,7 +71,8 @@ def held(folder: RunFolder) -> Iterator[str | None]:
         ended.set()
         signs.join()
         if _read(folder.lock) == own:  # it was taken over from a driver that was stopped for long
-            folder.lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # read-only by now: who comes next sees that this process is gone
+                folder.lock.unlink(missing_ok=True)
 
 
 def driver_of(folder: RunFolder) -> Holder | None:
@@ -109,8 +115,15 @@ def _take(folder: RunFolder, own: Holder) -> str | None:
 
 
 def _create(path: Path, own: Holder) -> None:
-    with open(path, "x") as file:
-        file.write(_text(own))
+    try:
+        with open(path, "x", opener=opener) as file:
+            file.write(_text(own))
+    except FileExistsError:
+        raise
+    except OSError:  # a full disk takes the name and no more
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _take_over(folder: RunFolder, own: Holder) -> str | None:
@@ -169,7 +182,7 @@ def _refusal(folder: RunFolder, holder: Holder | None) -> str:
 def _silent_seconds(path: Path) -> float:
     """Since the last sign of life, by the clock of the file system: those of two machines differ."""
     now = path.with_name(f".{path.name}.{uuid.uuid4().hex}.now")
-    now.touch()
+    now.touch(FILE_MODE)
     try:
         return now.stat().st_mtime - path.stat().st_mtime
     finally:

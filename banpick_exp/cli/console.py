@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 
-from banpick_exp.errors import INTERRUPTED, UserError
+from banpick_exp.errors import INTERRUPTED, CannotWrite, UserError
 
 BAD_INPUT = 2
 FULL = 1
@@ -41,6 +41,9 @@ def answered(work: Callable[[], int]) -> int:
     except KeyboardInterrupt as interrupt:
         _say(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}")
         return INTERRUPTED
+    except CannotWrite as error:
+        _say(str(error))
+        return FULL
     except BrokenPipeError:
         _silence_stdout()
         return BROKEN_PIPE

@@ -9,13 +9,16 @@ import json
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from banpick_exp.cluster.answers import CalibrationProgress, Started
+from banpick_exp.cluster.faults import reason_of
 from banpick_exp.cluster.record_of import record_of
+from banpick_exp.cluster.shared_memory import too_small
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.calibration.stored import Block
@@ -39,10 +42,17 @@ class EngineActor:
         self._folder = RunFolder(Path(run_dir))
         self._engine = engine or engine_of(point)
         self._session = Session(self._engine, self._folder)
+        self._processes = point.engine.tensor_parallel_size
 
     def start(self) -> Started:
         """Load and verify. Raises EngineError where a policy could be bypassed."""
-        seconds = self._engine.start()
+        try:
+            seconds = self._engine.start()
+        except Exception as error:
+            if hint := too_small(self._processes):
+                traceback.print_exception(error)  # into the engine's log
+                raise RuntimeError(f"{reason_of(error)}; {hint}") from None
+            raise
         begin = time.perf_counter()
         hooked = self._engine.verify()
         return Started(

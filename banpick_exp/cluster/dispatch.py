@@ -18,11 +18,12 @@ from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineL
 from banpick_exp.cluster.breaking import Breaking
 from banpick_exp.cluster.deadline import Deadlines
 from banpick_exp.cluster.events import Events
-from banpick_exp.cluster.faults import ATTEMPTS, DIED, FATAL_TO_ENGINE, Restarts
+from banpick_exp.cluster.faults import ATTEMPTS, FATAL_TO_ENGINE, Restarts, lost_with
 from banpick_exp.cluster.jobs import Job, Jobs
 from banpick_exp.cluster.kinds import Kind
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.pulse import Watch
+from banpick_exp.errors import CannotWrite
 from banpick_exp.evaluation.blocks import read_block
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.records import PointRecord, outcomes_frame
@@ -294,8 +295,10 @@ class EngineGroup:
         try:
             answer = call.result()
         except CallFailed as error:
-            if error.error in DIED and job.kind != "start":
-                self._engine_lost(slot, job, str(error))
+            self._check_folder(error)
+            lost = None if job.kind == "start" else lost_with(error.error, str(error))
+            if lost is not None:
+                self._engine_lost(slot, job, lost)
             else:
                 self._failed(slot, job, error)
         except EngineLost as error:
@@ -405,6 +408,7 @@ class EngineGroup:
 
     def _engine_lost(self, slot: Slot, job: Job, reason: str) -> None:
         """The engine is gone. A call may have run or not: points are idempotent, so it is repeated."""
+        self._check_folder()  # signs of life are files
         self._note(f"engine{self.kind.of} lost ({reason})")
         self._stop(slot, reason)
         found = self._breaking.died(job, reason)
@@ -423,6 +427,14 @@ class EngineGroup:
             else:
                 self._drop_uncalibrated(job, reason)
         self._restart(slot, job.point, reason)
+
+    def _check_folder(self, error: CallFailed | None = None) -> None:
+        """Raises CannotWrite where that is what went wrong: of any work that is done now, nothing could be kept."""
+        found = self._with.folder.unwritable()
+        if found is not None:
+            raise found
+        if error is not None and error.error == CannotWrite.__name__:  # there is room again, or its disk is another
+            raise CannotWrite(None, str(error).partition(": ")[2])
 
     def _stop(self, slot: Slot, reason: str) -> None:
         slot.stop()

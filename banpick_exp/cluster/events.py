@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from types import NoneType
 
 from banpick_exp.records import STATUSES, PointRecord
-from banpick_exp.run_folder import RunFolder
+from banpick_exp.run_folder import FILE_MODE, RunFolder
 
 JSON = str | int | float | bool | None
 """Of a field: plain values, no lists."""
@@ -147,7 +147,7 @@ class Events:
         """One system call a line, so that a reader sees whole lines; why it failed, where it did."""
         try:
             if self._file is None:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)  # less the umask
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
                 _cut_torn_line(self._file)
             if os.write(self._file, line) == len(line):
                 return None

@@ -17,6 +17,13 @@ DIED = ("EngineDeadError",)
 """Errors by which vLLM says, sometimes before we see it, that a process of the engine died: the work is repeated."""
 
 
+NO_MEMORY = re.compile(
+    r"^(MemoryError|OutOfMemoryError)\b|can't allocate memory|[Cc]annot allocate memory|out of memory|bad_alloc"
+)
+"""In what a call raised: an allocation that failed in the engine's process, which may have left requests behind that
+nobody waits for. So the engine is replaced and the work repeated, as if the process had died of it."""
+
+
 class StockIsWrong(RuntimeError):
     """Stock's own answers say that nothing measured on this task means anything. The message has completions."""
 
@@ -56,6 +63,28 @@ class Restarts:
         return 0.0 if starts < 2 else min(MOST_REST, FIRST_REST * 2 ** (starts - 2))
 
 
+def lost_with(error: str, said: str) -> str | None:
+    """Why an engine is lost of which a call raised `error` and said that; None where it can be asked for more.
+
+    >>> lost_with("RuntimeError", "RuntimeError: DefaultCPUAllocator: can't allocate memory")[:40]
+    'an allocation failed in its process (Run'
+    >>> lost_with("ValueError", "ValueError: no such rule") is None
+    True
+    """
+    if error in DIED:
+        return said
+    if NO_MEMORY.search(said):
+        return f"an allocation failed in its process ({said}). {LESS_MEMORY}"
+    return None
+
+
+LESS_MEMORY = "Use fewer engines a node with cluster.engines=1, or fewer sequences at once with engine.max_num_seqs"
+NODE_FULL = re.compile(r"Memory on the node \(IP: ([^,)]+).*? was ([\d.]+\w+ used / [\d.]+\w+ limit)")
+"""In two thousand characters that Ray says when its monitor has killed an engine."""
+WITHOUT_A_WORD = "Worker unexpectedly exits with a connection error code"
+"""Begins six hundred more, of a process that is gone: kill -9, the kernel's killer, a failed allocation in C++."""
+
+
 def reason_of(error: BaseException) -> str:
     """The line of an error that says what went wrong, of its root cause where that says anything.
 
@@ -65,6 +94,11 @@ def reason_of(error: BaseException) -> str:
     ...     "    For further information visit https://errors.pydantic.dev/2/v/value_error"))
     '512 is over 256'
     """
+    said = str(error)
+    if full := NODE_FULL.search(said):
+        return f"node {full[1]} ran out of memory ({full[2]}), and Ray killed the engine. {LESS_MEMORY}"
+    if WITHOUT_A_WORD in said:
+        return "its process ended without a word: killed, out of memory, or crashed. Its log may say more"
     root = error
     seen = {id(root)}
     while (cause := root.__cause__ or (None if root.__suppress_context__ else root.__context__)) is not None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from banpick_exp.run_folder import RunFolder, create_folder
+from banpick_exp.run_folder import RunFolder, create_folder, opener
 
 BEAT_SECONDS = 2.0
 
@@ -69,7 +69,8 @@ def _beat(path: Path, over: threading.Event) -> None:
             stopped=tuple(f"{name} ({pid})" for pid, (name, state) in running.items() if state in "Tt"),
         )
         with contextlib.suppress(OSError):  # a full disk is told by what writes results
-            temporary.write_text(json.dumps(asdict(pulse)))  # not synced: it is worth nothing a second later
+            with open(temporary, "w", opener=opener) as file:
+                file.write(json.dumps(asdict(pulse)))  # not synced: it is worth nothing a second later
             os.replace(temporary, path)
         if over.wait(BEAT_SECONDS):
             return

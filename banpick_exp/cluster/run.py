@@ -29,11 +29,11 @@ from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.progress import Display
 from banpick_exp.cluster.spent import RunBudgetWatch
 from banpick_exp.cluster.summary import Totals, finish
-from banpick_exp.errors import INTERRUPTED, UserError
+from banpick_exp.errors import INTERRUPTED, CannotWrite, UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.report.tracking.wandb import Tracker
-from banpick_exp.run_lock import held
+from banpick_exp.run_lock import STALE_SECONDS, held
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
 from banpick_exp.sweep.dry_run import format_line
 from banpick_exp.sweep.point import Point
@@ -88,6 +88,8 @@ class Run:
                 self._console.print(str(error), markup=False, highlight=False, style="red")
             except PlaceLost as error:
                 self._why_left = [str(error)] * len(kinds)
+            except OSError as error:
+                self._why_left = [str(self._lost_folder(error))] * len(kinds)
             except KeyboardInterrupt:
                 if self._stays:
                     self._console.print(f"{self._stays}.", markup=False, highlight=False, soft_wrap=True)
@@ -130,12 +132,21 @@ class Run:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
         return bool(told)
 
+    def _lost_folder(self, error: OSError) -> OSError:
+        """What is wrong with the run's folder; the error itself is raised where nothing is: Ray's GetTimeoutError is an
+        OSError too."""
+        found = error if isinstance(error, CannotWrite) else self._plan.folder.unwritable()
+        if found is None:
+            raise error
+        return found
+
     def _end(self, code: int, begin: float, left: int) -> None:
         """The last event; what was asked of this driver is over."""
         self._events.write("run_ended", code=code, seconds=time.perf_counter() - begin, left=left)
         self._events.close()
         with contextlib.suppress(OSError):
             stop_request.withdraw(self._plan.folder)
+        self._plan.folder.remove_half_written()  # of engines that were killed while they wrote; all are released
 
     def _kinds_of(self, pending: Sequence[Point]) -> list[Kind]:
         """The kinds of engines that have something to do, the largest first."""
@@ -235,7 +246,8 @@ def run_sweep(plan: RunPlan) -> int:
 
     Ctrl-C, SIGTERM and SIGHUP release the engines and the run's folder (KeyboardInterrupt).
 
-    Raises UserError where another driver computes this run, or an engine has no room.
+    Raises UserError where another driver computes this run, or an engine has no room; CannotWrite where the run's
+    folder takes nothing before anything was begun.
     """
     end_on_signals()
     try:
@@ -243,6 +255,11 @@ def run_sweep(plan: RunPlan) -> int:
         with held(plan.folder) as note:  # before anything is read: what another driver writes is not finished
             if note is not None:
                 console.print(f"Note: {note}.", markup=False, highlight=False)
+            plan.folder.remove_half_written(STALE_SECONDS)
             return Run(plan, console).run()
     except DoesNotFit as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        if isinstance(error, CannotWrite) or (found := plan.folder.unwritable()) is None:
+            raise
+        raise found from error

@@ -100,8 +100,9 @@ def _write(run: Run, bill: Bill | None) -> tuple[list[Path], str | None]:
         return write_report(run), None
     except OSError as error:
         typed = shlex.quote(str(run.folder.path))
+        reason = str(error.strerror or error).partition(". ")[0]  # the remedy is the same
         return [], (
-            f"The report cannot be written ({error.strerror or error}), but the points are whole: make room, then type"
+            f"The report cannot be written ({reason}), but the points are whole: make room, then type"
             f" python -m banpick_exp report {typed}"
         )
 

@@ -16,8 +16,11 @@ from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Pro
 from banpick_exp.evaluation.asking import Asking
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.stored_runs import rules_as_json, run_as_json, run_from_json
-from banpick_exp.records import OUTCOMES_VERSION
+from banpick_exp.records import OUTCOMES_VERSION, digest_of_json
 from banpick_exp.run_folder import RunFolder, create_folder, write_atomically
+
+SEAL = "sha256"
+"""Key of a file whose value is the digest of all the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +49,6 @@ def answer_block(
     answered = asking.answer(policies, asked)
     seconds = time.perf_counter() - begin
     content = {
-        **_header(cut, number),
         "policy": rules_as_json(policies),
         "seconds": seconds,
         "swap_seconds": answered.swap_seconds,
@@ -54,16 +56,25 @@ def answer_block(
     }
     path = folder.block_path(trial.fingerprint, number)
     create_folder(path.parent)
-    write_atomically(path, json.dumps(content).encode())
+    lost = f"block {number} of {trial.fingerprint} is not kept"
+    write_atomically(path, block_file(trial.fingerprint, cut, number, content), lost)
     asking.over()
     return seconds
 
 
+def block_file(fingerprint: str, cut: Cut, number: int, content: Mapping[str, Any]) -> bytes:
+    """A block's file: whose it is, what came of it, and the seal."""
+    whole = {**_header(fingerprint, cut, number), **content}
+    return json.dumps({**whole, SEAL: digest_of_json(whole)}).encode()
+
+
 def read_block(folder: RunFolder, fingerprint: str, cut: Cut, number: int) -> AnsweredBlock | None:
-    """One block of a trial, or None where it is not there, not whole, or was cut under other settings."""
+    """One block of a trial, or None where it is not there, not whole, edited, another's, or cut otherwise."""
     try:
         stored = json.loads(folder.block_path(fingerprint, number).read_bytes())
-        if any(stored[key] != value for key, value in _header(cut, number).items()):
+        if any(stored[key] != value for key, value in _header(fingerprint, cut, number).items()):
+            return None
+        if stored.pop(SEAL) != digest_of_json(stored):
             return None
         return AnsweredBlock(
             runs={domain: run_from_json(part) for domain, part in stored["domains"].items()},
@@ -117,6 +128,7 @@ def joined(blocks: Sequence[AnsweredBlock]) -> AnsweredBlock:
     )
 
 
-def _header(cut: Cut, number: int) -> dict[str, Any]:
+def _header(fingerprint: str, cut: Cut, number: int) -> dict[str, Any]:
     """What a file must say to be this block; one of an older version is answered again."""
-    return {"schema_version": OUTCOMES_VERSION, "shares": list(cut.shares), "seed": cut.seed, "block": number}
+    cut_as = {"shares": list(cut.shares), "seed": cut.seed, "block": number}
+    return {"schema_version": OUTCOMES_VERSION, "point": fingerprint, **cut_as}

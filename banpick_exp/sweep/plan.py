@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -17,7 +17,15 @@ from banpick_exp.config import Section
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.budget import BUDGET
-from banpick_exp.run_folder import Manifest, RunFolder, check_writable, find_run_dir, new_run_dir
+from banpick_exp.run_folder import (
+    MANIFEST,
+    DamagedManifest,
+    Manifest,
+    RunFolder,
+    check_writable,
+    find_run_dir,
+    new_run_dir,
+)
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
 from banpick_exp.sweep.config import Hardware, OptunaSearch, RunBudget, RunConfig, SearchConfig, SelectSearch
@@ -141,10 +149,24 @@ def plan_sweep(
         command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
     )
     if plan.resume:
-        manifest = plan.manifest()
-        plan.folder.check_manifest(manifest)
-        check_setups(plan.folder, manifest.setups)
+        plan = _checked_to_go_on(plan)
     check_writable(plan.folder.path)
+    return plan
+
+
+def _checked_to_go_on(plan: SweepPlan) -> SweepPlan:
+    """UserError unless the run in the folder is this plan's, or its manifest is damaged and all its points are."""
+    manifest = plan.manifest()
+    try:
+        plan.folder.check_manifest(manifest)
+    except DamagedManifest as error:
+        begun = plan.folder.points_begun()
+        if not begun or begun - {point.fingerprint for point in plan.points}:
+            raise
+        kept = "what is computed there is all of this command's own points, and is kept"
+        note = f"{str(error).partition(': nobody')[0]}: {kept}; the file is written anew"
+        return replace(plan, notes=(*plan.notes, note))
+    check_setups(plan.folder, manifest.setups)
     return plan
 
 
@@ -200,7 +222,15 @@ def _folder(run: RunConfig, now: datetime) -> tuple[RunFolder, bool]:
     if run.run is None:
         return folder, False
     folder = RunFolder(folder.path.with_name(run.run))
-    return folder, folder.manifest().sweep is not None
+    if folder.path.is_symlink() and not (folder.path / MANIFEST).is_file():
+        raise UserError(
+            f"run={run.run} is a link to {folder.path.resolve()}, which is no run: files there would be mixed up with"
+            " ours, outside of output_dir. Type another name, or output_dir=FOLDER."
+        )
+    try:
+        return folder, folder.manifest().sweep is not None
+    except DamagedManifest:
+        return folder, True
 
 
 def _spaces(blocks: Sequence[Block], shape: MoeShape) -> tuple[tuple[Space, ...], list[Block]]:

@@ -70,6 +70,41 @@ def test_vllms_commonest_mistake_names_the_lengths() -> None:
     assert reason_of(ValueError(text)).endswith("greater than the derived max_model_len (256)")
 
 
+def test_what_ray_says_when_memory_ran_out_is_one_line_with_a_remedy() -> None:
+    """It says two thousand characters, and ends with how to switch its monitor off."""
+    text = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.1.2.3, ID: 64010595)"
+        " was 5.81GB used / 23.54GB limit (0.246798)\nOOM kill reason: Memory usage 6234398720B exceeded threshold of"
+        " 2527651B (0.0% of 25276510208B limit)\nObject store memory usage: [- objects spillable: 0\n]\nTop 10 memory"
+        " users: PID\tMEM(GB)\tCOMMAND\n17650\t1.02\tpython train.py\nRefer to the documentation on how to address it."
+    )
+    found = reason_of(RuntimeError(text))
+    assert "node 10.1.2.3 ran out of memory (5.81GB used / 23.54GB limit)" in found and "cluster.engines=1" in found
+    assert "train.py" not in found and "\n" not in found
+    died = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail:"
+    died = (
+        f"{died} Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include ..."
+    )
+    assert reason_of(RuntimeError(died)).startswith("its process ended without a word")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("MemoryError", "MemoryError: MemoryError()"),
+        ("OutOfMemoryError", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."),
+        ("RuntimeError", "RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        ("OSError", "OSError: [Errno 12] Cannot allocate memory"),
+        ("EngineDeadError", "EngineDeadError: EngineCore encountered an issue."),
+    ],
+)  # fmt: skip
+def test_an_engine_whose_allocation_failed_is_lost(name: str, said: str) -> None:
+    reason = faults.lost_with(name, said)
+    assert reason is not None and said in reason
+    assert name == "EngineDeadError" or "cluster.engines=1" in reason
+    assert faults.lost_with("ValueError", "ValueError: max_tokens is out of range") is None
+
+
 def test_the_worked_example() -> None:
     assert doctest.testmod(faults).failed == 0
 

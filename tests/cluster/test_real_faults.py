@@ -9,22 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running_sweep import LIMIT_SECONDS, ROOT, assert_nothing_left, awaited, descendants, processes
 
 from banpick_exp.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
-ROOT = Path(__file__).resolve().parents[2]
 
 SWEEP = [
-    "policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "task.speed_seconds=3", "tracking=none",
+    "policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "task.max_problems=40", "task.speed_seconds=3", "tracking=none",
     "cluster.engines=1", "cluster.dead_seconds=6",
 ]  # fmt: skip
 POINTS = 7
-LIMIT_SECONDS = 500
 
 
 @pytest.fixture
@@ -60,39 +59,6 @@ def only_run(folder: Path) -> RunFolder:
     return RunFolder(found.parent)
 
 
-def processes() -> dict[int, tuple[int, str]]:
-    """(parent, title) of every process."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            head, _, tail = (entry / "stat").read_text().rpartition(")")
-            state, parent = tail.split()[:2]
-            title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if state not in "ZX":
-                found[int(entry.name)] = int(parent), title or head
-    return found
-
-
-def descendants(pid: int) -> dict[int, str]:
-    known, found = processes(), dict[int, str]()
-    for child in known:
-        parent = child
-        while parent in known and parent != pid:
-            parent = known[parent][0]
-        if parent == pid and child != pid:
-            found[child] = known[child][1]
-    return found
-
-
-def awaited(what: Callable[[], int | None], seconds: float = LIMIT_SECONDS) -> int:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if (found := what()) is not None:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("what was waited for did not come")
-
-
 def engine_at_work(driver: subprocess.Popen[str]) -> int:
     """The pid of the engine once a point is done and it works on another: Ray titles a process by its running call."""
 
@@ -116,16 +82,6 @@ def ends(driver: subprocess.Popen[str], folder: Path, seconds: float) -> int:
         return driver.wait(seconds)
     except subprocess.TimeoutExpired:
         pytest.fail(f"no end within {seconds} s:\n{output(folder)}")
-
-
-def assert_nothing_left(folder: Path, pids: dict[int, str]) -> None:
-    """No process of ours, no lock, no temporary file."""
-    end = time.monotonic() + 30
-    left = pids
-    while time.monotonic() < end and (left := {p: t for p, t in pids.items() if processes().get(p, (0, ""))[1] == t}):
-        time.sleep(0.5)
-    assert not left
-    assert not [path for path in folder.rglob(".*.tmp")] and not list(folder.rglob("driver.lock"))
 
 
 def test_an_engine_that_is_stopped_is_replaced(driver: subprocess.Popen[str], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from synthetic_run import SyntheticRun, ladder
 
 from banpick_exp.__main__ import main
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.blocks import read_block
+from banpick_exp.evaluation.blocks import block_file, read_block
 from banpick_exp.evaluation.calibration.artifact import METADATA, TENSORS, USAGE, check_artifact
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.evaluation.cut import Cut
@@ -167,7 +167,7 @@ def test_a_damaged_manifest_is_read_or_refused_in_words(whole: Path, damage: tup
 
 
 BLOCK = {
-    "schema_version": 2, "shares": [0.5, 1.0], "seed": 0, "block": 0, "policy": {"math": {"name": "none"}},
+    "policy": {"math": {"name": "none"}},
     "seconds": 1.0, "swap_seconds": 0.1,
     "domains": {"math": {"outcomes": [{"problem_id": "a", "domain": "math", "task": "t", "correct": True,
     "truncated": False, "tokens": 3, "answer": "1", "found": True, "completion": ";1", "finish_reason": "stop"}],
@@ -178,8 +178,10 @@ BLOCK = {
 def test_the_block_to_damage_is_whole(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.block_path("f", 0).parent.mkdir()
-    folder.block_path("f", 0).write_text(json.dumps(BLOCK))
+    folder.block_path("f", 0).write_bytes(block_file("f", CUT, 0, BLOCK))
     assert read_block(folder, "f", CUT, 0) is not None
+    folder.block_path("g", 0).write_bytes(block_file("f", CUT, 0, BLOCK))
+    assert read_block(folder, "g", CUT, 0) is None, "another point's"
 
 
 @examples(120)
@@ -188,7 +190,23 @@ def test_a_damaged_block_is_answered_again(damage: tuple[str, int, Any], tmp_pat
     folder = RunFolder(tmp_path)
     path = folder.block_path("f", 0)
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(damaged(json.dumps(BLOCK).encode(), damage))
+    whole = block_file("f", CUT, 0, BLOCK)
+    path.write_bytes(damaged(whole, damage))
+    with in_time():
+        if read_block(folder, "f", CUT, 0) is not None:
+            assert json.loads(path.read_bytes()) == json.loads(whole)
+
+
+@examples(120)
+@given(damage=DAMAGES)
+def test_a_block_that_is_sealed_and_yet_wrong_is_answered_again(damage: tuple[str, int, Any], tmp_path: Path) -> None:
+    """What an older version, or a bug, may have written."""
+    folder = RunFolder(tmp_path)
+    path = folder.block_path("f", 0)
+    path.parent.mkdir(exist_ok=True)
+    content = damaged(json.dumps(BLOCK).encode(), damage)
+    with contextlib.suppress(ValueError, TypeError):  # no JSON, or no object
+        path.write_bytes(block_file("f", CUT, 0, json.loads(content)))
     with in_time():
         found = read_block(folder, "f", CUT, 0)
         for run in found.runs.values() if found is not None else ():

@@ -13,12 +13,16 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from running_sweep import awaited
 from synthetic_run import SyntheticRun
 from wandb_runs import read_back
 
+from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.plan import plan_run
+from banpick_exp.cluster.pulse import beating
 from banpick_exp.errors import UserError
 from banpick_exp.run_folder import Manifest, RunFolder, create_folder
+from banpick_exp.run_lock import held
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -181,10 +185,35 @@ def test_nobody_else_writes_what_the_run_folder_makes(umask: int, tmp_path: Path
     drawn.write(run.path)
     run.write_trace("x", "trace")
     run.write_table("points", pl.DataFrame({"a": [1]}))
+    Events(run).write("note", text="x")
+    with held(run), beating(run, "engine"):
+        signs = (run.lock, run.pulse_path("engine"))
+        awaited(lambda: True if all(path.exists() for path in signs) else None)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in signs] == [0o664 & ~umask] * 2
     assert len(list(run.path.rglob("*"))) >= 6
     assert writable_by(0o002 | umask, tmp_path / "out") == []
     for path in run.path.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o775 if path.is_dir() else 0o664) & ~umask
+
+
+def test_a_run_that_is_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    """One that was moved to another disk and linked is a run, and gone on with."""
+    elsewhere, link = tmp_path / "elsewhere", tmp_path / "out" / "custom" / "mine"
+    elsewhere.mkdir()
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    words = ["policy=fixed_k", "policy.k=4", "run=mine", "tracking=none", f"output_dir={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match=r"run=mine is a link to .*elsewhere"):
+        plan_run(words)
+    assert list(elsewhere.iterdir()) == []
+    plan = plan_run([word for word in words if word != "run=mine"])
+    RunFolder(elsewhere).write_manifest(plan.sweep.manifest())
+    assert plan_run(words).sweep.resume
+
+
+def test_a_zero_byte_names_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"output_dir=.*zero byte"):
+        plan_run(["policy=fixed_k", "policy.k=4", "tracking=none", f'output_dir="{tmp_path}/a\0b"'])
 
 
 def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:

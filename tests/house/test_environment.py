@@ -236,7 +236,7 @@ def test_make_runs_every_check_whichever_fails(stub_checkout: Path, target: str,
     ("target", "command"),
     [
         ("hooks", "pre-commit install"),
-        ("long", "python -m pytest -m long"),
+        ("long", "python -m pytest -n 0 -m long --durations=0 --durations-min=1"),
         ("docs", "mkdocs build --config-file .ci/mkdocs.yml"),
     ],
 )
@@ -255,9 +255,9 @@ def test_make_stops_where_the_environment_cannot_be_made(stub_checkout: Path) ->
     assert status != 0 and called == ["venv cpu"]
 
 
-@pytest.mark.parametrize("status", [0, 5])
-def test_ci_runs_make_test_and_hands_on_its_exit_code(tmp_path: Path, status: int) -> None:
-    stand_ins = {"make": f'echo "$PWD make $*"; cat; exit {status}', "apt-get": "exit 0"}
+@pytest.mark.parametrize(("test", "long", "status"), [(0, 0, 0), (5, 0, 5), (0, 2, 2), (5, 2, 5)])
+def test_ci_runs_every_test_and_hands_on_what_failed(tmp_path: Path, test: int, long: int, status: int) -> None:
+    stand_ins = {"make": f'echo "$PWD make $*"; cat; [ $1 = test ] && exit {test}; exit {long}', "apt-get": "exit 0"}
     for name, body in stand_ins.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -269,4 +269,4 @@ def test_ci_runs_make_test_and_hands_on_its_exit_code(tmp_path: Path, status: in
         capture_output=True,
         text=True,
     )
-    assert (ended.returncode, ended.stdout) == (status, f"{ROOT} make test\n")
+    assert (ended.returncode, ended.stdout) == (status, f"{ROOT} make test\n{ROOT} make long\n")

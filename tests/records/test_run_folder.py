@@ -379,7 +379,7 @@ def test_disk_full_names_the_point_and_leaves_no_record(
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match=r"No space left.*fixed_k k=4.*resume=") as caught:
+    with pytest.raises(OSError, match=r"is full \(No space left.*fixed_k k=4.*Free some space") as caught:
         folder.write_point(*point)
     assert caught.value.errno == errno.ENOSPC
     assert folder.load_points() == ([], [])

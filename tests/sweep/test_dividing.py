@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from banpick_exp.evaluation.blocks import block_file
 from banpick_exp.evaluation.cut import Cut, divided
-from banpick_exp.records import OUTCOMES_VERSION, PointRecord
+from banpick_exp.records import PointRecord
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.config import RacingSearch
 from banpick_exp.sweep.estimate import BLOCK_SECONDS, block_problems
@@ -97,11 +97,10 @@ def test_a_race_says_how_much_may_come(tmp_path: Path) -> None:
 
 
 def write_block(folder: RunFolder, point: Point, cut: Cut, number: int) -> None:
-    content: dict[str, Any] = {"schema_version": OUTCOMES_VERSION, "shares": list(cut.shares), "seed": cut.seed}
-    content |= {"block": number, "policy": {}, "seconds": 1.0, "swap_seconds": 0.0, "domains": {}}
+    content: dict[str, Any] = {"policy": {}, "seconds": 1.0, "swap_seconds": 0.0, "domains": {}}
     path = folder.block_path(point.fingerprint, number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_bytes(block_file(point.fingerprint, cut, number, content))
 
 
 def told(works: list[Work]) -> list[tuple[str, int]]:

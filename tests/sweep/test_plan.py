@@ -359,7 +359,7 @@ def test_folders_that_are_no_run_are_not_resumed(plan: Any, tmp_path: Path) -> N
     with pytest.raises(UserError, match=rf"no {MANIFEST}"):
         plan("+sweep=ban_pick", f"resume={tmp_path}")
     (tmp_path / MANIFEST).write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is damaged"):
         plan("+sweep=ban_pick", f"resume={tmp_path}")
 
 

@@ -19,6 +19,7 @@ from banpick_exp.cluster.actor import EngineActor
 from banpick_exp.cluster.backends.base import Call, CallFailed, DoesNotFit
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.cluster.faults import reason_of
+from banpick_exp.cluster.shared_memory import check_there
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.point import Point
@@ -111,7 +112,8 @@ class InlineBackend:
         self._queue: list[InlineSlot] = []
 
     def connect(self, run_dir: str) -> None:
-        """Nothing to reach."""
+        """Raises UserError where no engine can be loaded in this process."""
+        check_there()
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
         return 1

@@ -15,6 +15,7 @@ import ray
 from ray._private import ray_constants
 
 from banpick_exp.cluster.pulse import descendants
+from banpick_exp.cluster.shared_memory import STORE_BYTES
 
 LONGEST_TEMP_DIR = 40
 """Characters: below it Ray puts sockets, whose whole path the kernel limits to 107 bytes."""
@@ -23,6 +24,7 @@ LONGEST_TEMP_DIR = 40
 def options_here(cpus: int | None) -> dict[str, Any]:
     """What `ray.init` is told, within `on_loopback`."""
     options: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    options["object_store_memory"] = STORE_BYTES
     if cpus is not None:
         options["num_cpus"] = cpus
     if short := short_temp_dir():

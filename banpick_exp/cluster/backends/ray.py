@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import ray
 from ray._private.state import available_resources_per_node
-from ray.exceptions import RayError
 
 from banpick_exp.cluster.backends import own_ray
 from banpick_exp.cluster.backends.base import CallT, DoesNotFit
@@ -21,9 +20,11 @@ from banpick_exp.cluster.backends.joining import check_reachable, check_token, s
 from banpick_exp.cluster.backends.keeper import keep, let_go
 from banpick_exp.cluster.backends.lasting import RunsEngines, run_digest
 from banpick_exp.cluster.backends.slots import Lasting, RaySlot
+from banpick_exp.cluster.backends.slow_start import patient
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.cluster.faults import PlaceLost, reason_of
 from banpick_exp.cluster.room import Node, engines_that_fit
+from banpick_exp.cluster.shared_memory import check_there
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
 
@@ -47,14 +48,15 @@ class RayBackend:
         address = self._cluster.address
         if address is None:
             options = own_ray.options_here(self._cluster.cpus)
+            check_there()
         else:
             check_reachable(address, os.environ.get("RAY_ADDRESS"))
             check_token()
             options = {"address": address}
         try:
-            with own_ray.on_loopback() if address is None else stderr_held():
+            with own_ray.on_loopback() if address is None else stderr_held(), patient():
                 ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **options)
-        except (ConnectionError, OSError, RuntimeError, ValueError, RayError) as error:
+        except Exception as error:  # Ray raises it bare where its raylet does not start in time
             where = "a Ray cluster on this machine" if address is None else f"the Ray cluster at {address}"
             why = token_refused(error)
             remedy = "" if why else f" {REMEDY}"

@@ -35,6 +35,7 @@ class RemoteEngine:
 
         `idle_seconds`: how long it stays without a driver; None for one that ends with its driver.
         """
+        os.umask(os.umask(0o077) | 0o002)  # a standing cluster's may be 0, and all that is made here lies in the run
         self._folder = RunFolder(Path(run_dir))
         self._life = contextlib.ExitStack()
         self._life.enter_context(beating(self._folder, name))
