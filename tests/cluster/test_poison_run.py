@@ -16,7 +16,7 @@ import pytest
 from loaded_backend import LoadedBackend, LoadedSlot
 from rich.console import Console
 
-from banpick_exp.cluster import dispatch, faults
+from banpick_exp.cluster import faults, fleet
 from banpick_exp.cluster.backends.base import Call, EngineLost
 from banpick_exp.cluster.backends.inline import InlineCall
 from banpick_exp.cluster.events import read
@@ -141,7 +141,7 @@ def poison(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Poi
     monkeypatch.setattr(Engine, "_run", dying)
     monkeypatch.setattr(Engine, "set_policy", setting)
     monkeypatch.setattr(faults, "FIRST_REST", 0.0)
-    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(fleet, "POLL_SECONDS", 0.01)
     yield planted
 
 
