@@ -62,8 +62,8 @@ class Breaking:
         )
         write_set_aside(self._folder, [*entries, entry])
         failed = [each for each in (*entries, entry) if each.where == entry.where and each.stands_for(point)]
-        failed = list({each.key: each for each in failed}.values())
-        said = f"{entry.domain} {entry.problem_id} is set aside in {point.label}: it broke every engine ({reason})"
+        said = f"set aside in {point.label}, because it broke every engine that was asked it: {entry.failed.said}"
+        failed = list({each.key: each.failed for each in failed}.values())
         return Found(said=said, narrowed=True, too_many=too_many(point, failed))
 
 
