@@ -206,7 +206,7 @@ def test_a_problem_that_breaks_engines_is_set_aside_and_its_point_goes_on(
     assert found.guards.filter(found.guards["guard"] == "failed_problems").height == 3, "the others say it in guards"
     assert "guard failed_problems" in output and "1 problem(s) are set aside" in " ".join(output.split())
     assert not list(plan.folder.path.rglob("*.piece.json")) and not list(plan.folder.path.rglob("flight.json"))
-    notes = [event.fields["text"] for event in read(plan.folder).events if event.kind == "note"]
+    notes = [str(event.fields["text"]) for event in read(plan.folder).events if event.kind == "note"]
     assert any("set aside in none" in note for note in notes)
 
 

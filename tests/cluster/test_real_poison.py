@@ -53,7 +53,7 @@ def records_of(folder: RunFolder, problems: int) -> list[PointRecord]:
 
 
 def lost(folder: RunFolder) -> list[str]:
-    return [event.fields["reason"] for event in read(folder).events if event.kind == "engine_lost"]
+    return [str(event.fields["reason"]) for event in read(folder).events if event.kind == "engine_lost"]
 
 
 def test_a_problem_that_kills_its_engine_is_set_aside(tmp_path: Path) -> None:
