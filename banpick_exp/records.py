@@ -32,6 +32,8 @@ OUTCOMES_SEAL, RECORD_SEAL = "outcomes_sha256", "record_sha256"
 rest of the JSON, canonically (sorted keys, no spaces)."""
 ROUNDING = 1e-9
 """What two ways to add up the same numbers may differ by."""
+LONGEST_REASON = 120
+"""Characters of a reason that are told beside a problem; the record has all."""
 OVERALL = "overall"
 """Stands where the name of a domain would: all domains together."""
 
@@ -226,6 +228,12 @@ class FailedProblem(Part):
     problem_id: str
     reason: str
     """How the last engine died that was asked it alone."""
+
+    @property
+    def said(self) -> str:
+        """`math 7 (ActorDiedError: killed)`, in a line of a report."""
+        reason = self.reason if len(self.reason) <= LONGEST_REASON else f"{self.reason[: LONGEST_REASON - 3]}..."
+        return f"{self.domain} {self.problem_id} ({reason})"
 
 
 class ModelUsed(OpenPart):

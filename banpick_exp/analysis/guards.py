@@ -142,7 +142,7 @@ def _set_aside(records: Sequence[PointRecord], references: References) -> Iterat
         if not own:
             yield replace(found, detail=f"{count} problem(s) are left out, those that stock has no answer to")
             continue
-        named = "; ".join(f"{each.domain} {each.problem_id} ({each.reason})" for each in own[:MOST_NAMED])
+        named = "; ".join(each.said for each in own[:MOST_NAMED])
         more = f"; and {len(own) - MOST_NAMED} more" if len(own) > MOST_NAMED else ""
         detail = (
             f"{len(own)} problem(s) are set aside, because every engine that was asked them died: {named}{more}. They"

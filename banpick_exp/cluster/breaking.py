@@ -61,10 +61,10 @@ class Breaking:
             stock_of=pairing(point) if point.rule.is_stock else None,
         )
         write_set_aside(self._folder, [*entries, entry])
-        failed = [each for each in (*entries, entry) if each.where == entry.where and each.stands_for(point)]
-        failed = list({each.key: each for each in failed}.values())
-        said = f"{entry.domain} {entry.problem_id} is set aside in {point.label}: it broke every engine ({reason})"
-        return Found(said=said, narrowed=True, too_many=too_many(point, failed))
+        here = [each for each in (*entries, entry) if each.where == entry.where and each.stands_for(point)]
+        said = f"set aside in {point.label}, because it broke every engine that was asked it: {entry.failed.said}"
+        failed = {each.key: each.failed for each in here}
+        return Found(said=said, narrowed=True, too_many=too_many(point, list(failed.values())))
 
 
 def ask_again(folder: RunFolder, points: Collection[str]) -> None:

@@ -16,7 +16,7 @@ from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Pro
 from banpick_exp.evaluation.narrowing import Flight, Key, groups
 from banpick_exp.evaluation.stored_runs import rules_as_json
 from banpick_exp.evaluation.trial import Trial
-from banpick_exp.evaluation.trouble import SetAside, Trouble, set_aside, where
+from banpick_exp.evaluation.trouble import Trouble, set_aside, where
 from banpick_exp.records import FailedProblem
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.tasks.problem import Problem
@@ -149,12 +149,12 @@ def check_failed(trial: Trial, failed: Sequence[FailedProblem]) -> None:
         raise TooManyFailed(said)
 
 
-def too_many(trial: Trial, failed: Sequence[FailedProblem | SetAside]) -> str | None:
+def too_many(trial: Trial, failed: Sequence[FailedProblem]) -> str | None:
     """Why a trial fails, where too many of its problems are set aside."""
     most = trial.task.max_failed_problems
     if len(failed) <= most:
         return None
-    named = "; ".join(f"{each.domain} {each.problem_id} ({each.reason})" for each in failed[:3])
+    named = "; ".join(each.said for each in failed[:3])
     return (
         f"{len(failed)} problem(s) broke every engine that was asked them, task.max_failed_problems={most} may be left"
         f" out: {named}{'; ...' if len(failed) > 3 else ''}. Mend what breaks them, or type"

@@ -27,6 +27,8 @@ from banpick_exp.evaluation.trial import Trial
 from banpick_exp.records import OUTCOMES_VERSION, FailedProblem
 from banpick_exp.run_folder import RunFolder, create_folder, write_atomically
 
+NO_ANSWER = ("start_timeout_seconds", "allow_zero", "allow_code", "block_problems", "max_failed_problems")
+"""Settings of an engine and a task that may be typed anew when a run is resumed: answers stay the same."""
 POINT = "point"
 """The call that answers, adds up and times a whole point."""
 
@@ -81,7 +83,7 @@ def where(trial: Trial) -> str:
 
 def pairing(trial: Trial) -> str:
     """Equal for trials that are paired problem by problem: the engine, the task with its data, seed and repeat."""
-    settings = trial.engine.model_dump(mode="json"), trial.task.model_dump(mode="json")
+    settings = (part.model_dump(mode="json", exclude=set(NO_ANSWER)) for part in (trial.engine, trial.task))
     return fingerprint([where(trial), trial.model.dtype, *settings, trial.seed, trial.repeat])
 
 
