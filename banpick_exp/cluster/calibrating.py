@@ -87,6 +87,11 @@ class Calibrating:
             return []
         return self._next(domain) or self._add_up()
 
+    def to_come(self) -> int:
+        """At most how many steps may be asked for side by side, once those that are out are over."""
+        stages_left = any(self._at_work.values())  # else what is out adds up, or is all
+        return _most_steps(self.point, self._parts if stages_left else self._parts[1:])
+
     def _begin_part(self) -> list[Step]:
         part = self._parts[0]
         self._division, self._at_work, self.done, self.planned = None, {}, 0.0, 0.0
@@ -145,13 +150,20 @@ class Calibrating:
 
 def engines_of_use(points: Iterable[Point], calibrations: Path) -> int:
     """How many engines can measure side by side what these points read and is not there yet; 0 where all is."""
-    most = 0
-    for point in {point.calibration_need: point for point in points if point.calibration_need is not None}.values():
-        layers = point.checkpoint.shape.num_layers
-        for part in _missing(point, artifact_of(point, calibrations)[0]):
-            width = block_layers(point, part)
-            most = max(most, 1 if width is None else len(point.task.domains) * math.ceil(layers / width))
-    return most
+    needs = {point.calibration_need: point for point in points if point.calibration_need is not None}.values()
+    return max((_most_steps(point, _missing(point, artifact_of(point, calibrations)[0])) for point in needs), default=0)
+
+
+def steps_at_most(point: Point) -> int:
+    """Side by side, of a calibration that was not begun yet."""
+    return _most_steps(point, (None, *point.calibration_parts))
+
+
+def _most_steps(point: Point, parts: Iterable[Part | None]) -> int:
+    """Side by side, of parts that come one after the other; 0 where there are none."""
+    ranges = [block_layers(point, part) for part in parts]
+    layers, domains = point.checkpoint.shape.num_layers, len(point.task.domains)
+    return max((1 if width is None else domains * math.ceil(layers / width) for width in ranges), default=0)
 
 
 def _missing(point: Point, artifact: Path) -> list[Part | None]:

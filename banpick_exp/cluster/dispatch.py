@@ -172,7 +172,7 @@ class EngineGroup:
         queued = 0 if self.stopping is not None else len(self._jobs)
         if self.stopping is not None or not working + queued:  # a search hands out more when something is over
             return working
-        later = self._strategy.to_come()
+        later = self._strategy.to_come() + self._jobs.to_come()
         if any(self._idle()):  # then what is queued waits for something that runs
             queued, later = 0, later + queued
         # The engine whose call is over takes the first of what comes then.

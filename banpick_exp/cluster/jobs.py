@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from banpick_exp.cluster.calibrating import Calibrating, Step
+from banpick_exp.cluster.calibrating import Calibrating, Step, steps_at_most
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.strategy import Work
@@ -64,9 +64,12 @@ class Jobs:
                 self._waiting.extend(_jobs(wanted, wanted.begin()))
         self._waiting.extend(Job(work.kind, work.point, work) for work in works)
 
-    def first(self) -> Job:
-        """What has waited longest; it stays."""
-        return self._waiting[0]
+    def to_come(self) -> int:
+        """At most how many steps of calibrations may be asked for yet, when those that are out are over."""
+        begun = [waiting for waiting in self._calibrating.values() if waiting]
+        return sum(
+            max([waiting[0].to_come(), *(steps_at_most(each.point) for each in list(waiting)[1:])]) for waiting in begun
+        )
 
     def take(self, elsewhere: Collection[str | None] = ()) -> Job | None:
         """The first that can run now. `elsewhere`: calibrations that engines of other kinds measure at this moment."""

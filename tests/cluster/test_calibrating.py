@@ -102,6 +102,7 @@ def test_stages_follow_each_other_in_each_domain(tmp_path: Path) -> None:
     assert words([math, code]) == ["answers math, layers 0 to 3", "answers code, layers 0 to 3"]
     disk.do(point, math)
     layers = calibrating.finished(math, 1.0)
+    assert calibrating.to_come() == 4, "of each domain two ranges of layers"
     assert words(layers) == ["limits math, layers 0 to 1", "limits math, layers 2 to 3"], "code is not waited for"
     disk.do(point, layers[0])
     assert calibrating.finished(layers[0], 1.0) == []
@@ -111,6 +112,7 @@ def test_stages_follow_each_other_in_each_domain(tmp_path: Path) -> None:
         disk.do(point, step)
     assert calibrating.finished(layers[1], 1.0) == [] == calibrating.finished(more[0], 1.0)
     (added,) = calibrating.finished(more[1], 1.0)
+    assert calibrating.to_come() == 4, "the scores"
     assert added == Step(parts=()) and calibrating.done == calibrating.planned > 0
     disk.do(point, added)
     scores = calibrating.finished(added, 0.5)
@@ -119,7 +121,7 @@ def test_stages_follow_each_other_in_each_domain(tmp_path: Path) -> None:
         step = scores.pop(0)
         disk.do(point, step)
         scores += calibrating.finished(step, 0.0)
-    assert calibrating.over and calibrating.seconds == 6.5
+    assert calibrating.over and calibrating.seconds == 6.5 and calibrating.to_come() == 0
     assert Calibrating(point, disk.calibrations).begin() == [Step()], "it is there: one call that says so"
     assert engines_of_use([point], disk.calibrations) == 0
 
@@ -194,7 +196,10 @@ def test_scores_of_one_artifact_come_one_after_the_other(tmp_path: Path) -> None
         if job.step.block is None:
             order.append(str(job.step.parts))
         disk.do(job.point, job.step)
+        queued, most = len(jobs), jobs.to_come()
         jobs.calibrated(job, 1.0)
+        assert len(jobs) - queued <= most, "engines are kept for what may come"
+    assert jobs.to_come() == 0
     assert order == ["()", "('gain_boost',)", "('insertion_kl',)", gain.label, kl.label]
 
 

@@ -16,7 +16,7 @@ import pytest
 from loaded_backend import LoadedBackend, LoadedSlot
 from rich.console import Console
 
-from banpick_exp.cluster import dispatch, faults
+from banpick_exp.cluster import faults, fleet
 from banpick_exp.cluster.actor import EngineActor
 from banpick_exp.cluster.backends.base import Call, CallFailed, EngineLost
 from banpick_exp.cluster.backends.inline import InlineCall
@@ -168,7 +168,7 @@ class CalibratingBackend(LoadedBackend):
 @pytest.fixture(autouse=True)
 def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "FIRST_REST", 0.0)
-    monkeypatch.setattr(dispatch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(fleet, "POLL_SECONDS", 0.01)
 
 
 def run(plan: RunPlan, backend: LoadedBackend) -> tuple[int, str]:

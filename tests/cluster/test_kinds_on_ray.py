@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.long, pytest.mar
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 1500
 SWEEP = [
-    "policy=fixed_k", "policy.k=choice(2,6)", "engine.max_num_seqs=choice(4,64)", "task.max_problems=20",
-    "task.speed_seconds=0.5", "tracking=none", "cluster.engines=1",
+    "policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "engine.max_num_seqs=choice(4,64)", "task.max_problems=20",
+    "task.speed_seconds=1", "tracking=none", "cluster.engines=1",
 ]  # fmt: skip
-POINTS = 6  # stock and two of fixed_k on each kind
+POINTS = 14  # stock and six of fixed_k on each kind
 
 
 def swept(folder: Path, *typed: str) -> tuple[RunFolder, str]:
