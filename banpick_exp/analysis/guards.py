@@ -37,6 +37,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | stock_at_chance | stock's accuracy | no more than always giving the commonest gold answer |
     | mixed_setups | set-ups among the points | more than one: their rows are no comparison |
     | calibration_overlap | problems that the calibration was measured on | any |
+    | pattern_timeout | answers whose search by task.answer_pattern was ended at its time limit | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |
     | length_drift | relative change of mean output tokens against stock | 0.10 or more, either way |
@@ -62,6 +63,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     found += _against_stock(done, answers)
     found += _of_stock_alone(done, outcomes)
     found += _mixed_setups(done)
+    found += _pattern_timeouts(done, outcomes)
     told = {f.record.fingerprint for f in found if f.guard == "repetition" and f.domain == OVERALL}
     found += [_repetition_share(r, answers[r.fingerprint]) for r in done if r.fingerprint not in told]
     place = {record.fingerprint: index for index, record in enumerate(records)}
@@ -120,6 +122,17 @@ def _of_stock_alone(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator
             )
             value = float(record.calibration_overlap)
             yield Finding(record=record, guard="calibration_overlap", level="warning", value=value, detail=detail)
+
+
+def _pattern_timeouts(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator[Finding]:
+    for record in done:
+        answers = outcomes[record.fingerprint]
+        if late := int(answers["pattern_timeout"].sum()) if "pattern_timeout" in answers.columns else 0:
+            detail = (
+                f"the search by task.answer_pattern was ended at its time limit in {late:,} of {answers.height:,}"
+                " completions, which count as not found and wrong: the pattern is graded there, not the model"
+            )
+            yield Finding(record=record, guard="pattern_timeout", level="warning", value=float(late), detail=detail)
 
 
 def _changes(record: PointRecord, pairs: Pairs) -> Iterator[Change]:
