@@ -80,6 +80,8 @@ CHANGES: dict[str, list[str]] = {
     "model.dtype": ["model.dtype=float32"],
     "model.trust_remote_code": ["model.trust_remote_code=true"],
     "engine.tensor_parallel_size": ["engine.tensor_parallel_size=2"],
+    "engine.pipeline_parallel_size": ["engine.pipeline_parallel_size=2"],
+    "engine.expert_parallel": ["engine.expert_parallel=true", "engine.tensor_parallel_size=2", "engine.gpus=2"],
     "engine.gpus": ["engine.gpus=1"],
     "engine.cpus": ["engine.cpus=3"],
     "engine.max_num_seqs": ["engine.max_num_seqs=7"],
@@ -127,6 +129,7 @@ CHANGES: dict[str, list[str]] = {
 """What changes an answer, or a speed, which is a result too -> how to type a change of it."""
 NO_CHANGES: dict[str, list[str]] = {
     "model.name": ["model.name=mine"],  # a label
+    "engine.data_parallel_size": ["engine.data_parallel_size=1"],  # all others are refused
     "model.revision": ["model.revision=abc"],  # of a folder; for a Hub id it counts, see below
     "model.num_layers": ["model.num_layers=2"],  # the checkpoint's own sizes, typed once more
     "model.num_experts": ["model.num_experts=16"],
