@@ -95,6 +95,20 @@ class RoutingExtension:
         self._banpick_layers()
         self._banpick_total = sum(layers_of_stages)
         self._banpick_first = sum(layers_of_stages[: get_pp_group().rank_in_group])
+        self._banpick_receive()
+
+    def _banpick_receive(self) -> None:
+        """Give a later stage the buffer that takes what the stage before it sends.
+
+        What fails without it: vLLM 0.32 makes the buffer in its first dummy run (v1/worker/gpu_model_runner.py,
+        `_dummy_run`), and its CPU worker makes none for an eager engine: the first request ends in an AssertionError.
+        The buffer is the same, made by the same call; where there is one, it stays.
+        """
+        runner = self.model_runner
+        if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+            )
 
     def banpick_load_calibration(self, key: str, calibration_json: str) -> None:
         self._banpick_layers()

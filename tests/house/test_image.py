@@ -91,11 +91,9 @@ def pip_configuration(folder: Path) -> dict[Path, str]:
     file.write_text("\n".join(["[global]", *lines, ""]))
     named = {Path(word.removeprefix("file://")) for value in settings.values() for word in value.split()}
     found = {path for path in named if path.is_absolute() and path.exists()}
-    inside = {path: path for path in found}
-    for path in found:  # an index beside its links: .../simple refers to files around it
-        if path.name == "simple":
-            inside[path.parent] = path.parent
-    return {file: "/etc/pip.conf", **{path: str(path) for path in inside.values()}}
+    # Of an index in a folder, `.../simple`, the files lie around it.
+    mounted = {path.parent if path.name == "simple" else path for path in found}
+    return {file: "/etc/pip.conf", **{path: str(path) for path in sorted(mounted)}}
 
 
 def debian(buildah: Buildah, folder: Path) -> str:

@@ -80,7 +80,7 @@ CHANGES: dict[str, list[str]] = {
     "model.dtype": ["model.dtype=float32"],
     "model.trust_remote_code": ["model.trust_remote_code=true"],
     "engine.tensor_parallel_size": ["engine.tensor_parallel_size=2"],
-    "engine.pipeline_parallel_size": ["engine.pipeline_parallel_size=2"],
+    "engine.pipeline_parallel_size": ["engine.pipeline_parallel_size=2", "calibration.path={artifact}"],
     "engine.expert_parallel": ["engine.expert_parallel=true", "engine.tensor_parallel_size=2", "engine.gpus=2"],
     "engine.gpus": ["engine.gpus=1"],
     "engine.cpus": ["engine.cpus=3"],
