@@ -4,7 +4,8 @@
 #   docker run --rm --shm-size=2g -v banpick-outputs:/work/outputs banpick:cpu
 #   docker run --rm --shm-size=2g banpick:cpu verify           is the image sound: does its engine route as it should?
 # Another base with Python 3.11 or 3.12 (a mirror, a pinned digest): --build-arg CPU_BASE=... or CUDA_BASE=...
-# The file has been linted; neither image has been built yet.
+# tests/house/test_image.py builds and runs the CPU image with buildah on a base made by debootstrap; the CUDA image has
+# not been built yet.
 ARG CPU_BASE=python:3.11-slim-bookworm
 ARG CUDA_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
 

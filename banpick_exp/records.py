@@ -452,6 +452,8 @@ class Outcome:
     """vLLM's: `stop` or `length`."""
     gold: str | None = None
     """The right answer, normalised as the given one was; several are one JSON list."""
+    pattern_timeout: bool | None = None
+    """True where the search for the answer was ended at its time limit, so that none was found; None elsewhere."""
 
 
 REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
@@ -465,7 +467,7 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
     import polars as pl
 
     types: dict[str, Any] = {"tokens": pl.Int32, "sample": pl.Int32}
-    types |= dict.fromkeys(("correct", "truncated", "repetitive", "found"), pl.Boolean)
+    types |= dict.fromkeys(("correct", "truncated", "repetitive", "found", "pattern_timeout"), pl.Boolean)
     told = [
         name
         for name in OUTCOME_COLUMNS

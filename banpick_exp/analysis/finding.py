@@ -14,6 +14,7 @@ Guard = Literal[
     StockGuard,
     "mixed_setups",
     "calibration_overlap",
+    "pattern_timeout",
     "engaged",
     "failed_problems",
     "truncation",

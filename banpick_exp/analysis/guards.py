@@ -40,6 +40,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | stock_at_chance | stock's accuracy | no more than always giving the commonest gold answer |
     | mixed_setups | set-ups among the points | more than one: their rows are no comparison |
     | calibration_overlap | problems that the calibration was measured on | any |
+    | pattern_timeout | answers whose search by task.answer_pattern was ended at its time limit | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
     | failed_problems | problems set aside because they break engines | any that stock has an answer to, or is stock's |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |
@@ -67,6 +68,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     found += _of_stock_alone(done, outcomes)
     found += _mixed_setups(done)
     found += _set_aside(records, References(done))
+    found += _pattern_timeouts(done, outcomes)
     told = {f.record.fingerprint for f in found if f.guard == "repetition" and f.domain == OVERALL}
     found += [_repetition_share(r, answers[r.fingerprint]) for r in done if r.fingerprint not in told]
     place = {record.fingerprint: index for index, record in enumerate(records)}
@@ -149,6 +151,17 @@ def _set_aside(records: Sequence[PointRecord], references: References) -> Iterat
             " are neither right nor wrong: accuracy and comparisons are without them, on both sides"
         )
         yield replace(found, level="warning", detail=detail)
+
+
+def _pattern_timeouts(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator[Finding]:
+    for record in done:
+        answers = outcomes[record.fingerprint]
+        if late := int(answers["pattern_timeout"].sum()) if "pattern_timeout" in answers.columns else 0:
+            detail = (
+                f"the search by task.answer_pattern was ended at its time limit in {late:,} of {answers.height:,}"
+                " completions, which count as not found and wrong: the pattern is graded there, not the model"
+            )
+            yield Finding(record=record, guard="pattern_timeout", level="warning", value=float(late), detail=detail)
 
 
 def _changes(record: PointRecord, pairs: Pairs) -> Iterator[Change]:

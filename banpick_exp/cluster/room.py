@@ -52,6 +52,6 @@ def _on(node: Node, engine: EngineConfig, weight_bytes: float) -> int:
     if engine.gpus:
         return node.gpus // engine.gpus
     cpus = engine.cpus or (1 if weight_bytes <= SMALL_BYTES else node.cpus)
-    cpus = max(cpus, engine.tensor_parallel_size)
+    cpus = max(cpus, engine.ranks)
     needed = OWN_BYTES + engine.kv_cache_gib * 2**30 + WEIGHT_COPIES * weight_bytes
     return min(MOST_ON_A_NODE, node.cpus // cpus, int(MEMORY_SHARE * node.memory_bytes / needed))

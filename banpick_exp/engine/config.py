@@ -13,6 +13,13 @@ class EngineConfig(Section):
     """One vLLM engine: what it occupies and how it batches."""
 
     tensor_parallel_size: int = Field(default=1, ge=1)
+    """Ranks that hold a part of every layer."""
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    """Stages that hold some of the layers each."""
+    data_parallel_size: int = Field(default=1, ge=1)
+    """Always 1: `cluster.engines` is the number of engines that share the problems."""
+    expert_parallel: bool = False
+    """Each tensor-parallel rank holds some experts whole, in place of a part of every one. GPUs only."""
     gpus: int = Field(default=0, ge=0)
     """GPUs of one engine; 0 is a CPU engine."""
     cpus: int | None = Field(default=None, ge=1)
@@ -39,11 +46,23 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _can_start(self) -> EngineConfig:
-        if 0 < self.gpus < self.tensor_parallel_size:
+        if self.data_parallel_size > 1:
             raise ValueError(
-                f"engine.gpus={self.gpus} is fewer than engine.tensor_parallel_size={self.tensor_parallel_size}:"
-                f" {self.tensor_parallel_size - self.gpus} rank(s) would have no GPU and the engine would never start."
-                f" Type engine.gpus={self.tensor_parallel_size} or engine.tensor_parallel_size={self.gpus}"
+                f"engine.data_parallel_size={self.data_parallel_size} needs a driver process for each replica, which"
+                " vLLM's offline engine refuses, and would route tokens of other replicas, which nobody could count."
+                f" Engines side by side share the problems as replicas would: type"
+                f" cluster.engines={self.data_parallel_size} and leave engine.data_parallel_size out"
+            )
+        if self.expert_parallel:
+            self._check_expert_parallel()
+        if 0 < self.gpus < self.ranks:
+            whole = f"engine.tensor_parallel_size={self.tensor_parallel_size}"
+            if self.pipeline_parallel_size > 1:
+                whole += f" times engine.pipeline_parallel_size={self.pipeline_parallel_size}"
+            less = "" if self.pipeline_parallel_size > 1 else f" or engine.tensor_parallel_size={self.gpus}"
+            raise ValueError(
+                f"engine.gpus={self.gpus} is fewer than {whole}: {self.ranks - self.gpus} rank(s) would have no GPU and"
+                f" the engine would never start. Type engine.gpus={self.ranks}{less}"
             )
         if self.gpus == 0 and self.distributed_executor_backend == "ray":
             raise ValueError(
@@ -57,3 +76,34 @@ class EngineConfig(Section):
                 f" Type engine.max_num_batched_tokens={self.max_num_seqs} or more"
             )
         return self
+
+    def _check_expert_parallel(self) -> None:
+        if self.gpus == 0:
+            raise ValueError(
+                "engine.expert_parallel=true does not exist for CPU engines (engine.gpus=0): vLLM's CPU kernels take no"
+                " expert map and would read past a rank's experts. Type engine.expert_parallel=false"
+            )
+        if self.tensor_parallel_size == 1:
+            raise ValueError(
+                "engine.expert_parallel=true divides the experts of a layer between tensor-parallel ranks, and"
+                " engine.tensor_parallel_size=1 has one: it would change nothing. Type engine.tensor_parallel_size=2 or"
+                " more, or leave engine.expert_parallel out"
+            )
+
+    @property
+    def ranks(self) -> int:
+        """Processes that hold a part of the model; each has a GPU of its own, where the engine has GPUs."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def in_process(self) -> bool:
+        """Whether vLLM runs in the process that started it: one rank, and no executor that makes processes."""
+        return self.ranks == 1 and self.distributed_executor_backend in (None, "uni")
+
+    @property
+    def ranks_in_words(self) -> str:
+        """`, tensor parallel 8, pipeline parallel 2, expert parallel`; empty for one rank."""
+        sizes = {"tensor": self.tensor_parallel_size, "pipeline": self.pipeline_parallel_size}
+        words = [f"{kind} parallel {size}" for kind, size in sizes.items() if size > 1]
+        words += ["expert parallel"] * self.expert_parallel
+        return "".join(f", {word}" for word in words)

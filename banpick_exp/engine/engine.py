@@ -49,6 +49,11 @@ def wrong_count(hooked: int, planned: int) -> str:
     )
 
 
+def stages_of(reports: Sequence[RankReport]) -> list[list[RankReport]]:
+    """The ranks of each pipeline stage, those of lower layers first; all in one where there is no pipeline."""
+    return [[each for each in reports if each.stage == stage] for stage in sorted({each.stage for each in reports})]
+
+
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
     """For imports: what thousands of modules make stays, and looking for garbage in it takes a quarter of the time."""
@@ -85,6 +90,8 @@ class Engine:
         self.options, self.worker = dict(options or {}), worker
         self.policy_fingerprint = "none"
         self._llm: LLM | None = None
+        self._stages: list[int] | None = None
+        """The pipeline stage of each rank; None where there is one stage."""
 
     # ------------------------------------------------------------ life
 
@@ -104,7 +111,7 @@ class Engine:
         options: dict[str, Any] = {"worker_extension_cls": self.worker}
         if settings.distributed_executor_backend is not None:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
-        elif settings.tensor_parallel_size > 1:
+        elif settings.ranks > 1:
             # Inside a Ray actor vLLM would choose Ray, which a CPU has no executor for and one node has no need of.
             options["distributed_executor_backend"] = "mp"
         if settings.moe_backend is not None:
@@ -120,6 +127,8 @@ class Engine:
             dtype=self.model.dtype,
             trust_remote_code=self.model.trust_remote_code,
             tensor_parallel_size=settings.tensor_parallel_size,
+            pipeline_parallel_size=settings.pipeline_parallel_size,
+            enable_expert_parallel=settings.expert_parallel,
             enforce_eager=not settings.compile,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
@@ -129,7 +138,14 @@ class Engine:
             disable_log_stats=True,
             **(options | self.options),
         )
+        if settings.pipeline_parallel_size > 1:
+            self._place(self.describe())
         return time.perf_counter() - begin
+
+    def _place(self, reports: Sequence[RankReport]) -> None:
+        """Tell each rank which of the model's MoE layers are its own: a policy is laid out for all of them."""
+        self._stages = [report.stage for report in reports]
+        self.call("banpick_place", [len(ranks[0].layers) for ranks in stages_of(reports)])
 
     def _environment(self) -> dict[str, str]:
         """What vLLM reads from the environment. VLLM_PLUGINS also separates its compile cache from stock vLLM's."""
@@ -148,7 +164,7 @@ class Engine:
             }
             if self.settings.cpus is not None:
                 environment["OMP_NUM_THREADS"] = str(self.settings.cpus)
-        if self.settings.tensor_parallel_size == 1 and self.settings.distributed_executor_backend in (None, "uni"):
+        if self.settings.in_process:
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if os.path.isdir(self.model_path):
             environment["HF_HUB_OFFLINE"] = "1"
@@ -182,13 +198,16 @@ class Engine:
     def verify(self) -> RankReport:
         """Every rank proves that its MoE layers are hooked, route like the reference, leave out the banned, and count.
 
-        The short form of `python -m banpick_exp verify`. Raises EngineError otherwise. Returns what rank 0 hooked;
-        the policy is none afterwards.
+        The short form of `python -m banpick_exp verify`. Raises EngineError otherwise. Returns what the first rank
+        with MoE layers hooked; the policy is none afterwards.
         """
         reports = self.describe()
+        stages = stages_of(reports)
+        hooked = sum(len(ranks[0].layers) for ranks in stages)
         for report in reports:
-            hooked = len(report.layers)
-            if hooked != self.num_layers:
+            own, whole = len(report.layers), len(stages[report.stage][0].layers)
+            if own != whole or hooked != self.num_layers:
+                hooked += own - whole
                 raise EngineError(
                     f"rank {report.rank}: {hooked} of {self.num_layers} MoE layers are hooked."
                     f" {wrong_count(hooked, self.num_layers)}"
@@ -196,10 +215,11 @@ class Engine:
         for rank, problems in enumerate(self.call("banpick_self_test")):
             if problems:
                 raise EngineError(f"rank {rank}: the self-test failed: {'; '.join(problems)}")
-        problem = self.count_probe([PROBE_PROMPT], answer_tokens=1, k=min(3, *reports[0].top_k))
+        first = next(report for report in reports if report.layers)
+        problem = self.count_probe([PROBE_PROMPT], answer_tokens=1, k=min(3, *first.top_k))
         if problem:
             raise EngineError(f"{problem}: measured budgets would be wrong.")
-        return reports[0]
+        return first
 
     def count_probe(self, prompts: Sequence[Sequence[int]], *, answer_tokens: int, k: int) -> str | None:
         """Route `prompts` under fixed_k `k` and hold each rank's counters against the count by hand; None where equal.
@@ -217,7 +237,7 @@ class Engine:
         for rank, counters in enumerate(counted):
             found = counters.tokens, counters.kept, [sum(usage_E) for usage_E in counters.usage]
             for values, wanted in zip(found, (tokens, tokens * k, tokens * k), strict=True):
-                if set(values) != {wanted}:
+                if set(values) - {wanted}:
                     what = "" if wanted == tokens else f" with {k} experts each"
                     return f"rank {rank}: a probe of {tokens} tokens{what} was counted as {values} per layer"
         return None
@@ -232,15 +252,27 @@ class Engine:
         """Swap the routing policy in place, on every rank. Returns seconds. Raises EngineError when ranks disagree."""
         begin = time.perf_counter()
         answers = self.call("banpick_set_policy", name, json.dumps(dict(params)), calibration_key)
-        digests = {digest for digest, _ in answers}
-        if len(digests) != 1:
-            raise EngineError(f"ranks hold different policies after the swap: {sorted(digests)}")
-        self.policy_fingerprint = fingerprint([name, dict(params), calibration_key, digests.pop()])
+        digests = [{digest for digest, _ in ranks} for ranks in self._by_stage(answers)]
+        for of_stage in digests:
+            if len(of_stage) != 1:
+                raise EngineError(f"ranks hold different policies after the swap: {sorted(of_stage)}")
+        held = "-".join(of_stage.pop() for of_stage in digests)
+        self.policy_fingerprint = fingerprint([name, dict(params), calibration_key, held])
         return time.perf_counter() - begin
 
     def counters(self, *, reset: bool) -> Counters:
-        """Rank 0's counters; `verify` has shown that the ranks count alike."""
-        return Counters(**self.call("banpick_counters", reset)[0])
+        """Of all layers, by the first rank of each stage; `verify` has shown that the ranks count alike."""
+        first = [ranks[0] for ranks in self._by_stage(self.call("banpick_counters", reset))]
+        if len(first) == 1:
+            return Counters(**first[0])
+        return Counters(**{field: [value for part in first for value in part[field]] for field in first[0]})
+
+    def _by_stage(self, answers: Sequence[Any]) -> list[list[Any]]:
+        """What the ranks answered, stage by stage, those of lower layers first."""
+        if self._stages is None:
+            return [list(answers)]
+        pairs = list(zip(self._stages, answers, strict=True))
+        return [[answer for stage, answer in pairs if stage == each] for each in sorted(set(self._stages))]
 
     # ------------------------------------------------------------ work
 

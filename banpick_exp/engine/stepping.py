@@ -16,9 +16,8 @@ def can_step(engine: Engine) -> bool:
 
     So it is on a CPU (vLLM 0.32's platform turns async scheduling off there), in one rank.
     """
-    settings, config = engine.settings, engine.llm.llm_engine.vllm_config
-    in_process = settings.tensor_parallel_size == 1 and settings.distributed_executor_backend in (None, "uni")
-    return in_process and not config.scheduler_config.async_scheduling
+    config = engine.llm.llm_engine.vllm_config
+    return engine.settings.in_process and not config.scheduler_config.async_scheduling
 
 
 class Stepper:

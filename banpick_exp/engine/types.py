@@ -69,6 +69,8 @@ class RankReport:
     """What one rank hooked. Kinds are named once each, sorted, however many layers are of a kind."""
 
     rank: int
+    stage: int = 0
+    """Of the pipeline: the ranks of one stage hold the same layers, in parts."""
     layers: tuple[str, ...]
     """The MoE layers that are hooked, by vLLM's name, in layer order."""
     router: tuple[str, ...]

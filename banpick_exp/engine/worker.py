@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from vllm.distributed import get_pp_group
 
 from banpick_exp.engine.plugin.compile_cache import cache_keys
 from banpick_exp.engine.plugin.hook import find_layers
@@ -35,6 +36,7 @@ class RoutingExtension:
         if not hasattr(self, "_banpick_layer_list"):
             self._banpick_layer_list = find_layers(self.model_runner.model)
             self._banpick_calibrations: dict[str, Calibration] = {}
+            self._banpick_first, self._banpick_total = 0, len(self._banpick_layer_list)
         return self._banpick_layer_list
 
     # ------------------------------------------------------------ start-up
@@ -48,6 +50,7 @@ class RoutingExtension:
         device = layers[0].tokens_P.device if layers else torch.device("cpu")
         report = RankReport(
             rank=self.rank,
+            stage=get_pp_group().rank_in_group,
             layers=tuple(layer.name for layer in layers),
             router=_kinds(layer.stock.__name__ for layer in layers),
             num_experts=_kinds(layer.num_experts for layer in layers),
@@ -71,7 +74,9 @@ class RoutingExtension:
     def banpick_full_test(self) -> list[list[str]]:
         """Every check of a rank by itself, as `Check.wire` sends it."""
         checks = self._banpick_checks(None)
-        return [check.wire() for check in [*checks, stock_check(self._banpick_layers())]]
+        if checks:
+            checks.append(stock_check(self._banpick_layers()))
+        return [check.wire() for check in checks]
 
     def _banpick_checks(self, labels: Sequence[str] | None) -> list[Check]:
         layers = self._banpick_layers()
@@ -85,6 +90,26 @@ class RoutingExtension:
 
     # ------------------------------------------------------------ policy and counters
 
+    def banpick_place(self, layers_of_stages: list[int]) -> None:
+        """Under pipeline parallel: how many MoE layers each stage holds, so where the model's this rank's begin."""
+        self._banpick_layers()
+        self._banpick_total = sum(layers_of_stages)
+        self._banpick_first = sum(layers_of_stages[: get_pp_group().rank_in_group])
+        self._banpick_receive()
+
+    def _banpick_receive(self) -> None:
+        """Give a later stage the buffer that takes what the stage before it sends.
+
+        What fails without it: vLLM 0.32 makes the buffer in its first dummy run (v1/worker/gpu_model_runner.py,
+        `_dummy_run`), and its CPU worker makes none for an eager engine: the first request ends in an AssertionError.
+        The buffer is the same, made by the same call; where there is one, it stays.
+        """
+        runner = self.model_runner
+        if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+            )
+
     def banpick_load_calibration(self, key: str, calibration_json: str) -> None:
         self._banpick_layers()
         self._banpick_calibrations[key] = Calibration.from_json(calibration_json)
@@ -92,26 +117,30 @@ class RoutingExtension:
     def banpick_set_policy(self, name: str, params_json: str, calibration_key: str) -> tuple[str, float]:
         """Write a policy into every layer. Returns the digest of what the device now holds and the seconds it took."""
         start = time.perf_counter()
-        layers = self._banpick_layers()
+        layers, first = self._banpick_layers(), self._banpick_first
+        if not layers:  # a stage of dense layers
+            return _digest(layers), 0.0
         policy = build_policy(
             name,
             json.loads(params_json),
-            num_layers=len(layers),
+            num_layers=self._banpick_total,
             num_experts=layers[0].num_experts,
             top_k=layers[0].top_k,
             calibration=self._banpick_calibrations[calibration_key] if calibration_key else None,
         )
-        edits = policy.edits or (None,) * len(layers)
+        edits = (policy.edits or (None,) * self._banpick_total)[first : first + len(layers)]
         for layer, edit in zip(layers, edits, strict=True):
             layer.check(slots=policy.max_kept, edit=edit)
         for index, (layer, edit) in enumerate(zip(layers, edits, strict=True)):
-            layer.write(policy.table.layer(index), slots=policy.max_kept, edit=edit)
+            layer.write(policy.table.layer(first + index), slots=policy.max_kept, edit=edit)
         seconds = time.perf_counter() - start
         return _digest(layers), seconds
 
     def banpick_counters(self, reset: bool) -> dict[str, list[Any]]:
-        """The fields of `Counters` since the last reset (row 0: there is one policy row for now)."""
+        """The fields of `Counters`, of this rank's layers, since the last reset (row 0: there is one row for now)."""
         layers = self._banpick_layers()
+        if not layers:
+            return dataclasses.asdict(Counters(tokens=[], kept=[], usage=[]))
         counters = Counters(
             tokens=torch.stack([layer.tokens_P[0] for layer in layers]).tolist(),
             kept=torch.stack([layer.usage_PE[0].sum() for layer in layers]).tolist(),

@@ -134,6 +134,7 @@ def graded(problem: Problem, answer: Generation, task: TaskConfig, sample: int |
         completion=answer.text,
         finish_reason=answer.finish_reason,
         gold=problem.answer if not problem.also else json.dumps(problem.answers, ensure_ascii=False),
+        pattern_timeout=grade.pattern_timeout or None,
     )
 
 

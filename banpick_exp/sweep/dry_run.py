@@ -93,9 +93,8 @@ def engine_line(point: Point) -> str:
     """`tiny (4 layers, 32 experts, top 8), CPU` for a point's engine."""
     shape, engine = point.checkpoint.shape, point.engine
     place = f"{_count(engine.gpus, 'GPU')}" if engine.gpus else "CPU"
-    ranks = f", tensor parallel {engine.tensor_parallel_size}" if engine.tensor_parallel_size > 1 else ""
     sizes = f"{_count(shape.num_layers, 'layer')}, {shape.num_experts} experts, top {shape.top_k}"
-    return f"{point.model.name} ({sizes}), {place}{ranks}, {engine.max_num_seqs} sequences"
+    return f"{point.model.name} ({sizes}), {place}{engine.ranks_in_words}, {engine.max_num_seqs} sequences"
 
 
 def format_line(point: Point) -> str:

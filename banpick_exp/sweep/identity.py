@@ -19,8 +19,13 @@ skipped, so speeds changed; `engine.compile` took the place of `engine.eager`.""
 NO_RESULT = frozenset({"start_timeout_seconds"})
 """Engine settings that change no result. All others stay in: batching moves scores, and speed is a result too."""
 
-LATER = frozenset({"kv_cache_blocks"})
-"""Engine settings that did not exist at first: null is as it was then, and left out."""
+LATER: dict[str, object] = {
+    "kv_cache_blocks": None,
+    "pipeline_parallel_size": 1,
+    "data_parallel_size": 1,
+    "expert_parallel": False,
+}
+"""Engine settings that did not exist at first: this value is as it was then, and left out."""
 
 TASK_LABELS = frozenset({"name", "data_files", "grader"})
 """Task settings replaced by what they name: the content of files, the name and version of the grader."""
@@ -34,7 +39,7 @@ FIRST_GRADER = ("exact_match", 1)
 
 def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
     """Identity of a loaded engine: the checkpoint's content, how it is read, and engine settings but the timeout."""
-    left_out = NO_RESULT | {key for key in LATER if getattr(engine, key) is None}
+    left_out = NO_RESULT | {key for key, then in LATER.items() if getattr(engine, key) == then}
     settings = engine.model_dump(exclude=set(left_out))
     how = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
     return fingerprint(

@@ -324,6 +324,12 @@ def _check_calibration(setting: Setting, score: Name | None) -> None:
             f"calibration.score={setting.calibration.score} adds an expert to the selection, and a compiled engine has"
             " no slot for it: engine.extra_slots=0. Type engine.extra_slots=1, or engine.compile=false."
         )
+    if (stages := setting.engine.pipeline_parallel_size) > 1:
+        raise UserError(
+            f"engine.pipeline_parallel_size={stages} cannot calibrate: a pass is rerun from the layer that changes, and"
+            " a stage has some of the layers alone. Name a calibration of this checkpoint that an engine without stages"
+            " has made: type calibration.path=FOLDER, or engine.pipeline_parallel_size=1."
+        )
     k_min, top_k = setting.calibration.k_min, setting.checkpoint.shape.top_k
     if k_min is not None and k_min > top_k:
         raise UserError(

@@ -460,7 +460,7 @@ def _ordered(points: Iterable[Point]) -> tuple[Point, ...]:
         # Repeats last: a run that ends early then has every point once.
         return (
             -engine.gpus,
-            -engine.tensor_parallel_size,
+            -engine.ranks,
             first_seen[point.engine_fingerprint],
             point.repeat,
             math.inf if order is None else order,

@@ -123,7 +123,7 @@ class TaskConfig(Section):
         if self.answer_pattern is not None:
             try:
                 groups = re.compile(self.answer_pattern).groups
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(
                     f"task.answer_pattern={self.answer_pattern!r} is no regular expression: {error}"
                 ) from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.pattern import PROBE_SECONDS, REMEDY, never_ends
 from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.reading import read_problems, repeats_note
@@ -48,9 +49,14 @@ class TaskFiles:
 def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
     """The files of `split` (the task's own when None), one a domain, hashed, and their problems.
 
-    Raises UserError for a template without its placeholders, a file that is not there or holds no problems, and any
-    row that could not be asked or graded as it is meant.
+    Raises UserError for a template without its placeholders, a file that is not there or holds no problems, any row
+    that could not be asked or graded as it is meant, and a pattern that takes too long on short texts already.
     """
+    if task.answer_pattern is not None and (text := never_ends(task.answer_pattern)):
+        raise UserError(
+            f"task.answer_pattern={task.answer_pattern!r} takes more than {PROBE_SECONDS:g} s on a text of {text}, and"
+            f" as good as for ever on a completion. {REMEDY}"
+        )
     split = task.split if split is None else split
     benchmark = benchmark_of(task)
     if (refusal := grader_of(task).refused(task)) is not None:

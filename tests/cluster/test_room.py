@@ -20,6 +20,7 @@ TINY, LARGE = 3e6, 60e9
         ([LAPTOP], EngineConfig(), TINY, 2),
         ([LAPTOP], EngineConfig(cpus=2), TINY, 1),
         ([LAPTOP], EngineConfig(tensor_parallel_size=2), TINY, 1),
+        ([LAPTOP], EngineConfig(pipeline_parallel_size=2), TINY, 1),
         ([LAPTOP], EngineConfig(cpus=3), TINY, 1),
         ([LAPTOP], EngineConfig(kv_cache_gib=6), TINY, 1),
         ([Node(2, 0, 4 * GIB)], EngineConfig(), TINY, 1),

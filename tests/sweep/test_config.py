@@ -109,6 +109,10 @@ def test_the_help_page_lists_every_choice() -> None:
         (EngineConfig, {"max_num_seqs": 0}, ["engine.max_num_seqs=0 is below 1"]),
         (EngineConfig, {"gpu_memory_utilization": float("nan")}, ["engine.gpu_memory_utilization=nan", "finite"]),
         (EngineConfig, {"tensor_parallel_size": 4, "gpus": 2}, ["engine.gpus=2", "no GPU", "Type engine.gpus=4"]),
+        (EngineConfig, {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "gpus": 2}, ["Type engine.gpus=4"]),
+        (EngineConfig, {"data_parallel_size": 2}, ["engine.data_parallel_size=2", "type cluster.engines=2"]),
+        (EngineConfig, {"expert_parallel": True, "tensor_parallel_size": 2}, ["CPU engines", "expert_parallel=false"]),
+        (EngineConfig, {"expert_parallel": True, "gpus": 1}, ["would change nothing", "Type engine.tensor_parallel_s"]),
         (EngineConfig, {"distributed_executor_backend": "ray"}, ["does not exist for CPU engines", "backend=mp"]),
         (EngineConfig, {"max_num_batched_tokens": 8}, ["engine.max_num_batched_tokens=8", "Type"]),
         (ModelConfig, {"name": "x", "dtype": "bf16"}, ["model.dtype=bf16 is none of", "'bfloat16'"]),
@@ -129,6 +133,14 @@ def test_a_wrong_value_is_named_with_its_remedy(section: Any, values: dict[str, 
 
 def test_tensor_parallel_on_cpu_needs_no_gpus() -> None:
     assert EngineConfig(tensor_parallel_size=2, distributed_executor_backend="mp").gpus == 0
+    assert EngineConfig(tensor_parallel_size=2, pipeline_parallel_size=3).ranks == 6
+
+
+def test_how_an_engine_is_divided_is_said_in_words() -> None:
+    assert EngineConfig().ranks_in_words == "" and EngineConfig().in_process
+    divided = EngineConfig(tensor_parallel_size=8, pipeline_parallel_size=2, expert_parallel=True, gpus=16)
+    assert divided.ranks_in_words == ", tensor parallel 8, pipeline parallel 2, expert parallel"
+    assert not divided.in_process and not EngineConfig(pipeline_parallel_size=2).in_process
 
 
 def test_fingerprint_golden_values() -> None:

@@ -80,6 +80,8 @@ CHANGES: dict[str, list[str]] = {
     "model.dtype": ["model.dtype=float32"],
     "model.trust_remote_code": ["model.trust_remote_code=true"],
     "engine.tensor_parallel_size": ["engine.tensor_parallel_size=2"],
+    "engine.pipeline_parallel_size": ["engine.pipeline_parallel_size=2", "calibration.path={artifact}"],
+    "engine.expert_parallel": ["engine.expert_parallel=true", "engine.tensor_parallel_size=2", "engine.gpus=2"],
     "engine.gpus": ["engine.gpus=1"],
     "engine.cpus": ["engine.cpus=3"],
     "engine.max_num_seqs": ["engine.max_num_seqs=7"],
@@ -130,6 +132,7 @@ NO_CHANGES: dict[str, list[str]] = {
     "model.name": ["model.name=mine"],  # a label
     "task.grader": [],  # its name and version count
     "task.allow_code": ["task.allow_code=true"],
+    "engine.data_parallel_size": ["engine.data_parallel_size=1"],  # all others are refused
     "model.revision": ["model.revision=abc"],  # of a folder; for a Hub id it counts, see below
     "model.num_layers": ["model.num_layers=2"],  # the checkpoint's own sizes, typed once more
     "model.num_experts": ["model.num_experts=16"],

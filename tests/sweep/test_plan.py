@@ -210,15 +210,24 @@ def test_an_engine_fingerprint_leaves_out_the_timeout_alone() -> None:
     model = ModelConfig(name="tiny", dtype="bfloat16")
     base = engine_fingerprint("x", model, ENGINE)
     for field, value in EngineConfig(
-        tensor_parallel_size=2, gpus=2, cpus=2, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64,
+        tensor_parallel_size=2, pipeline_parallel_size=2, expert_parallel=True, gpus=4, cpus=2,
+        max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64,
         compile=True, extra_slots=2, moe_backend="triton",
         gpu_memory_utilization=0.5, kv_cache_gib=2, kv_cache_blocks=9, distributed_executor_backend="mp",
         start_timeout_seconds=5, seed=1,
     ):  # fmt: skip
         other = engine_fingerprint("x", model, ENGINE.model_copy(update={field: value}))
-        assert (other == base) == (field == "start_timeout_seconds"), field
+        assert (other == base) == (field in ("start_timeout_seconds", "data_parallel_size")), field  # the latter is 1
     assert engine_fingerprint("x", model.model_copy(update={"dtype": "float32"}), ENGINE) != base
     assert engine_fingerprint("y", model, ENGINE) != base
+
+
+def test_pipeline_stages_make_no_calibration(plan: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"engine\.pipeline_parallel_size=2 cannot calibrate.*type calibration\.path=FOLDER"
+    ):
+        plan("policy=pick", "policy.boost=1", "engine.pipeline_parallel_size=2")
+    assert plan("policy=fixed_k", "policy.k=2", "engine.pipeline_parallel_size=2").points
 
 
 def test_calibration_settings_matter_only_to_policies_that_read_them(plan: Any) -> None:

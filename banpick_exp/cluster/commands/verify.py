@@ -117,7 +117,7 @@ def report(point: Point, checks: Sequence[Check], command: str) -> str:
         f"banpick_exp verify, {datetime.now(UTC).isoformat(timespec='seconds')}",
         f"{command}",
         f"model {point.model.name} ({point.checkpoint.identity}), {point.model.dtype}, "
-        f"{'compiled' if engine.compile else 'eager'}, tensor parallel {engine.tensor_parallel_size}",
+        f"{'compiled' if engine.compile else 'eager'}{engine.ranks_in_words or ', one rank'}",
         "",
     ]
     indent = " " * STATUS_WIDTH

@@ -23,6 +23,7 @@ import vllm
 from torch import Tensor
 from vllm import _custom_ops as ops
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+from vllm.platforms import current_platform
 from vllm.v1.worker.workspace import current_workspace_manager, is_workspace_manager_initialized
 
 STUDIED = "0.32.0"
@@ -172,8 +173,16 @@ def check_parallelism(name: str, runner: MoERunner) -> None:
 
     DeepEP's low-latency dispatch (csrc/kernels/internode_ll.cu) takes a place in the receiving expert's buffer for each
     (token, id) and has room for the tokens of a rank: tokens that name one expert S times run over it.
+
+    On a CPU nothing is safe under expert parallelism, stock routing neither: cpu_fused_moe takes no expert map
+    (experts/cpu_moe.py), so the ids of other ranks' experts read past the weights, and the process dies.
     """
     parallel: Any = runner.moe_config.moe_parallel_config
+    if parallel.use_ep and current_platform.is_cpu():
+        raise RuntimeError(
+            f"{name}: vLLM's CPU kernels take no expert map and would read past the experts of a rank. Use"
+            f" engine.expert_parallel=false"
+        )
     if parallel.use_batched_activation_format:
         raise RuntimeError(
             f"{name}: {parallel.all2all_backend} sends tokens into fixed buffers per expert, and a banned slot repeats "

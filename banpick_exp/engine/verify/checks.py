@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
-from banpick_exp.engine.engine import Engine, wrong_count
+from banpick_exp.engine.engine import Engine, stages_of, wrong_count
 from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, CacheKeys, Check, RankReport
 from banpick_exp.models.dtype import Machine, this_machine
 from banpick_exp.versions import versions
@@ -69,8 +69,8 @@ def check_engine(engine: Engine) -> Iterator[Check]:
     yield check_device(engine, ranks)
     yield check_format(engine, ranks, this_machine())
     yield check_coverage(engine, ranks)
-    first = ranks[0]
-    if not first.layers:
+    first = next((rank for rank in ranks if rank.layers), None)
+    if first is None:
         return
     yield from check_backend(engine, first)
     yield from check_layers(engine)
@@ -112,10 +112,14 @@ def check_format(engine: Engine, ranks: Sequence[RankReport], machine: Machine) 
 
 def check_coverage(engine: Engine, ranks: Sequence[RankReport]) -> Check:
     """MoE layers hooked of those that the checkpoint's config.json has, on every rank."""
-    hooked = [len(rank.layers) for rank in ranks]
-    text = f"{min(hooked)} of {engine.num_layers} MoE layers hooked: {', '.join(folded(ranks[0].layers))}"
-    if set(hooked) != {engine.num_layers}:
-        return Check(COVERAGE, FAILED, f"{text}. {wrong_count(min(hooked), engine.num_layers)}")
+    stages = stages_of(ranks)
+    fewest = [min(stage, key=lambda rank: len(rank.layers)).layers for stage in stages]
+    hooked = sum(map(len, fewest))
+    text = f"{hooked} of {engine.num_layers} MoE layers hooked: " + " | ".join(
+        ", ".join(folded(layers)) for layers in fewest
+    )
+    if hooked != engine.num_layers or any(rank.layers != stage[0].layers for stage in stages for rank in stage):
+        return Check(COVERAGE, FAILED, f"{text}. {wrong_count(hooked, engine.num_layers)}")
     return Check(COVERAGE, OK, text)
 
 
@@ -156,7 +160,7 @@ def check_layers(engine: Engine) -> Iterator[Check]:
     except RuntimeError as error:
         yield Check("self-test", FAILED, f"{type(error).__name__}: {error}")
         return
-    for checks in zip(*ranks, strict=True):
+    for checks in zip(*filter(None, ranks), strict=True):  # a stage of dense layers has none
         failed = [f"rank {rank}: {check.finding}" for rank, check in enumerate(checks) if check.failed]
         yield Check(checks[0].name, FAILED, "; ".join(failed)) if failed else checks[0]
 
@@ -173,7 +177,7 @@ def check_counters(engine: Engine, top_k: int) -> Check:
 
 def check_parity(engine: Engine, rank: RankReport, scores: dict[str, Scores]) -> Check:
     """Scores of some prompts under none, two policies and none again; `scores` keeps them by turn."""
-    forced = {"mode": "force_replace", "experts": {layer: [0] for layer in range(len(rank.layers))}}
+    forced = {"mode": "force_replace", "experts": {layer: [0] for layer in range(engine.num_layers)}}
     turns: dict[str, tuple[str, dict[str, Any]]] = {
         "none": ("none", {}),
         "fixed_k 1": ("fixed_k", {"k": 1}),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Scored
 
 Sequences = Sequence[Sequence[int]]
@@ -90,6 +90,7 @@ def observe(
 
     `markers`: token ids. Of `hidden_states` tokens, at most, what reaches the experts stays there for `expert_outputs`.
     """
+    _check_whole(engine)
     engine.call("banpick_observe_start", sum(map(len, sequences)), list(markers), k_min, hidden_states)
     return Observation(**_fed(engine, sequences, "banpick_observe_finish"))
 
@@ -105,9 +106,15 @@ def probe(engine: Engine, sequences: Sequence[Scored], candidates: Sequence[Cand
 
     Together the sequences must fit an engine step, and no two of them be equal.
     """
+    _check_whole(engine)
     wire = [list(each) for each in sequences], [list(each) for each in candidates], asdict(judging)
     engine.call("banpick_probe_start", *wire)
     return Changed(**_fed(engine, [each.ids for each in sequences], "banpick_probe_finish"))
+
+
+def _check_whole(engine: Engine) -> None:
+    if (stages := engine.settings.pipeline_parallel_size) > 1:
+        raise EngineError(f"a calibration needs every layer in one rank; this engine has {stages} pipeline stages")
 
 
 def _fed(engine: Engine, sequences: Sequences, finish: str) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from typing import NamedTuple
 
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.grader import Grade, Grader
+from banpick_exp.tasks.graders.pattern import TooSlow, last_match
 from banpick_exp.tasks.problem import Problem
 
 
@@ -37,12 +37,14 @@ def extract_answer(text: str, task: TaskConfig) -> Extracted:
 
     Without a match nothing is found. A text without its separator is an answer that needed no steps before it: it is
     graded as it is, but not called found, since a wrong separator looks the same.
+
+    Raises TooSlow where the search with the pattern was ended at its time limit.
     """
     if not ((task.answer_pattern or "") + (task.answer_separator or "")).isascii():
         text = composed(text)
     if task.answer_pattern is not None:
-        matches = re.findall(task.answer_pattern, text)
-        return Extracted(normalised(matches[-1]), True) if matches else Extracted("", False)
+        match = last_match(task.answer_pattern, text)
+        return Extracted(normalised(match), True) if match is not None else Extracted("", False)
     if task.answer_separator is not None:
         _, separator, last = text.rpartition(task.answer_separator)
         return Extracted(normalised(last), bool(separator))
@@ -59,7 +61,10 @@ class ExactMatch(Grader):
         return normalised(answer)
 
     def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
-        given = extract_answer(completion, task)
+        try:
+            given = extract_answer(completion, task)
+        except TooSlow:
+            return Grade(answer="", found=False, correct=False, pattern_timeout=True)
         # A right answer is never empty (tasks/reading.py), so nothing found is never right.
         return Grade(answer=given.text, found=given.found, correct=given.text in problem.answers)
 

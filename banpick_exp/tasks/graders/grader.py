@@ -20,6 +20,8 @@ class Grade:
     found: bool
     """The mark of an answer (the task's separator or pattern) was there, so nothing else was taken for one."""
     correct: bool
+    pattern_timeout: bool = False
+    """Nothing was found because the search with task.answer_pattern was ended at its time limit (`pattern`)."""
 
 
 class Grader(ABC):

@@ -1,0 +1,50 @@
+"""Two pipeline stages answer and count like one: each has its own layers of the policy, and counts those alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from own_process import findings
+from prompts import NUM_LAYERS
+from run_tensor_parallel import SWAPS
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+OWN_PROCESS = "run_pipeline_parallel.py"
+
+
+@pytest.fixture(scope="module")
+def found(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return findings(OWN_PROCESS, request)
+
+
+@pytest.mark.parametrize("turn", range(len(SWAPS)), ids=lambda i: SWAPS[i][0])
+def test_two_stages_answer_and_count_like_one(found: dict[str, Any], turn: int) -> None:
+    """The last of the policies changes one layer alone: in another one it would count otherwise."""
+    one, two = found["one"]["turns"][turn], found["two"]["turns"][turn]
+    assert two["texts"] == one["texts"]
+    assert two["counters"] == one["counters"]
+    assert len(two["counters"]["tokens"]) == NUM_LAYERS
+
+
+def test_each_rank_holds_its_own_layers(found: dict[str, Any]) -> None:
+    assert list(map(len, found["one"]["by_rank"])) == [NUM_LAYERS]
+    assert list(map(len, found["two"]["by_rank"])) == [NUM_LAYERS // 2] * 2
+
+
+def test_every_check_of_verify_holds_on_two_stages(found: dict[str, Any]) -> None:
+    checks = found["two"]["checks"]
+    assert [check for check in checks if check[1] == "FAILED"] == []
+    (coverage,) = [finding for name, _, finding in checks if name == "hook coverage"]
+    assert coverage.startswith(f"{NUM_LAYERS} of {NUM_LAYERS} MoE layers hooked: ") and " | " in coverage
+
+
+def test_a_layer_that_is_in_no_stage_is_missed(found: dict[str, Any]) -> None:
+    for engine in ("one", "two"):
+        assert f"{NUM_LAYERS} of {NUM_LAYERS + 1} MoE layers are hooked" in found[engine]["wrong_total"]
+
+
+def test_stages_do_not_calibrate(found: dict[str, Any]) -> None:
+    assert found["one"]["refusal"] is None
+    assert "2 pipeline stages" in found["two"]["refusal"]
