@@ -160,16 +160,21 @@ def events(run: RunFolder, kind: str) -> list[Event]:
     return [event for event in read(run).events if event.kind == kind]
 
 
-def assert_nothing_left(folder: Path, pids: Mapping[int, str] | None = None, seconds: float = 60) -> None:
+def assert_nothing_left(folder: Path, pids: Mapping[int, str] | None = None) -> None:
     """No process of these, no lock, no temporary file."""
+    assert_all_ended(pids or {})
+    assert not [path for path in folder.rglob(".*") if path.suffix == ".tmp"] and not list(folder.rglob("driver.lock"))
+
+
+def assert_all_ended(pids: Mapping[int, str], seconds: float = 60) -> None:
+    """None of these processes is there, or will be in a moment."""
     end = time.monotonic() + seconds
-    left = dict(pids or {})
+    left = dict(pids)
     while left and time.monotonic() < end:
         now = processes()
         left = {pid: title for pid, title in left.items() if now.get(pid, (0, ""))[1] == title}
         time.sleep(0.5)
     assert not left
-    assert not [path for path in folder.rglob(".*") if path.suffix == ".tmp"] and not list(folder.rglob("driver.lock"))
 
 
 def assert_answered_once(run: RunFolder, points: int, problems: int) -> None:
