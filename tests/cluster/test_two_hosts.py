@@ -293,7 +293,7 @@ def test_a_host_that_is_lost_is_replaced_by_one_that_joins(cluster: Cluster, tmp
     assert run is not None
     before = {path: path.read_bytes() for path in run.record_files()}
     until("the run waits for a host", lambda: status(output_dir)["engines"][0]["phase"] == "waiting")
-    assert "no node has room for it" in status(output_dir)["engines"][0]["reason"]
+    assert "no room for it" in status(output_dir)["engines"][0]["reason"]
     cluster.join(cluster.second)
     assert_whole(cluster, driver, output_dir, cluster.second)
     assert {path: path.read_bytes() for path in before} == before, "a finished point was computed again"
