@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, short_prompts
-from run_tensor_parallel import SWAPS
+from run_tensor_parallel import SWAPS as OF_THE_FIRST_STAGE
 
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.engine.verify.checks import check_engine
 from banpick_exp.evaluation.calibration import passes
 from banpick_exp.models.config import ModelConfig
+
+SWAPS = [*OF_THE_FIRST_STAGE, ("pick", {"mode": "range_replace", "experts": {3: [5]}})]
+"""The last two change one layer, of the first stage and of the second."""
 
 
 def measure(stages: int) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 from own_process import findings
 from prompts import NUM_LAYERS
-from run_tensor_parallel import SWAPS
+from run_pipeline_parallel import SWAPS
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -21,11 +22,15 @@ def found(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("turn", range(len(SWAPS)), ids=lambda i: SWAPS[i][0])
 def test_two_stages_answer_and_count_like_one(found: dict[str, Any], turn: int) -> None:
-    """The last of the policies changes one layer alone: in another one it would count otherwise."""
     one, two = found["one"]["turns"][turn], found["two"]["turns"][turn]
     assert two["texts"] == one["texts"]
     assert two["counters"] == one["counters"]
     assert len(two["counters"]["tokens"]) == NUM_LAYERS
+
+
+def test_the_policies_differ(found: dict[str, Any]) -> None:
+    counters = [turn["counters"] for turn in found["two"]["turns"]]
+    assert all(one != other for one, other in itertools.combinations(counters, 2))
 
 
 def test_each_rank_holds_its_own_layers(found: dict[str, Any]) -> None:

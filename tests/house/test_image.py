@@ -46,7 +46,7 @@ class Buildah:
     def __call__(self, *words: str, seconds: float = 600, cwd: Path | None = None) -> str:
         """Returns what it printed; AssertionError with the end of it where it fails."""
         store = ["--root", str(self.folder / "store"), "--runroot", str(self.folder / "run")]
-        environment = os.environ | {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "vfs", "TMPDIR": str(self.folder)}
+        environment = os.environ | {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.folder)}
         command = ["buildah", *store, *words]
         done = subprocess.run(
             command,
