@@ -74,7 +74,8 @@ class Host:
 
     def start_ray(self, *role: str) -> None:
         words = [f"--node-ip-address={self.address}", f"--temp-dir={self.temp_dir}", "--disable-usage-stats", "--block"]
-        several_times = 'for _ in {1..5}; do "$@" && exit; done; exit 1'  # Ray gives a node half a minute
+        # Ray gives a node half a minute to come up. One that was up and is lost stays so: a test has done it.
+        several_times = 'for _ in {1..5}; do "$@"; ! grep -q "Ray runtime started" ray.log || exit; done'
         self.start("ray.log", "bash", "-c", several_times, "start-ray", RAY, "start", *role, *words)
 
     @property
