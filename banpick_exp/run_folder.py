@@ -566,7 +566,7 @@ class RunFolder:
 
         `older_than`: seconds by this machine's clock, of files that nobody can be writing any more.
         """
-        for folder in (self.path, *(self.path / name for name in ("points", "blocks", "errors", "engines"))):
+        for folder in (self.path, *(self.path / name for name in ("points", "blocks", "errors", "engines", "trouble"))):
             with contextlib.suppress(OSError):
                 for path in folder.iterdir():
                     if path.name[0] == "." and path.suffix == HALF and time.time() - path.stat().st_mtime >= older_than:
