@@ -42,7 +42,7 @@ class EngineActor:
         self._folder = RunFolder(Path(run_dir))
         self._engine = engine or engine_of(point)
         self._session = Session(self._engine, self._folder)
-        self._processes = point.engine.tensor_parallel_size
+        self._processes = point.engine.ranks
 
     def start(self) -> Started:
         """Load and verify. Raises EngineError where a policy could be bypassed."""

@@ -9,7 +9,6 @@ from banpick_exp.errors import UserError
 from banpick_exp.sweep.config import RunBudget
 from banpick_exp.sweep.estimate import LARGE_BYTES, Estimate, KindCost, point_cost, weight_bytes
 from banpick_exp.sweep.point import Point
-from banpick_exp.sweep.roofline import pipeline_of
 from banpick_exp.sweep.search.cuts import cut_of
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def _placed(kind: KindCost) -> str:
     if not engine.gpus:
         cores = f"{kind.devices} core" + "s" * (kind.devices != 1)
         return f"{side}, {cores} each; one bundle each, on one node"
-    split = f"tensor parallel {engine.tensor_parallel_size} x pipeline {pipeline_of(engine)}"
+    split = f"tensor parallel {engine.tensor_parallel_size} x pipeline {engine.pipeline_parallel_size}"
     gpus = f"{engine.gpus} GPU" + "s" * (engine.gpus != 1)
     where = f"one bundle of {gpus} each, on one node"
     if engine.distributed_executor_backend == "ray" and engine.gpus > 1:

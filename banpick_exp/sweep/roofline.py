@@ -118,7 +118,7 @@ class Roofline:
 
 def roofline(sizes: Sizes, engine: EngineConfig, hardware: Hardware, *, context: float, waiting: float) -> Roofline:
     """The pace of an engine. `context`: tokens of a sequence, the mean; `waiting`: sequences there are to answer."""
-    ranks = ranks_of(engine)
+    ranks = engine.ranks
     copies = max(1, engine.tensor_parallel_size // sizes.kv_heads)
     held = ranks * (hardware.memory_gb * 1e9 * engine.gpu_memory_utilization - WORKING_BYTES) - sizes.weight_bytes
     fits = max(0, int(held / (context * sizes.kv_bytes * copies)))
@@ -131,16 +131,6 @@ def roofline(sizes: Sizes, engine: EngineConfig, hardware: Hardware, *, context:
         fits=fits,
         kv_copies=copies,
     )
-
-
-def ranks_of(engine: EngineConfig) -> int:
-    """GPUs over which the weights of an engine are divided."""
-    return engine.tensor_parallel_size * pipeline_of(engine)
-
-
-def pipeline_of(engine: EngineConfig) -> int:
-    """Stages; 1 where the engine has no such setting."""
-    return int(getattr(engine, "pipeline_parallel_size", 1))
 
 
 def _gb(size: float) -> str:
