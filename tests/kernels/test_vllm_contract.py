@@ -97,6 +97,21 @@ def runner(**parallel: Any) -> Any:
     return SimpleNamespace(moe_config=moe, router=SimpleNamespace(eplb_state=None))
 
 
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of vLLM's GPU kernels; on a CPU expert parallelism is refused before all else."""
+    from banpick_exp.engine.plugin import skipping
+
+    monkeypatch.setattr(skipping.current_platform, "is_cpu", lambda: False)
+
+
+def test_expert_parallelism_is_refused_on_a_cpu() -> None:
+    from banpick_exp.engine.plugin import skipping
+
+    with pytest.raises(RuntimeError, match=r"take no expert map.*engine.expert_parallel=false"):
+        skipping.check_parallelism("model.layers.0", runner(ep_size=4, use_ep=True))
+
+
 @pytest.mark.parametrize(
     ("parallel", "reason"),
     [
@@ -111,6 +126,7 @@ def runner(**parallel: Any) -> Any:
         ({"pcp_size": 2}, "dispatched to other ranks"),
     ],
 )
+@pytest.mark.usefixtures("on_a_gpu")
 def test_ids_that_travel_are_never_negative(parallel: dict[str, Any], reason: str | None) -> None:
     from banpick_exp.engine.plugin import skipping
 
@@ -120,6 +136,7 @@ def test_ids_that_travel_are_never_negative(parallel: dict[str, Any], reason: st
     assert found is None if reason is None else reason in str(found)
 
 
+@pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize("backend", ["deepep_low_latency", "nixl_ep"])
 def test_fixed_buffers_per_expert_are_refused(backend: str) -> None:
     from banpick_exp.engine.plugin import skipping

@@ -206,7 +206,8 @@ def test_a_section_that_raises_costs_neither_the_page_nor_the_exit_code(
     said = "The section 'Speed by batch' could not be drawn (ZeroDivisionError: speed <divides> by zero)"
     assert said.replace("'", "&#x27;").replace("<", "&lt;").replace(">", "&gt;") in text
     assert all(f'<section id="{section.key}">' in text for section in SECTIONS) and text.count('class="failed"') == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    told = capsys.readouterr().err.splitlines()
+    (line,) = (each for each in told if "the bill" not in each)  # the plan of these tests has no engine to bill
     assert line.startswith("banpick: the section 'Speed by batch' could not be drawn") and "Its trace: " in line
     trace = Path(line.split("Its trace: ")[1]).read_text()
     assert "Traceback" in trace and trace.rstrip().endswith("ZeroDivisionError: speed <divides> by zero")
