@@ -32,6 +32,10 @@ PROBE_PROMPT = [10, 11, 12, 13, 14]
 GREEDY: Mapping[str, Any] = {"temperature": 0.0}
 
 
+Chat = bool | Mapping[str, Any]
+"""Whether a prompt becomes a chat, or what the chat template is given."""
+
+
 class EngineError(RuntimeError):
     """The engine cannot be trusted to apply policies; it must not measure anything."""
 
@@ -277,19 +281,32 @@ class Engine:
     # ------------------------------------------------------------ work
 
     def generate(
-        self, prompts: Sequence[str], *, max_tokens: int, chat: bool = False, salt: str = "", ignore_eos: bool = False
+        self,
+        prompts: Sequence[str],
+        *,
+        max_tokens: int,
+        chat: Chat = False,
+        salt: str = "",
+        ignore_eos: bool = False,
     ) -> list[Generation]:
         """Greedy answers under the current policy. `salt` is added to the policy's own cache salt."""
         return self.generate_ids(
             self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos
         )
 
-    def tokenize(self, prompts: Sequence[str], *, chat: bool = False, special_tokens: bool = True) -> list[list[int]]:
-        """Token ids of each text. `special_tokens`: with those that the model's tokenizer puts around it."""
+    def tokenize(self, prompts: Sequence[str], *, chat: Chat = False, special_tokens: bool = True) -> list[list[int]]:
+        """Token ids of each text. `special_tokens`: with those that the model's tokenizer puts around it.
+
+        `chat`: what the user says in a chat; an object is handed to the chat template.
+        """
         tokenizer: Any = self.llm.get_tokenizer()
-        if chat:
+        if chat is not False:
+            given = {} if chat is True else dict(chat)
             messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            return [tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in messages]
+            return [
+                tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False, **given)
+                for message in messages
+            ]
         if not prompts:
             return []
         ids: list[list[int]] = tokenizer(list(prompts), add_special_tokens=special_tokens).input_ids

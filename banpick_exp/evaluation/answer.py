@@ -144,10 +144,10 @@ def ask(
     """The answers to each problem, `task.samples` of them, in the order of `problems`; under the current policy."""
     prompts = [problem.prompt for problem in problems]
     if task.temperature == 0 and repeat == 0:
-        answers = engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat_template)
+        answers = engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat)
         return [[answer] for answer in answers]
     requests = [(number, sample) for number in range(len(problems)) for sample in range(task.samples)]
-    ids = engine.tokenize(prompts, chat=task.chat_template)
+    ids = engine.tokenize(prompts, chat=task.chat)
     found: dict[tuple[int, int], Generation] = {}
     for batch in batches(len(problems), task.samples, repeat, engine.settings.max_num_seqs):
         asked = [requests[index] for index in batch]

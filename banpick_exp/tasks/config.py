@@ -69,6 +69,20 @@ class TaskConfig(Section):
     speed_seconds: float = Field(default=60.0, ge=0)
     """... or this time of a point is spent; 0 times nothing."""
 
+    @property
+    def chat(self) -> bool | dict[str, Any]:
+        """As an engine takes it: whether a prompt becomes a chat, or what its template is given."""
+        return (dict(self.chat_template_kwargs) or True) if self.chat_template else False
+
+    @model_validator(mode="after")
+    def _template_takes_something(self) -> TaskConfig:
+        if self.chat_template_kwargs and not self.chat_template:
+            raise ValueError(
+                "task.chat_template_kwargs is handed to the chat template, and task.chat_template=false uses none: it"
+                " would change nothing. Type task.chat_template=true, or leave it out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _sampling_changes_something(self) -> TaskConfig:
         idle = f"task.samples={self.samples}" if self.samples > 1 else f"task.top_p={self.top_p:g}"

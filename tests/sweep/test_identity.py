@@ -102,7 +102,7 @@ CHANGES: dict[str, list[str]] = {
     "task.answer_separator": ["task.answer_separator='='"],
     "task.answer_pattern": ["task.answer_pattern='is (.+)'"],
     "task.chat_template": ["task.chat_template=true"],
-    "task.chat_template_kwargs": ["task.chat_template_kwargs={{enable_thinking: false}}"],
+    "task.chat_template_kwargs": ["task.chat_template_kwargs={{enable_thinking: false}}", "task.chat_template=true"],
     "task.samples": ["task.samples=2", "task.temperature=0.5"],
     "task.temperature": ["task.temperature=0.5"],
     "task.top_p": ["task.top_p=0.9", "task.temperature=0.5"],
@@ -224,6 +224,8 @@ def test_each_of_several_settings_at_once_counts(places: dict[str, str]) -> None
     base = fingerprints(places, "task.temperature=0.5")
     for word in ("task.samples=2", "task.top_p=0.9", "task.temperature=0.6", "seed=3", "repeat=1", "repeat=2"):
         assert fingerprints(places, "task.temperature=0.5", word) != base, word
+    chat = fingerprints(places, "task.chat_template=true")
+    assert fingerprints(places, *CHANGES["task.chat_template_kwargs"]) != chat
 
 
 @pytest.mark.parametrize("key", [key for key, words in NO_CHANGES.items() if words])

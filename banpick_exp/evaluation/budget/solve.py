@@ -191,7 +191,7 @@ class _Solver:
             salt = f"probe{self.trial.fingerprint}"
             for piece in self.pieces(items):
                 prompts = [problem.prompt for problem in piece]
-                self.engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat_template, salt=salt)
+                self.engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat, salt=salt)
             counted, weight = self.engine.counters(reset=True), len(self.problems[domain]) / len(items)
             kept += weight * sum(counted.kept)
             tokens += weight * sum(counted.tokens)

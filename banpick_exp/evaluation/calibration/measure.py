@@ -191,7 +191,7 @@ def _answers(
         counters = engine.counters(reset=True)
     else:
         first = problems[: settings.samples]
-        answers = engine.generate([p.prompt for p in first], max_tokens=settings.max_tokens, chat=task.chat_template)
+        answers = engine.generate([p.prompt for p in first], max_tokens=settings.max_tokens, chat=task.chat)
         counters = engine.counters(reset=True)
         own = own_answers(answers)
         right = _right(engine, task, settings, problems[: settings.gain_samples], answers)
@@ -238,7 +238,7 @@ def _right(
     missing = [n for n, p in enumerate(problems) if p.response is None and given[n] is None]
     if missing:
         prompts = [problems[n].prompt for n in missing]
-        asked = engine.generate(prompts, max_tokens=settings.max_tokens, chat=task.chat_template)
+        asked = engine.generate(prompts, max_tokens=settings.max_tokens, chat=task.chat)
         for number, answer in zip(missing, asked, strict=True):
             given[number] = answer
         engine.counters(reset=True)

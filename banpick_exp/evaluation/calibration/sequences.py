@@ -40,7 +40,7 @@ def right_answers(
 
     `answers`: the model's own, None where the data has a response. Those longer than the engine takes are left out.
     """
-    prompts = engine.tokenize([problem.prompt for problem in problems], chat=task.chat_template)
+    prompts = engine.tokenize([problem.prompt for problem in problems], chat=task.chat)
     end = engine.end_token()
     written = [
         ("", problem.response) if problem.response is not None else _corrected(problem, answer, task)
