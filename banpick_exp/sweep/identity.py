@@ -30,7 +30,7 @@ LATER: dict[str, object] = {
 TASK_LABELS = frozenset({"name", "data_files", "grader"})
 """Task settings replaced by what they name: the content of files, the name and version of the grader."""
 
-TASK_NO_RESULT = frozenset({"allow_zero", "allow_code", "block_problems", "max_failed_problems"})
+TASK_NO_RESULT = frozenset({"allow_zero", "block_problems", "max_failed_problems"})
 """Task settings that change no result."""
 
 FIRST_GRADER = ("exact_match", 1)

@@ -45,8 +45,6 @@ class TaskConfig(Section):
     """A regular expression with one group that finds the answer; it wins over the separator."""
     grader: str | None = None
     """Who says what is right (`graders.registry`); null: the benchmark's own."""
-    allow_code: bool = False
-    """Run what the model writes, in a sandbox, where the grader asks for it; changes no result."""
     chat_template: bool = False
     chat_template_kwargs: TemplateKwargs = ()
     """Handed to the chat template, e.g. {enable_thinking: false}."""

@@ -131,7 +131,6 @@ CHANGES: dict[str, list[str]] = {
 NO_CHANGES: dict[str, list[str]] = {
     "model.name": ["model.name=mine"],  # a label
     "task.grader": [],  # its name and version count
-    "task.allow_code": ["task.allow_code=true"],
     "engine.data_parallel_size": ["engine.data_parallel_size=1"],  # all others are refused
     "model.revision": ["model.revision=abc"],  # of a folder; for a Hub id it counts, see below
     "model.num_layers": ["model.num_layers=2"],  # the checkpoint's own sizes, typed once more
