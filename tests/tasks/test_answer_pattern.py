@@ -24,9 +24,10 @@ from banpick_exp.evaluation.answer import graded
 from banpick_exp.records import outcomes_frame
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders import pattern
+from banpick_exp.tasks.graders import bounded, pattern
+from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.exact_match import extract_answer
-from banpick_exp.tasks.graders.pattern import TooSlow, last_match, never_ends
+from banpick_exp.tasks.graders.pattern import last_match, never_ends
 from banpick_exp.tasks.problem import Problem
 
 RUNAWAY = [
@@ -107,15 +108,11 @@ def test_a_group_that_took_no_part_is_empty_as_ever() -> None:
 def test_what_was_ended_is_not_found_wrong_and_counted() -> None:
     runaway, text = RUNAWAY[2]
     problem = Problem("p", "math", "math", "?", "a")
-    answers = [
-        graded(
-            problem,
-            Generation(text=each, token_ids=(1,), prompt_token_ids=(1,), finish_reason="stop"),
-            task_of(runaway),
-            None,
-        )
+    given = [
+        (problem, Generation(text=each, token_ids=(1,), prompt_token_ids=(1,), finish_reason="stop"), None)
         for each in (text, "answer: a")
     ]
+    answers = graded(given, task_of(runaway))
     assert [(each.answer, each.found, each.correct, each.pattern_timeout) for each in answers] == [
         ("", False, False, True),
         ("a", True, True, None),
@@ -187,7 +184,7 @@ def test_a_process_that_is_gone_or_stopped_costs_no_answer_but_that_one(monkeypa
     assert last_match("is (.)", "is 3") == "3"
     process = pattern._searcher._process
     assert process is not None
-    monkeypatch.setattr(pattern, "WALL_SECONDS", 0)
+    monkeypatch.setattr(bounded, "WALL_SECONDS", 0)
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(TooSlow):
         last_match("is (.)", "x" * 2**20)  # more than a pipe holds: writing waits, too
