@@ -1,8 +1,8 @@
 r"""One letter of several choices, A to J, as GPQA and MMLU-Pro are answered.
 
 Statements, the last of which wins: `The answer is (B)`, `Answer: B`, `\boxed{B}`, `the correct option is B`; without
-any, a letter that stands out: `**B**`, `(B)`, `[B]`, `"B"`, or a line that is the letter alone. A letter in mid-sentence
-is none: A is an article, and I a pronoun. A statement that names two choices is no choice.
+any, a letter that stands out: `**B**`, `(B)`, `[B]`, `"B"`, or a line that is the letter alone. In mid-sentence it is
+none: A is an article, and I a pronoun. A statement that names two choices is no choice.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ def own_grader(name: str) -> OwnGrader:
 
 def _source(name: str, module: str) -> tuple[Path, bytes]:
     remedy = (
-        "Type task.grader=my_module:my_function, with my_module.py in the folder you type in or on PYTHONPATH, and in it"
-        f" {FORM}"
+        "Type task.grader=my_module:my_function, with my_module.py in the folder you type in or on PYTHONPATH, and in"
+        f" it {FORM}"
     )
     try:
         spec = importlib.util.find_spec(module) if module else None
