@@ -76,13 +76,14 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
     grader = grader_of(task)
     if (refusal := grader.refused(task)) is not None:
         raise UserError(refusal)
+    place = {key: value for key, value in changes.items() if key == "data_files"}
     try:
-        asked = inspect_task(task_of(record, {}), task.split)
+        asked = inspect_task(task_of(record, place), task.split)
         why = None if asked.identity == record.task.identity else "their content has changed since"
-        now = inspect_task(task, task.split) if why is None else None
     except UserError as error:
-        why, now = str(error), None
-    if now is not None:
+        why = str(error)
+    if why is None:
+        now = inspect_task(task, task.split)
         problems = {(p.domain, p.problem_id): p for items in now.loaded.values() for p in items}
         return Material(task, problems, now.identity, None)
     if not grader.from_gold:
@@ -105,6 +106,10 @@ def _from_gold(outcome: Outcome, task: TaskConfig) -> Problem:
         several = None
     answers = [gold] if not isinstance(several, list) or not all(isinstance(e, str) for e in several) else several
     first, *also = dict.fromkeys(map(grader.normalised, answers))
+    if never := next((f"{each!r} {why}" for each in (first, *also) if (why := grader.never_given(each, task))), None):
+        raise UserError(
+            f"Problem {outcome.problem_id} of {outcome.domain} has the right answer {never}: nothing was graded."
+        )
     return Problem(outcome.problem_id, outcome.domain, outcome.task, "", first, tuple(also))
 
 

@@ -25,7 +25,7 @@ def finished(tmp_path: Path) -> Path:
     """Stock and a policy: what is wrong in math is right but for how it is written, elsewhere it is wrong."""
     made = SyntheticRun(problems=EACH)
     made.add("none")
-    made.add("fixed_k", {"k": 4}, kept=4, shift={"math": -0.25, "code": -0.25})
+    made.add("top_p", {"p": 0.8}, kept=4, shift={"math": -0.25, "code": -0.25})
     for domain in DOMAINS:
         rows = [i for i, each in enumerate(made.domains) if each == domain]
         lines = [json.dumps({"id": f"p{i:05d}", "prompt": f"{i}?", "answer": str(i)}) for i in rows]
@@ -94,14 +94,30 @@ def test_another_mark(finished: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "right now" in said and "'' , right is" not in said and "wrong now, '0' -> ''" in said
 
 
-def test_without_the_files_the_kept_answers_do(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_files_the_kept_answers_do(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = finished.parent.parent / "math_test.jsonl"
     path.write_text(path.read_text() + "\n")
-    assert grade([str(finished), "task.grader=numeric"]) == 2 - 2
+    assert grade([str(finished), "task.grader=numeric"]) == 0
     assert "right answers are those kept with the outcomes, because of the files: their content has changed" in (
         capsys.readouterr().out
     )
-    shutil.copy(path, finished.parent.parent / "own_rules.py")
+    with pytest.raises(UserError, match=r"has the right answer '.*' is no letter"):
+        grade([str(finished), "task.grader=choice"])
+    (finished.parent.parent / "own_rules.py").write_text("def judged(completion, answers, row): return True\n")
+    monkeypatch.syspath_prepend(str(finished.parent.parent))
+    with pytest.raises(UserError, match=r"own_rules:judged needs more of them than their right answers"):
+        grade([str(finished), "task.grader=own_rules:judged"])
+
+
+def test_files_that_were_moved_are_typed(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished.parent.parent / "moved").mkdir()
+    for domain in DOMAINS:
+        shutil.move(finished.parent.parent / f"{domain}_test.jsonl", finished.parent.parent / "moved")
+    moved = f"task.data_files={finished.parent.parent}/moved/{{domain}}_{{split}}.jsonl"
+    assert grade([str(finished), "task.grader=numeric", moved]) == 0
+    assert "note:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -115,10 +115,10 @@ KNOWN = [
     (r"\boxed{\{6\}}", "6", True),
     (r"\boxed{10}", "10_7", True),
     (r"\boxed{1/3}", "10:30", True),
-    (r"\boxed{Yes}", r"\text{yes}", False),
+    (r"\boxed{YES}", r"\text{yes}", True),
 ]
-"""What math-verify 0.9.0 says where people may say otherwise: docs/tasks.md tells it. A version that says something else
-is another grader, and its fingerprints are new."""
+"""What math-verify 0.9.0 says where people may say otherwise: docs/grading.md tells it. A version that says something
+else is another grader, and its fingerprints are new."""
 
 
 @pytest.mark.parametrize(("completion", "right"), RIGHT)
