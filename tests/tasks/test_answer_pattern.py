@@ -122,14 +122,15 @@ def test_what_was_ended_is_not_found_wrong_and_counted() -> None:
     assert "pattern_timeout" not in outcomes_frame(answers[1:]).columns
 
 
-def test_the_report_says_how_many() -> None:
+@pytest.mark.parametrize("guard", ["pattern_timeout", "grader_timeout"])
+def test_the_report_says_how_many(guard: str) -> None:
     run = ladder(SyntheticRun(problems=40), ks=(6,))
-    assert "pattern_timeout" not in guards(run.records, run.outcomes)["guard"].to_list()
+    assert guard not in guards(run.records, run.outcomes)["guard"].to_list()
     answers = run.outcomes[run.records[1].fingerprint]
-    late = pl.Series("pattern_timeout", [True, True, True] + [None] * (answers.height - 3))
+    late = pl.Series(guard, [True, True, True] + [None] * (answers.height - 3))
     outcomes = {**run.outcomes, run.records[1].fingerprint: answers.with_columns(late)}
     found = guards(run.records, outcomes)
-    (row,) = found.filter(found["guard"] == "pattern_timeout").iter_rows(named=True)
+    (row,) = found.filter(found["guard"] == guard).iter_rows(named=True)
     assert (row["level"], row["value"], row["fingerprint"]) == ("warning", 3.0, run.records[1].fingerprint)
     assert "3 of 120 completions" in row["detail"]
 

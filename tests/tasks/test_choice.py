@@ -35,7 +35,8 @@ NOT_STATED = [
     "", "  ", "I cannot answer this question.", "I'm sorry, I can't help.", "A cat sat on a mat.", "I think so.",
     "It may be B, who knows", "The answer is Both", "The answer is a matter of taste", "The answer is not B",
     "The answer is I think unclear", "Answer: none of these", "Answer: B-tree", "The answer is B+ tree",
-    "Answers: see above",    "the answer is 'Be'", r"\boxed{B=3}", r"\boxed{7}", "<think>The answer is B", "Answer: A</think><think>Answer: B",
+    "Answers: see above",    "the answer is 'Be'", r"\boxed{B=3}", r"\boxed{7}", "<think>The answer is B",
+    "Answer: A</think><think>Answer: B",
 ]  # fmt: skip
 
 
