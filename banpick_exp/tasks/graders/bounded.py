@@ -37,10 +37,13 @@ class BoundedProcess:
         *options: str,
         arguments: Sequence[str] = (),
         ends: Sequence[int] = (-signal.SIGPROF, -signal.SIGKILL),
+        start_seconds: float = 0,
     ) -> None:
-        """`script`: a file beside this one; `options`: Python's; `ends`: exit codes that are the question's doing."""
+        """`script`: a file beside this one; `options`: Python's; `ends`: exit codes that are the question's doing;
+        `start_seconds`: how much longer the first question to a process may wait, for what it imports."""
         self._command = [sys.executable, "-I", *options, str(Path(__file__).with_name(script)), *arguments]
         self._ends = ends
+        self._start_seconds = start_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
         self._one_at_a_time = threading.Lock()
@@ -54,7 +57,8 @@ class BoundedProcess:
         line = json.dumps([*question, seconds]).encode() + b"\n"
         with self._one_at_a_time:
             for _ in range(2):  # one that had idled away is noticed only when it is asked
-                answer = self._asked(self._running(), line, seconds * WALL_FACTOR + WALL_SECONDS)
+                wall = seconds * WALL_FACTOR + WALL_SECONDS + (self._start_seconds if self._process is None else 0)
+                answer = self._asked(self._running(), line, wall)
                 if answer:
                     return json.loads(answer)
                 code = self.close()

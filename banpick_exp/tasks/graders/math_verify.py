@@ -29,7 +29,15 @@ MOST_LATE, MOST_LATE_SHARE = 16, 0.05
 ENDS = (-signal.SIGPROF, -signal.SIGKILL, -signal.SIGSEGV, OUT_OF_MEMORY)
 """Time, the wall limit or the machine's own memory, depth, memory: the answer's doing."""
 
-_judge = BoundedProcess("math_process.py", arguments=[json.dumps([path for path in sys.path if path])], ends=ENDS)
+START_SECONDS = 600.0
+"""Of waiting for sympy to be imported, on a busy machine; a second on an idle one."""
+
+_judge = BoundedProcess(
+    "math_process.py",
+    arguments=[json.dumps([path for path in sys.path if path])],
+    ends=ENDS,
+    start_seconds=START_SECONDS,
+)
 _counted: Counter[str] = Counter()
 """Answers judged, and how many of them were ended, in this process."""
 
