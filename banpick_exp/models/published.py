@@ -3,11 +3,11 @@
 The one place for such numbers: a Hub id without a local folder is described by them, and a test holds the files of
 conf/model/ to them. A folder's own config.json always wins.
 
-Where they are from: configuration classes of Transformers 5.19 (Qwen3-Next, DeepSeek-V3, gpt-oss, OLMoE, Mixtral,
-GLM-4.5, ERNIE 4.5), config.json files and model descriptions in public repositories (Kimi K2, Qwen3-Next: aiconfigurator;
-DeepSeek-V2, gpt-oss, Mixtral: MaxText; DeepSeek-V2's groups: its own first commit on the Hub; Granite: its model card),
-and from memory: `norm_topk_prob` of Qwen3, the width of an expert of OLMoE, all of Ling-lite. What the numbers add up to
-is held against the parameters that each model card states (tests/sweep/test_price.py).
+Where they are from: configuration classes of Transformers 5.19 (Qwen3-Next, DeepSeek-V3, gpt-oss, Mixtral, GLM-4.5,
+ERNIE 4.5); config.json files and model descriptions in public repositories (Kimi K2 and Qwen3-Next: aiconfigurator;
+DeepSeek-V2, gpt-oss, Mixtral: MaxText; the groups of DeepSeek-V2: its own first commit; Granite: its model card); and from
+memory: `norm_topk_prob` of Qwen3, the width of an expert of OLMoE, all of Ling-lite. What the numbers add up to is held
+against the parameters that each model card states (tests/sweep/test_price.py).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5},
     "moonshotai/Kimi-K2-Instruct": _DEEPSEEK3 | {
         "num_attention_heads": 64, "vocab_size": 163840, "n_routed_experts": 384, "first_k_dense_replace": 1,
-        "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827},
+        "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827,
+        "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"}},
     "openai/gpt-oss-20b": _GPT_OSS | {"num_hidden_layers": 24, "num_local_experts": 32},
     "openai/gpt-oss-120b": _GPT_OSS | {"num_hidden_layers": 36, "num_local_experts": 128},
     "allenai/OLMoE-1B-7B-0924-Instruct": {
@@ -99,6 +100,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "architectures": ["BailingMoeForCausalLM"], "dtype": "bfloat16", "num_hidden_layers": 28, "hidden_size": 2048,
         "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 126464,
         "intermediate_size": 5632, "moe_intermediate_size": 1408, "num_experts": 64, "num_shared_experts": 2,
-        "num_experts_per_tok": 6, "first_k_dense_replace": 0, "norm_topk_prob": True},
+        "num_experts_per_tok": 6, "first_k_dense_replace": 0, "norm_topk_prob": True,
+        "auto_map": {"AutoConfig": "configuration_bailing_moe.BailingMoeConfig"}},
 }  # fmt: skip
 """Hub id -> its config.json, shortened."""

@@ -1,4 +1,4 @@
-"""How a quantised checkpoint stores its weights, and what that means for prices and for the hook; read from config.json.
+"""How a quantised checkpoint stores its weights, and what that means for prices and the hook; from its config.json.
 
 Bytes are those of the format and its scales. Which expert kernel vLLM takes, and whether that one routes by itself, is
 decided on the device: the hook refuses those that do, and what is said here was read in vLLM 0.32
@@ -25,6 +25,9 @@ KERNELS = {
     "int8": "Triton's kernel asks the router; vLLM's int8 kernels for CPUs were not read",
 }
 """By format."""
+
+MARLIN_FORMATS = ("mxfp4", "nvfp4")
+"""Those that need `MARLIN` typed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
