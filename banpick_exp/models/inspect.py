@@ -213,7 +213,8 @@ def describe(whole: dict[str, Any], place: str, *, refusing: bool = True) -> Des
 
 
 def read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None, tuple[str, ...]]:
-    """Of the folder that `model` names: the shape, why the hook would refuse the checkpoint (None where it would not), and what to tell the user."""
+    """Of the folder that `model` names: the shape, why the hook would refuse it (None where it would not), and what to
+    tell the user."""
     whole = read_json(folder / "config.json")
     found = describe(whole, f"model.path={folder}")
     # A count of 0 is the config's own word that it has none, whatever a token would select of them.

@@ -228,7 +228,10 @@ def test_a_race_costs_less_than_every_expert_and_a_larger_model_more() -> None:
 
 
 @pytest.mark.parametrize("model", ["tiny", "olmoe"])
-def test_the_first_command_plans_as_it_is_printed(model: str, tmp_path: Path) -> None:
+def test_the_first_command_plans_as_it_is_printed(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "math_test.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    monkeypatch.chdir(tmp_path)  # where problems of one's own lie, for a task that asks for them
     first, verify, last = commands(inspect(model))
     assert verify.startswith("python -m banpick_exp verify model=") and first == f"{last} dry_run=true"
     plan = plan_sweep([*shlex.split(first)[3:], f"output_dir={tmp_path}"])

@@ -30,6 +30,16 @@ SHAPES = {
     "Qwen/Qwen3-235B-A22B": (94, 128, 8),
     "deepseek-ai/DeepSeek-V2-Lite-Chat": (26, 64, 6),
     "deepseek-ai/DeepSeek-V2.5": (59, 160, 6),
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": (48, 512, 10),
+    "deepseek-ai/DeepSeek-V3": (58, 256, 8),
+    "moonshotai/Kimi-K2-Instruct": (60, 384, 8),
+    "openai/gpt-oss-20b": (24, 32, 4),
+    "openai/gpt-oss-120b": (36, 128, 4),
+    "allenai/OLMoE-1B-7B-0924-Instruct": (16, 64, 8),
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": (32, 8, 2),
+    "zai-org/GLM-4.5-Air": (45, 128, 8),
+    "ibm-granite/granite-3.1-3b-a800m-instruct": (32, 40, 8),
+    "inclusionAI/Ling-lite": (28, 64, 6),
 }
 LADDER = ["policy=fixed_k", "policy.k=range(2,K)", "tracking=none"]
 QWEN235 = ["model=qwen3_235b_a22b", "task.max_tokens=4096", "engine.max_model_len=8192"]
@@ -61,6 +71,16 @@ def printed(tmp_path: Path, *typed: str) -> str:
         ("Qwen/Qwen3-235B-A22B", 235, 22),
         ("deepseek-ai/DeepSeek-V2-Lite-Chat", 15.7, 2.4),
         ("deepseek-ai/DeepSeek-V2.5", 236, 21),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 79.7, 3.6),
+        ("deepseek-ai/DeepSeek-V3", 671, 37),
+        ("moonshotai/Kimi-K2-Instruct", 1026, 32),
+        ("openai/gpt-oss-20b", 20.9, 3.6),
+        ("openai/gpt-oss-120b", 116.8, 5.1),
+        ("allenai/OLMoE-1B-7B-0924-Instruct", 6.92, 1.2),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7, 12.9),
+        ("zai-org/GLM-4.5-Air", 106.5, 12),
+        ("ibm-granite/granite-3.1-3b-a800m-instruct", 3.3, 0.84),
+        ("inclusionAI/Ling-lite", 16.8, 2.65),
     ],
 )
 def test_parameters_are_those_on_the_model_cards(model: str, billions: float, active: float) -> None:
