@@ -53,6 +53,9 @@ def _dropped(version: str) -> str:
     )
 
 
+NOT_READ = Conventions()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """How one kind of checkpoint describes its experts in config.json."""
@@ -68,7 +71,7 @@ class Family:
     """Where K, the experts a token selects, may stand."""
     layers: Convention | None = None
     """Which layers have experts, where the usual rules do not say; a list in the config still wins."""
-    routing: Conventions = Conventions()
+    routing: Conventions = NOT_READ
     """How its router scores where its config does not say, as read in vLLM 0.32; empty where it was not read."""
     refused: str | None = None
     """Why it can never be measured, with the remedy (read in vLLM 0.32): nothing is planned."""

@@ -6,8 +6,8 @@ conf/model/ to them. A folder's own config.json always wins.
 Where they are from: configuration classes of Transformers 5.19 (Qwen3-Next, DeepSeek-V3, gpt-oss, Mixtral, GLM-4.5,
 ERNIE 4.5); config.json files and model descriptions in public repositories (Kimi K2 and Qwen3-Next: aiconfigurator;
 DeepSeek-V2, gpt-oss, Mixtral: MaxText; the groups of DeepSeek-V2: its own first commit; Granite: its model card); and
-from memory: `norm_topk_prob` of Qwen3, the width of an expert of OLMoE, all of Ling-lite. What the numbers add up to is held
-against the parameters that each model card states (tests/sweep/test_price.py).
+from memory: `norm_topk_prob` of Qwen3, the width of an expert of OLMoE, all of Ling-lite. What the numbers add up to is
+held against the parameters that each model card states (tests/sweep/test_price.py).
 """
 
 from __future__ import annotations
