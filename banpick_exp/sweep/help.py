@@ -93,10 +93,10 @@ def help_page() -> str:
     defaults = {group: name for entry in _defaults() for group, name in entry.items()}
     parts = []
     for group, title in GROUP_TITLES.items():
-        lines = [title]
+        lines, width = [title], max(24, *(len(name) + 2 for name in choices(group)))
         for name in choices(group):
             mark = " (default)" if defaults.get(group) == name else ""
-            lines.append(f"  {name + mark:<24}{_first_comment(conf_dir() / group / f'{name}.yaml')}")
+            lines.append(f"  {name + mark:<{width}}{_first_comment(conf_dir() / group / f'{name}.yaml')}")
         parts.append("\n".join(lines))
     told = [f"  {name:<24}{read_study(name).purpose}" for name in studies()]
     parts.append("\n".join(["Studies: study=", *told]))

@@ -222,7 +222,7 @@ def test_bad_input_is_quick_as_a_process(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
 
 
-@pytest.mark.parametrize("command", ["calibrate", "verify", "report", "choose", "compare", "bench", "tiny"])
+@pytest.mark.parametrize("command", ["inspect", "calibrate", "verify", "report", "choose", "compare", "bench", "tiny"])
 def test_every_command_has_a_help_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     page = capsys.readouterr().out
@@ -249,8 +249,8 @@ def test_completion_offers_commands_keys_and_names() -> None:
 
     assert candidates([], "cal") == ["calibration=", "calibrate"]
     assert candidates([], "+sweep=pick_st") == ["+sweep=pick_strength"]
-    assert candidates(["+sweep=ban_pick"], "model=qwen3_30") == ["model=qwen3_30b_a3b"]
-    assert candidates(["model", "="], "qwen3_30") == ["qwen3_30b_a3b"], "bash splits words at ="
+    assert candidates(["+sweep=ban_pick"], "model=qwen3_c") == ["model=qwen3_coder_30b_a3b"]
+    assert candidates(["model", "="], "qwen3_c") == ["qwen3_coder_30b_a3b"], "bash splits words at ="
     assert "engine.max_num_seqs=" in candidates([], "engine.max")
 
 

@@ -22,7 +22,8 @@ from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.tasks.config import TaskConfig
 
 SHAPE = MoeShape(num_layers=2, num_experts=16, top_k=4)
-MODELS = [name for name in choices("model") if name != "local"]
+MODELS = ["tiny", "tiny_control", "qwen3_30b_a3b", "qwen3_235b_a22b", "deepseek_v2_lite", "deepseek_v2_5"]
+"""One of each kind; tests/sweep/test_inspection.py plans on every file."""
 FILES = [(group, name) for group in GROUPS for name in choices(group)]
 
 
