@@ -103,8 +103,8 @@ class NotingBackend:
     def __init__(self, cluster: ClusterConfig) -> None:
         self._inner = InlineBackend(cluster)
 
-    def connect(self) -> None:
-        self._inner.connect("")
+    def connect(self, run_dir: str) -> None:
+        self._inner.connect(run_dir)
 
     def room(self, engine: EngineConfig, weight_bytes: float) -> int:
         return 1
@@ -118,6 +118,9 @@ class NotingBackend:
 
     def wait(self, calls: Sequence[Call], seconds: float) -> list[Call]:
         return self._inner.wait(calls, seconds)
+
+    def leave(self) -> str:
+        return self._inner.leave()
 
     def close(self) -> None:
         self._inner.close()

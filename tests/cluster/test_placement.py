@@ -158,7 +158,6 @@ def test_an_engine_whose_node_is_gone_waits_for_another(cluster: Cluster) -> Non
     node = cluster.add_node(num_cpus=4, num_gpus=4)
     cluster.wait_for_nodes()
     (slot,) = reserve(["moving"], TENSOR_PARALLEL_4)
-    slot.occupy(Witness)
     (first,) = ask([slot], "devices")
     cluster.remove_node(node)
     slot.stop()
@@ -167,7 +166,6 @@ def test_an_engine_whose_node_is_gone_waits_for_another(cluster: Cluster) -> Non
     joined = cluster.add_node(num_cpus=4, num_gpus=4)
     try:
         assert awaited(slot.placed)
-        slot.occupy(Witness)
         (second,) = ask([slot], "devices")
         assert second[0] != first[0] and len(second[1]) == 4
     finally:

@@ -230,4 +230,4 @@ def test_a_policy_that_does_nothing_is_invalid(swept: tuple[Path, Done], tmp_pat
 def test_engines_that_do_not_fit_are_refused_at_once(tmp_path: Path) -> None:
     done = command(tmp_path, "policy=none", "engine.cpus=4000", "tracking=none")
     assert done.code == 2, done.output
-    assert "do not fit the cluster" in done.output and "Traceback" not in done.output
+    assert "do not fit this machine" in " ".join(done.output.split()) and "Traceback" not in done.output

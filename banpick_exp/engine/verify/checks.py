@@ -76,7 +76,8 @@ def check_engine(engine: Engine) -> Iterator[Check]:
     yield from check_layers(engine)
     yield _guarded(COUNTERS, lambda: check_counters(engine, min(first.top_k)))
     scores: dict[str, Scores] = {}
-    yield _guarded(PARITY, lambda: check_parity(engine, first, scores))
+    hooked = sum(len(stage[0].layers) for stage in stages_of(ranks))
+    yield _guarded(PARITY, lambda: check_parity(engine, first, hooked, scores))
     yield _guarded(COMPILED, lambda: check_compiled(engine, first, scores))
     yield _guarded(CACHE, lambda: check_cache(engine))
 
@@ -175,9 +176,12 @@ def check_counters(engine: Engine, top_k: int) -> Check:
     return Check(COUNTERS, OK, f"fixed_k {k}, {len(PROMPTS)} prompts: {counted}")
 
 
-def check_parity(engine: Engine, rank: RankReport, scores: dict[str, Scores]) -> Check:
-    """Scores of some prompts under none, two policies and none again; `scores` keeps them by turn."""
-    forced = {"mode": "force_replace", "experts": {layer: [0] for layer in range(engine.num_layers)}}
+def check_parity(engine: Engine, rank: RankReport, hooked: int, scores: dict[str, Scores]) -> Check:
+    """Scores of some prompts under none, two policies and none again; `scores` keeps them by turn.
+
+    `hooked`: MoE layers of all stages that are; where others are not, `check_coverage` has said so.
+    """
+    forced = {"mode": "force_replace", "experts": {layer: [0] for layer in range(hooked)}}
     turns: dict[str, tuple[str, dict[str, Any]]] = {
         "none": ("none", {}),
         "fixed_k 1": ("fixed_k", {"k": 1}),
