@@ -454,6 +454,8 @@ class Outcome:
     """The right answer, normalised as the given one was; several are one JSON list."""
     pattern_timeout: bool | None = None
     """True where the search for the answer was ended at its time limit, so that none was found; None elsewhere."""
+    grader_timeout: bool | None = None
+    """True where judging the answer was ended at a limit of time or memory, so that it counts as wrong."""
 
 
 REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
@@ -467,7 +469,9 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
     import polars as pl
 
     types: dict[str, Any] = {"tokens": pl.Int32, "sample": pl.Int32}
-    types |= dict.fromkeys(("correct", "truncated", "repetitive", "found", "pattern_timeout"), pl.Boolean)
+    types |= dict.fromkeys(
+        ("correct", "truncated", "repetitive", "found", "pattern_timeout", "grader_timeout"), pl.Boolean
+    )
     told = [
         name
         for name in OUTCOME_COLUMNS

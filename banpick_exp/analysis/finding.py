@@ -15,6 +15,7 @@ Guard = Literal[
     "mixed_setups",
     "calibration_overlap",
     "pattern_timeout",
+    "grader_timeout",
     "engaged",
     "failed_problems",
     "truncation",

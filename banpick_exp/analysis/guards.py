@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -29,6 +29,19 @@ _SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
+ENDED: dict[Literal["pattern_timeout", "grader_timeout"], str] = {
+    "pattern_timeout": (
+        "the search by task.answer_pattern was ended at its time limit in {late} of {all} completions, which count as"
+        " not found and wrong: the pattern is graded there, not the model"
+    ),
+    "grader_timeout": (
+        "judging by task.grader was ended at its limit of time or memory in {late} of {all} completions, which count as"
+        " wrong: the limit is graded there, not the model"
+    ),
+}
+"""Columns of outcomes that count what was ended, and what to say of it."""
+
+
 def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     """What there is to say about every point, one row a finding; each point has at least its `engaged` row.
 
@@ -41,6 +54,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | mixed_setups | set-ups among the points | more than one: their rows are no comparison |
     | calibration_overlap | problems that the calibration was measured on | any |
     | pattern_timeout | answers whose search by task.answer_pattern was ended at its time limit | any |
+    | grader_timeout | answers whose judging by task.grader was ended at a limit of time or memory | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
     | failed_problems | problems set aside because they break engines | any that stock has an answer to, or is stock's |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |
@@ -68,7 +82,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     found += _of_stock_alone(done, outcomes)
     found += _mixed_setups(done)
     found += _set_aside(records, References(done))
-    found += _pattern_timeouts(done, outcomes)
+    found += _ended(done, outcomes)
     told = {f.record.fingerprint for f in found if f.guard == "repetition" and f.domain == OVERALL}
     found += [_repetition_share(r, answers[r.fingerprint]) for r in done if r.fingerprint not in told]
     place = {record.fingerprint: index for index, record in enumerate(records)}
@@ -153,15 +167,13 @@ def _set_aside(records: Sequence[PointRecord], references: References) -> Iterat
         yield replace(found, level="warning", detail=detail)
 
 
-def _pattern_timeouts(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator[Finding]:
+def _ended(done: Sequence[PointRecord], outcomes: Outcomes) -> Iterator[Finding]:
     for record in done:
         answers = outcomes[record.fingerprint]
-        if late := int(answers["pattern_timeout"].sum()) if "pattern_timeout" in answers.columns else 0:
-            detail = (
-                f"the search by task.answer_pattern was ended at its time limit in {late:,} of {answers.height:,}"
-                " completions, which count as not found and wrong: the pattern is graded there, not the model"
-            )
-            yield Finding(record=record, guard="pattern_timeout", level="warning", value=float(late), detail=detail)
+        for guard, said in ENDED.items():
+            if late := int(answers[guard].sum()) if guard in answers.columns else 0:
+                detail = said.format(late=f"{late:,}", all=f"{answers.height:,}")
+                yield Finding(record=record, guard=guard, level="warning", value=float(late), detail=detail)
 
 
 def _changes(record: PointRecord, pairs: Pairs) -> Iterator[Change]:

@@ -62,6 +62,7 @@ COMMANDS = {
             "banpick_exp.cluster.commands.retry",
         ),
         Command("report", "draw the report and figures of finished runs", "banpick_exp.report.command"),
+        Command("grade", "grade a finished run again, without an engine", "banpick_exp.cluster.commands.grade"),
         Command("choose", "choose points on a dev run, report them on a test run", "banpick_exp.report.choose"),
         Command("compare", "what a search saved, and whether its front is the same", "banpick_exp.report.compare"),
         Command(

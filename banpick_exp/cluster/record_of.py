@@ -21,6 +21,7 @@ from banpick_exp.records import (
 )
 from banpick_exp.sweep.identity import TASK_NO_RESULT
 from banpick_exp.sweep.point import Point
+from banpick_exp.tasks.registry import grader_of
 from banpick_exp.versions import versions
 
 
@@ -68,7 +69,7 @@ def record_of(
         task=TaskUsed.model_validate(
             {**point.task.model_dump(mode="json", exclude=set(TASK_NO_RESULT)), "identity": point.data_identity}
         ),
-        versions=versions(),
+        versions=versions() | grader_of(point.task).built_from(),
         calibration=point.calibration_fingerprint,
         metrics=metrics,
         engagement=engagement or Engagement(),

@@ -18,6 +18,7 @@ from banpick_exp.evaluation.repetition import is_repetitive
 from banpick_exp.policy import Calibration, Rule
 from banpick_exp.records import Counters, FailedProblem, Outcome, added_counters
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.grader import Grade
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.registry import grader_of
 
@@ -95,12 +96,12 @@ def answer_problems(
         swap = max(swap, policies[domain].activate(engine))
         engine.counters(reset=True)
         asked = zip(items, ask(engine, items, task, seed=seed, repeat=repeat), strict=True)
-        outcomes = [
-            graded(problem, answer, task, sample if task.samples > 1 else None)
+        given = [
+            (problem, answer, sample if task.samples > 1 else None)
             for problem, answers in asked
             for sample, answer in enumerate(answers)
         ]
-        runs[domain] = DomainRun(outcomes, engine.counters(reset=True))
+        runs[domain] = DomainRun(graded(given, task), engine.counters(reset=True))
     return Answered(policies=policies, runs=runs, swap_seconds=swap)
 
 
@@ -117,9 +118,18 @@ def joined_runs(parts: Sequence[Mapping[str, DomainRun]]) -> dict[str, DomainRun
     return joined
 
 
-def graded(problem: Problem, answer: Generation, task: TaskConfig, sample: int | None) -> Outcome:
-    """What came of one answer, with all that is needed to grade it again."""
-    grade = grader_of(task).grade(answer.text, problem, task)
+def graded(given: Sequence[tuple[Problem, Generation, int | None]], task: TaskConfig) -> list[Outcome]:
+    """What came of answers, each with its problem and the number of its sample, and all to grade them again."""
+    grades = grader_of(task).grade_all([(answer.text, problem) for problem, answer, _ in given], task)
+    return [_outcome(*each, grade) for each, grade in zip(given, grades, strict=True)]
+
+
+def gold_of(problem: Problem) -> str:
+    """The right answers of a problem, as an outcome tells them."""
+    return problem.answer if not problem.also else json.dumps(problem.answers, ensure_ascii=False)
+
+
+def _outcome(problem: Problem, answer: Generation, sample: int | None, grade: Grade) -> Outcome:
     return Outcome(
         problem_id=problem.problem_id,
         domain=problem.domain,
@@ -133,8 +143,9 @@ def graded(problem: Problem, answer: Generation, task: TaskConfig, sample: int |
         sample=sample,
         completion=answer.text,
         finish_reason=answer.finish_reason,
-        gold=problem.answer if not problem.also else json.dumps(problem.answers, ensure_ascii=False),
+        gold=gold_of(problem),
         pattern_timeout=grade.pattern_timeout or None,
+        grader_timeout=grade.grader_timeout or None,
     )
 
 

@@ -69,8 +69,8 @@ def correct(
     engine.set_policy(name, params or {})
     task = tiny_task(problems[0].domain)
     answers = engine.generate([p.prompt for p in problems], max_tokens=task.max_tokens)
-    right = [grader_of(task).grade(a.text, p, task).correct for a, p in zip(answers, problems, strict=True)]
-    return np.array(right, dtype=np.int8)
+    given = [(answer.text, problem) for answer, problem in zip(answers, problems, strict=True)]
+    return np.array([grade.correct for grade in grader_of(task).grade_all(given, task)], dtype=np.int8)
 
 
 def tiny_task(*domains: str) -> TaskConfig:

@@ -10,6 +10,7 @@ from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy.build import ROUTING_VERSION
 from banpick_exp.tasks.config import GREEDY, TaskConfig
 from banpick_exp.tasks.config import LATER as TASK_LATER
+from banpick_exp.tasks.graders.grader import FIRST_GRADER
 from banpick_exp.tasks.registry import grader_of
 
 FINGERPRINT_SCHEMA = 2
@@ -32,9 +33,6 @@ TASK_LABELS = frozenset({"name", "data_files", "grader"})
 
 TASK_NO_RESULT = frozenset({"allow_zero", "block_problems", "max_failed_problems"})
 """Task settings that change no result."""
-
-FIRST_GRADER = ("exact_match", 1)
-"""Name and version of the only grader there was when fingerprints began: it is left out of them."""
 
 
 def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
@@ -62,8 +60,7 @@ def point_fingerprint(
     What is as it was before it could be set (repeat 0, greedy answers, the first grader) is left out: results from then
     stay valid.
     """
-    grader = grader_of(task)
-    graded = (grader.name, grader.version)
+    graded = grader_of(task).identity()
     then = GREEDY | TASK_LATER
     left_out = {*TASK_LABELS, *TASK_NO_RESULT, *(key for key, value in then.items() if getattr(task, key) == value)}
     return fingerprint(

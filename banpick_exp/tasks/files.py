@@ -6,6 +6,7 @@ The content of the files is part of every result's identity, so the problems mus
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.grader import FIRST_GRADER
 from banpick_exp.tasks.graders.pattern import PROBE_SECONDS, REMEDY, never_ends
 from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
@@ -59,7 +61,8 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
         )
     split = task.split if split is None else split
     benchmark = benchmark_of(task)
-    if (refusal := grader_of(task).refused(task)) is not None:
+    grader = grader_of(task)
+    if (refusal := grader.refused(task)) is not None:
         raise UserError(refusal)
     if task.data_files is not None:
         paths: Mapping[str, Path] = files_of_template(task.data_files, task, split)
@@ -74,8 +77,9 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
             )
     digest = hashlib.sha256()
     if benchmark.version:
-        grader = grader_of(task)
         digest.update(f"{benchmark.name}\0{benchmark.version}\0{grader.name}\0{grader.version}\0".encode())
+    if (graded_by := grader.identity()) != FIRST_GRADER:  # a calibration asks who is right, too
+        digest.update(f"{json.dumps(graded_by)}\0".encode())
     loaded: dict[str, Loaded] = {}
     for domain, path in paths.items():
         data = _content(task, path, domain, split)
@@ -91,7 +95,7 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
         identity=digest.hexdigest()[:16],
         problems={domain: len(problems) for domain, problems in loaded.items()},
         loaded=loaded,
-        notes=tuple(_notes(paths, loaded)),
+        notes=(*grader.notes(task), *_notes(paths, loaded)),
     )
 
 

@@ -173,7 +173,7 @@ def _answers(benchmark: Benchmark, task: TaskConfig, value: object) -> Iterator[
                 " could not read, so no given answer would be equal: write what stood there"
             )
         if never := grader.never_given(normalised, task):
-            raise _Wrong(f'has {normalised!r} as "{key}", which {never}: type another task.answer_separator, or null')
+            raise _Wrong(f'has {normalised!r} as "{key}", which {never}')
         yield normalised
 
 

@@ -13,7 +13,7 @@ from banpick_exp.tasks.benchmarks.jsonl import JSONL
 from banpick_exp.tasks.benchmarks.tiny import TINY
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.grader import Grader
-from banpick_exp.tasks.graders.registry import GRADERS
+from banpick_exp.tasks.graders.registry import grader_named
 
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (TINY, JSONL)}
 
@@ -32,10 +32,4 @@ def benchmark_of(task: TaskConfig) -> Benchmark:
 
 def grader_of(task: TaskConfig) -> Grader:
     """Who grades the answers to a task: `task.grader`, else the benchmark's own."""
-    name = task.grader or benchmark_of(task).grader
-    if name not in GRADERS:
-        raise UserError(
-            f"task.grader={name} is no grader, so no answer could be judged. {suggestion(name, GRADERS)}"
-            f"Choices: {', '.join(GRADERS)}."
-        )
-    return GRADERS[name]
+    return grader_named(task.grader or benchmark_of(task).grader)

@@ -101,6 +101,7 @@ CHANGES: dict[str, list[str]] = {
     "task.max_tokens": ["task.max_tokens=9"],
     "task.answer_separator": ["task.answer_separator='='"],
     "task.answer_pattern": ["task.answer_pattern='is (.+)'"],
+    "task.grader": ["task.grader=math_verify"],
     "task.chat_template": ["task.chat_template=true"],
     "task.chat_template_kwargs": ["task.chat_template_kwargs={{enable_thinking: false}}", "task.chat_template=true"],
     "task.samples": ["task.samples=2", "task.temperature=0.5"],
@@ -130,7 +131,6 @@ CHANGES: dict[str, list[str]] = {
 """What changes an answer, or a speed, which is a result too -> how to type a change of it."""
 NO_CHANGES: dict[str, list[str]] = {
     "model.name": ["model.name=mine"],  # a label
-    "task.grader": [],  # its name and version count
     "engine.data_parallel_size": ["engine.data_parallel_size=1"],  # all others are refused
     "model.revision": ["model.revision=abc"],  # of a folder; for a Hub id it counts, see below
     "model.num_layers": ["model.num_layers=2"],  # the checkpoint's own sizes, typed once more

@@ -24,9 +24,10 @@ from banpick_exp.evaluation.answer import graded
 from banpick_exp.records import outcomes_frame
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders import pattern
+from banpick_exp.tasks.graders import bounded, pattern
+from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.exact_match import extract_answer
-from banpick_exp.tasks.graders.pattern import TooSlow, last_match, never_ends
+from banpick_exp.tasks.graders.pattern import last_match, never_ends
 from banpick_exp.tasks.problem import Problem
 
 RUNAWAY = [
@@ -107,15 +108,11 @@ def test_a_group_that_took_no_part_is_empty_as_ever() -> None:
 def test_what_was_ended_is_not_found_wrong_and_counted() -> None:
     runaway, text = RUNAWAY[2]
     problem = Problem("p", "math", "math", "?", "a")
-    answers = [
-        graded(
-            problem,
-            Generation(text=each, token_ids=(1,), prompt_token_ids=(1,), finish_reason="stop"),
-            task_of(runaway),
-            None,
-        )
+    given = [
+        (problem, Generation(text=each, token_ids=(1,), prompt_token_ids=(1,), finish_reason="stop"), None)
         for each in (text, "answer: a")
     ]
+    answers = graded(given, task_of(runaway))
     assert [(each.answer, each.found, each.correct, each.pattern_timeout) for each in answers] == [
         ("", False, False, True),
         ("a", True, True, None),
@@ -125,14 +122,15 @@ def test_what_was_ended_is_not_found_wrong_and_counted() -> None:
     assert "pattern_timeout" not in outcomes_frame(answers[1:]).columns
 
 
-def test_the_report_says_how_many() -> None:
+@pytest.mark.parametrize("guard", ["pattern_timeout", "grader_timeout"])
+def test_the_report_says_how_many(guard: str) -> None:
     run = ladder(SyntheticRun(problems=40), ks=(6,))
-    assert "pattern_timeout" not in guards(run.records, run.outcomes)["guard"].to_list()
+    assert guard not in guards(run.records, run.outcomes)["guard"].to_list()
     answers = run.outcomes[run.records[1].fingerprint]
-    late = pl.Series("pattern_timeout", [True, True, True] + [None] * (answers.height - 3))
+    late = pl.Series(guard, [True, True, True] + [None] * (answers.height - 3))
     outcomes = {**run.outcomes, run.records[1].fingerprint: answers.with_columns(late)}
     found = guards(run.records, outcomes)
-    (row,) = found.filter(found["guard"] == "pattern_timeout").iter_rows(named=True)
+    (row,) = found.filter(found["guard"] == guard).iter_rows(named=True)
     assert (row["level"], row["value"], row["fingerprint"]) == ("warning", 3.0, run.records[1].fingerprint)
     assert "3 of 120 completions" in row["detail"]
 
@@ -187,7 +185,7 @@ def test_a_process_that_is_gone_or_stopped_costs_no_answer_but_that_one(monkeypa
     assert last_match("is (.)", "is 3") == "3"
     process = pattern._searcher._process
     assert process is not None
-    monkeypatch.setattr(pattern, "WALL_SECONDS", 0)
+    monkeypatch.setattr(bounded, "WALL_SECONDS", 0)
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(TooSlow):
         last_match("is (.)", "x" * 2**20)  # more than a pipe holds: writing waits, too

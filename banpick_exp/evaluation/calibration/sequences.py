@@ -17,6 +17,7 @@ from banpick_exp.engine.types import Generation
 from banpick_exp.evaluation.calibration.corpus import read_corpus
 from banpick_exp.evaluation.calibration.probe import Scored
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.grader import Grade
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.registry import grader_of
 
@@ -42,9 +43,14 @@ def right_answers(
     """
     prompts = engine.tokenize([problem.prompt for problem in problems], chat=task.chat)
     end = engine.end_token()
+    pairs = list(zip(problems, answers, strict=True))
+    own = [(answer.text, problem) for problem, answer in pairs if problem.response is None and answer is not None]
+    grades = iter(grader_of(task).grade_all(own, task))
     written = [
-        ("", problem.response) if problem.response is not None else _corrected(problem, answer, task)
-        for problem, answer in zip(problems, answers, strict=True)
+        ("", problem.response if problem.response is not None else problem.answer)
+        if problem.response is not None or answer is None
+        else _corrected(problem, answer, next(grades))
+        for problem, answer in pairs
     ]
     given, right = (engine.tokenize(part, special_tokens=False) for part in zip(*written, strict=True))
     room = engine.settings.max_model_len - 1
@@ -55,14 +61,11 @@ def right_answers(
     )
 
 
-def _corrected(problem: Problem, answer: Generation | None, task: TaskConfig) -> tuple[str, str]:
+def _corrected(problem: Problem, answer: Generation, grade: Grade) -> tuple[str, str]:
     """What the model wrote before its answer, and the right answer, in its own words where it gave one.
 
     Nothing before it where its answer cannot be found in what it wrote.
     """
-    if answer is None:
-        return "", problem.answer
-    grade = grader_of(task).grade(answer.text, problem, task)
     place = answer.text.rfind(grade.answer) if grade.found and grade.answer else -1
     return answer.text[: max(place, 0)], grade.answer if grade.correct else problem.answer
 

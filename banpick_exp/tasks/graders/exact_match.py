@@ -6,8 +6,9 @@ import unicodedata
 from typing import NamedTuple
 
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.grader import Grade, Grader
-from banpick_exp.tasks.graders.pattern import TooSlow, last_match
+from banpick_exp.tasks.graders.pattern import last_match
 from banpick_exp.tasks.problem import Problem
 
 
@@ -56,6 +57,7 @@ class ExactMatch(Grader):
 
     name = "exact_match"
     version = 1
+    from_gold = True
 
     def normalised(self, answer: str) -> str:
         return normalised(answer)
@@ -73,6 +75,6 @@ class ExactMatch(Grader):
         if task.answer_pattern is None and separator is not None and separator in answer:
             return (
                 f"holds task.answer_separator={separator!r}, and a given answer is what follows the last one, so no"
-                " answer could be right"
+                " answer could be right: type another task.answer_separator, or null"
             )
         return None

@@ -5,10 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from importlib import metadata
+from typing import Any, ClassVar
 
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
+
+FIRST_GRADER = ["exact_match", 1]
+"""Identity of the only grader there was when fingerprints began: it is left out of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +22,24 @@ class Grade:
     answer: str
     """What was taken for the answer; empty where there is none."""
     found: bool
-    """The mark of an answer (the task's separator or pattern) was there, so nothing else was taken for one."""
+    """The mark of an answer (the task's separator or pattern, or one that the grader knows) was there, so nothing else
+    was taken for one."""
     correct: bool
     pattern_timeout: bool = False
     """Nothing was found because the search with task.answer_pattern was ended at its time limit (`pattern`)."""
+    grader_timeout: bool = False
+    """It counts as wrong because judging it was ended at a limit of time or memory."""
 
 
 class Grader(ABC):
     """Grades completions. Changes of what it calls right are a new `version`: old results are graded differently."""
 
-    name: ClassVar[str]
-    version: ClassVar[int]
+    name: str
+    version: int
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions that decide what is right: their versions are part of the grader's."""
+    from_gold: ClassVar[bool] = False
+    """It needs nothing of a problem but its right answers, so an outcome alone can be graded again."""
 
     @abstractmethod
     def normalised(self, answer: str) -> str:
@@ -42,6 +53,21 @@ class Grader(ABC):
         """The grades of completions, each with its problem. A grader that needs a process makes one for all."""
         return [self.grade(completion, problem, task) for completion, problem in given]
 
+    def built_from(self) -> dict[str, str]:
+        """What decides beside its own version: libraries and theirs; empty where nothing. Loads none of them."""
+        found = {}
+        for library in self.libraries:
+            try:
+                found[library] = metadata.version(library)
+            except metadata.PackageNotFoundError:
+                continue
+        return found
+
+    def identity(self) -> list[Any]:
+        """What of it decides a result: part of the fingerprint of points, and of the problems."""
+        made_of = self.built_from()
+        return [self.name, self.version, *([made_of] if made_of else [])]
+
     def refused(self, task: TaskConfig) -> str | None:
         """Why it cannot grade this task here, with the remedy (a package, a permission); None where it can.
 
@@ -49,6 +75,11 @@ class Grader(ABC):
         """
         return None
 
+    def notes(self, task: TaskConfig) -> Sequence[str]:
+        """What to tell who plans a sweep with it."""
+        return ()
+
     def never_given(self, answer: str, task: TaskConfig) -> str | None:
-        """Why no completion could ever be graded as this normalised right answer, None where one could."""
+        """Why no completion could ever be graded as this normalised right answer, with the remedy; None where one
+        could."""
         return None

@@ -9,31 +9,20 @@ counts, but that of the search alone: a busy machine changes no grade.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
-import json
-import os
 import re
-import signal
 import string
-import subprocess
-import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from banpick_exp.errors import UserError
+from banpick_exp.tasks.graders.bounded import BoundedProcess, TooSlow
 
 LIMIT_SECONDS = 30.0
 """Processor time of one search. Most take milliseconds on 30,000 tokens; `(?s).*#### (.+)`, which looks through the
 whole text from each of its characters, ten seconds."""
 PROBE_SECONDS = 1.0
 """The same for a probe's short text."""
-WALL_FACTOR, WALL_SECONDS = 10, 60
-"""A search without an answer after so many times its processor time and so much more is given up: its process is
-stopped, and none of the text's doing."""
 MOST_LATE, MOST_LATE_SHARE = 8, 0.02
 """More searches over the limit than this, and than this share of all with the pattern, are an error and no result."""
 
@@ -47,82 +36,16 @@ REMEDY = (
 )
 
 
-class TooSlow(Exception):
-    """A search was ended at its limit."""
-
-
-class _Searcher:
-    """The process, started when it is first needed and again after each end."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = os.getpid()
-        self._one_at_a_time = threading.Lock()
-
-    def search(self, pattern: str, text: str, seconds: float) -> str | None:
-        """The group of the last match; TooSlow where finding it takes more than `seconds` of processor time."""
-        question = json.dumps([pattern, text, seconds]).encode() + b"\n"
-        with self._one_at_a_time:
-            for _ in range(2):  # one that had idled away is noticed only when it is asked
-                process = self._running()
-                answer = self._asked(process, question, seconds * WALL_FACTOR + WALL_SECONDS)
-                if answer:
-                    found: str | None = json.loads(answer)
-                    return found
-                code = self.close()
-                if code in (-signal.SIGPROF, -signal.SIGKILL):
-                    raise TooSlow
-            raise RuntimeError(
-                f"the process that looks for answers by task.answer_pattern={pattern!r} ended with {code}"
-            )
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._owner != os.getpid():  # forked: the process is the other's
-            self._process, self._owner = None, os.getpid()
-        if self._process is None:
-            command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("pattern_process.py"))]
-            # No environment: what searches a model's text needs none of our keys.
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={})
-        return self._process
-
-    @staticmethod
-    def _asked(process: subprocess.Popen[bytes], question: bytes, wall_seconds: float) -> bytes:
-        """The line that comes back; empty where the process ended, or was killed for want of one."""
-        assert process.stdin is not None and process.stdout is not None
-        too_late = threading.Timer(wall_seconds, process.kill)
-        too_late.daemon = True
-        too_late.start()
-        try:
-            process.stdin.write(question)
-            process.stdin.flush()
-            return process.stdout.readline()
-        except BrokenPipeError:
-            return b""
-        finally:
-            too_late.cancel()
-
-    def close(self) -> int | None:
-        """End the process. Returns its exit code, a signal's as a negative number; None where there was none."""
-        process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
-            return None
-        assert process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        try:
-            code = process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
-        process.stdout.close()
-        return code
-
-
-_searcher = _Searcher()
-atexit.register(_searcher.close)
+_searcher = BoundedProcess("pattern_process.py", "-S")
 _asked: Counter[str] = Counter()
 _late: Counter[str] = Counter()
 """Searches by pattern, and how many of them were ended, in this process."""
+
+
+def _search(pattern: str, text: str, seconds: float) -> str | None:
+    """The group of the last match; TooSlow where finding it takes more than `seconds` of processor time."""
+    found: str | None = _searcher.ask([pattern, text], seconds)
+    return found
 
 
 def last_match(pattern: str, text: str) -> str | None:
@@ -133,7 +56,7 @@ def last_match(pattern: str, text: str) -> str | None:
     """
     _asked[pattern] += 1
     try:
-        return _searcher.search(pattern, text, LIMIT_SECONDS)
+        return _search(pattern, text, LIMIT_SECONDS)
     except TooSlow:
         _late[pattern] += 1
         if _late[pattern] > max(MOST_LATE, MOST_LATE_SHARE * _asked[pattern]):
@@ -153,7 +76,7 @@ def never_ends(pattern: str) -> str | None:
     """
     for repeated, text in _probes(pattern):
         try:
-            _searcher.search(pattern, text, PROBE_SECONDS)
+            _search(pattern, text, PROBE_SECONDS)
         except TooSlow:
             return f"{len(text)} characters, {repeated!r} again and again"
     return None

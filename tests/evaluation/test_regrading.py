@@ -1,0 +1,137 @@
+"""`grade`: a finished run graded again from its completions; the run stays as it was, the copy reads like any other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic_run import DOMAINS, SyntheticRun
+
+from banpick_exp.cluster.commands.grade import run as grade
+from banpick_exp.errors import UserError
+from banpick_exp.report.run import require_run
+from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.files import inspect_task
+
+EACH = 12
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """Stock and a policy: what is wrong in math is right but for how it is written, elsewhere it is wrong."""
+    made = SyntheticRun(problems=EACH)
+    made.add("none")
+    made.add("top_p", {"p": 0.8}, kept=4, shift={"math": -0.25, "code": -0.25})
+    for domain in DOMAINS:
+        rows = [i for i, each in enumerate(made.domains) if each == domain]
+        lines = [json.dumps({"id": f"p{i:05d}", "prompt": f"{i}?", "answer": str(i)}) for i in rows]
+        (tmp_path / f"{domain}_test.jsonl").write_text("\n".join(lines) + "\n")
+    task = TaskConfig(
+        name="mine", domains=DOMAINS, data_files=f"{tmp_path}/{{domain}}_{{split}}.jsonl", answer_separator=None
+    )
+    identity = inspect_task(task).identity
+    for index, (record, outcomes) in enumerate(list(made.points)):
+        made.change(record, task={**task.model_dump(mode="json"), "identity": identity})
+        assert outcomes is not None
+        made.points[index] = (
+            made.points[index][0],
+            [
+                dataclasses.replace(each, completion=text, answer=text, gold=str(i))
+                for i, each in enumerate(outcomes)
+                for text in [str(i) if each.correct else rf"\boxed{{{i}.0}}" if each.domain == "math" else "?"]
+            ],
+        )
+    folder = tmp_path / "sweep" / "run"
+    RunFolder(folder).write_manifest(Manifest(sweep="sweep", tasks={identity: "mine"}, command="python -m banpick_exp"))
+    return made.write(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_is_graded_again_and_stays_as_it_was(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(finished)
+    assert grade([str(finished), "task.grader=math_verify"]) == 0
+    said = capsys.readouterr().out
+    assert "answer(s) right now, 0 wrong now" in said and "right is '" in said and "Nothing was written" in said
+    assert contents(finished) == before and not (finished.parent / "run-math_verify").exists()
+
+
+def test_the_copy_reads_like_any_other(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(finished)
+    assert grade([str(finished), "task.grader=math_verify", "--write"]) == 0
+    capsys.readouterr()
+    assert contents(finished) == before
+    old, new = require_run(str(finished)), require_run(str(finished.parent / "run-math_verify"))
+    assert not new.left_out and len(new.records) == len(old.records) == 2
+    by_label = {record.label: record for record in old.records}
+    for record in new.records:
+        was = by_label[record.label]
+        assert record.measured.domains["math"].accuracy == 1.0 > was.measured.domains["math"].accuracy
+        assert record.measured.domains["code"].accuracy == was.measured.domains["code"].accuracy
+        assert record.measured.domains["math"].delta == 0 and record.mean_kept == was.mean_kept
+        assert record.fingerprint != was.fingerprint and record.task.plain()["grader"] == "math_verify"
+        assert "math-verify" in record.versions and record.task.identity != was.task.identity
+        assert str(record.command).endswith("task.grader=math_verify")
+    assert new.verdicts.height > 0, "paired with stock and the ladder as ever"
+    with pytest.raises(UserError, match="is there already, and a graded run is never written over"):
+        grade([str(finished), "task.grader=math_verify", "--write"])
+
+
+def test_by_the_same_grader_nothing_flips(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert grade([str(finished), "task.grader=exact_match"]) == 0
+    assert capsys.readouterr().out.count("(0 answer(s) right now, 0 wrong now)") == 2
+
+
+def test_another_mark(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert grade([str(finished), r"task.answer_pattern=boxed\{(\d+)"]) == 0
+    said = capsys.readouterr().out
+    assert "right now" in said and "'' , right is" not in said and "wrong now, '0' -> ''" in said
+
+
+def test_without_the_files_the_kept_answers_do(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = finished.parent.parent / "math_test.jsonl"
+    path.write_text(path.read_text() + "\n")
+    assert grade([str(finished), "task.grader=numeric"]) == 0
+    assert "right answers are those kept with the outcomes, because of the files: their content has changed" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match=r"has the right answer '.*' is no letter"):
+        grade([str(finished), "task.grader=choice"])
+    (finished.parent.parent / "own_rules.py").write_text("def judged(completion, answers, row): return True\n")
+    monkeypatch.syspath_prepend(str(finished.parent.parent))
+    with pytest.raises(UserError, match=r"own_rules:judged needs more of them than their right answers"):
+        grade([str(finished), "task.grader=own_rules:judged"])
+
+
+def test_files_that_were_moved_are_typed(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished.parent.parent / "moved").mkdir()
+    for domain in DOMAINS:
+        shutil.move(finished.parent.parent / f"{domain}_test.jsonl", finished.parent.parent / "moved")
+    moved = f"task.data_files={finished.parent.parent}/moved/{{domain}}_{{split}}.jsonl"
+    assert grade([str(finished), "task.grader=numeric", moved]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "grade takes one RUN and what to grade it with"),
+        (["task.grader=mathverify"], r"is no grader.*Did you mean math_verify"),
+        (["task.grader=choice"], "which is no letter"),
+        (["task.temperature=1"], r"task.temperature=1: a run is graded again from the answers it has"),
+        (["task.grader=numeric", "more"], "grade takes one RUN"),
+    ],
+)
+def test_what_cannot_be_graded_so(words: list[str], message: str, finished: Path) -> None:
+    before = contents(finished)
+    with pytest.raises(UserError, match=message):
+        grade([str(finished), *words])
+    assert contents(finished) == before
