@@ -118,7 +118,7 @@ def calls(tmp_path: Path, program: str) -> list[str]:
 
 
 def assert_nothing_is_left(tmp_path: Path) -> None:
-    started, deadline = [int(line.rsplit("pid=", 1)[1]) for line in calls(tmp_path, "ray")], time.monotonic() + 20
+    started, deadline = [int(line.rsplit("pid=", 1)[1]) for line in calls(tmp_path, "ray")], time.monotonic() + 90
     while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:  # what was killed is soon buried
         assert time.monotonic() < deadline, left
         time.sleep(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -113,6 +112,9 @@ KNOWN = [
     (r"\boxed{0.333333}", "1/3", True),
     (r"\boxed{1,2}", "(1,2)", True),
     (r"\boxed{\{6\}}", "6", True),
+    (r"\boxed{\{100,101\}}", "101,100", False),
+    (r"\boxed{\{100,101\}}", "101, 100", True),
+    (r"\boxed{\{100,101\}}", r"\{101,100\}", True),
     (r"\boxed{10}", "10_7", True),
     (r"\boxed{1/3}", "10:30", True),
     (r"\boxed{YES}", r"\text{yes}", True),
@@ -198,18 +200,3 @@ def test_it_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_its_library_is_part_of_what_it_is() -> None:
     name, version, made_of = GRADERS["math_verify"].identity()
     assert (name, version, set(made_of)) == ("math_verify", 1, {"math-verify", "latex2sympy2_extended", "sympy"})
-
-
-def processor_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def test_many_answers_take_hundredths_of_a_second_each() -> None:
-    assert graded(r"\boxed{2/4}", "0.5").correct
-    process = math_verify._judge._process
-    assert process is not None
-    before = processor_seconds(process.pid)
-    given = [(rf"so \boxed{{\frac{{{n}}}{{7}}}}", Problem("p", "m", "m", "?", f"{n}/7")) for n in range(100)]
-    assert all(grade.correct for grade in GRADERS["math_verify"].grade_all(given, TASK))
-    assert processor_seconds(process.pid) - before < 30, "a tenth is what it takes"
