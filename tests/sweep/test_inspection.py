@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import subprocess
@@ -15,12 +16,13 @@ from checkpoint_folder import safetensors, write_folder
 from banpick_exp.cli.main import run
 from banpick_exp.errors import UserError
 from banpick_exp.models.published import PUBLISHED
-from banpick_exp.policy.registry import POLICIES
+from banpick_exp.policy.registry import POLICIES, RULES
+from banpick_exp.policy.rule import Rule
 from banpick_exp.sweep.compose import Composer, choices
 from banpick_exp.sweep.inspect_command import WIDTH, commands, plain, told
 from banpick_exp.sweep.inspection import Inspection, inspect
 from banpick_exp.sweep.plan import plan_sweep
-from banpick_exp.sweep.sensible_rules import NEEDS, rules_for
+from banpick_exp.sweep.sensible_rules import rules_for
 
 SHIPPED = [name for name in choices("model") if name not in ("local", "tiny", "tiny_control")]
 QWEN = dict(PUBLISHED["Qwen/Qwen3-30B-A3B"])
@@ -205,18 +207,45 @@ def test_a_dense_model_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- rules, costs, commands
 
 
-def test_every_rule_says_what_it_needs() -> None:
-    assert set(NEEDS) == set(POLICIES)
+TYPED: dict[str, dict[str, Any]] = {"fixed_k": {"k": 1}, "mask": {"experts": {0: [3]}}}
+"""What the shipped knobs of a rule lack."""
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.name != "logit_offset"], ids=lambda rule: rule.name)
+def test_a_rule_says_of_itself_what_its_shipped_knobs_need(rule: type[Rule]) -> None:
+    shape = inspect("qwen3_30b_a3b").shape
+    typed = {f"policy.{knob}": value for knob, value in TYPED.get(rule.name, {}).items()}
+    policy, _ = Composer().policy({"policy": rule.name, **typed}, shape)
+    assert (rule.needs == "a calibration") is policy.needs_calibration()
+    assert (rule.needs == "data of your own") is (rule.name == "mask")
+    single = dataclasses.replace(shape, top_k=1)
+    if rule.prunes:
+        policy, _ = Composer().policy({"policy": rule.name, **typed}, single)
+        assert policy.budget(single) == (1, 1), "idle with one expert a token"
+        assert rule.idle_on(single) and not rule.idle_on(shape)
+
+
+def test_rules_are_told_by_what_a_checkpoint_has() -> None:
     routing, shape = inspect("mixtral").described.routing, inspect("mixtral").shape
     states = {sense.rule: sense for sense in rules_for(shape, routing, gpu=True)}
+    assert list(states) == [name for name in POLICIES if name != "none"]
     assert states["expert_sample"].state == "idle" and states["fixed_k"].state == "sensible"
     assert states["diep"].eager and not states["ban"].eager
+    assert states["fixed_k"].remark == "k=1 is the only budget below its own"
+    assert states["ban"].remark == states["ban_pick"].remark == "k_min 1 unless typed"
+    grouped = inspect("deepseek_v3")
+    states = {sense.rule: sense for sense in rules_for(grouped.shape, grouped.described.routing, gpu=True)}
+    assert states["ban_pick"].remark == "k_min 3 unless typed; inserts only what the 4 groups of a token hold"
+    assert "corrected rank" in states["fixed_k"].remark and "raw=false" in states["top_p"].remark
+    assert "at weight 0" in states["mask"].remark
+    on_cpu = {sense.rule: sense for sense in rules_for(grouped.shape, grouped.described.routing, gpu=False)}
+    assert on_cpu["mask"].remark == "experts named by hand" and not on_cpu["diep"].eager
 
 
 def test_one_expert_a_token_leaves_nothing_to_prune(tmp_path: Path) -> None:
     found = of(tmp_path, QWEN, num_experts_per_tok=1)
     idle = {sense.rule for sense in rules_for(found.shape, found.described.routing, gpu=True) if sense.state == "idle"}
-    assert idle >= {"fixed_k", "naee", "top_p", "ban", "ban_pick"} and "mask" not in idle
+    assert idle >= {"fixed_k", "naee", "top_p", "ban"} and not idle & {"mask", "pick", "ban_pick"}
     assert found.costs == () and "no selection to change" in str(found.no_costs)
 
 
