@@ -35,7 +35,8 @@ Settings
   seed=0                  of sampling and bootstrap
   calibration.score=...   what ranks key experts: insertion_kl, removal_kl, removal_kl_per_use
   calibration.path=FOLDER an artifact made before, instead of making one (python -m banpick_exp calibrate makes one)
-  model.path=FOLDER       a checkpoint of your own; its config.json gives the sizes
+  model.path=FOLDER       a checkpoint of your own; its config.json gives the sizes. A real checkpoint needs a task: a
+                          +sweep takes the first of model.suggested_tasks, a line of your own must name one
   GROUP.KEY=VALUE         any key of the YAML files in conf/, e.g. engine.max_num_seqs=64 task.max_problems=200
   cluster.engines=2       engines loaded side by side; auto (default): as many as fit
   search=racing           stop points that can no longer reach the front; search=optuna samples 'KEY=interval(a,b)'
@@ -60,7 +61,7 @@ Examples
   python -m banpick_exp policy=fixed_k 'policy.k=range(1,K)'              the ladder that claims are held against
   python -m banpick_exp policy=naee 'policy.budget=choice(4,5)'           its knob solved for measured budgets
   python -m banpick_exp policy=pick 'policy.experts={{0: [3, 7]}}'          key experts by name, no calibration
-  python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b tracking=none dry_run=true
+  python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b task.data_files=... tracking=none
   python -m banpick_exp +sweep=ban_pick resume=20260131-093000            the same command, where it stopped
   python -m banpick_exp +sweep=pick_auto                                  does Pick help here: keys, strength, verdict
   python -m banpick_exp +sweep=ban_pick task.split=dev                    to choose from: python -m banpick_exp choose

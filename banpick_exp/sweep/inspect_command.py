@@ -14,13 +14,12 @@ from banpick_exp.sweep.compose import Composer, choices
 from banpick_exp.sweep.inspection import ANSWER_TOKENS, RANKS, SETTINGS, Inspection, inspect
 from banpick_exp.sweep.price import duration, hours_text
 from banpick_exp.sweep.sensible_rules import EAGER, Sense, rules_for
+from banpick_exp.sweep.suited_task import suggested
 
 SCHEMA = 1
 """Of --json; a field that changes its meaning is a new one."""
 WIDTH = 80
 LABEL = 12
-BENCHMARKS = ("math500", "gsm8k")
-"""Tasks for a first sweep, the first that this installation has."""
 DESCRIPTION = """\
 Says what a mixture-of-experts checkpoint is before anything is loaded: which
 layers have experts, how many, how they are chosen, what the weights take on how
@@ -242,8 +241,9 @@ def _task(found: Inspection) -> tuple[str, ...]:
     """Problems that suit the model: the embedded one has its own, a real one is asked a benchmark or your own."""
     if not found.engine.gpus:
         return ()
-    if (benchmark := next((name for name in BENCHMARKS if name in choices("task")), None)) is not None:
-        return (f"task={benchmark}",)
+    chosen = {"model": found.name} if found.name in choices("model") else {"model.path": found.location}
+    if suited := suggested(Composer().setting(chosen).model):
+        return (f"task={suited[0]}",)
     return (
         "task=jsonl",
         "task.domains=[math]",

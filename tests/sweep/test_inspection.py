@@ -58,7 +58,14 @@ def test_every_shipped_model_is_inspected_and_plans_from_a_folder_of_its_shape(n
     assert {cost.way for cost in found.costs} >= {"layers alone", "gain, race"}
     assert all(len(line) <= WIDTH for line in told(found) if not line.startswith("  python"))
     folder = folder_of(tmp_path, dict(PUBLISHED[str(stated.path)]))
-    typed = [f"model={name}", f"model.path={folder}", "policy=fixed_k", "policy.k=1", f"output_dir={tmp_path}"]
+    typed = [
+        f"model={name}",
+        f"model.path={folder}",
+        "task=tiny",
+        "policy=fixed_k",
+        "policy.k=1",
+        f"output_dir={tmp_path}",
+    ]
     plan = plan_sweep([*typed, "dry_run=true"])
     assert [point.rule.name for point in plan.points] == ["none", "fixed_k"]
     assert plan.points[0].checkpoint.notes == ()

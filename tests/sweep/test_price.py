@@ -42,7 +42,7 @@ SHAPES = {
     "inclusionAI/Ling-lite": (28, 64, 6),
 }
 LADDER = ["policy=fixed_k", "policy.k=range(2,K)", "tracking=none"]
-QWEN235 = ["model=qwen3_235b_a22b", "task.max_tokens=4096", "engine.max_model_len=8192"]
+QWEN235 = ["model=qwen3_235b_a22b", "task=tiny", "task.max_tokens=4096", "engine.max_model_len=8192"]
 
 
 def sizes(model: str) -> Sizes:
@@ -113,7 +113,7 @@ def test_a_folder_without_weights_is_priced_by_its_config_and_its_index(
 ) -> None:
     """The second is the same model in 8 bits."""
     folder = write_folder(tmp_path / "model", total_size)
-    typed = ["engine=cuda_tp8", "task.max_tokens=2048"]
+    typed = ["task=tiny", "engine=cuda_tp8", "task.max_tokens=2048"]
     (here,) = planned(tmp_path, f"model.path={folder}", *typed).estimate(1).kinds
     (hub,) = planned(tmp_path, "model=qwen3_235b_a22b", *typed).estimate(1).kinds
     assert here.roofline is not None and hub.roofline is not None
@@ -127,7 +127,7 @@ def test_a_folder_without_weights_is_priced_by_its_config_and_its_index(
 
 
 def test_a_model_that_nothing_describes_is_priced_as_one_of_its_size(tmp_path: Path) -> None:
-    typed = ["model=qwen3_30b_a3b", "model.path=somebody/else"]
+    typed = ["model=qwen3_30b_a3b", "task=tiny", "model.path=somebody/else"]
     (kind,) = planned(tmp_path, *typed).estimate(1).kinds
     assert kind.roofline is not None and not kind.roofline.sizes.known
     assert kind.roofline.sizes.weight_bytes == pytest.approx(60e9)
