@@ -61,7 +61,7 @@ Examples
   python -m banpick_exp policy=fixed_k 'policy.k=range(1,K)'              the ladder that claims are held against
   python -m banpick_exp policy=naee 'policy.budget=choice(4,5)'           its knob solved for measured budgets
   python -m banpick_exp policy=pick 'policy.experts={{0: [3, 7]}}'          key experts by name, no calibration
-  python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b task.data_files=... tracking=none
+  python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b task=jsonl ... dry_run=true    what a real one would cost
   python -m banpick_exp +sweep=ban_pick resume=20260131-093000            the same command, where it stopped
   python -m banpick_exp +sweep=pick_auto                                  does Pick help here: keys, strength, verdict
   python -m banpick_exp +sweep=ban_pick task.split=dev                    to choose from: python -m banpick_exp choose
