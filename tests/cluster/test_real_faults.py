@@ -101,7 +101,9 @@ def test_an_engine_that_loses_a_process_below_it_is_replaced(
 ) -> None:
     """vLLM itself would go on waiting for its answer."""
     first_point_done(driver, tmp_path)
-    victim = awaited(lambda: next((pid for pid, name in descendants(driver.pid).items() if name.startswith(title)), None))
+    victim = awaited(
+        lambda: next((pid for pid, name in descendants(driver.pid).items() if name.startswith(title)), None)
+    )
     below = descendants(driver.pid)
     os.kill(victim, signal.SIGKILL)
     assert ends(driver, tmp_path, LIMIT_SECONDS) == 0, output(tmp_path)
