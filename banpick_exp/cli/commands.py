@@ -44,6 +44,11 @@ COMMANDS = {
     command.name: command
     for command in (
         Command(
+            "inspect",
+            "what a checkpoint is, takes and allows, before it is loaded",
+            "banpick_exp.sweep.inspect_command",
+        ),
+        Command(
             "calibrate",
             "make the calibration of a model and task alone, and look at it",
             "banpick_exp.cluster.commands.calibrate",

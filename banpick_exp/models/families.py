@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from banpick_exp.models.moe_layers import Config, Convention, Counted, all_but_the_first, count
+from banpick_exp.models.routing import Conventions
 
 EXPERT_KEYS = (
     "num_experts",
@@ -52,6 +53,9 @@ def _dropped(version: str) -> str:
     )
 
 
+NOT_READ = Conventions()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """How one kind of checkpoint describes its experts in config.json."""
@@ -67,6 +71,8 @@ class Family:
     """Where K, the experts a token selects, may stand."""
     layers: Convention | None = None
     """Which layers have experts, where the usual rules do not say; a list in the config still wins."""
+    routing: Conventions = NOT_READ
+    """How its router scores where its config does not say, as read in vLLM 0.32; empty where it was not read."""
     refused: str | None = None
     """Why it can never be measured, with the remedy (read in vLLM 0.32): nothing is planned."""
     unhooked: str | None = None
@@ -76,6 +82,11 @@ class Family:
         """The MoE layers of the language part of a config.json."""
         return count({**self.defaults, **config}, self.layers)
 
+
+BY_KEY = Conventions(scoring="softmax", renormalises=False, bias="by key")
+"""Softmax, raw weights and no bias, where no key says otherwise."""
+ALWAYS_NORMALISED = Conventions(scoring="softmax", renormalises=True, fixed=True, bias="never")
+SIGMOID = Conventions(scoring="sigmoid", renormalises=True, bias="always")
 
 FAMILIES = (
     Family(name="bypassing", architectures=("MiniCPM", "Moondream3", "DeepseekV4"), refused=BYPASSED),
@@ -106,29 +117,50 @@ FAMILIES = (
         name="ernie",
         architectures=("Ernie4_5_Moe",),
         defaults={"moe_layer_start_index": 1, "moe_layer_end_index": -1, "moe_layer_interval": 1},
+        routing=Conventions(scoring="softmax", renormalises=True, fixed=True, bias="always"),
+    ),
+    Family(
+        name="qwen3_next",
+        architectures=("Qwen3Next",),
+        routing=Conventions(scoring="softmax", renormalises=True, bias="never"),
     ),
     Family(
         name="qwen",
         architectures=(
-            *("Qwen2Moe", "Qwen3Moe", "Qwen3Next", "Qwen3VLMoe", "Qwen3OmniMoe", "Qwen3_5Moe"),
+            *("Qwen2Moe", "Qwen3Moe", "Qwen3VLMoe", "Qwen3OmniMoe", "Qwen3_5Moe"),
             *("Ovis2_6_Moe", "InternS1For", "InternS2", "InternVLChatModel", "K2Horizon"),
         ),
+        routing=Conventions(scoring="softmax", renormalises=False, bias="never"),
+    ),
+    Family(name="mixtral", architectures=("Mixtral", "GraniteMoe", "Dbrx"), routing=ALWAYS_NORMALISED),
+    Family(name="gpt_oss", architectures=("GptOss",), routing=ALWAYS_NORMALISED),
+    Family(
+        name="olmoe",
+        architectures=("Olmoe", "FlexOlmo"),
+        routing=Conventions(scoring="softmax", renormalises=False, fixed=True, bias="never"),
     ),
     Family(
-        name="mixtral",
-        architectures=(
-            *("Mixtral", "Olmoe", "FlexOlmo", "GptOss", "GraniteMoe", "MiniMaxM2", "MiniMaxFor", "Dbrx"),
-            *("Aria", "HunYuanMoEV1", "Phimoe", "JetMoe"),
-        ),
+        name="mixtral_like",
+        architectures=("MiniMaxM2", "MiniMaxFor", "Aria", "HunYuanMoEV1", "Phimoe", "JetMoe"),
     ),
-    Family(name="deepseek_v3", architectures=("DeepseekV3For",), defaults={"first_k_dense_replace": 3}),
     Family(
-        name="deepseek",
-        architectures=("Deepseek", "KimiVL", "KimiK2", "KimiLinear", "GlmMoeDsa", "Dots1", "Bailing", "AXK1", "Pangu"),
+        name="deepseek_v3",
+        architectures=("DeepseekV3For",),
+        defaults={"first_k_dense_replace": 3},
+        routing=BY_KEY,
     ),
+    Family(name="bailing", architectures=("Bailing",), routing=BY_KEY),
+    Family(name="deepseek", architectures=("Deepseek", "KimiVL", "KimiK2", "GlmMoeDsa"), routing=BY_KEY),
+    Family(name="deepseek_like", architectures=("KimiLinear", "Dots1", "AXK1", "Pangu")),
     Family(
         name="glm4",
-        architectures=("Glm4Moe", "Glm4vMoe", "SolarOpen", "Exaone", "Laguna", "HYV3", "HYV4", "Param2MoE", "Sarvam"),
+        architectures=("Glm4Moe", "Glm4vMoe"),
+        defaults={"first_k_dense_replace": 1},
+        routing=SIGMOID,
+    ),
+    Family(
+        name="glm4_like",
+        architectures=("SolarOpen", "Exaone", "Laguna", "HYV3", "HYV4", "Param2MoE", "Sarvam"),
         defaults={"first_k_dense_replace": 1},
     ),
     Family(name="cohere2", architectures=("Cohere2Moe",)),

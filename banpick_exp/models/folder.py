@@ -18,6 +18,8 @@ LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS has not fetched."""
 LONGEST_HEADER = 100_000_000
 """Bytes: safetensors refuses longer ones."""
+MOST_NAMED = 6
+"""Absent files that are named one by one."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "tekken.json")
 OTHER_WEIGHTS = {
     "*.bin": "PyTorch's *.bin",
@@ -197,9 +199,10 @@ def _check_index(folder: Path) -> None:
             raise UserError(f"{index} has no weight_map: the checkpoint is damaged. Copy or download it again.")
         absent = sorted({str(name) for name in named.values() if not (folder / str(name)).is_file()})
         if absent:
+            more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
             raise UserError(
-                f"{index.name} of {folder} names {len(absent)} weight files that are not there ({absent[0]}, ...): the"
-                " model would be loaded in part. Copy or download them."
+                f"{index.name} of {folder} names {len(absent)} weight files that are not there"
+                f" ({', '.join(absent[:MOST_NAMED])}{more}): the model would be loaded in part. Copy or download them."
             )
 
 

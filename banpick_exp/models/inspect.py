@@ -16,6 +16,8 @@ from banpick_exp.models.families import TOP_K_KEYS, UNKNOWN, Family, family_of
 from banpick_exp.models.folder import check_folder, missing_files, read_json
 from banpick_exp.models.language import WRAPPERS, experts_elsewhere, language_part, speaks_of_experts, without_nulls
 from banpick_exp.models.moe_layers import TOTAL_KEYS, as_int, first_int, shown, total_layers
+from banpick_exp.models.quantisation import Quantisation, quantisation_of
+from banpick_exp.models.routing import Routing, routing_of
 from banpick_exp.models.shape import MoeShape
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "tiny" / "assets" / "checkpoint"
@@ -57,9 +59,13 @@ class Described:
     architectures: tuple[str, ...]
     total: int
     """All layers, dense ones too."""
+    layers: tuple[int, ...]
+    """Those that have experts, counted from 0 over all."""
     num_layers: int | None
     num_experts: int | None
     top_k: int | None
+    routing: Routing
+    quantisation: Quantisation | None
     denied: bool
     """A count of experts is there, and it is 0."""
     doubts: tuple[str, ...]
@@ -81,7 +87,7 @@ def inspect_checkpoint(model: ModelConfig) -> Checkpoint:
     folder = _folder(model.path)
     if folder is not None:
         check_folder(folder)
-        shape, unhooked, notes = _read_shape(model, folder)
+        shape, unhooked, notes = read_shape(model, folder)
         missing = missing_files(folder)
         return Checkpoint(
             location=str(folder.resolve()),
@@ -133,7 +139,7 @@ def _embedded(model: ModelConfig) -> Checkpoint:
     if (folder / "config.json").is_file() and weight_files(folder):
         missing = missing_files(folder)
         identity, positions, stored = folder_identity(folder), _max_positions(folder), _stored(folder)
-        shape, _, notes = _read_shape(model, folder)
+        shape, _, notes = read_shape(model, folder)
     else:
         identity, shape = "unbuilt", _shape_from_settings(model)
         missing = (
@@ -159,14 +165,15 @@ def _stored(folder: Path) -> Stored:
 # ---------------------------------------------------------------- the shape
 
 
-def describe(whole: dict[str, Any], place: str) -> Described:
+def describe(whole: dict[str, Any], place: str, *, refusing: bool = True) -> Described:
     """What a config.json says of its experts. `place` names it in errors.
 
-    Raises UserError for a family that cannot be measured, and for experts that differ from layer to layer.
+    Raises UserError for experts that differ from layer to layer and, where `refusing`, for a family that cannot be
+    measured.
     """
     architectures = _names(whole.get("architectures"))
     family = family_of(architectures)
-    if family.refused is not None:
+    if refusing and family.refused is not None:
         raise UserError(f"{place} is a {', '.join(architectures)}: {family.refused}")
     config = language_part(whole)
     doubts = [
@@ -194,16 +201,20 @@ def describe(whole: dict[str, Any], place: str) -> Described:
         family=family,
         architectures=architectures,
         total=total_layers(config),
+        layers=tuple(sorted(counted.layers)),
         num_layers=len(counted.layers) or None,
         num_experts=experts or None,
         top_k=next((number for key in family.top_k_keys if (number := first_int(config, (key,))) > 0), None),
+        routing=routing_of(config, family.routing),
+        quantisation=quantisation_of(whole, config),
         denied=bool(counts) and not experts,
         doubts=(*doubts, *counted.doubts),
     )
 
 
-def _read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None, tuple[str, ...]]:
-    """The shape, why the hook would refuse the checkpoint (None where it would not), and what to tell the user."""
+def read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None, tuple[str, ...]]:
+    """Of the folder that `model` names: the shape, why the hook would refuse it (None where it would not), and what to
+    tell the user."""
     whole = read_json(folder / "config.json")
     found = describe(whole, f"model.path={folder}")
     # A count of 0 is the config's own word that it has none, whatever a token would select of them.

@@ -1,7 +1,8 @@
 """What a model weighs, from the sizes in its config.json: for prices, before anything is loaded.
 
-A Hub id without a local folder is looked up in `PUBLISHED`. Parameters are counted as the usual decoder has them
-(grouped-query or latent attention, gated experts); small ones (norms, biases) are left out.
+A Hub id without a local folder is looked up in `published`. Parameters are counted as the usual decoder has them
+(grouped-query, latent or linear attention, gated experts); small ones (norms, biases) are left out. Bytes follow the
+format of a quantised checkpoint (`quantisation`), and the files where they are there to be weighed.
 """
 
 from __future__ import annotations
@@ -17,26 +18,13 @@ from banpick_exp.models.checkpoint import weight_files
 from banpick_exp.models.folder import read_json
 from banpick_exp.models.language import language_part
 from banpick_exp.models.moe_layers import first_int, total_layers
+from banpick_exp.models.published import PUBLISHED
+from banpick_exp.models.quantisation import Quantisation, quantisation_of
+from banpick_exp.models.routing import SHARED_KEYS
 from banpick_exp.models.shape import MoeShape
 
 BYTES_A_PARAMETER = 2.0
 """Where no weights are there to be weighed: bfloat16."""
-_QWEN3 = {"head_dim": 128, "num_key_value_heads": 4, "vocab_size": 151936}
-_DEEPSEEK2 = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
-              "n_shared_experts": 2, "vocab_size": 102400}  # fmt: skip
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "Qwen/Qwen3-30B-A3B": _QWEN3 | {
-        "num_hidden_layers": 48, "hidden_size": 2048, "num_attention_heads": 32, "moe_intermediate_size": 768},
-    "Qwen/Qwen3-235B-A22B": _QWEN3 | {
-        "num_hidden_layers": 94, "hidden_size": 4096, "num_attention_heads": 64, "moe_intermediate_size": 1536},
-    "deepseek-ai/DeepSeek-V2-Lite-Chat": _DEEPSEEK2 | {
-        "num_hidden_layers": 27, "hidden_size": 2048, "num_attention_heads": 16, "moe_intermediate_size": 1408,
-        "intermediate_size": 10944},
-    "deepseek-ai/DeepSeek-V2.5": _DEEPSEEK2 | {
-        "num_hidden_layers": 60, "hidden_size": 5120, "num_attention_heads": 128, "moe_intermediate_size": 1536,
-        "intermediate_size": 12288, "q_lora_rank": 1536},
-}  # fmt: skip
-"""Hub id -> what its config.json says; sizes of routers are settings (conf/model)."""
 UNKNOWN_BYTES = 60e9
 """Of weights that are neither here nor described: those of a 30B model."""
 
@@ -58,7 +46,9 @@ class Sizes:
     """Keys and values of one token in all layers, in bfloat16, once."""
     kv_heads: int
     """Ranks beyond them hold copies; 1 for latent attention, which every rank holds whole."""
-    bytes_a_parameter: float
+    parameters: float
+    active_parameters: float
+    """That a token is multiplied with: embedding left out."""
     known: bool
     """False where nothing says how it is built."""
 
@@ -69,16 +59,6 @@ class Sizes:
     @property
     def routed_bytes(self) -> float:
         return self.shape.num_layers * self.shape.num_experts * self.expert_bytes
-
-    @property
-    def parameters(self) -> float:
-        return self.weight_bytes / self.bytes_a_parameter
-
-    @property
-    def active_parameters(self) -> float:
-        """That a token is multiplied with: embedding left out."""
-        chosen = self.shape.num_layers * self.shape.top_k * self.expert_bytes
-        return (self.common_bytes + chosen) / self.bytes_a_parameter
 
     def experts_read(self, tokens: int) -> float:
         """Different experts of a layer that so many tokens choose, were each choice even."""
@@ -96,14 +76,25 @@ def _sizes(location: str, num_layers: int, num_experts: int, top_k: int) -> Size
     shape = MoeShape(num_layers=num_layers, num_experts=num_experts, top_k=top_k)
     folder = Path(location)
     stored = 0.0
-    config: Mapping[str, Any] = PUBLISHED.get(location, {})
+    whole: Mapping[str, Any] = PUBLISHED.get(location, {})
     try:
         if (folder / "config.json").is_file():
-            config = language_part(read_json(folder / "config.json"))
-            stored = float(sum(path.stat().st_size for path in weight_files(folder))) or _indexed_bytes(folder)
+            whole = read_json(folder / "config.json")
+            stored = stored_bytes(folder)
     except (OSError, UserError):
         pass  # a price must not be what stops a plan; whoever loads it says what is wrong
-    return _described(config, shape, stored) or _assumed(shape, stored or UNKNOWN_BYTES)
+    return sizes_by(whole, shape, stored)
+
+
+def sizes_by(whole: Mapping[str, Any], shape: MoeShape, stored: float = 0.0) -> Sizes:
+    """Of a config.json, and of the bytes that its weights take on the disk (0: not known)."""
+    config = language_part(whole)
+    return _described(config, shape, quantisation_of(whole, config), stored) or _assumed(shape, stored or UNKNOWN_BYTES)
+
+
+def stored_bytes(folder: Path) -> float:
+    """Of the weights in a checkpoint's folder, or that its index counts; 0 where neither says."""
+    return float(sum(path.stat().st_size for path in weight_files(folder))) or _indexed_bytes(folder)
 
 
 def _indexed_bytes(folder: Path) -> float:
@@ -115,7 +106,9 @@ def _indexed_bytes(folder: Path) -> float:
     return 0.0
 
 
-def _described(config: Mapping[str, Any], shape: MoeShape, stored: float) -> Sizes | None:
+def _described(
+    config: Mapping[str, Any], shape: MoeShape, quantised: Quantisation | None, stored: float
+) -> Sizes | None:
     """None where the config leaves out what all follows from."""
     hidden, layers = first_int(config, ("hidden_size", "d_model")), total_layers(config)
     heads = first_int(config, ("num_attention_heads", "n_heads"))
@@ -123,27 +116,44 @@ def _described(config: Mapping[str, Any], shape: MoeShape, stored: float) -> Siz
     if min(hidden, layers, heads, width) < 1:
         return None
     attention, kv_values, kv_heads = _attention(config, hidden, heads)
+    linear, with_cache = _linear_attention(config, hidden, layers)
     expert = 3 * hidden * width
-    shared = first_int(config, ("n_shared_experts", "num_shared_experts")) * expert
-    shared += 3 * hidden * first_int(config, ("shared_expert_intermediate_size",))
+    shared = first_int(config, SHARED_KEYS) * expert
+    shared += 3 * hidden * first_int(config, ("shared_expert_intermediate_size", "shared_intermediate_size"))
     dense = 3 * hidden * first_int(config, ("intermediate_size",), width) * max(layers - shape.num_layers, 0)
     vocabulary = first_int(config, ("vocab_size",)) * hidden
-    tied = config.get("tie_word_embeddings") is True
-    common = layers * attention + shape.num_layers * (shared + hidden * shape.num_experts) + dense + vocabulary
-    held = 0 if tied else vocabulary
-    total = common + held + shape.num_layers * shape.num_experts * expert
-    each = stored / total if stored else BYTES_A_PARAMETER
+    held = 0 if config.get("tie_word_embeddings") is True else vocabulary
+    multiplied = with_cache * attention + (layers - with_cache) * linear + shape.num_layers * shared + dense
+    plain = vocabulary + shape.num_layers * hidden * shape.num_experts  # output layer and routers: never quantised
+    routed = shape.num_layers * shape.num_experts * expert
+    other_bytes = expert_bytes = BYTES_A_PARAMETER
+    if quantised is not None and quantised.expert_bytes is not None and quantised.other_bytes is not None:
+        expert_bytes, other_bytes = quantised.expert_bytes, quantised.other_bytes
+    by_format = BYTES_A_PARAMETER * (plain + held) + other_bytes * multiplied + expert_bytes * routed
+    scale = stored / by_format if stored else 1.0
     return Sizes(
         shape=shape,
         layers=layers,
-        expert_bytes=each * expert,
-        common_bytes=each * common,
-        embedding_bytes=each * held,
-        kv_bytes=BYTES_A_PARAMETER * layers * kv_values,
+        expert_bytes=scale * expert_bytes * expert,
+        common_bytes=scale * (BYTES_A_PARAMETER * plain + other_bytes * multiplied),
+        embedding_bytes=scale * BYTES_A_PARAMETER * held,
+        kv_bytes=BYTES_A_PARAMETER * with_cache * kv_values,
         kv_heads=kv_heads,
-        bytes_a_parameter=each,
+        parameters=plain + held + multiplied + routed,
+        active_parameters=plain + multiplied + shape.num_layers * shape.top_k * expert,
         known=True,
     )
+
+
+def _linear_attention(config: Mapping[str, Any], hidden: int, layers: int) -> tuple[int, int]:
+    """Parameters of a layer of linear attention (Qwen3-Next), and how many layers keep keys and values instead."""
+    every = first_int(config, ("full_attention_interval",), 4 if "linear_num_key_heads" in config else 1)
+    if every < 2:
+        return 0, layers
+    keys = first_int(config, ("linear_num_key_heads",)) * first_int(config, ("linear_key_head_dim",))
+    value_heads = first_int(config, ("linear_num_value_heads",))
+    values = value_heads * first_int(config, ("linear_value_head_dim",))
+    return hidden * (2 * keys + 3 * values + 2 * value_heads), layers // every
 
 
 def _attention(config: Mapping[str, Any], hidden: int, heads: int) -> tuple[int, int, int]:
@@ -158,7 +168,8 @@ def _attention(config: Mapping[str, Any], hidden: int, heads: int) -> tuple[int,
         return query + keys + heads * value * hidden, latent + rope, 1
     size = first_int(config, ("head_dim",)) or hidden // heads
     kv_heads = first_int(config, ("num_key_value_heads",)) or heads
-    return 2 * hidden * size * (heads + kv_heads), 2 * size * kv_heads, kv_heads
+    gated = heads * size * hidden if "linear_num_key_heads" in config else 0  # Qwen3-Next gates what attention says
+    return 2 * hidden * size * (heads + kv_heads) + gated, 2 * size * kv_heads, kv_heads
 
 
 def _assumed(shape: MoeShape, weight_bytes: float) -> Sizes:
@@ -172,6 +183,7 @@ def _assumed(shape: MoeShape, weight_bytes: float) -> Sizes:
         embedding_bytes=0.0,
         kv_bytes=BYTES_A_PARAMETER * shape.num_layers * 1024,
         kv_heads=4,
-        bytes_a_parameter=BYTES_A_PARAMETER,
+        parameters=weight_bytes / BYTES_A_PARAMETER,
+        active_parameters=(weight_bytes - routed * (1 - shape.top_k / shape.num_experts)) / BYTES_A_PARAMETER,
         known=False,
     )

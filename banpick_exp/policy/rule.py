@@ -6,10 +6,11 @@ Nothing here imports torch: a sweep of policies is composed, checked and counted
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.experts import KeyExperts
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from banpick_kernels.layer_hooks import LayerEdit
     from banpick_kernels.table import RouterTable
+
+Needs = Literal["nothing", "a calibration", "data of your own"]
+"""What a rule needs before it can run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,12 @@ class Rule(BaseModel):
     ends_are_idle: ClassVar[bool] = True
     """Whether a measured budget at either end of a range of `budget` shows that the rule did nothing: a threshold that
     drops nothing, or all it may, in every token. False where an honest run may sit there."""
+    prunes: ClassVar[bool] = False
+    """Whether all it does is to keep fewer experts than the checkpoint selects."""
+    needs: ClassVar[Needs] = "nothing"
+    """What its knobs as shipped need before it can run; of one policy that is typed, `needs_calibration` decides."""
+    needs_instead: ClassVar[str] = ""
+    """What would do in place of `needs`, or needs more than it; empty where there is neither."""
     needs_pull: ClassVar[bool] = False
     """Whether a policy without a `pull` is stock routing under another name, and hence no result."""
 
@@ -89,6 +99,16 @@ class Rule(BaseModel):
     def derived_knobs(cls, shape: MoeShape) -> dict[str, Any]:
         """What null stands for in knobs whose usual value follows from the checkpoint."""
         return {}
+
+    @classmethod
+    def idle_on(cls, shape: MoeShape) -> str | None:
+        """Why it would change nothing on any checkpoint of this shape, whatever its knobs; None where it may."""
+        return "one expert a token: there is nothing to prune" if cls.prunes and shape.top_k == 1 else None
+
+    @classmethod
+    def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:
+        """What is to be known before it is tried on such a checkpoint. `gpu`: on an engine of conf/engine/cuda*."""
+        return ()
 
     def idle_remedy(self, knob: str) -> str:
         """What to type where `knob` changes nothing, because the other knobs leave it out of `canonical`."""

@@ -114,6 +114,8 @@ class Composer:
     def _read_setting(self, values: Assignment) -> Setting:
         if values.get("model.path") is not None and "model" not in values:
             values = {"model": "local", **values}  # another checkpoint has other sizes than the default's
+        if "model.path" in values:
+            values = {"model.revision": None, **values}  # a commit of one repository is none of another's
         tree = self._resolved(values)
         model = validated(ModelConfig, tree["model"], "model")
         if model.name == "local" and model.path is not None:

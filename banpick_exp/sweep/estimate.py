@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES
+from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.evaluation.calibration.race import planned
 from banpick_exp.evaluation.calibration.scores import BUDGETS, PARTS, Part
 from banpick_exp.models.shape import MoeShape
@@ -311,7 +312,12 @@ def answer_tokens(point: Point) -> int:
 def calibration_tokens(point: Point) -> float:
     """Tokens that pass through the model while an artifact is made, whole passes counted: each layer limited and
     skipped once, on own answers."""
-    return 2 * point.checkpoint.shape.num_layers * point.calibration.samples * tokens_of_a_change(point)
+    return artifact_tokens(point.checkpoint.shape, point.calibration, len(point.task.domains))
+
+
+def artifact_tokens(shape: MoeShape, settings: CalibrationConfig, domains: int) -> float:
+    """The same for any checkpoint."""
+    return 2 * shape.num_layers * settings.samples * tokens_of_change(shape, settings, domains)
 
 
 def scoring_tokens(point: Point) -> float:
@@ -321,16 +327,25 @@ def scoring_tokens(point: Point) -> float:
 
 def part_tokens(point: Point, name: Part) -> float:
     """The same for one part, whoever follows it."""
-    shape, settings = point.checkpoint.shape, point.calibration
+    return score_tokens(point.checkpoint.shape, point.calibration, len(point.task.domains), name)
+
+
+def score_tokens(shape: MoeShape, settings: CalibrationConfig, domains: int, name: Part) -> float:
+    """The same for any checkpoint."""
     samples = settings.gain_samples if PARTS[name].labelled else settings.samples
     candidates = shape.num_layers * (shape.top_k - 1 if name in BUDGETS else shape.num_experts)
     changes = planned(candidates, samples, first_share=settings.first_share(name), wanted=settings.wanted)
-    return changes * tokens_of_a_change(point)
+    return changes * tokens_of_change(shape, settings, domains)
 
 
 def tokens_of_a_change(point: Point) -> float:
     """Of one answer in every domain, under one change."""
-    return _suffix_share(point.checkpoint.shape) * len(point.task.domains) * point.calibration.max_tokens
+    return tokens_of_change(point.checkpoint.shape, point.calibration, len(point.task.domains))
+
+
+def tokens_of_change(shape: MoeShape, settings: CalibrationConfig, domains: int) -> float:
+    """The same for any checkpoint."""
+    return _suffix_share(shape) * domains * settings.max_tokens
 
 
 def _suffix_share(shape: MoeShape) -> float:

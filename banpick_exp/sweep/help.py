@@ -35,7 +35,8 @@ Settings
   seed=0                  of sampling and bootstrap
   calibration.score=...   what ranks key experts: insertion_kl, removal_kl, removal_kl_per_use
   calibration.path=FOLDER an artifact made before, instead of making one (python -m banpick_exp calibrate makes one)
-  model.path=FOLDER       a checkpoint of your own; its config.json gives the sizes
+  model.path=FOLDER       a checkpoint of your own; its config.json gives the sizes. A real checkpoint needs a task: a
+                          +sweep takes the first of model.suggested_tasks, a line of your own must name one
   GROUP.KEY=VALUE         any key of the YAML files in conf/, e.g. engine.max_num_seqs=64 task.max_problems=200
   cluster.engines=2       engines loaded side by side; auto (default): as many as fit
   search=racing           stop points that can no longer reach the front; search=optuna samples 'KEY=interval(a,b)'
@@ -60,7 +61,7 @@ Examples
   python -m banpick_exp policy=fixed_k 'policy.k=range(1,K)'              the ladder that claims are held against
   python -m banpick_exp policy=naee 'policy.budget=choice(4,5)'           its knob solved for measured budgets
   python -m banpick_exp policy=pick 'policy.experts={{0: [3, 7]}}'          key experts by name, no calibration
-  python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b tracking=none dry_run=true
+  python -m banpick_exp +sweep=ban_pick model=qwen3_30b_a3b task=jsonl ... dry_run=true    what a real one would cost
   python -m banpick_exp +sweep=ban_pick resume=20260131-093000            the same command, where it stopped
   python -m banpick_exp +sweep=pick_auto                                  does Pick help here: keys, strength, verdict
   python -m banpick_exp +sweep=ban_pick task.split=dev                    to choose from: python -m banpick_exp choose
@@ -93,10 +94,10 @@ def help_page() -> str:
     defaults = {group: name for entry in _defaults() for group, name in entry.items()}
     parts = []
     for group, title in GROUP_TITLES.items():
-        lines = [title]
+        lines, width = [title], max(24, *(len(name) + 2 for name in choices(group)))
         for name in choices(group):
             mark = " (default)" if defaults.get(group) == name else ""
-            lines.append(f"  {name + mark:<24}{_first_comment(conf_dir() / group / f'{name}.yaml')}")
+            lines.append(f"  {name + mark:<{width}}{_first_comment(conf_dir() / group / f'{name}.yaml')}")
         parts.append("\n".join(lines))
     told = [f"  {name:<24}{read_study(name).purpose}" for name in studies()]
     parts.append("\n".join(["Studies: study=", *told]))

@@ -23,6 +23,7 @@ from banpick_exp.sweep.compose import Composer, Setting
 from banpick_exp.sweep.identity import engine_fingerprint, point_fingerprint
 from banpick_exp.sweep.overrides import Assignment, Block, expand
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.suited_task import suited_task
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import CALIBRATION_SPLIT, TaskFiles, inspect_task
 from banpick_exp.tasks.lengths import check_chat_template, check_prompt_lengths
@@ -71,6 +72,9 @@ class PointMaker:
 
     def assignments(self, block: Block) -> list[Assignment]:
         return expand(block, lambda assignment: self._composer.setting(assignment).checkpoint.shape)
+
+    def suited_task(self, block: Block, *, shipped: bool) -> str | None:
+        return suited_task(block, self._composer, shipped=shipped)
 
     def point(
         self,

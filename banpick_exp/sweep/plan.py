@@ -182,6 +182,7 @@ class _Planned:
 def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
     """The points, and beside them what a search asks later: spaces that are sampled, points that dev may choose."""
     blocks, shipped = _search_space(command, [run.sweep.params, *run.sweep.blocks]), Shipped(command)
+    blocks = [_with_task(block, maker, shipped=command.sweep is not None) for block in blocks]
     if isinstance(run.search, SelectSearch):
         return _staged(maker, blocks, run, run.search, shipped)
     if not isinstance(run.search, OptunaSearch):
@@ -374,6 +375,15 @@ def _search_space(command: Command, shipped: Sequence[Block]) -> list[Block]:
         else:
             blocks = edited_blocks([block for block in shipped if block], [*params, *command.policy])
     return [merged(block, command.settings) for block in blocks]
+
+
+def _with_task(block: Block, maker: PointMaker, *, shipped: bool) -> Block:
+    """The block with the task that suits its model, said in a note, where it leaves that open."""
+    task = maker.suited_task(block, shipped=shipped)
+    if task is None:
+        return block
+    maker.notes.setdefault(f"no task was typed, so {task} is asked, which suits the model: type another to change that")
+    return merged(block, [task])
 
 
 def _typed_space(command: Command) -> list[Block]:

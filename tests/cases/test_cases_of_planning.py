@@ -116,7 +116,7 @@ def test_more_positions_than_the_model_has(tmp_path: Path) -> None:
         (typed,) = re.findall(r"Type (engine\.max_model_len=\d+)", message)
         assert planned(*FIXED, typed).sweep.points
     other = write_checkpoint(tmp_path / "short", max_position_embeddings=64)
-    message = refusal("policy=fixed_k", "policy.k=2", f"model.path={other}", "engine.max_model_len=65")
+    message = refusal("policy=fixed_k", "policy.k=2", "task=tiny", f"model.path={other}", "engine.max_model_len=65")
     assert "64 positions" in message
 
 
@@ -153,10 +153,10 @@ def test_a_chat_without_a_template(tmp_path: Path) -> None:
     folder = tmp_path / "with one"
     shutil.copytree(ASSETS / "checkpoint", folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    assert planned(*FIXED, *typed, f'model.path="{folder}"').sweep.points
+    assert planned(*FIXED, "task=tiny", *typed, f'model.path="{folder}"').sweep.points
     (folder / "chat_template.jinja").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    assert planned(*FIXED, *typed, f'model.path="{folder}"').sweep.points
+    assert planned(*FIXED, "task=tiny", *typed, f'model.path="{folder}"').sweep.points
 
 
 MIXTRAL = {"architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts": None}
@@ -174,7 +174,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 def test_every_shipped_sweep_plans_on_any_top_k(sweep: str, shape: str, tmp_path: Path) -> None:
     """C5: each refused a top_k of 2, and named a setting that cannot be typed."""
     folder = write_checkpoint(tmp_path / "m", **SHAPES[shape])
-    plan = planned(f"+sweep={sweep}", f"model.path={folder}").sweep
+    plan = planned(f"+sweep={sweep}", "task=tiny", f"model.path={folder}").sweep
     if shape == "top_k 1" and len(plan.points) == 1:
         assert any("left out, because this checkpoint has no room" in note for note in plan.notes)
     else:

@@ -48,7 +48,7 @@ def test_help_is_a_page(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["+sweep=pick_strength", "model=qwen3_235b_a22b", "dry_run=true"]) == 0
+    assert main(["+sweep=pick_strength", "model=qwen3_235b_a22b", "task=tiny", "dry_run=true"]) == 0
     out = capsys.readouterr().out
     for word in (
         "23 points",
@@ -89,7 +89,10 @@ def test_a_good_command_writes_its_manifest_and_runs(
 
     stub.run_sweep = run_sweep  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "banpick_exp.cluster.run", stub)
-    assert main(["policy=fixed_k", "policy.k=2", f"model.path={checkpoint(tmp_path / 'm')}", "tracking=none"]) == 1
+    assert (
+        main(["policy=fixed_k", "policy.k=2", "task=tiny", f"model.path={checkpoint(tmp_path / 'm')}", "tracking=none"])
+        == 1
+    )
     stored = json.loads((seen[0].folder.path / "run.json").read_text())
     assert stored["sweep"] == "custom" and list(stored["models"].values()) == ["m"]
     assert "policy.k=2" in stored["command"]
@@ -222,7 +225,7 @@ def test_bad_input_is_quick_as_a_process(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
 
 
-@pytest.mark.parametrize("command", ["calibrate", "verify", "report", "choose", "compare", "bench", "tiny"])
+@pytest.mark.parametrize("command", ["inspect", "calibrate", "verify", "report", "choose", "compare", "bench", "tiny"])
 def test_every_command_has_a_help_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     page = capsys.readouterr().out
@@ -249,8 +252,8 @@ def test_completion_offers_commands_keys_and_names() -> None:
 
     assert candidates([], "cal") == ["calibration=", "calibrate"]
     assert candidates([], "+sweep=pick_st") == ["+sweep=pick_strength"]
-    assert candidates(["+sweep=ban_pick"], "model=qwen3_30") == ["model=qwen3_30b_a3b"]
-    assert candidates(["model", "="], "qwen3_30") == ["qwen3_30b_a3b"], "bash splits words at ="
+    assert candidates(["+sweep=ban_pick"], "model=qwen3_c") == ["model=qwen3_coder_30b_a3b"]
+    assert candidates(["model", "="], "qwen3_c") == ["qwen3_coder_30b_a3b"], "bash splits words at ="
     assert "engine.max_num_seqs=" in candidates([], "engine.max")
 
 

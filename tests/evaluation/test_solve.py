@@ -238,7 +238,7 @@ def test_the_shipped_sweep_has_each_rule_at_every_floor_that_leaves_it_room(plan
 
 def test_the_shipped_sweep_leaves_out_what_a_smaller_top_k_has_no_room_for(plan: Any, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "small", num_experts_per_tok=4)
-    found = plan("+sweep=iso_budget", f"model.path={folder}")
+    found = plan("+sweep=iso_budget", "task=tiny", f"model.path={folder}")
     solved = [point for point in found.points if point.budget is not None]
     assert {point.budget for point in solved} >= {1.5, 2, 2.5, 3}
     assert all(point.rule.budget(point.checkpoint.shape)[0] < point.budget < 4 for point in solved)

@@ -104,7 +104,8 @@ def test_planning_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from banpick_exp.__main__ import main\n"
-        f"assert main(['+sweep=ban_pick', 'model=qwen3_30b_a3b', 'dry_run=true', {f'output_dir={tmp_path}'!r}]) == 0\n"
+        "words = ['+sweep=ban_pick', 'model=qwen3_30b_a3b', 'task=tiny', 'dry_run=true']\n"
+        f"assert main([*words, {f'output_dir={tmp_path}'!r}]) == 0\n"
         f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])\n"
     )
     done = outside_python(sys.executable, "-c", code)

@@ -156,7 +156,14 @@ class TestMechanism:
             assert low <= kept.sum(-1).float().mean() <= high
 
     def test_a_compiled_engine_on_a_gpu_is_refused_while_planning(self) -> None:
-        command = ["policy=steer", "policy.on={0:[3]}", "model=qwen3_30b_a3b", "engine=cuda", "dry_run=true"]
+        command = [
+            "policy=steer",
+            "policy.on={0:[3]}",
+            "model=qwen3_30b_a3b",
+            "task=tiny",
+            "engine=cuda",
+            "dry_run=true",
+        ]
         with pytest.raises(UserError, match=r"policy=steer routes in torch.*Type engine.compile=false"):
             plan_sweep(command)
         plan = plan_sweep([*command, "engine.compile=false"])

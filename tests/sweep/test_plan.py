@@ -80,10 +80,10 @@ def test_any_key_can_be_an_axis_and_references_follow_it(plan: Any) -> None:
 
 def test_the_ladder_is_as_long_as_each_checkpoint_allows(plan: Any, tmp_path: Path) -> None:
     small = write_checkpoint(tmp_path / "small", num_experts_per_tok=3)
-    found = plan("policy=fixed_k", "policy.k=range(1,K)", f"model.path={small}")
+    found = plan("policy=fixed_k", "policy.k=range(1,K)", "task=tiny", f"model.path={small}")
     assert labels(found) == ["none", "fixed_k k=1", "fixed_k k=2"]
     assert found.points[0].model.name == "small"
-    both = plan("+sweep=pick_strength", "model=choice(tiny,qwen3_30b_a3b)", "policy.key_experts=4")
+    both = plan("+sweep=pick_strength", "task=tiny", "model=choice(tiny,qwen3_30b_a3b)", "policy.key_experts=4")
     assert sum(point.rule.name == "fixed_k" for point in both.points) == 14
 
 
@@ -122,7 +122,7 @@ def test_references_are_shared_without_a_note(plan: Any) -> None:
 
 
 def test_the_largest_engine_comes_first(plan: Any) -> None:
-    found = plan("policy=fixed_k", "policy.k=4", "model=choice(tiny,qwen3_30b_a3b,qwen3_235b_a22b)")
+    found = plan("policy=fixed_k", "policy.k=4", "task=tiny", "model=choice(tiny,qwen3_30b_a3b,qwen3_235b_a22b)")
     assert [point.engine.gpus for point in found.points] == [8, 8, 1, 1, 0, 0]
     assert [point.rule.name for point in found.points] == ["none", "fixed_k"] * 3
 
@@ -266,7 +266,7 @@ def test_resume_takes_a_name_or_a_folder(plan: Any) -> None:
     ("typed", "words"),
     [
         (["+sweep=pick_strength"], "of the sweep ban_pick, but this command is of the sweep pick_strength"),
-        (["+sweep=ban_pick", "model=qwen3_30b_a3b"], "of the model(s) tiny"),
+        (["+sweep=ban_pick", "model=qwen3_30b_a3b", "task=tiny"], "of the model(s) tiny"),
         (["+sweep=ban_pick", "task.domains=[math]"], "on the data of tiny"),
     ],
 )
@@ -374,7 +374,7 @@ def test_folders_that_are_no_run_are_not_resumed(plan: Any, tmp_path: Path) -> N
 
 def test_a_real_run_needs_what_a_dry_run_only_mentions(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"num_hidden_layers": 2, "num_experts": 16, "num_experts_per_tok": 4}')
-    arguments = ["policy=none", f"model.path={tmp_path}", f"output_dir={tmp_path / 'out'}"]
+    arguments = ["policy=none", "task=tiny", f"model.path={tmp_path}", f"output_dir={tmp_path / 'out'}"]
     assert any("no weights" in note for note in plan_sweep([*arguments, "dry_run=true"]).notes)
     with pytest.raises(UserError, match="no weights"):
         plan_sweep(arguments)

@@ -14,8 +14,9 @@ from rich.console import Console
 from banpick_exp.cluster.plan import plan_run
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
+from banpick_exp.models.published import PUBLISHED
 from banpick_exp.models.shape import MoeShape
-from banpick_exp.models.sizes import PUBLISHED, Sizes, sizes_of
+from banpick_exp.models.sizes import Sizes, sizes_of
 from banpick_exp.sweep.compose import Composer, choices
 from banpick_exp.sweep.config import Hardware
 from banpick_exp.sweep.dry_run import print_plan
@@ -29,9 +30,19 @@ SHAPES = {
     "Qwen/Qwen3-235B-A22B": (94, 128, 8),
     "deepseek-ai/DeepSeek-V2-Lite-Chat": (26, 64, 6),
     "deepseek-ai/DeepSeek-V2.5": (59, 160, 6),
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": (48, 512, 10),
+    "deepseek-ai/DeepSeek-V3": (58, 256, 8),
+    "moonshotai/Kimi-K2-Instruct": (60, 384, 8),
+    "openai/gpt-oss-20b": (24, 32, 4),
+    "openai/gpt-oss-120b": (36, 128, 4),
+    "allenai/OLMoE-1B-7B-0924-Instruct": (16, 64, 8),
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": (32, 8, 2),
+    "zai-org/GLM-4.5-Air": (45, 128, 8),
+    "ibm-granite/granite-3.1-3b-a800m-instruct": (32, 40, 8),
+    "inclusionAI/Ling-lite": (28, 64, 6),
 }
 LADDER = ["policy=fixed_k", "policy.k=range(2,K)", "tracking=none"]
-QWEN235 = ["model=qwen3_235b_a22b", "task.max_tokens=4096", "engine.max_model_len=8192"]
+QWEN235 = ["model=qwen3_235b_a22b", "task=tiny", "task.max_tokens=4096", "engine.max_model_len=8192"]
 
 
 def sizes(model: str) -> Sizes:
@@ -60,6 +71,16 @@ def printed(tmp_path: Path, *typed: str) -> str:
         ("Qwen/Qwen3-235B-A22B", 235, 22),
         ("deepseek-ai/DeepSeek-V2-Lite-Chat", 15.7, 2.4),
         ("deepseek-ai/DeepSeek-V2.5", 236, 21),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 79.7, 3.6),
+        ("deepseek-ai/DeepSeek-V3", 671, 37),
+        ("moonshotai/Kimi-K2-Instruct", 1026, 32),
+        ("openai/gpt-oss-20b", 20.9, 3.6),
+        ("openai/gpt-oss-120b", 116.8, 5.1),
+        ("allenai/OLMoE-1B-7B-0924-Instruct", 6.92, 1.2),
+        ("mistralai/Mixtral-8x7B-Instruct-v0.1", 46.7, 12.9),
+        ("zai-org/GLM-4.5-Air", 106.5, 12),
+        ("ibm-granite/granite-3.1-3b-a800m-instruct", 3.3, 0.84),
+        ("inclusionAI/Ling-lite", 16.8, 2.65),
     ],
 )
 def test_parameters_are_those_on_the_model_cards(model: str, billions: float, active: float) -> None:
@@ -92,7 +113,7 @@ def test_a_folder_without_weights_is_priced_by_its_config_and_its_index(
 ) -> None:
     """The second is the same model in 8 bits."""
     folder = write_folder(tmp_path / "model", total_size)
-    typed = ["engine=cuda_tp8", "task.max_tokens=2048"]
+    typed = ["task=tiny", "engine=cuda_tp8", "task.max_tokens=2048"]
     (here,) = planned(tmp_path, f"model.path={folder}", *typed).estimate(1).kinds
     (hub,) = planned(tmp_path, "model=qwen3_235b_a22b", *typed).estimate(1).kinds
     assert here.roofline is not None and hub.roofline is not None
@@ -106,7 +127,7 @@ def test_a_folder_without_weights_is_priced_by_its_config_and_its_index(
 
 
 def test_a_model_that_nothing_describes_is_priced_as_one_of_its_size(tmp_path: Path) -> None:
-    typed = ["model=qwen3_30b_a3b", "model.path=somebody/else"]
+    typed = ["model=qwen3_30b_a3b", "task=tiny", "model.path=somebody/else"]
     (kind,) = planned(tmp_path, *typed).estimate(1).kinds
     assert kind.roofline is not None and not kind.roofline.sizes.known
     assert kind.roofline.sizes.weight_bytes == pytest.approx(60e9)
@@ -159,7 +180,7 @@ PROMPTS = [
 @pytest.mark.parametrize(("card", "measured", "milliseconds"), PROMPTS)
 def test_prompts_are_priced_near_what_was_measured(card: Hardware, measured: float, milliseconds: float) -> None:
     whole = sizes("Qwen/Qwen3-235B-A22B")
-    half = ("expert_bytes", "common_bytes", "embedding_bytes", "bytes_a_parameter")
+    half = ("expert_bytes", "common_bytes", "embedding_bytes")
     fp8 = dataclasses.replace(whole, **{name: getattr(whole, name) / 2 for name in half})
     sequences = measured / 4200 * 200 * milliseconds / 1e3
     engine = EngineConfig(tensor_parallel_size=4, gpus=4, max_num_seqs=256)

@@ -51,7 +51,9 @@ def run(arguments: list[str]) -> int:
     for text in settings:
         if key_of(text).split(".")[0] in ("policy", "sweep"):
             raise UserError(f"{text} chooses a policy, but verify tries its own, of every family. Leave it out.")
-    plan = plan_run([*settings, "policy=none"]).sweep
+    asked = any(key_of(text) in ("task", "study") for text in settings)
+    task = [] if asked else ["task=tiny"]  # its prompts are its own: no task has to suit the model
+    plan = plan_run([*settings, "policy=none", *task]).sweep
     if len(plan.points) != 1:
         raise UserError(
             f"{len(plan.points)} engines are named, but a report is about one. Type one value a setting, and run the "

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import field_validator
 
 from banpick_exp.errors import UserError
+from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import AUTO_MOST, Calibration, most_influential
 from banpick_exp.policy.experts import KeyExperts, as_knob, check_named_experts
 from banpick_exp.policy.knobs import AUTO, NamedOrAuto, Number, Switch, Whole
-from banpick_exp.policy.rule import Rule, short
+from banpick_exp.policy.rule import Needs, Rule, short
 from banpick_kernels.insertion import rank_window
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Reinforcing(Rule):
     """Key experts get a higher logit (boost) or are inserted into the selection (the other modes)."""
 
     ends_are_idle: ClassVar[bool] = False  # every token may insert all that it can, or nothing
+    needs: ClassVar[Needs] = "a calibration"
     needs_pull: ClassVar[bool] = True
     mode: Mode = "boost"
     """boost adds to the logits; force_* inserts always, range_* within the router's top range_factor*K; *_add lets the
@@ -56,6 +58,10 @@ class Reinforcing(Rule):
     def superseded_knobs(cls, typed: Mapping[str, Any]) -> tuple[str, ...]:
         """Named outright: the default choice by influence steps back."""
         return () if typed.get("experts") is None else ("key_experts", "per_layer")
+
+    @classmethod
+    def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:
+        return (f"inserts only what the {routing.groups_seen} groups of a token hold",) if routing.grouped else ()
 
     def idle_remedy(self, knob: str) -> str:
         return "Add policy.mode=boost, or leave it out." if knob == "boost" else super().idle_remedy(knob)

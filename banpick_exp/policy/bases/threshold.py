@@ -1,6 +1,6 @@
 """What the rules that prune by a threshold on the selected weights share: a floor, and a budget below top_k."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 class Threshold(Rule):
     """Keep some of the checkpoint's own selection, between k_min and top_k experts of it."""
 
+    prunes: ClassVar[bool] = True
     k_min: Whole = 1
     """Fewest experts kept, the best ones, 1 to top_k, whatever the threshold says."""
 

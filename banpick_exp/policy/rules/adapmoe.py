@@ -29,7 +29,7 @@ from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.threshold import Threshold, limit_of_layer
 from banpick_exp.policy.calibration import RUN_IT, Calibration, fisher
 from banpick_exp.policy.knobs import Number
-from banpick_exp.policy.rule import BudgetKnob
+from banpick_exp.policy.rule import BudgetKnob, Needs
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -39,6 +39,7 @@ class AdapMoe(Threshold):
     """`adapmoe`: drop the experts whose squared weights, times their layer's importance, stay below a threshold."""
 
     name: ClassVar[str] = "adapmoe"
+    needs: ClassVar[Needs] = "a calibration"
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("threshold", 1e-5, 10.0, log=True)
     threshold: Number
     """At least 0, higher keeps less: 0 is stock."""

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration, ban_statistics
 from banpick_exp.policy.knobs import Number, Whole, check_count
-from banpick_exp.policy.rule import BudgetKnob, Rule
+from banpick_exp.policy.rule import BudgetKnob, Needs, Rule
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -17,6 +18,8 @@ class Ban(Rule):
     """`ban`: keep between k_min and top_k experts, fewer for peaked tokens and insensitive layers."""
 
     name: ClassVar[str] = "ban"
+    prunes: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "a calibration"
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("lambda", 1e-3, 2.0)
     lambda_: Number = Field(alias="lambda")
     """In (0, 2], higher keeps more; the paper publishes 0.26 to 0.95."""
@@ -36,6 +39,10 @@ class Ban(Rule):
     @classmethod
     def derived_knobs(cls, shape: MoeShape) -> dict[str, Any]:
         return {"k_min": shape.usual_k_min}
+
+    @classmethod
+    def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:
+        return (f"k_min {shape.usual_k_min} unless typed",)
 
     def needs_calibration(self) -> bool:
         return True

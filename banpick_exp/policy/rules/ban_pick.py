@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar
 
+from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.reinforcing import Mode, Reinforcing
 from banpick_exp.policy.calibration import Calibration
@@ -18,8 +19,14 @@ class BanPick(Ban, Reinforcing):
     """
 
     name: ClassVar[str] = "ban_pick"
+    prunes: ClassVar[bool] = False  # key experts come in beside the one that is left
     ends_are_idle: ClassVar[bool] = True  # as for Ban: the pruning shows between them
     mode: Mode = "range_add"
+
+    @classmethod
+    def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:
+        ours = Ban.remarks_on(shape, routing, gpu=gpu), Reinforcing.remarks_on(shape, routing, gpu=gpu)
+        return (*ours[0], *ours[1])
 
     def needs_calibration(self) -> bool:
         return True

@@ -41,7 +41,7 @@ from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.threshold import Threshold, usual_floor
 from banpick_exp.policy.calibration import Calibration, ratio_median, similarity
 from banpick_exp.policy.knobs import Number, Whole
-from banpick_exp.policy.rule import BudgetKnob
+from banpick_exp.policy.rule import BudgetKnob, Needs
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Diep(Threshold):
     """`diep`: drop experts below a share of the best one's weight, a lower share where they differ from it."""
 
     name: ClassVar[str] = "diep"
+    needs: ClassVar[Needs] = "a calibration"
     in_torch: ClassVar[bool] = True
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("beta", 1e-2, 1e3, log=True)
     k_min: Whole = 2

@@ -140,6 +140,11 @@ class ExpertSample(Truncated):
             raise ValueError(f"is outside [0, {SEED_LIMIT - 1}]. Use for example policy.seed=1.")
         return seed
 
+    @classmethod
+    def idle_on(cls, shape: MoeShape) -> str | None:
+        few = shape.top_k <= 2
+        return f"with {shape.top_k} a token nothing is drawn: it is fixed_k" if few else None
+
     def knobs(self) -> dict[str, object]:
         drawing = {"temperature": self.temperature, "pool_factor": self.pool_factor, "seed": self.seed}
         return {**drawing, **super().knobs()}

@@ -30,7 +30,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.offset_file import KEY, read_offset
-from banpick_exp.policy.rule import Pull, Rule
+from banpick_exp.policy.rule import Needs, Pull, Rule
 
 if TYPE_CHECKING:
     from banpick_kernels.layer_hooks import LayerEdit
@@ -50,6 +50,8 @@ class LogitOffset(Rule):
     """`logit_offset`: add a vector to the router logits of each layer."""
 
     name: ClassVar[str] = "logit_offset"
+    needs: ClassVar[Needs] = "data of your own"
+    needs_instead: ClassVar[str] = "a file of offsets"
     path: Text
     """A safetensors file with the tensor `logit_offset` [L,E], in logits; F64, F32, F16 or BF16, all finite."""
     sha256: Annotated[str | None, BeforeValidator(lambda value: None if value is None else _text(value))] = Field(

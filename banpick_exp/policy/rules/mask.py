@@ -23,11 +23,12 @@ Weights 0.5, 0.25, 0.125, 0.125 with expert 0 masked and K = 2: experts 1 and 2 
 import math
 from typing import TYPE_CHECKING, ClassVar
 
+from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.experts import as_knob, check_enough_stay, check_named_experts
 from banpick_exp.policy.knobs import NamedExperts
-from banpick_exp.policy.rule import Rule
+from banpick_exp.policy.rule import Needs, Rule
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -37,8 +38,20 @@ class Mask(Rule):
     """`mask`: exclude the named experts; the next best take their places."""
 
     name: ClassVar[str] = "mask"
+    needs: ClassVar[Needs] = "data of your own"
+    needs_instead: ClassVar[str] = "experts named by hand"
     experts: NamedExperts
     """The excluded experts, {layer: [ids]}; at least top_k must stay in each layer."""
+
+    @classmethod
+    def idle_on(cls, shape: MoeShape) -> str | None:
+        return "every expert is selected already" if shape.num_experts == shape.top_k else None
+
+    @classmethod
+    def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:
+        if not (gpu and (routing.grouped or routing.corrected)):
+            return ()
+        return ("a compiled GPU engine may fill a slot with a masked expert, at weight 0",)
 
     def check(self, shape: MoeShape) -> None:
         at = "policy.experts"

@@ -30,7 +30,7 @@ from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.threshold import Threshold, limit_of_layer, within_unit
 from banpick_exp.policy.calibration import RUN_IT, Calibration, skip_kl
 from banpick_exp.policy.knobs import Number
-from banpick_exp.policy.rule import BudgetKnob
+from banpick_exp.policy.rule import BudgetKnob, Needs
 
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
@@ -40,6 +40,8 @@ class Modes(Threshold):
     """`modes`: keep experts whose weight times their layer's importance reaches tau."""
 
     name: ClassVar[str] = "modes"
+    needs: ClassVar[Needs] = "a calibration"
+    needs_instead: ClassVar[str] = "none with alpha_min=1"
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("tau", 1e-6, 1.0, log=True)
     tau: Number
     """In [0, 1], higher keeps less: 0 is stock."""

@@ -42,6 +42,7 @@ class Naee(Threshold):
     """`naee`: keep experts of at least beta times the weight of the token's best one."""
 
     name: ClassVar[str] = "naee"
+    needs_instead: ClassVar[str] = "beta=median needs a calibration"
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("beta", 0.0, 1.0)
     k_min: Whole = 2
     beta: float | Literal["median"]

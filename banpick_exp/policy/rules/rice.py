@@ -37,6 +37,7 @@ from banpick_exp.policy.bases.truncated import Truncated
 from banpick_exp.policy.calibration import Calibration, npmi
 from banpick_exp.policy.experts import KeyExperts, as_knob, check_named_experts, highest
 from banpick_exp.policy.knobs import NamedExperts, Number, Switch, Whole
+from banpick_exp.policy.rule import Needs
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Rice(Truncated):
     """`rice`: multiply the weights of named experts, or of those that go with the calibration's marker tokens."""
 
     name: ClassVar[str] = "rice"
+    needs: ClassVar[Needs] = "a calibration"
+    needs_instead: ClassVar[str] = "or experts named by hand"
     in_torch: ClassVar[bool] = True
     multiplier: Number
     """Above 0 and at most 1000: 1 is stock, more reinforces, less weakens."""

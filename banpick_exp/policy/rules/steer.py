@@ -42,6 +42,7 @@ from banpick_exp.policy.bases.truncated import Truncated
 from banpick_exp.policy.calibration import Calibration, contrast
 from banpick_exp.policy.experts import KeyExperts, as_knob, check_enough_stay, check_named_experts, highest
 from banpick_exp.policy.knobs import NamedExperts, Number, Whole
+from banpick_exp.policy.rule import Needs
 from banpick_kernels.layer_hooks import LayerEdit
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Steer(Truncated):
     """`steer`: named or contrasting experts are always, or never, selected."""
 
     name: ClassVar[str] = "steer"
+    needs: ClassVar[Needs] = "a calibration"
+    needs_instead: ClassVar[str] = "of several domains, or experts named by hand"
     in_torch: ClassVar[bool] = True
     on: NamedExperts | None = None
     """Experts that every token selects, {layer: [ids]}."""
@@ -91,6 +94,10 @@ class Steer(Truncated):
                 "is outside (0, 20]: at 0 steered experts tie with others. Use for example policy.epsilon=0.01."
             )
         return epsilon
+
+    @classmethod
+    def idle_on(cls, shape: MoeShape) -> str | None:
+        return "every expert is selected already" if shape.num_experts == shape.top_k else None
 
     @property
     def named(self) -> bool:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import field_validator
 
+from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.threshold import Threshold, within_unit
 from banpick_exp.policy.calibration import Calibration
@@ -56,6 +57,10 @@ class TopP(Threshold):
     def knobs(self) -> dict[str, object]:
         knobs: dict[str, object] = {"p": self.p, "k_min": self.k_min}
         return {**knobs, "raw": True} if self.raw else knobs
+
+    @classmethod
+    def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:
+        return ("sigmoid scores are no shares: leave raw=false",) if routing.scoring == "sigmoid" else ()
 
     def keeps_all(self) -> bool:
         return self.p == 1
