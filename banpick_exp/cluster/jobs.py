@@ -52,17 +52,19 @@ class Jobs:
         return len(self._waiting)
 
     def add(self, works: Sequence[Work]) -> None:
-        """What a search asks for, behind what waits; with the calibrations that it reads before it."""
-        needed = {need: w.point for w in works if (need := w.point.calibration_need) is not None}
-        for need in [need for need in needed if need not in self._asked]:
-            self._asked.add(need)
-            self._missing.add(need)
-            wanted = Calibrating(needed[need], self._folder)
-            waiting = self._calibrating.setdefault(need[0], deque())
-            waiting.append(wanted)
-            if len(waiting) == 1:
-                self._waiting.extend(_jobs(wanted, wanted.begin()))
-        self._waiting.extend(Job(work.kind, work.point, work) for work in works)
+        """What a search asks for, behind what waits; a calibration just before the first that reads it, so that stock,
+        whose answers can end a sweep, is not kept waiting by it."""
+        for work in works:
+            need = work.point.calibration_need
+            if need is not None and need not in self._asked:
+                self._asked.add(need)
+                self._missing.add(need)
+                wanted = Calibrating(work.point, self._folder)
+                waiting = self._calibrating.setdefault(need[0], deque())
+                waiting.append(wanted)
+                if len(waiting) == 1:
+                    self._waiting.extend(_jobs(wanted, wanted.begin()))
+            self._waiting.append(Job(work.kind, work.point, work))
 
     def to_come(self) -> int:
         """At most how many steps of calibrations may be asked for yet, when those that are out are over."""

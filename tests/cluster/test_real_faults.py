@@ -37,6 +37,7 @@ def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subproces
         text=True,
         cwd=tmp_path,
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # below nohup it is ignored, and so by us
     )
     yield process
     if process.poll() is None:
@@ -100,8 +101,11 @@ def test_an_engine_that_loses_a_process_below_it_is_replaced(
 ) -> None:
     """vLLM itself would go on waiting for its answer."""
     first_point_done(driver, tmp_path)
+    victim = awaited(
+        lambda: next((pid for pid, name in descendants(driver.pid).items() if name.startswith(title)), None)
+    )
     below = descendants(driver.pid)
-    os.kill(next(pid for pid, name in below.items() if name.startswith(title)), signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     assert ends(driver, tmp_path, LIMIT_SECONDS) == 0, output(tmp_path)
     told = " ".join(output(tmp_path).split())
     assert "engine lost" in told and f"{POINTS} done, 0 invalid, 0 failed" in told
