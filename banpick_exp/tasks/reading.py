@@ -135,7 +135,18 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
 
 
 def _material(value: object) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return None if value is None else json.dumps(_with_numbers(value), ensure_ascii=False, sort_keys=True)
+
+
+def _with_numbers(value: object) -> object:
+    """A number kept as the file writes it is a text here, and a test of `f(2)` is none of `f("2")`."""
+    if isinstance(value, Number):
+        return json.loads(value)
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _with_numbers(each) for key, each in value.items()}
+    return value
 
 
 def _question(key: str, value: object) -> str:
