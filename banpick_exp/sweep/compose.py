@@ -220,8 +220,8 @@ def _of_typed_search(shipped: dict[str, Any], values: Assignment) -> dict[str, A
 
 
 def _sized(engine: EngineConfig, checkpoint: Checkpoint, task: TaskConfig, values: Assignment) -> EngineConfig:
-    """A shipped max_model_len gives way to what the task needs, and that to a checkpoint that was made for less; a typed
-    one is the user's to see."""
+    """A shipped max_model_len gives way to what the task needs, and that to a checkpoint made for less; a typed one
+    is the user's to see."""
     if "engine.max_model_len" in values:
         return engine
     needed = engine.max_model_len if task.prompt_tokens is None else task.prompt_tokens + task.max_tokens

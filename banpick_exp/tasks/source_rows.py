@@ -18,7 +18,7 @@ KINDS = (".parquet", ".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv")
 
 
 def rows_of_hub(name: str, source: Source, part: Part) -> Iterator[SourceRow]:
-    """Through `datasets`, of the pinned commit. Raises UserError, one line, where the Hub is out of reach or refuses."""
+    """Through `datasets`, of the pinned commit. Raises UserError (one line) where the Hub cannot be reached."""
     import datasets
 
     datasets.disable_progress_bars()

@@ -11,8 +11,8 @@ from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow,
 
 PROMPT = (
     "The following are multiple choice questions (with answers) about {}. Think step by step and then finish your"
-    ' answer with "the answer is (X)" where X is the correct letter choice.\n\nQuestion:\n{}\nOptions:\n{}\nAnswer: Let\'s'
-    " think step by step."
+    ' answer with "the answer is (X)" where X is the correct letter choice.\n\nQuestion:\n{}\nOptions:\n{}\nAnswer:'
+    " Let's think step by step."
 )
 WORKED = "A: Let's think step by step."
 
