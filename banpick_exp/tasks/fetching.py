@@ -26,7 +26,7 @@ from banpick_exp.tasks.benchmarks.c4 import C4
 from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, as_line, data_folder
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.reading import read_problems
-from banpick_exp.tasks.registry import BENCHMARKS
+from banpick_exp.tasks.registry import BENCHMARKS, grader_of
 from banpick_exp.tasks.source_rows import local_files, rows_of_files, rows_of_hub
 
 NOTE = "source.json"
@@ -126,6 +126,7 @@ def _made(
     source: Source,
     stated: int | None,
 ) -> tuple[Fetched, bytes]:
+    grader_of(_plain(benchmark.name, domain))
     left_out: Counter[str] = Counter()
     lines: dict[str, str] = {}
     answers: dict[str, set[tuple[str, ...]]] = {}

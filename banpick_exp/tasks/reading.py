@@ -168,7 +168,7 @@ def _chat(benchmark: Benchmark, task: TaskConfig, value: object) -> tuple[tuple[
     key = benchmark.prompt_key
     if not task.chat_template:
         raise _Wrong(
-            f'has chat messages as "{key}", and task.chat_template=false asks plain texts: type task.chat_template=true,'
+            f'has chat messages as "{key}", and task.chat_template=false asks plain texts: type'
             " task.chat_template=true, or write what the user says as one text"
         )
     if benchmark.ask is not str:

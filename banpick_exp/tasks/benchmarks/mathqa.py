@@ -14,7 +14,7 @@ from banpick_exp.tasks.benchmarks.boxed import ASKED
 from banpick_exp.tasks.benchmarks.letters import LETTERS, lettered
 from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
 
-CHOICE = re.compile(r"(?:^|,)\s*([a-e])\s*\)\s*")
+CHOICE = re.compile(r"(?:^|,)\s*['\"]?\s*([a-e])\s*\)\s*")
 ENOUGH = 4000
 LETTER_ASKED = " Give the letter of the right choice."
 AS_CALIBRATION = (("calibration", "mathqa/math_calibration.jsonl"),)
@@ -25,7 +25,7 @@ def choices_of(text: str) -> list[str]:
     """`a ) 38 , b ) 27.675 , ...` as a list. Places that are out of order are part of a choice."""
     marks: list[re.Match[str]] = []
     for match in CHOICE.finditer(text.strip("[]' ")):
-        if match.group(1) == "abcde"[len(marks)] if len(marks) < 5 else False:
+        if len(marks) < 5 and match.group(1) == "abcde"[len(marks)]:
             marks.append(match)
     bare = text.strip("[]' ")
     ends = [mark.start() for mark in marks[1:]] + [len(bare)]
