@@ -275,6 +275,15 @@ def test_parquet_and_csv_are_read_like_json_lines(tmp_path: Path) -> None:
     assert asked("gsm8k", "calibration")[0].response == "She has 3+1000=.\nThe final answer is 1003"
 
 
+def test_mathematics_calibrates_on_mathqa_whoever_grades(tmp_path: Path) -> None:
+    fetch("mathqa", given=written(tmp_path / "train.jsonl", [mathqa(n) for n in range(3)]).parent)
+    for name in ("math500", "aime24", "aime25"):
+        task = tasks_command.task_of(name)
+        problem = asked(name, "calibration")[1]
+        right, wrong = grader_of(task).grade_all([("\\boxed{C}", problem), ("\\boxed{D}", problem)], task)
+        assert right.correct and not wrong.correct
+
+
 def test_text_to_calibrate_on_is_one_document_a_line(data: Path, tmp_path: Path) -> None:
     rows = [{"text": "a b\n" * 4000}, {"text": "short"}]
     (fetched,) = fetch("c4", given=written(tmp_path / "c4-train.00000.jsonl", rows))
