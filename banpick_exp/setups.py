@@ -23,6 +23,7 @@ NO_ANSWER = frozenset(
         "task.allow_zero",
         "task.block_problems",
         "task.max_failed_problems",
+        "task.prompt_tokens",
         "task.name",
         "task.data_files",
     }

@@ -34,6 +34,8 @@ GREEDY: Mapping[str, Any] = {"temperature": 0.0}
 
 Chat = bool | Mapping[str, Any]
 """Whether a prompt becomes a chat, or what the chat template is given."""
+Prompt = str | list[dict[str, str]]
+"""What the user says, or all messages of a chat ({role, content}), which needs a chat template."""
 
 
 class EngineError(RuntimeError):
@@ -282,7 +284,7 @@ class Engine:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         max_tokens: int,
         chat: Chat = False,
@@ -294,7 +296,9 @@ class Engine:
             self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos
         )
 
-    def tokenize(self, prompts: Sequence[str], *, chat: Chat = False, special_tokens: bool = True) -> list[list[int]]:
+    def tokenize(
+        self, prompts: Sequence[Prompt], *, chat: Chat = False, special_tokens: bool = True
+    ) -> list[list[int]]:
         """Token ids of each text. `special_tokens`: with those that the model's tokenizer puts around it.
 
         `chat`: what the user says in a chat; an object is handed to the chat template.
@@ -302,13 +306,14 @@ class Engine:
         tokenizer: Any = self.llm.get_tokenizer()
         if chat is not False:
             given = {} if chat is True else dict(chat)
-            messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            messages = [[{"role": "user", "content": each}] if isinstance(each, str) else each for each in prompts]
             return [
                 tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False, **given)
                 for message in messages
             ]
         if not prompts:
             return []
+        assert all(isinstance(each, str) for each in prompts), "planning refuses a chat without a chat template"
         ids: list[list[int]] = tokenizer(list(prompts), add_special_tokens=special_tokens).input_ids
         return ids
 

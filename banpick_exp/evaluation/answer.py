@@ -153,7 +153,7 @@ def ask(
     engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, seed: int = 0, repeat: int = 0
 ) -> list[list[Generation]]:
     """The answers to each problem, `task.samples` of them, in the order of `problems`; under the current policy."""
-    prompts = [problem.prompt for problem in problems]
+    prompts = [problem.asked for problem in problems]
     if task.temperature == 0 and repeat == 0:
         answers = engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat)
         return [[answer] for answer in answers]

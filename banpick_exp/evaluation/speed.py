@@ -125,7 +125,7 @@ def time_against_stock(
     clock: Clock = Stepped(engine) if can_step(engine) else Whole(engine)
     sides = {
         domain: (
-            engine.tokenize([problem.prompt for problem in items[:MOST_PROMPTS]], chat=task.chat),
+            engine.tokenize([problem.asked for problem in items[:MOST_PROMPTS]], chat=task.chat),
             _turns(engine, policies[domain]),
         )
         for domain, items in problems.items()

@@ -135,7 +135,7 @@ class Composer:
             )
         task = _anchored(validated(TaskConfig, tree["task"], "task"))
         checkpoint = self._checkpoints[model]
-        engine = _sized(validated(EngineConfig, tree["engine"], "engine"), checkpoint, values)
+        engine = _sized(validated(EngineConfig, tree["engine"], "engine"), checkpoint, task, values)
         computed = computed_dtype(model.dtype, checkpoint.stored, on_gpu=engine.gpus > 0)
         return Setting(
             model=model.model_copy(update={"dtype": computed.dtype}),
@@ -219,12 +219,14 @@ def _of_typed_search(shipped: dict[str, Any], values: Assignment) -> dict[str, A
     return {key: value for key, value in shipped.items() if key in kept}
 
 
-def _sized(engine: EngineConfig, checkpoint: Checkpoint, values: Assignment) -> EngineConfig:
-    """A shipped max_model_len gives way to a checkpoint that was made for less; a typed one is the user's to see."""
-    most = checkpoint.max_positions
-    if most is None or engine.max_model_len <= most or "engine.max_model_len" in values:
+def _sized(engine: EngineConfig, checkpoint: Checkpoint, task: TaskConfig, values: Assignment) -> EngineConfig:
+    """A shipped max_model_len gives way to what the task needs, and that to a checkpoint made for less; a typed one
+    is the user's to see."""
+    if "engine.max_model_len" in values:
         return engine
-    return engine.model_copy(update={"max_model_len": most})
+    needed = engine.max_model_len if task.prompt_tokens is None else task.prompt_tokens + task.max_tokens
+    most = needed if checkpoint.max_positions is None else min(needed, checkpoint.max_positions)
+    return engine if most == engine.max_model_len else engine.model_copy(update={"max_model_len": most})
 
 
 def _settled(settings: CalibrationConfig, shape: MoeShape, task: TaskConfig) -> CalibrationConfig:

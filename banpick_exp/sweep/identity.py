@@ -31,8 +31,8 @@ LATER: dict[str, object] = {
 TASK_LABELS = frozenset({"name", "data_files", "grader"})
 """Task settings replaced by what they name: the content of files, the name and version of the grader."""
 
-TASK_NO_RESULT = frozenset({"allow_zero", "block_problems", "max_failed_problems"})
-"""Task settings that change no result."""
+TASK_NO_RESULT = frozenset({"allow_zero", "block_problems", "max_failed_problems", "prompt_tokens"})
+"""Task settings that change no result, or (`prompt_tokens`) none but by the engine's max_model_len."""
 
 
 def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:

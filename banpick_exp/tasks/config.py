@@ -39,6 +39,8 @@ class TaskConfig(Section):
     max_problems: int | None = Field(default=None, ge=1)
     """Per domain; null is all of them."""
     max_tokens: int = Field(default=24, ge=1)
+    prompt_tokens: int | None = Field(default=None, ge=1)
+    """Room for a prompt: where engine.max_model_len is not typed, it is this and max_tokens. null: the engine's own."""
     answer_separator: str | None = ";"
     """The answer is what follows the last separator; null takes the whole text."""
     answer_pattern: str | None = None

@@ -135,7 +135,7 @@ def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
 
 def _problems(data: bytes, path: Path, benchmark: Benchmark, task: TaskConfig, domain: str, split: str) -> Loaded:
     content = hashlib.sha256(data).digest()
-    rules = (grader_of(task).name, task.answer_separator, task.answer_pattern)
+    rules = (grader_of(task).name, task.answer_separator, task.answer_pattern, task.chat_template)
     key = (content, str(path), benchmark, domain, split, rules)
     if key not in _kept:
         problems = read_problems(data, path, benchmark, task, domain=domain, split=split)

@@ -16,6 +16,7 @@ class Problem:
     task: str
     """Sub-task inside the domain."""
     prompt: str
+    """What is asked; of a chat, all that was said, with who said it."""
     answer: str
     also: tuple[str, ...] = ()
     """Other answers that are right."""
@@ -23,6 +24,13 @@ class Problem:
     """All that a model should write, its steps included, where the file says it."""
     material: str | None = None
     """What the grader needs beside the answers (tests to run, rules to check), as JSON text; None where nothing."""
+    chat: tuple[tuple[str, str], ...] = ()
+    """(role, text) of each message, where the file has a chat; empty where `prompt` is all that the user says."""
+
+    @property
+    def asked(self) -> str | list[dict[str, str]]:
+        """As an engine takes it: a text, or the messages of a chat."""
+        return [{"role": role, "content": text} for role, text in self.chat] or self.prompt
 
     @property
     def question(self) -> str:

@@ -21,6 +21,8 @@ from banpick_exp.tasks.rows import EXAMPLE, NoValue, Number, Row, rows_of
 ID_KEYS = ("problem_id", "id")
 TASK_KEY = "task"
 MOST_SHOWN = 5
+ROLES = ("system", "user", "assistant")
+"""Who may speak in a chat that is asked; the user speaks last."""
 DAMAGED = "\ufffd"
 REPEATS_BORNE = 0.05
 """Share of the rows that may repeat another, as some published sets have them; with more, intervals mean nothing."""
@@ -119,31 +121,79 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
         if key not in row:
             has = ", ".join(ascii(name) if invisible(name) else f'"{name}"' for name in list(row)[:8])
             raise _Wrong(f'has no "{key}"{f" (it has {has})" if has else ""}')
-    question = _question(benchmark.prompt_key, row[benchmark.prompt_key])
+    asked = row[benchmark.prompt_key]
+    chat = _chat(benchmark, task, asked) if _is_chat(asked) else ()
+    prompt = told(chat) if chat else benchmark.ask(_question(benchmark.prompt_key, asked))
     answers = tuple(dict.fromkeys(_answers(benchmark, task, row[benchmark.answer_key])))
     response = row.get(benchmark.response_key)
     return Problem(
         problem_id=next((label for key in ID_KEYS if (label := _label(key, row.get(key)))), default_id),
         domain=domain,
         task=_label(TASK_KEY, row.get(TASK_KEY)) or domain,
-        prompt=benchmark.ask(question),
+        prompt=prompt,
         answer=answers[0],
         also=answers[1:],
         response=str(response) if type(response) is str and response.strip() else None,
         material=_material(row.get(benchmark.material_key)),
+        chat=chat,
     )
 
 
 def _material(value: object) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return None if value is None else json.dumps(_with_numbers(value), ensure_ascii=False, sort_keys=True)
+
+
+def _with_numbers(value: object) -> object:
+    """Numbers as numbers again: what a grader needs beside an answer is no text to be compared as it is written."""
+    if isinstance(value, Number):
+        try:
+            return int(value)
+        except ValueError:
+            return float(value)
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    return {key: _with_numbers(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def told(chat: Sequence[tuple[str, str]]) -> str:
+    """A chat as one text, for people and for what compares questions."""
+    return "\n\n".join(f"{role}: {text}" for role, text in chat)
+
+
+def _is_chat(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value)
+
+
+def _chat(benchmark: Benchmark, task: TaskConfig, value: object) -> tuple[tuple[str, str], ...]:
+    key = benchmark.prompt_key
+    if not task.chat_template:
+        raise _Wrong(
+            f'has chat messages as "{key}", and task.chat_template=false asks plain texts: type'
+            " task.chat_template=true, or write what the user says as one text"
+        )
+    if benchmark.ask is not str:
+        raise _Wrong(f'has chat messages as "{key}", and {benchmark.name} words its prompts itself: write one text')
+    assert isinstance(value, list)
+    return tuple(_messages(key, value))
+
+
+def _messages(key: str, value: list[object]) -> Iterator[tuple[str, str]]:
+    for number, message in enumerate(value, start=1):
+        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+            raise _Wrong(f'has no role and content in message {number} of its "{key}"')
+        role, text = message["role"], message["content"]
+        if role not in ROLES:
+            raise _Wrong(f"has {str(role)!r} as the role of message {number}: write {', '.join(ROLES)}")
+        if isinstance(text, Number | NoValue) or not isinstance(text, str):
+            raise _Wrong(f"has {_named(text)} as the content of message {number}: write one text")
+        if all(char.isspace() or invisible(char) for char in text):
+            raise _Wrong(f"has an empty content in message {number}")
+        if number == len(value) and role != "user":
+            raise _Wrong(f"has {role} as the role of its last message, and what is answered is what the user says")
+        yield str(role), _whole(key, text)
 
 
 def _question(key: str, value: object) -> str:
-    if isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value):
-        raise _Wrong(
-            f'has chat messages as "{key}": write what the user says as one text; task.chat_template=true makes a chat'
-            " of it"
-        )
     if isinstance(value, (Number, NoValue)) or not isinstance(value, str):
         raise _Wrong(f'has {_named(value)} as "{key}", not text: write it as text in quotes')
     if all(char.isspace() or invisible(char) for char in value):

@@ -8,14 +8,28 @@ from __future__ import annotations
 
 from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
+from banpick_exp.tasks.benchmarks.aime import AIME24, AIME25
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
+from banpick_exp.tasks.benchmarks.gpqa_diamond import GPQA_DIAMOND
+from banpick_exp.tasks.benchmarks.gsm8k import GSM8K
+from banpick_exp.tasks.benchmarks.humaneval import HUMANEVAL, HUMANEVAL_PLUS
 from banpick_exp.tasks.benchmarks.jsonl import JSONL
+from banpick_exp.tasks.benchmarks.livecodebench import LIVECODEBENCH
+from banpick_exp.tasks.benchmarks.math500 import MATH500
+from banpick_exp.tasks.benchmarks.mathqa import MATHQA
+from banpick_exp.tasks.benchmarks.mbpp_plus import MBPP_PLUS
+from banpick_exp.tasks.benchmarks.mmlu_pro import MMLU_PRO
+from banpick_exp.tasks.benchmarks.reasoning_gym import REASONING_GYM
 from banpick_exp.tasks.benchmarks.tiny import TINY
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.grader import Grader
 from banpick_exp.tasks.graders.registry import grader_named
 
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (TINY, JSONL)}
+_FETCHED = (
+    *(GSM8K, MATH500, AIME24, AIME25, MATHQA, GPQA_DIAMOND, MMLU_PRO),
+    *(HUMANEVAL, HUMANEVAL_PLUS, MBPP_PLUS, LIVECODEBENCH, REASONING_GYM),
+)
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (TINY, JSONL, *_FETCHED)}
 
 
 def benchmark_of(task: TaskConfig) -> Benchmark:

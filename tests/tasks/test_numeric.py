@@ -32,6 +32,7 @@ def graded(completion: str, right: str) -> Grade:
         ("The answer is \u2212$5", "-5"), ("The answer is -$5", "-5"), ("The answer is 3/4", "0.75"),
         ("The answer is 0.75", "3/4"), ("#### 3\n#### 4", "4"), ("The answer is 3. No, the answer is 4.", "4"),
         ("The answer is 1,234,567", "steps\n#### 1,234,567"), ("<think>#### 3</think>#### 4", "4"), ("#### .5", "0.5"),
+        ("The answer is 72 cm^2.", "72"), (r"The answer is $72 \text{ m}^{2}$", "72"), ("The answer is 2^5 = 32", "32"),
     ],
 )  # fmt: skip
 def test_right_behind_a_mark(completion: str, right: str) -> None:

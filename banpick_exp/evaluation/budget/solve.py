@@ -190,7 +190,7 @@ class _Solver:
             # A salt of its own: a prompt found in the prefix cache would not be routed, and not be counted.
             salt = f"probe{self.trial.fingerprint}"
             for piece in self.pieces(items):
-                prompts = [problem.prompt for problem in piece]
+                prompts = [problem.asked for problem in piece]
                 self.engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat, salt=salt)
             counted, weight = self.engine.counters(reset=True), len(self.problems[domain]) / len(items)
             kept += weight * sum(counted.kept)

@@ -191,7 +191,7 @@ def _answers(
         counters = engine.counters(reset=True)
     else:
         first = problems[: settings.samples]
-        answers = engine.generate([p.prompt for p in first], max_tokens=settings.max_tokens, chat=task.chat)
+        answers = engine.generate([p.asked for p in first], max_tokens=settings.max_tokens, chat=task.chat)
         counters = engine.counters(reset=True)
         own = own_answers(answers)
         right = _right(engine, task, settings, problems[: settings.gain_samples], answers)
@@ -237,7 +237,7 @@ def _right(
     given: list[Any] = [*answers[: len(problems)], *[None] * (len(problems) - len(answers))]
     missing = [n for n, p in enumerate(problems) if p.response is None and given[n] is None]
     if missing:
-        prompts = [problems[n].prompt for n in missing]
+        prompts = [problems[n].asked for n in missing]
         asked = engine.generate(prompts, max_tokens=settings.max_tokens, chat=task.chat)
         for number, answer in zip(missing, asked, strict=True):
             given[number] = answer

@@ -41,7 +41,7 @@ def right_answers(
 
     `answers`: the model's own, None where the data has a response. Those longer than the engine takes are left out.
     """
-    prompts = engine.tokenize([problem.prompt for problem in problems], chat=task.chat)
+    prompts = engine.tokenize([problem.asked for problem in problems], chat=task.chat)
     end = engine.end_token()
     pairs = list(zip(problems, answers, strict=True))
     own = [(answer.text, problem) for problem, answer in pairs if problem.response is None and answer is not None]

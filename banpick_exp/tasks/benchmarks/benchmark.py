@@ -36,3 +36,5 @@ class Benchmark:
     in its own way begins with 1 and is raised with every change, because answers change with it."""
     missing: str | None = None
     """What to say where its own files are not in this installation; None: such a file is the user's to bring."""
+    source: object | None = None
+    """A `source.Source` where its problems are fetched first; None: they ship with us, or are the user's."""

@@ -21,7 +21,7 @@ MARK = re.compile(r"####|\b(?:answer|result)(?:\s+is\b|\s*:|\s*=)|\\boxed\s*\{",
 SENTENCE_END = re.compile(r"\n|(?<!\d)[.!?;](?=\s)|(?<=\d)[.!?;](?=\s|\Z)")
 THOUSANDS = r"\d{1,3}(?:(?:,|\{,\}|\\,|[\u00a0\u2009\u202f])\d{3})+(?!\d)"
 NUMBER = re.compile(
-    rf"(?<![\w.])(?:[-\u2212\u2013]\s?)?[$\u20ac\u00a3]?(?:[-\u2212])?(?:{THOUSANDS}|\d+)?(?:\.\d+|(?<=\d))"
+    rf"(?<![\w.^])(?<!\^\{{)(?:[-\u2212\u2013]\s?)?[$\u20ac\u00a3]?(?:[-\u2212])?(?:{THOUSANDS}|\d+)?(?:\.\d+|(?<=\d))"
     r"(?:\s?/\s?\d+(?![\d.]))?"
 )
 LONGEST = 60
@@ -63,7 +63,8 @@ class Numeric(Grader):
     """Equality of the last number."""
 
     name = "numeric"
-    version = 1
+    version = 2
+    """2: an exponent (`72 cm^2`) is no number of its own."""
     from_gold = True
 
     def normalised(self, answer: str) -> str:

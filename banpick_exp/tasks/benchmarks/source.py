@@ -1,0 +1,135 @@
+"""Where the problems of a published benchmark come from, and how a row of theirs becomes a row of ours.
+
+They are fetched once (`python -m banpick_exp tasks fetch NAME`) into a folder of the user's and read from there
+like any JSON lines: the whole prompt stands in the file, so its content is all of the identity.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from banpick_exp.config import suggestion
+from banpick_exp.errors import UserError
+from banpick_exp.tasks.benchmarks.benchmark import Benchmark
+from banpick_exp.tasks.config import TaskConfig
+
+SourceRow = Mapping[str, Any]
+"""A row as its source has it."""
+OurRow = dict[str, Any]
+"""problem_id, task, prompt, answer, response, material, as `reading` takes them."""
+FOLDER_VARIABLE = "BANPICK_DATA"
+
+
+def data_folder() -> Path:
+    """Where fetched problems lie: BANPICK_DATA, else the user's data folder."""
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("banpick_exp"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One file of ours, and what it is made of."""
+
+    domain: str
+    split: str
+    """Ours: test, calibration."""
+    of: str
+    """The split of the source."""
+    rows: int | None
+    """As many the source says it has; None: a choice among them."""
+    convert: Callable[[SourceRow, int], OurRow | None]
+    """A row of the source, with its place from 0; None leaves it out."""
+    local: str
+    """A pattern (fnmatch) for the names of this part's files, where they were downloaded by other means."""
+    config: str | None = None
+    file: str | None = None
+    """A file of the source's repository, where its splits cannot be named."""
+    most: int | None = None
+    """Rows that are enough; the others are not read."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.domain}_{self.split}.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Whose problems they are, which version, and under which licence."""
+
+    place: str
+    """An id of the Hugging Face Hub; of a package its name."""
+    revision: str
+    """A commit of the Hub; of a package its version is noted when it is read."""
+    licence: str
+    """As its source states it."""
+    parts: tuple[Part, ...] = ()
+    gated: bool = False
+    """The Hub asks for a login and consent."""
+    package: Callable[[], Iterator[SourceRow]] | None = None
+    """Reads the rows from an installed package instead of the Hub."""
+    generated: Callable[[str, str, int, int], Iterator[OurRow]] | None = None
+    """Makes the rows of (domain, split, how many, seed): there are as many as one likes."""
+    borrowed: tuple[tuple[str, str], ...] = ()
+    """Splits that another benchmark's file serves for: (split, path below the data folder)."""
+
+
+def fetched_path(name: str, domain: str, split: str, source: Source) -> Path:
+    """Where the problems lie once they are fetched."""
+    borrowed = dict(source.borrowed)
+    return data_folder() / borrowed.get(split, f"{name}/{domain}_{split}.jsonl")
+
+
+def files_of(name: str, source: Source) -> Callable[[TaskConfig, str], Mapping[str, Path]]:
+    """The `files` of a benchmark that is fetched. They raise UserError for what it does not have, or is not here."""
+
+    def files(task: TaskConfig, split: str) -> Mapping[str, Path]:
+        if source.generated is None:
+            _check_offered(name, source, task, split)
+        found = {domain: fetched_path(name, domain, split, source) for domain in task.domains}
+        absent = [path for path in found.values() if not path.is_file()]
+        if absent:
+            raise UserError(how_to_fetch(name, source, absent[0], split, task.domains))
+        return found
+
+    return files
+
+
+def _check_offered(name: str, source: Source, task: TaskConfig, split: str) -> None:
+    domains = tuple(dict.fromkeys(part.domain for part in source.parts))
+    splits = tuple(dict.fromkeys([*(part.split for part in source.parts), *(split for split, _ in source.borrowed)]))
+    for key, value, offered in [("task.split", split, splits), *(("task.domains", d, domains) for d in task.domains)]:
+        if value not in offered:
+            raise UserError(
+                f"{key}={value} is not in task={name}: there is nothing to ask. {suggestion(value, offered)}Choices:"
+                f" {', '.join(offered)}."
+            )
+
+
+def how_to_fetch(name: str, source: Source, path: Path, split: str, domains: tuple[str, ...] = ()) -> str:
+    """One line: what is missing, the command that gets it, and where it must lie."""
+    owner = dict(source.borrowed).get(split, f"{name}/").split("/")[0]
+    more = f" --domains {','.join(domains)}" if source.generated is not None else ""
+    local = "" if source.generated or source.package else " (without network: --from FILE_OR_FOLDER of a download)"
+    return (
+        f"task={name}: there is no file {path} (split {split}), so there is nothing to ask. Fetch it once: type python"
+        f" -m banpick_exp tasks fetch {owner}{more}{local}. It must lie there, or below another folder that"
+        f" {FOLDER_VARIABLE} names."
+    )
+
+
+def published(name: str, source: Source, *, grader: str) -> Benchmark:
+    """A benchmark that is fetched. Its version is 0: all that it asks stands in its files."""
+    return Benchmark(name=name, files=files_of(name, source), grader=grader, source=source)
+
+
+def as_line(row: OurRow) -> str:
+    """A row as its file has it, keys that hold nothing left out."""
+    return json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
