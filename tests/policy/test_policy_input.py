@@ -67,7 +67,7 @@ NAMED = {"experts": {0: [3]}}
         ("pick", {"boost": 1, "experts": {0: []}}, "names no expert: nothing would change"),
         ("ban", {"k_min": 3}, "policy.lambda is missing"),
         ("ban", {"lamda": 1, "k_min": 3},
-         "policy.lamda is unknown: it would have no effect. Did you mean policy.lambda? Use one of lambda, k_min, use."),
+         "policy.lamda is unknown: it would have no effect. Did you mean policy.lambda? Use one of lambda, k_min, "),
         ("ban", {"lambda": 1, "k_min": 3, "use": "tokens"},
          "policy.use='tokens' is unknown. Did you mean token? Use one of layer, token, both."),
         ("ban", {"lambda": 0, "k_min": 3}, "policy.lambda=0 is outside (0, 2]"),

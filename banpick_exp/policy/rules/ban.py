@@ -29,8 +29,8 @@ class Ban(Rule):
     k_min: Whole
     """Fewest experts kept, 1 to top_k; the paper uses 3 for top_k 8 and 2 for top_k 4 or 6."""
     use: Use = "both"
-    """What decides: the layer's sensitivity, the token's own weights, or the mean of both, as published. One alone takes
-    the place of that mean (ours): S = lambda * sensitivity, which keeps as many for every token of a layer, or
+    """What decides: the layer's sensitivity, the token's own weights, or the mean of both, as published. One alone
+    takes the place of that mean (ours): S = lambda * sensitivity, which keeps as many for every token of a layer, or
     S = lambda * Tn, which treats all layers alike. So lambda has the same reach in all three."""
 
     @field_validator("lambda_")
@@ -65,9 +65,7 @@ class Ban(Rule):
         return float(self.k_min), float(shape.top_k)
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
-        statistics = ban_statistics(
-            calibration, shape, self.name, layer=self.use != "token", token=self.use != "layer"
-        )
+        statistics = ban_statistics(calibration, shape, self.name, layer=self.use != "token", token=self.use != "layer")
         table.ban[0] = True
         table.ban_k_min[0] = self.k_min
         # The router takes half the sum of both. Of one alone the other is 0; twice lambda undoes the half, exactly.
