@@ -33,7 +33,7 @@ def published_table(run: Run) -> str:
     note = (
         f"Hollow marks: {escape('; '.join(sources(run.published)))}. Measured with ({escape(how)}), so a"
         " difference may come from the engine, sampling, the grader or the calibration: look at stock's first."
-        " Brackets: 95 % intervals of ours alone. Of several points with the nearest budget the first of the sweep is shown."
+        " Brackets: 95 % intervals of ours alone. Of several points with the nearest budget the first is shown."
     )
     return html_table(f"Published beside {run.name}", HEAD, rows) + f'<p class="small">{note}</p>'
 
