@@ -113,7 +113,7 @@ def _message(invalid: ValidationError) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BanStatistics:
-    """What Ban reads: sensitivity per layer, 0 to 1, and the range of R over the calibration tokens."""
+    """What Ban reads: sensitivity per layer, 0 to 1, and the range of R over the calibration tokens. 0: not read."""
 
     layer_sensitivity: tuple[float, ...]
     r_min: float
@@ -179,10 +179,15 @@ def _first(
     return chosen
 
 
-def ban_statistics(calibration: Calibration | None, shape: MoeShape, name: str) -> BanStatistics:
-    """Layer sensitivity, R_min and R_max. Raises UserError where one is missing, not finite or of another model."""
-    sensitivity = _sensitivity(calibration, shape, name)
-    r_min, r_max = _value(calibration, "r_min", name), _value(calibration, "r_max", name)
+def ban_statistics(
+    calibration: Calibration | None, shape: MoeShape, name: str, *, layer: bool = True, token: bool = True
+) -> BanStatistics:
+    """Layer sensitivity (with `layer`), R_min and R_max (with `token`); what is not asked for is 0 and may be missing.
+
+    Raises UserError where one that is asked for is missing, not finite or of another model.
+    """
+    sensitivity = _sensitivity(calibration, shape, name) if layer else (0.0,) * shape.num_layers
+    r_min, r_max = (_value(calibration, key, name) if token else 0.0 for key in ("r_min", "r_max"))
     if not all(map(math.isfinite, (*sensitivity, r_min, r_max))) or r_min > r_max:
         raise UserError(
             f"the calibration has r_min={r_min}, r_max={r_max}, layer_sensitivity={list(sensitivity)}: Ban needs "

@@ -81,5 +81,10 @@ def _draw_front(run: Run) -> Path:
     subtitle = f"{problems_a_point(run)}.{others}{mixed}"
     path = run.folder.figure_path(PARETO)
     return pareto_png(
-        drawn.shown_rows(), path, title=title, subtitle=f"{run.headline}  {subtitle}", others=drawn.other_rows()
+        drawn.shown_rows(),
+        path,
+        title=title,
+        subtitle=f"{run.headline}  {subtitle}",
+        others=drawn.other_rows(),
+        published=run.published,
     )

@@ -30,6 +30,7 @@ from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesO
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.report.published import Published, published_beside
 from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
 from banpick_exp.run_folder import ASIDE, MANIFEST, LeftOut, Manifest, RunFolder
@@ -245,6 +246,11 @@ class Run:
     @cached_property
     def tasks(self) -> str:
         return ", ".join(sorted({f"{record.task.name} {record.task.split}" for record in self.records}))
+
+    @cached_property
+    def published(self) -> tuple[Published, ...]:
+        """What papers report of this model on this task."""
+        return published_beside(self.done)
 
     @cached_property
     def calibrations(self) -> dict[str, dict[str, arrays.DomainCalibration]]:

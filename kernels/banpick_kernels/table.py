@@ -40,7 +40,7 @@ class Columns:
     ban_k_min = Column(2, None)
     """Fewest experts Ban keeps."""
     ban_lambda = Column(3, 1.0)
-    """In (0, 2], higher keeps more."""
+    """In (0, 4], higher keeps more: the policy's lambda, doubled where sensitivity or R alone decides."""
     sensitivity = Column(4, 0.0)
     """`layer_sensitivity` of the calibration, 0 to 1."""
     ratio_min = Column(5, 0.0)

@@ -35,7 +35,8 @@ def ban_keeps(weights: Sequence[float], sensitivity: float, params: Mapping[str,
     """How many of a token's K experts Ban keeps; `weights` are its K highest scores, descending."""
     ratio = sum(weights[:3]) / sum(weights)
     flatness = min(1.0, max(0.0, (found["r_max"] - ratio) / (found["r_max"] - found["r_min"])))
-    strength = params["lambda"] * 0.5 * (sensitivity + flatness)
+    share = {"layer": sensitivity, "token": flatness}.get(params.get("use", "both"), 0.5 * (sensitivity + flatness))
+    strength = params["lambda"] * share
     k_min, k_max = params["k_min"], len(weights)
     return min(k_max, max(k_min, round(k_min + (k_max - k_min) * strength)))
 

@@ -28,6 +28,8 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "range_replace": ("pick", {"mode": "range_replace", "experts": EXPERTS}),
     "range_add": ("pick", {"mode": "range_add", "range_factor": 1.5, "experts": EXPERTS}),
     "ban": ("ban", {"lambda": 0.9, "k_min": 3}),
+    "ban by layer": ("ban", {"lambda": 0.7, "k_min": 2, "use": "layer"}),
+    "ban by token": ("ban", {"lambda": 0.7, "k_min": 2, "use": "token"}),
     "ban_pick": ("ban_pick", {"lambda": 0.7, "k_min": 2, "key_experts": 3}),
     "steer": ("steer", {"on": EXPERTS, "off": {"0": [12], "3": [20]}}),
     "rice": ("rice", {"multiplier": 6.0, "experts": EXPERTS}),

@@ -26,10 +26,12 @@ def table_of(parts: frozenset[str], experts: int, top_k: int, draw: random.Rando
     if "ban" in parts:
         table.ban.fill_(1)
         table.ban_k_min.fill_(draw.randint(1, top_k))
-        table.ban_lambda.fill_(draw.uniform(0.05, 2))
-        table.sensitivity.fill_(draw.random())
+        table.ban_lambda.fill_(draw.uniform(0.05, 4))
+        table.sensitivity.fill_(draw.choice([0.0, draw.random()]))
         table.ratio_min.fill_(0.4)
         table.ratio_max.fill_(draw.choice([0.4, 0.7, 0.95]))
+        if draw.random() < 0.2:  # the layer alone decides
+            table.ratio_min.fill_(0), table.ratio_max.fill_(0)
     if "thresholds" in parts:
         table.min_ratio.fill_(draw.random())
         table.mass.fill_(draw.choice([2.0, draw.random()]))

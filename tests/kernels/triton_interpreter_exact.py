@@ -35,6 +35,12 @@ def exact_cases() -> Iterator[tuple[str, Case, Inputs]]:
     case = Case(num_tokens=5, num_experts=8, top_k=4, slots=4, padding=False)
     yield "R = 3/4 of equal scores", case, given_by(case, torch.zeros(5, 8), rows)
 
+    # Of one signal alone the other is 0 and lambda doubled: k_min + (K - k_min) * sensitivity, then 1 + 3 * Tn.
+    rows = [{"ban": 1, "ban_k_min": 1, "ban_lambda": 2, "sensitivity": each / 6} for each in range(7)]
+    rows += [{"ban": 1, "ban_k_min": 1, "ban_lambda": lam, "ratio_min": 0.5, "ratio_max": 1} for lam in (1, 2, 3, 4)]
+    case = Case(num_tokens=11, num_experts=8, top_k=4, slots=4, padding=False)
+    yield "ban by the layer or the token alone", case, given_by(case, torch.zeros(11, 8), rows)
+
     rows = [{"min_ratio": 1}, {"mass": 0.5}, {"mass": 0.75}, {"mass": 1}, {"min_weight": 0.25}]
     rows += [{"tail_square": 0.125}, {"tail_square": 0.25}, {"min_weight": 0.5, "floor": 3}]
     rows += [{"mass": mass, "raw_mass": 1} for mass in (0.125, 0.25, 0.375, 0.5, 0.625)]  # each of the 8 has 1/8

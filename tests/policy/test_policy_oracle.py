@@ -67,7 +67,8 @@ def oracle(case: Case, logits: list[float], renormalize: bool, scoring: str) -> 
         ratio = sum(weights[:3]) / sum(weights) if sum(weights) else 0.0
         spread = case.r_max - case.r_min
         flat = min(1.0, max(0.0, (case.r_max - ratio) / spread)) if spread else 0.0
-        exact = params["k_min"] + (case.top_k - params["k_min"]) * params["lambda"] * 0.5 * (case.sensitivity + flat)
+        share = {"layer": case.sensitivity, "token": flat}.get(params["use"], 0.5 * (case.sensitivity + flat))
+        exact = params["k_min"] + (case.top_k - params["k_min"]) * params["lambda"] * share
         if abs(exact - math.floor(exact) - 0.5) < ROUNDING_MARGIN:
             return None
         selected = selected[: min(case.top_k, max(params["k_min"], round(exact)))]
@@ -108,6 +109,7 @@ def cases(draw: st.DrawFn) -> Case:
     if name in ("ban", "ban_pick"):
         params["k_min"] = draw(st.integers(1, top_k))
         params["lambda"] = draw(st.integers(1, 40)) / 20
+        params["use"] = draw(st.sampled_from(["layer", "token", "both", None]))
         case.sensitivity = draw(st.integers(0, 20)) / 20
         case.r_min = draw(st.integers(0, 20)) / 20
         case.r_max = draw(st.integers(round(case.r_min * 20), 20)) / 20

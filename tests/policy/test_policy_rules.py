@@ -142,6 +142,23 @@ class TestBan:
         counts = self.counts(1.0, k_min=2, r_min=0.9, r_max=0.9)
         assert (counts[0] == 2).all() and (counts[1] == 3).all()
 
+    def by(self, use: str, calibration: Mapping[str, Any] = CALIBRATION) -> torch.Tensor:
+        policy = built("ban", calibration, **{"lambda": 1.0, "k_min": 1, "use": use})
+        return torch.stack([policy.route(self.LOGITS, layer)[2].sum(-1) for layer in range(2)])
+
+    def test_by_the_layer_alone_all_tokens_of_a_layer_keep_as_many(self) -> None:
+        """1 + 3 * sensitivity, whatever R is: it need not be known."""
+        for sensitivity, kept in (((0, 1), (1, 4)), ((0.4, 0.6), (2, 3)), ((0.5, 0.1), (2, 1))):
+            counts = self.by("layer", {"layer_sensitivity": sensitivity})
+            assert (counts == torch.tensor(kept)[:, None]).all()
+
+    def test_by_the_token_alone_all_layers_are_alike(self) -> None:
+        """And the sensitivity need not be known: 1 + 3 * Tn, twice what the token adds to both."""
+        ranges = {key: CALIBRATION[key] for key in ("r_min", "r_max")}
+        alone = self.by("token", ranges)
+        assert torch.equal(alone[0], alone[1]) and set(alone[0].tolist()) == {1, 2, 3, 4}
+        assert torch.equal(alone, self.counts(2.0, layer_sensitivity=[0, 0]))
+
     def test_scoring_and_renormalising_do_not_change_softmax_counts(self) -> None:
         policy = ban(1.0, 1)
         raw, normalised = (policy.route(self.LOGITS, 1, renormalize=flag) for flag in (False, True))
@@ -212,7 +229,11 @@ class TestIdentity:
         ("pick", {"mode": "force_add", "key_experts": 2, "per_layer": True},
          "pick force_add key_experts=2 per_layer=True"),
         ("ban", {"lambda": 0.85, "k_min": 2}, "ban lambda=0.85 k_min=2"),
+        ("ban", {"lambda": 1, "k_min": 2, "use": "both"}, "ban lambda=1 k_min=2"),
+        ("ban", {"lambda": 1, "k_min": 2, "use": "layer"}, "ban lambda=1 k_min=2 use=layer"),
         ("ban_pick", {"lambda": 1, "k_min": 2, "key_experts": 4}, "ban_pick lambda=1 k_min=2 key_experts=4"),
+        ("ban_pick", {"lambda": 1, "k_min": 2, "key_experts": 4, "use": "token"},
+         "ban_pick lambda=1 k_min=2 use=token key_experts=4"),
         ("naee", {"beta": 0.5}, "naee beta=0.5 k_min=2"),
         ("naee", {"beta": "median", "k_min": 1}, "naee beta=median k_min=1"),
         ("top_p", {"p": 0.8, "k_min": 2}, "top_p p=0.8 k_min=2"),
@@ -248,6 +269,7 @@ class TestIdentity:
             ("pick", {"boost": 1, "key_experts": 3}, "60d61dc6f87d3a21"),
             ("pick", {"mode": "range_replace", "experts": {0: [1]}}, "e3a05050c55b0599"),
             ("ban", {"lambda": 0.85, "k_min": 2}, "0494a69ddc73db5d"),
+            ("ban", {"lambda": 0.85, "k_min": 2, "use": "both"}, "0494a69ddc73db5d"),
             ("ban_pick", {"lambda": 0.85, "k_min": 2, "key_experts": 3}, "67eafb3068ffec83"),
             ("naee", {"beta": 0.5, "k_min": 1}, "cfa5fc47e35f9b38"),
             ("top_p", {"p": 0.8, "k_min": 2}, "4e9c90c08927ad66"),

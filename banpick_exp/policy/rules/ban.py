@@ -1,6 +1,6 @@
 """ban: prune per token and per layer (arXiv 2509.06346, section 3)."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
 
 
+Use = Literal["layer", "token", "both"]
+
+
 class Ban(Rule):
     """`ban`: keep between k_min and top_k experts, fewer for peaked tokens and insensitive layers."""
 
@@ -25,6 +28,10 @@ class Ban(Rule):
     """In (0, 2], higher keeps more; the paper publishes 0.26 to 0.95."""
     k_min: Whole
     """Fewest experts kept, 1 to top_k; the paper uses 3 for top_k 8 and 2 for top_k 4 or 6."""
+    use: Use = "both"
+    """What decides: the layer's sensitivity, the token's own weights, or the mean of both, as published. One alone
+    takes the place of that mean (ours): S = lambda * sensitivity, which keeps as many for every token of a layer, or
+    S = lambda * Tn, which treats all layers alike. So lambda has the same reach in all three."""
 
     @field_validator("lambda_")
     @classmethod
@@ -51,16 +58,18 @@ class Ban(Rule):
         check_count(self.name, "k_min", self.k_min, shape)
 
     def knobs(self) -> dict[str, object]:
-        return {"lambda": self.lambda_, "k_min": self.k_min}
+        # Left out as published: results from before there was a choice keep their fingerprints.
+        return {"lambda": self.lambda_, "k_min": self.k_min} | ({} if self.use == "both" else {"use": self.use})
 
     def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
         return float(self.k_min), float(shape.top_k)
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
-        statistics = ban_statistics(calibration, shape, self.name)
+        statistics = ban_statistics(calibration, shape, self.name, layer=self.use != "token", token=self.use != "layer")
         table.ban[0] = True
         table.ban_k_min[0] = self.k_min
-        table.ban_lambda[0] = self.lambda_
+        # The router takes half the sum of both. Of one alone the other is 0; twice lambda undoes the half, exactly.
+        table.ban_lambda[0] = self.lambda_ if self.use == "both" else 2 * self.lambda_
         table.ratio_min[0] = statistics.r_min
         table.ratio_max[0] = statistics.r_max
         for layer, sensitivity in enumerate(statistics.layer_sensitivity):

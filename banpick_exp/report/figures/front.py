@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from banpick_exp.report.figures.styles import (
     short_label,
     side_by_side,
 )
+from banpick_exp.report.published import Published, legend
 
 # Where a label may stand from its point, in points, the nearest first; from the fifth pair on with a line to the point.
 OFFSETS = [(7, 4), (7, -10), (-7, 4), (-7, -10), (0, 9), (0, -15), (14, 14), (14, -20), (-14, 14), (-14, -20)]
@@ -45,15 +46,23 @@ LEGEND_COLUMNS = 7
 
 
 def pareto_png(
-    frame: pl.DataFrame, path: Path, *, title: str, subtitle: str, others: pl.DataFrame | None = None
+    frame: pl.DataFrame,
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    others: pl.DataFrame | None = None,
+    published: Sequence[Published] = (),
 ) -> Path:
     """Two panels, 300 dpi: accuracy against the measured budget, and against the speed-up.
 
     Args:
         frame: done rows of one domain with the columns of `points_frame`, `on_front` and `sure`.
         others: more such rows that are only dots, without interval, ring or name.
+        published: what papers report of the same, as hollow marks.
     """
-    styles = family_styles([*frame["policy"], *([] if others is None else others["policy"])])
+    elsewhere = [each.policy for each in published]
+    styles = family_styles([*frame["policy"], *([] if others is None else others["policy"]), *elsewhere])
     import matplotlib
 
     with matplotlib.rc_context(PAPER):
@@ -68,6 +77,12 @@ def pareto_png(
         if others is not None and others.height:
             _dots(left, others, "mean_kept", styles)
             _dots(right, others, "speedup", styles)
+        if published:
+            kept = [(each.mean_kept, each) for each in published if each.mean_kept is not None]
+            speeds = [(each.speedup, each) for each in published if each.speedup is not None]
+            _hollow(left, kept, styles)
+            _hollow(right, speeds, styles)
+            left.scatter([], [], s=45, facecolors="none", edgecolors="black", marker="o", label=legend(published))
         _words(figure, title, subtitle)
         _legend(figure, left)
         figure.canvas.draw()  # the layout must be final before text can be measured
@@ -80,6 +95,16 @@ def _dots(axes: Axes, frame: pl.DataFrame, x: str, styles: Mapping[str, Style]) 
     there = frame.drop_nulls(x)
     colours = [styles[policy][0] for policy in there["policy"]]
     axes.scatter(there[x], there["accuracy"] * 100, s=3, c=colours, alpha=0.35, linewidths=0, zorder=1.5)
+
+
+def _hollow(axes: Axes, placed: Sequence[tuple[float, Published]], styles: Mapping[str, Style]) -> None:
+    """Published figures at their x: the mark of the policy's family, empty."""
+    for x, each in placed:
+        colour, marker, size = styles[each.policy]
+        axes.plot(
+            [x], [100 * each.accuracy], linestyle="none", marker=marker, markersize=size + 2, zorder=3.5,
+            markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.3,
+        )  # fmt: skip
 
 
 def _budget_panel(axes: Axes, frame: pl.DataFrame, styles: Mapping[str, Style], y_label: str) -> None:

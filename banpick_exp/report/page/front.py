@@ -12,9 +12,11 @@ from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.html_tables import html_table, verdict_cell
 from banpick_exp.report.page.panels import Look, domain_panels, shape_id
 from banpick_exp.report.page.points import FIELDS, headings, numbers, point_index
+from banpick_exp.report.page.published import common, published_table
 from banpick_exp.report.page.rest import rest_html
-from banpick_exp.report.page.scatter import shape_path
+from banpick_exp.report.page.scatter import EMPTY, shape_path
 from banpick_exp.report.page.section import Section, run_letter
+from banpick_exp.report.published import Published, legend
 from banpick_exp.report.run import Run
 from banpick_exp.report.text import STOCK
 
@@ -40,13 +42,16 @@ RINGS = {
 
 def front_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
     """Menu, legend, the panels of each domain, and a table a run."""
-    families = family_styles([name for run in runs for name in run.frame["policy"].to_list()])
+    published = common(runs)
+    measured = [name for run in runs for name in run.frame["policy"].to_list()]
+    families = family_styles([*measured, *(each.policy for each in published)])
     look = Look(families=families, colours=_colours(runs, families))
     domains = list(dict.fromkeys(domain for run in runs for domain in run.domains))
-    panels = "".join(domain_panels(runs, domain, look) for domain in domains)
-    tables = "".join(_points_table(runs, run) + rest_html(runs, run) for run in runs)
+    whole = (OVERALL, *domains[1:]) if len(domains) == 2 else (OVERALL,)  # papers report the task as a whole
+    panels = "".join(domain_panels(runs, domain, look, published if domain in whole else ()) for domain in domains)
+    tables = "".join(_points_table(runs, run) + rest_html(runs, run) + published_table(run) for run in runs)
     reading = READING + (DOTS if any(run.unshown for run in runs) else "")
-    return f"{_shapes(families)}{_controls(domains)}{_legend(runs, look)}{panels}{reading}{tables}"
+    return f"{_shapes(families)}{_controls(domains)}{_legend(runs, look, published)}{panels}{reading}{tables}"
 
 
 SECTION = Section(key="front", title="Pareto front", html=front_html)
@@ -82,7 +87,7 @@ def _colours(runs: Sequence[Run], families: Mapping[str, Style]) -> dict[tuple[P
     }
 
 
-def _legend(runs: Sequence[Run], look: Look) -> str:
+def _legend(runs: Sequence[Run], look: Look, published: Sequence[Published]) -> str:
     def swatch(shape: str, colour: str, text: str) -> str:
         mark = f'<svg width="18" height="18" viewBox="-9 -9 18 18" aria-hidden="true"><use href="#{shape}" '
         return f'<li>{mark}class="{colour}"/></svg>{escape(text)}</li>'
@@ -101,6 +106,10 @@ def _legend(runs: Sequence[Run], look: Look) -> str:
         items.append(
             f'<li><svg width="22" height="22" viewBox="-11 -11 22 22" aria-hidden="true">{ring}</svg>{text}</li>'
         )
+    if published:
+        empty = f'<use href="#dot" class="bar ink" style="{EMPTY}"/>'
+        mark = f'<svg width="18" height="18" viewBox="-9 -9 18 18" aria-hidden="true">{empty}</svg>'
+        items.append(f"<li>{mark}{escape(legend(published))}</li>")
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 

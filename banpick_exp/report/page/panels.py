@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -15,9 +16,10 @@ from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.records import OVERALL
 from banpick_exp.report.figures.styles import MOST_SHADED, Style, short_label, side_by_side
 from banpick_exp.report.page.points import measure_of, point_index
-from banpick_exp.report.page.scatter import Knots, Mark, Panel, Range, Shade, draw, extent
+from banpick_exp.report.page.scatter import Hollow, Knots, Mark, Panel, Range, Shade, draw, extent
+from banpick_exp.report.published import Published
 from banpick_exp.report.run import Run
-from banpick_exp.report.text import Row
+from banpick_exp.report.text import Row, in_words
 
 MOST_TICKS = 20
 """Whole budgets that are all marked on the axis."""
@@ -43,15 +45,15 @@ def shape_id(name: str) -> str:
     return "m-" + "".join(c if c.isalnum() else "-" for c in name)
 
 
-def domain_panels(runs: Sequence[Run], domain: str, look: Look) -> str:
+def domain_panels(runs: Sequence[Run], domain: str, look: Look, published: Sequence[Published] = ()) -> str:
     """Both panels of a domain, twice: of everything, and as a closer view, where the ladder falls far below."""
     placed = [(run, side_by_side(rows)) for run in runs if (rows := run.shown_rows(domain)).height]
     others = [(run, rows) for run in runs if (rows := run.other_rows(domain)).height]
     if not placed:
         return ""
-    drawing = _Drawing(runs=runs, domain=domain, look=look, placed=placed, others=others)
+    drawing = _Drawing(runs=runs, domain=domain, look=look, placed=placed, others=others, published=published)
     panels = [(panel, key) for panel, key in ((drawing.speed(), "s"), (drawing.budget(), "b")) if panel.marks]
-    whole, closer = _y_ranges([rows for _, rows in placed])
+    whole, closer = _y_ranges([rows for _, rows in placed], published)
     return _pair(panels, domain, whole) + _pair(panels, domain, closer, "closer")
 
 
@@ -64,6 +66,7 @@ class _Drawing:
     """The points of each run that are shown, with `x` from `side_by_side`."""
     others: Sequence[tuple[Run, pl.DataFrame]] = ()
     """The points of each run that are only dots."""
+    published: Sequence[Published] = ()
 
     def speed(self) -> Panel:
         return Panel(
@@ -74,6 +77,7 @@ class _Drawing:
             marks=self._marks("speedup", "speedup", 1),
             ladders=self._ladders("speedup"),
             dots=self._dots("speedup"),
+            hollows=self._hollows("speedup"),
             vertical=False,
             x_line=1.0,
         )
@@ -87,6 +91,7 @@ class _Drawing:
             marks=self._marks("x", "accuracy", 100),
             ladders=self._ladders("x"),
             dots=self._dots("mean_kept"),
+            hollows=self._hollows("mean_kept"),
             shades=_shades(self.placed[0][1]) if len(self.runs) == 1 else [],
             x_ticks=self._whole_budgets(),
         )
@@ -130,6 +135,21 @@ class _Drawing:
                 places.setdefault(self.look.colours[run.folder.path, policy], []).append((at, 100 * accuracy))
         return list(places.items())
 
+    def _hollows(self, x: Literal["speedup", "mean_kept"]) -> list[Hollow]:
+        """What is published, where the source says how much it keeps, or how fast it is."""
+        own = len(self.runs) == 1
+        return [
+            Hollow(
+                x=at,
+                y=100 * each.accuracy,
+                shape=shape_id(each.policy),
+                colour=self.look.colours[self.runs[0].folder.path, each.policy] if own else "ink",
+                text=f"published, {each.source}: {in_words(each.label)} {100 * each.accuracy:.2f} %",
+            )
+            for each in self.published
+            if (at := getattr(each, x)) is not None
+        ]
+
     def _whole_budgets(self) -> list[int] | None:
         """None up to the checkpoint's own top_k, where points that stand side by side may reach further."""
         x = pl.concat([rows["x"] for _, rows in self.placed])
@@ -149,17 +169,17 @@ def _pair(panels: Sequence[tuple[Panel, str]], domain: str, y_range: Range, view
     return f'<div class="{kind}" data-domain="{escape(domain)}"{hidden}>{figures}</div>'
 
 
-def _y_ranges(placed: Sequence[pl.DataFrame]) -> tuple[Range, Range]:
+def _y_ranges(placed: Sequence[pl.DataFrame], published: Sequence[Published]) -> tuple[Range, Range]:
     """In percent: of everything with its intervals, and of stock and the policies alone."""
     rows = pl.concat(placed)
     near = rows.filter(pl.col("policy") != "fixed_k") if (rows["policy"] != "fixed_k").any() else rows
 
-    def limits(part: pl.DataFrame) -> Range:
+    def limits(part: pl.DataFrame, beside: Sequence[Published]) -> Range:
         low, high = part["accuracy_lo"].fill_null(part["accuracy"]), part["accuracy_hi"].fill_null(part["accuracy"])
-        bottom, top = extent([*(low * 100), *(high * 100)], 0.04)
+        bottom, top = extent([*(low * 100), *(high * 100), *(100 * each.accuracy for each in beside)], 0.04)
         return max(bottom, -2.0), min(top, 102.0)
 
-    return limits(rows), limits(near)
+    return limits(rows, published), limits(near, [each for each in published if each.policy != "fixed_k"])
 
 
 def _bar(row: Row, key: str, scale: float) -> Range | None:

@@ -39,6 +39,17 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Hollow:
+    """A figure from elsewhere, drawn empty: where, how it looks, and what it is."""
+
+    x: float
+    y: float
+    shape: str
+    colour: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
     """What a panel shows. `vertical`: the bars are intervals of y, else of x."""
 
@@ -53,6 +64,7 @@ class Panel:
     """Colour class and knots of each reference line."""
     dots: Sequence[tuple[str, Knots]] = ()
     """Colour class and places of points that are no marks: seen, and not told."""
+    hollows: Sequence[Hollow] = ()
     vertical: bool = True
     x_ticks: Sequence[float] | None = None
     x_names: Sequence[str] | None = None
@@ -84,7 +96,8 @@ def draw(panel: Panel, y_range: Range, label_id: str) -> str:
     shaded = [end for low, high, _ in panel.shades for end in (low, high)]
     lone = [] if panel.x_line is None else [panel.x_line]
     dotted = [x for _, places in panel.dots for x, _ in places]
-    x_range = extent([*(mark.x for mark in panel.marks), *bars, *shaded, *lone, *dotted])
+    hollow = [each.x for each in panel.hollows]
+    x_range = extent([*(mark.x for mark in panel.marks), *bars, *shaded, *lone, *dotted, *hollow])
     scale = _Scale(x_range, y_range)
     dots = (f'<path class="bar dots {colour}" d="{_dots(places, scale)}"/>' for colour, places in panel.dots)
     inside = [mark for mark in panel.marks if y_range[0] <= mark.y <= y_range[1]]
@@ -98,6 +111,7 @@ def draw(panel: Panel, y_range: Range, label_id: str) -> str:
         *dots,
         *_bars(panel, scale),
         "</svg>",
+        *(_hollow(each, scale) for each in panel.hollows if y_range[0] <= each.y <= y_range[1]),
         *(_point(mark, scale) for mark in sorted(inside, key=lambda mark: mark.on_front)),
         *_labels(inside, scale),
         "</svg>",
@@ -176,6 +190,16 @@ def _point(mark: Mark, scale: _Scale) -> str:
     at = f'x="{scale.x(mark.x)}" y="{scale.y(mark.y)}"'
     ring = f'<use href="#ring" class="front{"" if mark.sure else " unsure"}" {at}/>' if mark.on_front else ""
     return f'{ring}<use href="#{mark.shape}" class="point {mark.colour}" {at} data-p="{mark.index}"/>'
+
+
+EMPTY = "fill:none;opacity:1;stroke-width:1.6"
+"""Here and not in the style sheet: a page without published figures is the same to the byte."""
+
+
+def _hollow(each: Hollow, scale: _Scale) -> str:
+    at = f'x="{scale.x(each.x)}" y="{scale.y(each.y)}"'
+    title = f"<title>{escape(each.text)}</title>"
+    return f'<use href="#{each.shape}" class="bar {each.colour}" style="{EMPTY}" {at}>{title}</use>'
 
 
 def _labels(marks: Sequence[Mark], scale: _Scale) -> list[str]:
