@@ -1,7 +1,7 @@
-"""Static methods in the small: the embedded model with experts removed, or merged in pairs, as a checkpoint of its own.
+"""Static methods in the small: the embedded model with experts removed, or merged in pairs, a checkpoint of its own.
 
-What HEAPr, REAP, DERN, STUN, Sub-MoE and others hand over looks the same: fewer rows in each router, fewer experts, and a
-config.json that says so. Nothing here is theirs but that form.
+What HEAPr, REAP, DERN, STUN, Sub-MoE and others hand over looks the same: fewer rows in each router, fewer experts,
+and a config.json that says so. Nothing here is theirs but that form.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints of static methods, with fewer experts in the weights: planned and measured in one sweep with the original."""
+"""Checkpoints of static methods, with fewer experts in the weights: planned and measured beside the original."""
 
 from __future__ import annotations
 
