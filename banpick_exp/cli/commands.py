@@ -58,6 +58,7 @@ COMMANDS = {
             "does this machine route, skip and count as the reference says?",
             "banpick_exp.cluster.commands.verify",
         ),
+        Command("lm_eval", "make the problems of a task of lm-eval, once", "banpick_exp.tasks.harness.command"),
         Command("status", "where a run stands, from any machine", "banpick_exp.cluster.commands.status"),
         Command("logs", "what the engines of a run wrote", "banpick_exp.cluster.commands.logs"),
         Command("stop", "end a run in order, after what is running", "banpick_exp.cluster.commands.stop"),

@@ -10,6 +10,7 @@ from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.benchmarks.jsonl import JSONL
+from banpick_exp.tasks.benchmarks.lm_eval import LM_EVAL
 from banpick_exp.tasks.benchmarks.tiny import TINY
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.grader import Grader
@@ -19,7 +20,12 @@ BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (
 
 
 def benchmark_of(task: TaskConfig) -> Benchmark:
-    """What `task.name` names; any other name is the user's own for the files of task.data_files."""
+    """What `task.name` names; any other name is the user's own for the files of task.data_files.
+
+    Of `task.source=lm_eval` every name is a task of lm-eval.
+    """
+    if task.source == LM_EVAL.name:
+        return LM_EVAL
     if task.name in BENCHMARKS:
         return BENCHMARKS[task.name]
     if task.data_files is not None:
