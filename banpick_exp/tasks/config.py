@@ -108,8 +108,8 @@ class TaskConfig(Section):
     def _lm_eval_alone_has_metrics(self) -> TaskConfig:
         if self.metric is not None and self.source is None:
             raise ValueError(
-                f"task.metric={self.metric} names a metric of an lm-eval task, and this is none: it would change nothing."
-                " Type task=lm_eval task.name=TASK, or leave it out"
+                f"task.metric={self.metric} names a metric of an lm-eval task, and this is none: it would change"
+                " nothing. Type task=lm_eval task.name=TASK, or leave it out"
             )
         return self
 

@@ -25,8 +25,8 @@ def _files(task: TaskConfig, split: str) -> dict[str, Path]:
         )
     if split != TEST:
         raise UserError(
-            f"task=lm_eval has the problems that lm-eval asks, as split test, and none of split {split}: nothing could be"
-            " asked. To calibrate, make a calibration on problems of your own (python -m banpick_exp calibrate"
+            f"task=lm_eval has the problems that lm-eval asks, as split test, and none of split {split}: nothing could"
+            " be asked. To calibrate, make a calibration on problems of your own (python -m banpick_exp calibrate"
             f" task=jsonl 'task.domains=[{task.domains[0]}]' ...) and type calibration.path=FOLDER."
         )
     return {task.domains[0]: problems_path(task.name)}
@@ -35,8 +35,8 @@ def _files(task: TaskConfig, split: str) -> dict[str, Path]:
 def _missing(task: TaskConfig) -> str:
     return (
         f"the problems of lm-eval's {task.name} are made once, with lm-eval's own code, and {problems_path(task.name)}"
-        f" is not there. Type python -m banpick_exp lm_eval {quote(task.name)} (a task whose data is on the Hugging Face"
-        " Hub needs a network for it: do it on a machine that has one, and copy that file)"
+        f" is not there. Type python -m banpick_exp lm_eval {quote(task.name)} (a task whose data is on the Hugging"
+        " Face Hub needs a network for it: do it on a machine that has one, and copy that file)"
     )
 
 

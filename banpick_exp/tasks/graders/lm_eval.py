@@ -1,7 +1,7 @@
 """What lm-eval's own task says: its filters and metrics, asked in a process beside the engine (`lm_eval_process`).
 
-A problem's material holds the document and the requests that were made of it, so nothing of the data set is needed. Right
-is where the metric `task.metric` (null: the task's first) is above 0.5: 1 for all that is right or wrong.
+A problem's material holds the document and the requests that were made of it, so nothing of the data set is needed.
+Right is where the metric `task.metric` (null: the task's first) is above 0.5: 1 for all that is right or wrong.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class LmEval(Grader):
 
 
 def metric_of(material: dict[str, Any], task: TaskConfig) -> str:
-    """metric/filter: what `task.metric` names, or the task's first. Raises UserError for what the task does not have."""
+    """metric/filter: what `task.metric` names, or the task's first. Raises UserError for what it does not have."""
     offered = [str(each) for each in material["metrics"]]
     fitting = [each for each in offered if task.metric in (None, each, each.partition("/")[0])]
     if not fitting:

@@ -1,9 +1,9 @@
 """A process that judges with lm-eval's own task objects, and that the kernel ends when one answer takes too long.
 
 Run by `lm_eval` as a file of its own (`python -I lm_eval_process.py`). One line of JSON an answer comes in ([YAML,
-document, [multiple targets, multiple inputs], requests, responses, filter, seconds]), and one goes out: metric/filter ->
-value, or {"error": what went wrong}. lm-eval, datasets and what a task's functions import are loaded here and never in
-the engine's process; some of those functions parse mathematics, which can take for ever.
+document, [multiple targets, multiple inputs], requests, responses, filter, seconds]), and one goes out: metric/filter
+-> value, or {"error": what went wrong}. lm-eval, datasets and what a task's functions import are loaded here and never
+in the engine's process; some of those functions parse mathematics, which can take for ever.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def _refuse(name: str, sources: Sources) -> None:
         == "loglikelihood_rolling",
         "shows pictures": bool(config.get("doc_to_image")),
         "plays sound": bool(config.get("doc_to_audio")),
-        f"asks each problem {config.get('repeats')} times and judges all at once; type task.samples for several answers,"
-        " each of which counts": config.get("repeats", 1) != 1,
+        f"asks each problem {config.get('repeats')} times and judges all at once; type task.samples for several"
+        " answers, each of which counts": config.get("repeats", 1) != 1,
     }
     if reasons := [why for why, holds in why_not.items() if holds]:
         raise UserError(f"task.name={name} {reasons[0]}: nothing could be asked. Name another task.")
