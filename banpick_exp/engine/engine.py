@@ -290,10 +290,11 @@ class Engine:
         chat: Chat = False,
         salt: str = "",
         ignore_eos: bool = False,
+        stop: Sequence[Sequence[str]] | None = None,
     ) -> list[Generation]:
         """Greedy answers under the current policy. `salt` is added to the policy's own cache salt."""
         return self.generate_ids(
-            self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos
+            self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos, stop=stop
         )
 
     def tokenize(
@@ -322,6 +323,12 @@ class Engine:
         tokenizer: Any = self.llm.get_tokenizer()
         return None if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
 
+    def first_token(self) -> int | None:
+        """The token that a text without a beginning is put behind: the one that begins texts, else the one that ends
+        them; None where the tokenizer names neither."""
+        tokenizer: Any = self.llm.get_tokenizer()
+        return self.end_token() if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+
     def generate_ids(
         self,
         prompts: Sequence[Sequence[int]],
@@ -330,10 +337,17 @@ class Engine:
         salt: str = "",
         ignore_eos: bool = False,
         sampling: Sequence[Sampling] | None = None,
+        stop: Sequence[Sequence[str]] | None = None,
     ) -> list[Generation]:
-        """One answer a prompt, greedy or drawn as `sampling` (one entry a prompt) says."""
+        """One answer a prompt, greedy or drawn as `sampling` (one entry a prompt) says.
+
+        `stop`: for each prompt the texts at which its answer ends; they are left out of it.
+        """
         limits = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
         drawn = [GREEDY] * len(prompts) if sampling is None else [asdict(each) for each in sampling]
+        asked = [{**each, **limits} for each in drawn]
+        if stop is not None:
+            asked = [each | {"stop": list(ends)} if ends else each for each, ends in zip(asked, stop, strict=True)]
         return [
             Generation(
                 text=output.outputs[0].text,
@@ -341,7 +355,7 @@ class Engine:
                 prompt_token_ids=tuple(output.prompt_token_ids or ()),
                 finish_reason=output.outputs[0].finish_reason or "",
             )
-            for output in self._run(prompts, [{**each, **limits} for each in drawn], salt)
+            for output in self._run(prompts, asked, salt)
         ]
 
     def score(self, sequences: Sequence[Sequence[int]], *, salt: str = "") -> list[list[float]]:
@@ -355,6 +369,20 @@ class Engine:
             assert output.prompt_logprobs is not None
             entries = zip(sequence[1:], output.prompt_logprobs[1:], strict=True)
             results.append([entry[token].logprob for token, entry in entries if entry is not None])
+        return results
+
+    def continuations(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, salt: str = ""
+    ) -> list[tuple[float, bool]]:
+        """Log-probability (nats) of each sequence from its token `start` (1 or more) on, under the current policy, and
+        whether greedy decoding would have written just that."""
+        # Flat: an object for each token of a long context takes longer than the model.
+        scored = [{**GREEDY, "max_tokens": 1, "prompt_logprobs": 0, "flat_logprobs": True}] * len(sequences)
+        results = []
+        for sequence, start, output in zip(sequences, starts, self._run(sequences, scored, salt), strict=True):
+            assert output.prompt_logprobs is not None
+            entries = [(output.prompt_logprobs[place] or {})[sequence[place]] for place in range(start, len(sequence))]
+            results.append((sum(entry.logprob for entry in entries), all(entry.rank == 1 for entry in entries)))
         return results
 
     def prefill(self, sequences: Sequence[Sequence[int]], *, reuse_prefixes: bool = False, salt: str = "") -> None:

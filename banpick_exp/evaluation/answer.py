@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.engine.types import Generation, Sampling
+from banpick_exp.evaluation.likelihood import likelihoods
 from banpick_exp.evaluation.repetition import is_repetitive
 from banpick_exp.policy import Calibration, Rule
 from banpick_exp.records import Counters, FailedProblem, Outcome, added_counters
@@ -152,11 +153,15 @@ def _outcome(problem: Problem, answer: Generation, sample: int | None, grade: Gr
 def ask(
     engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, seed: int = 0, repeat: int = 0
 ) -> list[list[Generation]]:
-    """The answers to each problem, `task.samples` of them, in the order of `problems`; under the current policy."""
+    """The answers to each problem, `task.samples` of them, in the order of `problems`; under the current policy.
+
+    A problem of choices is answered by how likely each is.
+    """
+    if any(problem.choices for problem in problems):
+        return _ask_each_kind(engine, problems, task, seed=seed, repeat=repeat)
     prompts = [problem.asked for problem in problems]
     if task.temperature == 0 and repeat == 0:
-        answers = engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat)
-        return [[answer] for answer in answers]
+        return [[answer] for answer in ask_once(engine, problems, task)]
     requests = [(number, sample) for number in range(len(problems)) for sample in range(task.samples)]
     ids = engine.tokenize(prompts, chat=task.chat)
     found: dict[tuple[int, int], Generation] = {}
@@ -172,9 +177,45 @@ def ask(
             max_tokens=task.max_tokens,
             sampling=sampling,
             salt=f"repeat{repeat}" if repeat else "",
+            stop=[problems[number].stop for number, _ in asked],
         )
         found |= dict(zip(asked, answers, strict=True))
     return [[found[number, sample] for sample in range(task.samples)] for number in range(len(problems))]
+
+
+def ask_once(engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, salt: str = "") -> list[Generation]:
+    """One greedy answer to each problem, or the likelihoods of its choices, all asked in one go."""
+    if any(problem.choices for problem in problems):
+        return [answers[0] for answers in _ask_each_kind(engine, problems, task, salt=salt)]
+    prompts, stop = [problem.asked for problem in problems], [problem.stop for problem in problems]
+    return engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat, salt=salt, stop=stop)
+
+
+def _ask_each_kind(
+    engine: Engine,
+    problems: Sequence[Problem],
+    task: TaskConfig,
+    *,
+    seed: int = 0,
+    repeat: int = 0,
+    salt: str = "",
+) -> list[list[Generation]]:
+    """Likelihoods where a problem has choices, answers to all others."""
+    by_choices = [problem for problem in problems if problem.choices]
+    others = [problem for problem in problems if not problem.choices]
+    likely: list[Generation] = []
+    order = [n for batch in batches(len(by_choices), 1, repeat, engine.settings.max_num_seqs) for n in batch]
+    size = max(1, len(order) // 2**repeat)
+    for begin in range(0, len(order), size):
+        asked = [by_choices[number] for number in order[begin : begin + size]]
+        likely += likelihoods(engine, asked, salt=f"{salt}repeat{repeat}" if repeat else salt)
+    place = {number: found for number, found in zip(order, likely, strict=True)}
+    scored = iter([place[number] for number in range(len(by_choices))])
+    if salt:
+        written = iter([[answer] for answer in ask_once(engine, others, task, salt=salt)] if others else [])
+    else:
+        written = iter(ask(engine, others, task, seed=seed, repeat=repeat) if others else [])
+    return [[next(scored)] if problem.choices else next(written) for problem in problems]
 
 
 def batches(problems: int, samples: int, repeat: int, max_num_seqs: int) -> list[list[int]]:

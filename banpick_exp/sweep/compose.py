@@ -205,9 +205,12 @@ def _composed(folder: Path, overrides: tuple[str, ...]) -> DictConfig:
 
 def _anchored(task: TaskConfig) -> TaskConfig:
     """With an absolute path: an engine may run in another folder, or under another home."""
-    if task.data_files is None:
-        return task
-    return task.model_copy(update={"data_files": str(Path(task.data_files).expanduser().absolute())})
+    changed: dict[str, Any] = {}
+    if task.data_files is not None:
+        changed["data_files"] = str(Path(task.data_files).expanduser().absolute())
+    if task.source is not None and task.name.endswith((".yaml", ".yml")):
+        changed["name"] = str(Path(task.name).expanduser().absolute())
+    return task.model_copy(update=changed)
 
 
 def _of_typed_search(shipped: dict[str, Any], values: Assignment) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
@@ -31,7 +31,12 @@ class TaskConfig(Section):
     """What is asked and how an answer is read."""
 
     name: str
-    """Chooses the benchmark (`registry.BENCHMARKS`)."""
+    """Chooses the benchmark (`registry.BENCHMARKS`), or a task of `source`."""
+    source: Literal["lm_eval"] | None = None
+    """Whose task `name` is: lm_eval's (a name of that package, or a YAML file); null: a benchmark of ours."""
+    metric: str | None = None
+    """Of an lm-eval task: which of its metrics says what is right, `acc_norm` or `exact_match/flexible-extract`; null:
+    its first."""
     data_files: str | None = None
     """A path with {domain} and {split}; null: the benchmark's own files."""
     domains: tuple[str, ...]
@@ -90,6 +95,23 @@ class TaskConfig(Section):
             raise ValueError(
                 f"{idle} at task.temperature=0 is greedy decoding all the same: the same answer every time, so it would"
                 f" change nothing. Type task.temperature=0.6 beside it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lm_eval_names_its_domain(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("source") is None or values.get("domains") is not None:
+            return values
+        name = str(values.get("name"))
+        return {**values, "domains": [name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")]}
+
+    @model_validator(mode="after")
+    def _lm_eval_alone_has_metrics(self) -> TaskConfig:
+        if self.metric is not None and self.source is None:
+            raise ValueError(
+                f"task.metric={self.metric} names a metric of an lm-eval task, and this is none: it would change"
+                " nothing. Type task=lm_eval task.name=TASK, or leave it out"
             )
         return self
 
@@ -157,5 +179,5 @@ class TaskConfig(Section):
 GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
 """How a task samples unless it says otherwise; records and fingerprints made before it could say lack these keys."""
 
-LATER: dict[str, Any] = {"chat_template_kwargs": ()}
+LATER: dict[str, Any] = {"chat_template_kwargs": (), "source": None, "metric": None}
 """The same for other settings that came later."""

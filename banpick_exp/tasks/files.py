@@ -73,7 +73,7 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
                 paths={domain: str(path) for domain, path in paths.items()},
                 identity="unbuilt",
                 problems=dict.fromkeys(paths),
-                missing=benchmark.missing,
+                missing=benchmark.missing if isinstance(benchmark.missing, str) else benchmark.missing(task),
             )
     digest = hashlib.sha256()
     if benchmark.version:
@@ -81,11 +81,13 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
     if (graded_by := grader.identity()) != FIRST_GRADER:  # a calibration asks who is right, too
         digest.update(f"{json.dumps(graded_by)}\0".encode())
     loaded: dict[str, Loaded] = {}
+    checked: list[str] = []
     for domain, path in paths.items():
         data = _content(task, path, domain, split)
         digest.update(f"{domain}\0{len(data)}\0".encode())
         digest.update(data)
         loaded[domain] = _problems(data, path, benchmark, task, domain, split)
+        checked += benchmark.check(task, loaded[domain]) if benchmark.check is not None else ()
     compared = [task.answer_separator or "", task.answer_pattern or ""]
     compared += [answer for problems in loaded.values() for problem in problems for answer in problem.answers]
     if not all(text.isascii() for text in compared):
@@ -95,7 +97,7 @@ def inspect_task(task: TaskConfig, split: str | None = None) -> TaskFiles:
         identity=digest.hexdigest()[:16],
         problems={domain: len(problems) for domain, problems in loaded.items()},
         loaded=loaded,
-        notes=(*grader.notes(task), *_notes(paths, loaded)),
+        notes=(*grader.notes(task), *checked, *_notes(paths, loaded)),
     )
 
 

@@ -44,25 +44,32 @@ def check_prompt_lengths(
     `max_tokens` was typed. A chat template adds tokens that are not counted,
     so what passes is a lower bound. Returns what to tell the user where no length can be checked, else None.
     """
-    room = max_model_len - max_tokens
-    # A token is at least one byte of ASCII text, so that short prompts need no tokenizer.
-    doubtful = [
-        problem
+    # A likelihood is read behind a whole text, and an engine writes one token at least.
+    asked = [
+        (problem, text, 1 if problem.choices else max_tokens)
         for items in problems.values()
         for problem in items[:limit]
-        if not problem.prompt.isascii() or len(problem.prompt) + SPECIAL_TOKENS > room
+        for text in problem.sequences
+    ]
+    # A token is at least one byte of ASCII text, so that short prompts need no tokenizer.
+    doubtful = [
+        each for each in asked if not each[1].isascii() or len(each[1]) + SPECIAL_TOKENS + each[2] > max_model_len
     ]
     if not doubtful:
         return None
     file = folder / "tokenizer.json"
-    counts = _token_counts(file, [problem.prompt for problem in doubtful]) if file.is_file() else None
+    counts = _token_counts(file, [text for _, text, _ in doubtful]) if file.is_file() else None
     if counts is None:
         return LATER.format(file=file)
-    longest, worst = max(zip(counts, doubtful, strict=True), key=lambda pair: pair[0])
-    if longest <= room:
+    needed = [count + written for count, (_, _, written) in zip(counts, doubtful, strict=True)]
+    need = max(needed)
+    if need <= max_model_len:
         return None
-    over = sum(count > room for count in counts)
-    need = longest + max_tokens
+    over = sum(each > max_model_len for each in needed)
+    worst, _, written = doubtful[needed.index(need)]
+    longest = need - written
+    if worst.choices:
+        setting, max_tokens = "one token of an answer, task.max_tokens", 1
     raise UserError(
         f"problem {worst.problem_id} (domain {worst.domain}) has {longest} tokens and with {setting}={max_tokens}"
         f" it needs {need}, but engine.max_model_len={max_model_len}: {over} problem{'s' if over > 1 else ''} could not"

@@ -24,6 +24,11 @@ class Problem:
     """All that a model should write, its steps included, where the file says it."""
     material: str | None = None
     """What the grader needs beside the answers (tests to run, rules to check), as JSON text; None where nothing."""
+    stop: tuple[str, ...] = ()
+    """Texts at which an answer ends, themselves left out."""
+    choices: tuple[tuple[str, str], ...] = ()
+    """(context, continuation): what is asked is how likely each continuation is behind its context, and no answer is
+    written. Empty for every other problem."""
     chat: tuple[tuple[str, str], ...] = ()
     """(role, text) of each message, where the file has a chat; empty where `prompt` is all that the user says."""
 
@@ -35,7 +40,13 @@ class Problem:
     @property
     def question(self) -> str:
         """The prompt as people tell questions apart: white space around it and how an accent is encoded say nothing."""
-        return unicodedata.normalize("NFC", self.prompt).strip()
+        asked = "\n".join([self.prompt, *(text for choice in self.choices for text in choice)])
+        return unicodedata.normalize("NFC", asked).strip()
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """What goes to the engine, each text a request."""
+        return tuple(context + continuation for context, continuation in self.choices) or (self.prompt,)
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
@@ -43,6 +44,7 @@ def read_problems(
     columns = (
         *(benchmark.prompt_key, benchmark.answer_key, benchmark.response_key, benchmark.material_key),
         *(*ID_KEYS, TASK_KEY),
+        *(key for key in (benchmark.stop_key, benchmark.choices_key) if key is not None),
     )
     problems: list[Problem] = []
     wrong: list[str] = []
@@ -61,7 +63,7 @@ def read_problems(
                 )
             places[problem.problem_id] = place
             first, same = asked.setdefault(problem.question, (place, problem))
-            if set(same.answers) != set(problem.answers):
+            if set(same.answers) != set(problem.answers) and not benchmark.published:
                 raise _Wrong(_contradiction(problem, first, same))
             if same is not problem:
                 repeats.append(f"{place} repeats {first}")
@@ -73,7 +75,7 @@ def read_problems(
         raise UserError(_complaint(path, wrong, rows))
     if not problems:
         raise UserError(f"{path} is empty: domain {domain} would have no problems. Fill it, or leave the domain out.")
-    if len(repeats) > REPEATS_BORNE * rows:
+    if len(repeats) > REPEATS_BORNE * rows and not benchmark.published:
         raise UserError(
             f"{path}: {len(repeats)} of {rows} rows ask what another asks, with the same answer ({repeats[0]}, ...)."
             " They would count as problems of their own: every interval would be too narrow, and a calibration would"
@@ -136,7 +138,25 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
         response=str(response) if type(response) is str and response.strip() else None,
         material=_material(row.get(benchmark.material_key)),
         chat=chat,
+        stop=_texts(row.get(benchmark.stop_key)) if benchmark.stop_key else (),
+        choices=_choices(row.get(benchmark.choices_key)) if benchmark.choices_key else (),
     )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(type(each) is str and each for each in value):
+        raise _Wrong("lists as texts something that is no list of texts, each of a character at least")
+    return tuple(value)
+
+
+def _choices(value: object) -> tuple[tuple[str, str], ...]:
+    pairs: list[Any] = value if isinstance(value, list) else [] if value is None else [None]
+    whole = all(isinstance(p, list) and [type(each) for each in p] == [str, str] and p[1] for p in pairs)
+    if not whole:
+        raise _Wrong("lists as choices something that is no list of [context, continuation], both text")
+    return tuple((context, continuation) for context, continuation in pairs)
 
 
 def _material(value: object) -> str | None:

@@ -15,6 +15,7 @@ from banpick_exp.tasks.benchmarks.gsm8k import GSM8K
 from banpick_exp.tasks.benchmarks.humaneval import HUMANEVAL, HUMANEVAL_PLUS
 from banpick_exp.tasks.benchmarks.jsonl import JSONL
 from banpick_exp.tasks.benchmarks.livecodebench import LIVECODEBENCH
+from banpick_exp.tasks.benchmarks.lm_eval import LM_EVAL
 from banpick_exp.tasks.benchmarks.math500 import MATH500
 from banpick_exp.tasks.benchmarks.mathqa import MATHQA
 from banpick_exp.tasks.benchmarks.mbpp_plus import MBPP_PLUS
@@ -33,7 +34,12 @@ BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (
 
 
 def benchmark_of(task: TaskConfig) -> Benchmark:
-    """What `task.name` names; any other name is the user's own for the files of task.data_files."""
+    """What `task.name` names; any other name is the user's own for the files of task.data_files.
+
+    Of `task.source=lm_eval` every name is a task of lm-eval.
+    """
+    if task.source == LM_EVAL.name:
+        return LM_EVAL
     if task.name in BENCHMARKS:
         return BENCHMARKS[task.name]
     if task.data_files is not None:

@@ -95,6 +95,8 @@ CHANGES: dict[str, list[str]] = {
     "engine.kv_cache_blocks": ["engine.kv_cache_blocks=9"],
     "engine.distributed_executor_backend": ["engine.distributed_executor_backend=mp"],
     "engine.seed": ["engine.seed=1"],
+    "task.source": ["task.source=lm_eval"],  # the same rows, graded by other rules
+    "task.metric": ["task.metric=acc_norm", "task.source=lm_eval"],
     "task.domains": ["task.domains=[math,code]"],
     "task.split": ["task.split=dev"],
     "task.max_problems": ["task.max_problems=1"],
@@ -170,8 +172,10 @@ PICK = ["policy=pick", "policy.mode=boost", "policy.boost=1", "policy.key_expert
 def places(tmp_path: Path) -> dict[str, str]:
     data = tmp_path / "data"
     data.mkdir()
+    material = json.dumps({"metrics": ["acc/none", "acc_norm/none"]})  # as a task of lm-eval has it
     for domain, split in itertools.product(["math", "code"], ["test", "calibration", "dev"]):
-        lines = "".join(json.dumps({"prompt": f"{split} {n}=", "answer": str(n)}) + "\n" for n in range(4))
+        rows = ({"prompt": f"{split} {n}=", "answer": str(n), "material": material} for n in range(4))
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         (data / f"{domain}_{split}.jsonl").write_text(lines)
         (data / f"copy of {domain} {split}.jsonl").write_text(lines)
     (data / "corpus.txt").write_text("one\ntwo\nthree\nfour\n")

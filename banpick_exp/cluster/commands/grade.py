@@ -28,7 +28,7 @@ examples:
 
 Exit code: 0, 2 there is no such run, or it cannot be graded so.
 """
-CHANGED = ("task.grader", "task.answer_pattern", "task.answer_separator", "task.data_files")
+CHANGED = ("task.grader", "task.answer_pattern", "task.answer_separator", "task.metric", "task.data_files")
 """What may be typed: how an answer is read and judged, and where the problems lie. All else would be another answer."""
 OUTPUT_DIR = "output_dir="
 MOST_SHOWN = 10

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from banpick_exp.config import fingerprint
 from banpick_exp.engine.engine import Engine
-from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems
+from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, ask_once
 from banpick_exp.evaluation.budget.root_search import TOLERANCE, Solved, UnreachableBudget, solve
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.policy import Rule
@@ -190,8 +190,7 @@ class _Solver:
             # A salt of its own: a prompt found in the prefix cache would not be routed, and not be counted.
             salt = f"probe{self.trial.fingerprint}"
             for piece in self.pieces(items):
-                prompts = [problem.asked for problem in piece]
-                self.engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat, salt=salt)
+                ask_once(self.engine, piece, task, salt=salt)
             counted, weight = self.engine.counters(reset=True), len(self.problems[domain]) / len(items)
             kept += weight * sum(counted.kept)
             tokens += weight * sum(counted.tokens)

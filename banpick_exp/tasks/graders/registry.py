@@ -7,13 +7,14 @@ from banpick_exp.errors import UserError
 from banpick_exp.tasks.graders.choice import Choice
 from banpick_exp.tasks.graders.exact_match import ExactMatch
 from banpick_exp.tasks.graders.grader import Grader
+from banpick_exp.tasks.graders.lm_eval import LmEval
 from banpick_exp.tasks.graders.math_verify import MathVerify
 from banpick_exp.tasks.graders.numeric import Numeric
 from banpick_exp.tasks.graders.own import own_grader
 from banpick_exp.tasks.graders.reasoning_gym import ReasoningGym
 
 GRADERS: dict[str, Grader] = {
-    grader.name: grader for grader in (ExactMatch(), MathVerify(), Choice(), Numeric(), ReasoningGym())
+    grader.name: grader for grader in (ExactMatch(), MathVerify(), Choice(), Numeric(), ReasoningGym(), LmEval())
 }
 
 
