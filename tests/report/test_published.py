@@ -35,7 +35,8 @@ def a_run(path: Path, *, model: dict[str, Any], task: str) -> Run:
 )
 def test_a_checkpoint_is_known_by_its_hub_id_or_its_folder(path: str) -> None:
     found = published_of(ModelUsed(name="mine", path=path, top_k=8), "aime24")
-    assert [(each.policy, each.mean_kept, each.accuracy) for each in found] == [
+    rows: list[tuple[str, float | None, object]] = [(each.policy, each.mean_kept, each.accuracy) for each in found]
+    assert rows == [
         ("none", 8, pytest.approx(0.8067)),
         ("pick", 8, pytest.approx(0.8533)),
         ("ban", 4.82, pytest.approx(0.80)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from banpick_exp.options import Options
+from banpick_exp.tasks.benchmarks.source import FOLDER_VARIABLE
 from banpick_exp.tasks.harness.building import build, said
-from banpick_exp.tasks.harness.place import FOLDER_VARIABLE
 
 DESCRIPTION = f"""\
 Has lm-eval make the requests of a task, and keeps them as problems: a file in the user's data folder ({FOLDER_VARIABLE}

@@ -7,24 +7,13 @@ that a changed task is another file, and asks to be made again.
 from __future__ import annotations
 
 import hashlib
-import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from banpick_exp.errors import UserError
+from banpick_exp.tasks.benchmarks.source import data_folder
 from banpick_exp.tasks.harness.sources import Sources, is_local, sources_of
-
-FOLDER_VARIABLE = "BANPICK_DATA"
-
-
-def data_folder() -> Path:
-    """BANPICK_DATA, else the user's data folder."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named).expanduser().absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("banpick_exp"))
 
 
 def version() -> str:
