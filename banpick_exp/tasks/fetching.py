@@ -23,8 +23,9 @@ from banpick_exp.errors import UserError
 from banpick_exp.run_folder import create_folder, write_atomically
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.benchmarks.c4 import C4
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, as_line, data_folder
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, as_line
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.data_folder import data_folder
 from banpick_exp.tasks.reading import read_problems
 from banpick_exp.tasks.registry import BENCHMARKS, grader_of
 from banpick_exp.tasks.source_rows import local_files, rows_of_files, rows_of_hub

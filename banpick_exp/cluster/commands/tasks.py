@@ -12,8 +12,9 @@ import yaml
 from banpick_exp.config import suggestion, validated
 from banpick_exp.errors import UserError
 from banpick_exp.sweep.compose import conf_dir
-from banpick_exp.tasks.benchmarks.source import FOLDER_VARIABLE, Source, data_folder, fetched_path
+from banpick_exp.tasks.benchmarks.source import Source, fetched_path
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.data_folder import FOLDER_VARIABLE, data_folder
 from banpick_exp.tasks.fetching import CORPORA, NOTE, SOURCES, fetch
 
 ROW = "{:<16}{:<10}{:>9}{:>9}{:>12}  {:<34}{}"

@@ -7,7 +7,6 @@ like any JSON lines: the whole prompt stands in the file, so its content is all 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +16,12 @@ from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.data_folder import FOLDER_VARIABLE, data_folder
 
 SourceRow = Mapping[str, Any]
 """A row as its source has it."""
 OurRow = dict[str, Any]
 """problem_id, task, prompt, answer, response, material, as `reading` takes them."""
-FOLDER_VARIABLE = "BANPICK_DATA"
-
-
-def data_folder() -> Path:
-    """Where fetched problems lie: BANPICK_DATA, else the user's data folder."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named).expanduser().absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("banpick_exp"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from banpick_exp.options import Options
-from banpick_exp.tasks.benchmarks.source import FOLDER_VARIABLE
+from banpick_exp.tasks.data_folder import FOLDER_VARIABLE
 from banpick_exp.tasks.harness.building import build, said
 
 DESCRIPTION = f"""\

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from banpick_exp.errors import UserError
-from banpick_exp.tasks.benchmarks.source import data_folder
+from banpick_exp.tasks.data_folder import data_folder
 from banpick_exp.tasks.harness.sources import Sources, is_local, sources_of
 
 
