@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from banpick_exp.config import fingerprint
 from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.latent_attention import cpu_options
 from banpick_exp.engine.types import Generation, RankReport, Sampling
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy import Calibration
@@ -115,6 +116,8 @@ class Engine:
             # Where torch was imported before the environment was set, only this still reaches OpenMP.
             torch.set_num_threads(settings.cpus)
         options: dict[str, Any] = {"worker_extension_cls": self.worker}
+        if settings.gpus == 0:
+            options |= cpu_options(self.model, self.model_path)
         if settings.distributed_executor_backend is not None:
             options["distributed_executor_backend"] = settings.distributed_executor_backend
         elif settings.ranks > 1:
