@@ -35,13 +35,13 @@ def a_run(path: Path, *, model: dict[str, Any], task: str) -> Run:
 )
 def test_a_checkpoint_is_known_by_its_hub_id_or_its_folder(path: str) -> None:
     found = published_of(ModelUsed(name="mine", path=path, top_k=8), "aime24")
-    rows: list[tuple[str, float | None, object]] = [(each.policy, each.mean_kept, each.accuracy) for each in found]
-    assert rows == [
-        ("none", 8, pytest.approx(0.8067)),
-        ("pick", 8, pytest.approx(0.8533)),
-        ("ban", 4.82, pytest.approx(0.80)),
-        ("ban_pick", 4.83, pytest.approx(0.8466)),
+    assert [(each.policy, each.mean_kept) for each in found] == [
+        ("none", 8),
+        ("pick", 8),
+        ("ban", 4.82),
+        ("ban_pick", 4.83),
     ]
+    assert [each.accuracy for each in found] == pytest.approx([0.8067, 0.8533, 0.80, 0.8466])
 
 
 @pytest.mark.parametrize(
