@@ -16,24 +16,38 @@ import yaml
 from banpick_exp.cluster.plan import plan_run
 from banpick_exp.sweep.compose import choices
 from banpick_exp.sweep.study import Scale, read_study, studies
+from banpick_exp.tasks.benchmarks.source import FOLDER_VARIABLE, fetched_path
+from banpick_exp.tasks.registry import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = ROOT / "sweeps"
 FILES = {"study.yaml", "job.sbatch", "job.rayjob.yaml", "job.sky.yaml", "README.md"}
 DOMAINS = ("math", "general", "math_by_general", "general_by_math")
 SPLITS = ("calibration", "dev", "test")
+FETCHED = (("aime24", "math"), ("math500", "math"))
+"""Benchmarks that studies ask, with their domain."""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/ as a study names it: twelve problems a file, none of them twice."""
+    """A folder with data/ as a study names it, and fetched benchmarks: twelve problems a file, none of them twice."""
     folder = tmp_path_factory.mktemp("studies")
     (folder / "data").mkdir()
     for domain, split in itertools.product(DOMAINS, SPLITS):
-        rows = ({"prompt": f"{domain} {split} {n}+1=", "answer": str(n + 1)} for n in range(12))
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"data/{domain}.{split}.jsonl").write_text(text)
+        _write(folder / f"data/{domain}.{split}.jsonl", f"{domain} {split}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder / "fetched"))
+        for (name, domain), split in itertools.product(FETCHED, ("calibration", "test")):
+            source = BENCHMARKS[name].source
+            assert source is not None
+            _write(fetched_path(name, domain, split, source), f"{name} {split}")
     return folder
+
+
+def _write(path: Path, what: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = ({"prompt": f"{what} {n}+1=", "answer": str(n + 1)} for n in range(12))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_a_folder_is_a_study_with_its_five_files() -> None:
@@ -53,6 +67,7 @@ def test_every_study_plans_the_points_that_it_promises(
     name: str, scale: Scale, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(data)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(data / "fetched"))
     plan = plan_run([f"study={name}", f"scale={scale}", "dry_run=true", f"output_dir={tmp_path}"])
     study = read_study(name)
     assert len(plan.sweep.points) == getattr(study.points, scale)
@@ -70,6 +85,7 @@ def test_what_is_recorded_stays_true_without_the_study(
 ) -> None:
     """The command in run.json names every setting, and planning it again gives the same points."""
     monkeypatch.chdir(data)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(data / "fetched"))
     first = plan_run([f"study={name}", "dry_run=true", f"output_dir={tmp_path}"])
     words = shlex.split(first.sweep.command)[3:]
     assert not [word for word in words if word.startswith(("study=", "scale="))]
