@@ -20,6 +20,7 @@ MODEL = frozenset({"dtype", "trust_remote_code"})
 NO_ANSWER = frozenset(
     {
         "engine.start_timeout_seconds",
+        "task.allow_code",
         "task.allow_zero",
         "task.block_problems",
         "task.max_failed_problems",

@@ -31,7 +31,7 @@ LATER: dict[str, object] = {
 TASK_LABELS = frozenset({"name", "data_files", "grader"})
 """Task settings replaced by what they name: the content of files, the name and version of the grader."""
 
-TASK_NO_RESULT = frozenset({"allow_zero", "block_problems", "max_failed_problems", "prompt_tokens"})
+TASK_NO_RESULT = frozenset({"allow_code", "allow_zero", "block_problems", "max_failed_problems", "prompt_tokens"})
 """Task settings that change no result, or (`prompt_tokens`) none but by the engine's max_model_len."""
 
 

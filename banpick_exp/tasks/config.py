@@ -65,6 +65,8 @@ class TaskConfig(Section):
     engines share of one point. null: as many as take minutes by the estimate. Changes no result but by batching."""
     max_failed_problems: int = Field(default=3, ge=0)
     """Problems that a point may be left without, because every engine that is asked them dies; with more it fails."""
+    allow_code: bool = False
+    """Permits a grader that executes model-written code, in a sandbox; changes no result."""
     allow_zero: bool = False
     """Go on although stock's own answers say that nothing measured would mean anything; changes no result."""
     speed_batches: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 32)

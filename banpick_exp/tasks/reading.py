@@ -128,6 +128,9 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
     prompt = told(chat) if chat else benchmark.ask(_question(benchmark.prompt_key, asked))
     answers = tuple(dict.fromkeys(_answers(benchmark, task, row[benchmark.answer_key])))
     response = row.get(benchmark.response_key)
+    material = _material(row.get(benchmark.material_key))
+    if wrong := grader_of(task).wrong_material(material):
+        raise _Wrong(wrong)
     return Problem(
         problem_id=next((label for key in ID_KEYS if (label := _label(key, row.get(key)))), default_id),
         domain=domain,
@@ -136,7 +139,7 @@ def _problem(row: Row, benchmark: Benchmark, task: TaskConfig, domain: str, defa
         answer=answers[0],
         also=answers[1:],
         response=str(response) if type(response) is str and response.strip() else None,
-        material=_material(row.get(benchmark.material_key)),
+        material=material,
         chat=chat,
         stop=_texts(row.get(benchmark.stop_key)) if benchmark.stop_key else (),
         choices=_choices(row.get(benchmark.choices_key)) if benchmark.choices_key else (),

@@ -143,6 +143,7 @@ NO_CHANGES: dict[str, list[str]] = {
     "task.name": ["task.name=mine"],  # labels: the content of the files is what counts
     "task.data_files": ['task.data_files="{data}/copy of {{domain}} {{split}}.jsonl"'],
     "task.prompt_tokens": ["task.prompt_tokens=120"],  # with max_tokens=8 the length that the engine has anyway
+    "task.allow_code": ["task.allow_code=true"],  # a permission
     "task.allow_zero": ["task.allow_zero=true"],  # whether to go on, not what is asked
     "task.block_problems": ["task.block_problems=2"],  # in which pieces it is asked
     "calibration.block_layers": ["calibration.block_layers=2"],  # in which pieces it is measured

@@ -25,11 +25,16 @@ examples:
   python -m banpick_exp grade outputs/pick_strength/20261122-101500 task.grader=math_verify
   python -m banpick_exp grade RUN task.grader=exact_match 'task.answer_pattern=boxed\{([^{}]*)\}' --write
   python -m banpick_exp grade RUN task.grader=my_module:my_function --write
+  python -m banpick_exp grade RUN task.grader=code task.allow_code=true
 
 Exit code: 0, 2 there is no such run, or it cannot be graded so.
 """
-CHANGED = ("task.grader", "task.answer_pattern", "task.answer_separator", "task.metric", "task.data_files")
-"""What may be typed: how an answer is read and judged, and where the problems lie. All else would be another answer."""
+CHANGED = (
+    *("task.grader", "task.answer_pattern", "task.answer_separator", "task.metric"),
+    *("task.data_files", "task.allow_code"),
+)
+"""What may be typed: how an answer is read and judged, whether code may run, and where the problems lie. All else would
+be another answer."""
 OUTPUT_DIR = "output_dir="
 MOST_SHOWN = 10
 LONGEST = 60

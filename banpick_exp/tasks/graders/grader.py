@@ -79,6 +79,10 @@ class Grader(ABC):
         """What to tell who plans a sweep with it."""
         return ()
 
+    def wrong_material(self, material: str | None) -> str | None:
+        """Why a problem with this material (JSON text) could not be graded, with the remedy; None where it could."""
+        return None
+
     def never_given(self, answer: str, task: TaskConfig) -> str | None:
         """Why no completion could ever be graded as this normalised right answer, with the remedy; None where one
         could."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.graders.choice import Choice
+from banpick_exp.tasks.graders.code import Code
 from banpick_exp.tasks.graders.exact_match import ExactMatch
 from banpick_exp.tasks.graders.grader import Grader
 from banpick_exp.tasks.graders.lm_eval import LmEval
@@ -14,7 +15,8 @@ from banpick_exp.tasks.graders.own import own_grader
 from banpick_exp.tasks.graders.reasoning_gym import ReasoningGym
 
 GRADERS: dict[str, Grader] = {
-    grader.name: grader for grader in (ExactMatch(), MathVerify(), Choice(), Numeric(), ReasoningGym(), LmEval())
+    grader.name: grader
+    for grader in (ExactMatch(), MathVerify(), Choice(), Numeric(), ReasoningGym(), LmEval(), Code())
 }
 
 
