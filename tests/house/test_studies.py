@@ -16,7 +16,7 @@ import yaml
 from banpick_exp.cluster.plan import plan_run
 from banpick_exp.sweep.compose import choices
 from banpick_exp.sweep.study import Scale, read_study, studies
-from banpick_exp.tasks.benchmarks.source import FOLDER_VARIABLE, fetched_path
+from banpick_exp.tasks.benchmarks.source import FOLDER_VARIABLE, Source, fetched_path
 from banpick_exp.tasks.registry import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv(FOLDER_VARIABLE, str(folder / "fetched"))
         for (name, domain), split in itertools.product(FETCHED, ("calibration", "test")):
             source = BENCHMARKS[name].source
-            assert source is not None
+            assert isinstance(source, Source)
             _write(fetched_path(name, domain, split, source), f"{name} {split}")
     return folder
 
