@@ -15,6 +15,7 @@ from banpick_exp.sweep.inspection import ANSWER_TOKENS, RANKS, SETTINGS, Inspect
 from banpick_exp.sweep.price import duration, hours_text
 from banpick_exp.sweep.sensible_rules import EAGER, Sense, rules_for
 from banpick_exp.sweep.suited_task import suggested
+from banpick_exp.tasks.registry import BENCHMARKS
 
 SCHEMA = 1
 """Of --json; a field that changes its meaning is a new one."""
@@ -223,7 +224,14 @@ def _costs(found: Inspection) -> list[str]:
 
 def _next(found: Inspection) -> list[str]:
     """What to type; a line each, never broken, so that it can be copied."""
-    return ["next", *(f"  {command}" for command in commands(found))]
+    return ["next", *(f"  {command}" for command in (*fetches(found), *commands(found)))]
+
+
+def fetches(found: Inspection) -> list[str]:
+    """What must be had once before the task that suits the model can be asked; empty where nothing must."""
+    names = [word.removeprefix("task=") for word in _task(found) if word.startswith("task=")]
+    known = [name for name in names if name in BENCHMARKS and BENCHMARKS[name].source is not None]
+    return [f"python -m banpick_exp tasks fetch {name}" for name in known]
 
 
 def commands(found: Inspection) -> tuple[str, str, str]:
@@ -324,5 +332,5 @@ def plain(found: Inspection) -> dict[str, Any]:
             for cost in found.costs
         ],
         "no_calibration": found.no_costs,
-        "next": [] if found.hook == "refused" else list(commands(found)),
+        "next": [] if found.hook == "refused" else [*fetches(found), *commands(found)],
     }

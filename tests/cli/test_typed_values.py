@@ -120,7 +120,8 @@ def test_a_command_without_policies_says_so(command: str, text: str, capsys: pyt
         ("", "'' names no setting", "Did you mean"),
         ("~", "names no setting", "=VALUE instead"),
         ("help", "type --help", "Did you mean"),
-        ("task", "Did you mean task=VALUE?", "Did you mean task?"),
+        ("task", "Did you mean tasks?", "Did you mean task?"),
+        ("policy", "Did you mean policy=VALUE?", "Did you mean policy?"),
     ],
 )
 def test_words_that_are_no_settings(typed: str, words: str, never: str, capsys: pytest.CaptureFixture[str]) -> None:

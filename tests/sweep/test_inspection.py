@@ -19,10 +19,11 @@ from banpick_exp.models.published import PUBLISHED
 from banpick_exp.policy.registry import POLICIES, RULES
 from banpick_exp.policy.rule import Rule
 from banpick_exp.sweep.compose import Composer, choices
-from banpick_exp.sweep.inspect_command import WIDTH, commands, plain, told
+from banpick_exp.sweep.inspect_command import WIDTH, commands, fetches, plain, told
 from banpick_exp.sweep.inspection import Inspection, inspect
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.sweep.sensible_rules import rules_for
+from banpick_exp.tasks.data_folder import FOLDER_VARIABLE
 
 SHIPPED = [name for name in choices("model") if name not in ("local", "tiny", "tiny_control")]
 QWEN = dict(PUBLISHED["Qwen/Qwen3-30B-A3B"])
@@ -265,10 +266,12 @@ def test_a_race_costs_less_than_every_expert_and_a_larger_model_more() -> None:
 
 @pytest.mark.parametrize("model", ["tiny", "olmoe"])
 def test_the_first_command_plans_as_it_is_printed(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "math_test.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
-    monkeypatch.chdir(tmp_path)  # where problems of one's own lie, for a task that asks for them
-    first, verify, last = commands(inspect(model))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "data"))
+    found = inspect(model)
+    assert fetches(found) == ([] if model == "tiny" else ["python -m banpick_exp tasks fetch gsm8k"])
+    (tmp_path / "data" / "gsm8k").mkdir(parents=True)
+    (tmp_path / "data" / "gsm8k" / "math_test.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n')
+    first, verify, last = commands(found)
     assert verify.startswith("python -m banpick_exp verify model=") and first == f"{last} dry_run=true"
     plan = plan_sweep([*shlex.split(first)[3:], f"output_dir={tmp_path}"])
     assert len(plan.points) == plan.points[0].checkpoint.shape.top_k

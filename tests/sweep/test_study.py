@@ -44,7 +44,7 @@ def test_what_is_typed_wins_wherever_it_stands(line: list[str]) -> None:
 def test_another_task_takes_all_of_the_studys_task_with_it() -> None:
     words = expanded(["study=fixed_k_ladder", "task=tiny"])
     assert [word for word in words if word.startswith("task")] == ["task=tiny"]
-    assert "engine.max_model_len=40960" in words
+    assert "model=qwen3_30b_a3b" in words
 
 
 def test_settings_beside_settings() -> None:

@@ -144,7 +144,7 @@ def test_python_of_the_users_own(folder: Path, capsys: pytest.CaptureFixture[str
 def test_tasks_that_run_code_are_never_imported(name: str, why: str, folder: Path) -> None:
     with pytest.raises(UserError, match=why):
         build(name)
-    assert not [module for module in sys.modules if "humaneval" in module or "mbpp" in module]
+    assert not [module for module in sys.modules if module.startswith("lm_eval") and name in module]
     assert not list(folder.iterdir())
 
 
