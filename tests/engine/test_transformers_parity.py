@@ -40,6 +40,13 @@ def test_vllms_rotary_kernel_is_found_at_the_start_and_the_cure_is_named(found: 
     assert far and float(far[1]) > 0.1, error
     for words in ("every result would be of another model", CURE, "engine.parity_check=false"):
         assert words in error
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_no_point_is_measured_on_it_and_verify_says_the_same(found: dict[str, Any]) -> None:
+    name = "wrong"
+    assert found[name]["refused"] == found[name]["first"]["error"], "the process of a sweep's engine would go on"
     status, finding = found[name]["rows"][transformers_parity.NAME]
     assert status == "FAILED" and CURE in finding
     others = {row: status for row, (status, _) in found[name]["rows"].items() if row != transformers_parity.NAME}
@@ -51,7 +58,7 @@ def test_vllms_rotary_kernel_is_found_at_the_start_and_the_cure_is_named(found: 
 @pytest.mark.parametrize("name", ["wrong", "wrong in bfloat16"])
 def test_an_engine_that_failed_is_measured_again(found: dict[str, Any], name: str) -> None:
     first, second = found[name]["first"], found[name]["second"]
-    assert second["error"] == first["error"] and second["asked"] == 1 and not second["kept"]
+    assert second["error"] == first["error"] and second["scored"] == 1 and not second["kept"]
 
 
 @pytest.mark.engine
@@ -62,14 +69,14 @@ def test_an_engine_that_is_the_model_is_measured_once(found: dict[str, Any], nam
     assert first["error"] == second["error"] == ""
     assert first["line"].split("nats from ")[1].startswith(f"Transformers' log-probabilities (46 tokens, {dtype};")
     assert second["line"] == f"{first['line']} (measured at an earlier start)"
-    assert (first["asked"], first["kept"], second["asked"]) == (1, True, 0)
+    assert (first["scored"], first["kept"], second["scored"]) == (1, True, 0)
 
 
 @pytest.mark.engine
 @pytest.mark.slow
 def test_it_can_be_switched_off(found: dict[str, Any]) -> None:
     told = found["switched off"]["first"]
-    assert told["line"] == "not held against Transformers: engine.parity_check=false" and told["asked"] == 0
+    assert told["line"] == "not held against Transformers: engine.parity_check=false" and told["scored"] == 0
 
 
 # ------------------------------------------------------------ without an engine
