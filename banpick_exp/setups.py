@@ -19,6 +19,7 @@ MODEL = frozenset({"dtype", "trust_remote_code"})
 """Model settings that stay; the rest is told by the checkpoint's identity."""
 NO_ANSWER = frozenset(
     {
+        "engine.parity_check",
         "engine.start_timeout_seconds",
         "task.allow_code",
         "task.allow_zero",

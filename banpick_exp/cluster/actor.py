@@ -20,6 +20,7 @@ from banpick_exp.cluster.faults import reason_of
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.cluster.shared_memory import too_small
 from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.verify.transformers_parity import check_at_start
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.calibration.stored import Block
 from banpick_exp.evaluation.cut import Cut
@@ -45,7 +46,7 @@ class EngineActor:
         self._processes = point.engine.ranks
 
     def start(self) -> Started:
-        """Load and verify. Raises EngineError where a policy could be bypassed."""
+        """Load and verify. Raises EngineError where a policy could be bypassed, or the engine is not the model."""
         try:
             seconds = self._engine.start()
         except Exception as error:
@@ -55,9 +56,11 @@ class EngineActor:
             raise
         begin = time.perf_counter()
         hooked = self._engine.verify()
+        parity = check_at_start(self._engine, hooked)
         return Started(
             load_seconds=seconds,
             verify_seconds=time.perf_counter() - begin,
+            parity=parity,
             layers=len(hooked.layers),
             routers=tuple(hooked.router),
             host=socket.gethostname(),

@@ -18,6 +18,8 @@ class Started:
     pid: int
     attached: bool = False
     """Whether it was loaded for an earlier driver, and is taken over; the seconds are then 0."""
+    parity: str = ""
+    """How far the engine is from Transformers, or why nobody looked; empty where there is nothing to say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -351,6 +351,7 @@ class EngineGroup:
         self._note(
             f"engine{self.kind.of} loaded in {answer.load_seconds:.1f} s: {answer.layers} MoE layers hooked "
             f"({', '.join(answer.routers)}), verified in {answer.verify_seconds:.2f} s"
+            + (f"; {answer.parity}" if answer.parity else "")
         )
 
     def _check_stock(self, job: Job) -> None:

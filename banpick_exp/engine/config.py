@@ -41,6 +41,8 @@ class EngineConfig(Section):
     """KV cache of any engine, in vLLM's blocks (128 tokens on a CPU), in place of what its memory would hold: filling
     1 GiB with zeros takes a CPU engine seconds at every start."""
     distributed_executor_backend: Literal["mp", "ray", "uni"] | None = None
+    parity_check: bool = True
+    """Hold a CPU engine against Transformers at its first start with a checkpoint; engines on GPUs are not."""
     start_timeout_seconds: int = Field(default=600, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
 

@@ -28,8 +28,13 @@ from banpick_exp.records import OUTCOMES_VERSION, FailedProblem
 from banpick_exp.run_folder import RunFolder, create_folder, write_atomically
 
 NO_ANSWER = (
-    *("start_timeout_seconds", "allow_code", "allow_zero", "block_problems"),
-    *("max_failed_problems", "prompt_tokens"),
+    "parity_check",
+    "start_timeout_seconds",
+    "allow_code",
+    "allow_zero",
+    "block_problems",
+    "max_failed_problems",
+    "prompt_tokens",
 )
 """Settings of an engine and a task that may be typed anew when a run is resumed: answers stay the same."""
 POINT = "point"

@@ -17,7 +17,7 @@ FINGERPRINT_SCHEMA = 2
 """Part of every fingerprint: raise it when results would differ although no setting does. 2: pruned experts are
 skipped, so speeds changed; `engine.compile` took the place of `engine.eager`."""
 
-NO_RESULT = frozenset({"start_timeout_seconds"})
+NO_RESULT = frozenset({"parity_check", "start_timeout_seconds"})
 """Engine settings that change no result. All others stay in: batching moves scores, and speed is a result too."""
 
 LATER: dict[str, object] = {
@@ -36,7 +36,7 @@ TASK_NO_RESULT = frozenset({"allow_code", "allow_zero", "block_problems", "max_f
 
 
 def engine_fingerprint(checkpoint_identity: str, model: ModelConfig, engine: EngineConfig) -> str:
-    """Identity of a loaded engine: the checkpoint's content, how it is read, and engine settings but the timeout."""
+    """Identity of a loaded engine: the checkpoint's content, how it is read, and engine settings but `NO_RESULT`."""
     left_out = NO_RESULT | {key for key, then in LATER.items() if getattr(engine, key) == then}
     settings = engine.model_dump(exclude=set(left_out))
     how = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}

@@ -4,10 +4,11 @@ Usage: python -m banpick_exp verify [model=NAME] [engine=NAME] [engine.compile=t
 
 Loads one engine, the embedded model's by default, and tries everything that a result rests on: every layer hooked, the
 router exact under a policy of each family, banned experts that add nothing, counters exact, stock answers untouched,
-policies that still take effect in compiled code and captured graphs. Prints one report in plain text, made to be pasted
-into an issue: a line a check, marked ok, FAILED or not applicable, with what was found.
+policies that still take effect in compiled code and captured graphs; on a CPU also that the engine computes what
+Transformers does (up to 4 GB of weights, which are loaded a second time). Prints one report in plain text, made to be
+pasted into an issue: a line a check, marked ok, FAILED or not applicable, with what was found.
 
-  python -m banpick_exp verify                                        this machine, a few seconds
+  python -m banpick_exp verify                                        this machine, a quarter of a minute
   python -m banpick_exp verify engine.compile=true                    the same through torch.compile
   python -m banpick_exp verify engine=cuda                            the acceptance test of a GPU
   python -m banpick_exp verify model=qwen3_30b_a3b engine=cuda --output report.txt
@@ -102,10 +103,11 @@ def _intention(point: Point) -> str:
     engine = point.engine
     where = f"{engine.gpus} GPU(s)" if engine.gpus else "CPU"
     compiled = "compiled: also swaps in compiled code and the compile cache" if engine.compile else "eager"
+    model = "" if engine.gpus else " and log-probabilities against Transformers"
     return (
         f"verify would load {point.model.name} ({point.checkpoint.location}) on {where},\n{compiled},\n"
         f"and check versions, device, hook coverage ({point.checkpoint.shape.num_layers} MoE layers), backend, router "
-        f"against reference,\nfillers, counters and stock parity.\nNothing was started."
+        f"against reference,\nfillers, counters, stock parity{model}.\nNothing was started."
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from banpick_exp.engine.engine import Engine, stages_of, wrong_count
 from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, CacheKeys, Check, RankReport
+from banpick_exp.engine.verify import transformers_parity
 from banpick_exp.models.dtype import Machine, this_machine
 from banpick_exp.versions import versions
 
@@ -30,6 +31,7 @@ FORMAT = "number format"
 COUNTERS = "counters against a hand count"
 PARITY = "stock scores before and after swaps"
 COMPILED = "compiled code after a swap"
+TRANSFORMERS = transformers_parity.NAME
 CACHE = "compile cache apart from stock's"
 
 
@@ -78,6 +80,7 @@ def check_engine(engine: Engine) -> Iterator[Check]:
     scores: dict[str, Scores] = {}
     hooked = sum(len(stage[0].layers) for stage in stages_of(ranks))
     yield _guarded(PARITY, lambda: check_parity(engine, first, hooked, scores))
+    yield _guarded(TRANSFORMERS, lambda: transformers_parity.check(engine, first))
     yield _guarded(COMPILED, lambda: check_compiled(engine, first, scores))
     yield _guarded(CACHE, lambda: check_cache(engine))
 
