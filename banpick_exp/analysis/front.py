@@ -34,6 +34,10 @@ def pareto_front(frame: pl.DataFrame, outcomes: Outcomes | None = None) -> pl.Da
     Rows compete within their `domain` where there is that column; rows that are not `done`, repeats of other points, or
     rows that lack a value, neither stand on the front nor push others off it. Where no row of a domain was timed,
     speed is left out. Equal rows share the front.
+
+    Rows with `own_speedup` are of checkpoints that were made from another, told apart by `model`. Two of one checkpoint
+    are compared in that speed-up. With any other they are compared in accuracy and budget alone: no clock ran in turn
+    on both.
     """
     usable = np.ones(frame.height, dtype=bool)
     if "status" in frame.columns:
@@ -63,6 +67,8 @@ class _Axis:
     """[n]."""
     noise: Callable[[slice], np.ndarray | float]
     """Some of the points -> [those, n] how far each may lie apart from each by noise."""
+    group: np.ndarray | None = None
+    """[n]: points of different groups are not compared in this; None where all are."""
 
 
 def _front(axes: Sequence[_Axis]) -> tuple[np.ndarray, np.ndarray]:
@@ -75,8 +81,13 @@ def _front(axes: Sequence[_Axis]) -> tuple[np.ndarray, np.ndarray]:
         at_least, beyond = np.ones((len(own), n), dtype=bool), np.zeros((len(own), n), dtype=bool)
         for axis in axes:  # [i, j]: i, one of these, beside j
             difference = axis.values[some, None] - axis.values[None, :]
+            better = difference > axis.noise(some)
+            if axis.group is not None:
+                apart = axis.group[some, None] != axis.group[None, :]
+                better &= ~apart
+                difference[apart] = 0
             at_least &= difference >= 0
-            beyond |= difference > axis.noise(some)
+            beyond |= better
         on_front &= ~(at_least & beyond).any(axis=0)
         beyond[own - start, own] = True
         sure[some] = beyond.all(axis=1)
@@ -113,8 +124,8 @@ def _accuracy(frame: pl.DataFrame, domain: str, correct: Mapping[str, Answers]) 
 
 
 def _speed(frame: pl.DataFrame) -> _Axis:
-    half = _half(frame, "speedup", log=True)
-    return _Axis(_speeds(frame), lambda some: _apart(half, some))
+    half = np.maximum(_half(frame, "speedup", log=True), _half(frame, "own_speedup", log=True))
+    return _Axis(_speeds(frame), lambda some: _apart(half, some), _clocks(frame))
 
 
 def _budget(frame: pl.DataFrame) -> list[_Axis]:
@@ -125,7 +136,18 @@ def _budget(frame: pl.DataFrame) -> list[_Axis]:
 
 
 def _speeds(frame: pl.DataFrame) -> np.ndarray:
-    return np.asarray(np.log(_values(frame, "speedup").clip(1e-9)))
+    found = _values(frame, "speedup")
+    if "own_speedup" in frame.columns:
+        found = np.where(np.isnan(found), _values(frame, "own_speedup"), found)
+    return np.asarray(np.log(found.clip(1e-9)))
+
+
+def _clocks(frame: pl.DataFrame) -> np.ndarray | None:
+    """[n] a number for each stock that speed was measured against; None where that is one."""
+    if "own_speedup" not in frame.columns or frame["own_speedup"].is_null().all():
+        return None
+    own = frame.select(pl.when(pl.col("own_speedup").is_not_null()).then("model").fill_null(""))
+    return np.unique(own.to_series().to_numpy().astype(str), return_inverse=True)[1]
 
 
 def _values(frame: pl.DataFrame, column: str) -> np.ndarray:

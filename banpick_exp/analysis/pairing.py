@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -212,14 +212,33 @@ def without_repeats(records: Iterable[PointRecord]) -> list[PointRecord]:
     return [record for record in found if record.repeat == first]
 
 
+def _setup_of_base(record: PointRecord) -> str:
+    """`setup` of the checkpoint that the record's was made from, or of its own, by what both tell: no path, no E."""
+    model = record.model.plain()
+    identity = record.model.identity if record.model.base is None else record.model.base.identity
+    how = [identity, model.get("dtype"), model.get("trust_remote_code")]
+    shared = [how, record.engine, GREEDY | record.task.plain(), record.seed, record.repeat]
+    return json.dumps(shared, sort_keys=True, default=str)
+
+
 class References:
-    """The `none` and `fixed_k` points among the done ones, by set-up."""
+    """The `none` and `fixed_k` points among the done ones, by set-up.
+
+    Of a checkpoint that was made from another one those of that one: its own are points like any other.
+    """
 
     def __init__(self, done: Iterable[PointRecord]) -> None:
         self._by_setup: dict[str, list[PointRecord]] = {}
+        self._of_bases: dict[str, list[PointRecord]] = {}
         for record in done:
-            if record.policy_name in REFERENCE_POLICIES:
+            if record.series in REFERENCE_POLICIES:
                 self._by_setup.setdefault(setup(record), []).append(record)
+                self._of_bases.setdefault(_setup_of_base(record), []).append(record)
+
+    def _of(self, record: PointRecord) -> Sequence[PointRecord]:
+        if record.model.base is None:
+            return self._by_setup.get(setup(record), ())
+        return self._of_bases.get(_setup_of_base(record), ())
 
     def nearest_fixed_k(self, record: PointRecord) -> PointRecord | None:
         """The one of the same set-up at the nearest measured budget (`none` is fixed_k at K).
@@ -230,8 +249,8 @@ class References:
         def rank(point: PointRecord) -> tuple[float, float, bool]:
             return round(abs(point.mean_kept - record.mean_kept), 6), -round(point.mean_kept, 6), not point.is_stock
 
-        return min(self._by_setup.get(setup(record), ()), key=rank, default=None)
+        return min(self._of(record), key=rank, default=None)
 
     def stock(self, record: PointRecord) -> PointRecord | None:
         """The `none` point of the same set-up."""
-        return next((point for point in self._by_setup.get(setup(record), ()) if point.is_stock), None)
+        return next((point for point in self._of(record) if point.is_stock), None)

@@ -59,7 +59,7 @@ def _row(group: list[PointRecord], domain: str, outcomes: Outcomes | None) -> di
     mean = statistics.fmean(scores)
     return {
         "label": _label(first),
-        "policy": first.policy_name,
+        "policy": first.series,
         "domain": domain,
         "repeats": len(group),
         "settings": _settings(group),

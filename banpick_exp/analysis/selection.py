@@ -117,8 +117,8 @@ def _groups(records: list[PointRecord], per_policy: bool) -> list[list[PointReco
     """What one point is chosen from: all of them, or those of each rule."""
     if not per_policy:
         return [records]
-    names = sorted({record.policy_name for record in records})
-    return [[record for record in records if record.policy_name == name] for name in names]
+    names = sorted({record.series for record in records})
+    return [[record for record in records if record.series == name] for name in names]
 
 
 def _best(
@@ -163,7 +163,7 @@ def report_on_test(
         raise UserError(f"report_on_test() got {strangers[0]!r}, which choose() did not make. Choose on dev first.")
     _require_split(records, TEST, f"report_on_test() would report the problems that chose. Run with task.split={TEST}")
     wanted = {point.identity: point for point in chosen}
-    rivals = [record for record in records if record.policy_name in REFERENCE_POLICIES]
+    rivals = [record for record in records if record.series in REFERENCE_POLICIES]
     tested = {_identity(record): record for record in records if record.policy_name not in REFERENCE_POLICIES}
     _require_the_chosen(wanted, tested)
     beside = {tested[identity].fingerprint: point for identity, point in wanted.items()}

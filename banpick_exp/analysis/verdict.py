@@ -74,7 +74,7 @@ def verdicts(
         pairing
         for rival in against
         for record in done
-        if record.policy_name not in (REFERENCE_POLICIES if rival == "fixed_k" else ("none",))
+        if record.series not in (REFERENCE_POLICIES if rival == "fixed_k" else ("none",))
         for pairing in _pairings(record, rival, references, answers)
     ]
     families: dict[tuple[str, bool], list[_Pairing]] = {}
@@ -200,7 +200,7 @@ def _row(pairing: _Pairing, comparison: Comparison | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "fingerprint": record.fingerprint,
         "label": record.label,
-        "policy": record.policy_name,
+        "policy": record.series,
         "domain": pairing.domain,
         "against": pairing.against,
         "mean_kept": pairing.mean_kept,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -39,13 +40,14 @@ def record_of(
     failed_problems: Sequence[FailedProblem] = (),
 ) -> PointRecord:
     """`command`: what to type to run the point again; `policy`: as it ran, where a knob was solved."""
-    shape = point.checkpoint.shape
+    shape, base = point.checkpoint.shape, point.checkpoint.base
     sizes = {"num_layers": shape.num_layers, "num_experts": shape.num_experts, "top_k": shape.top_k}
     model = {
-        **point.model.model_dump(),
+        **point.model.model_dump(exclude=None if base else {"made_from"}),
         "dtype_reason": point.dtype_reason,
         "identity": point.checkpoint.identity,
         **sizes,
+        **({"base": dataclasses.asdict(base)} if base else {}),
     }
     optional: dict[str, Any] = {} if budget is None else {"budget": budget}
     if failed_problems:

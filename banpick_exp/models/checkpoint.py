@@ -54,6 +54,16 @@ IDENTITY_FILES = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Base:
+    """What a static method (pruning, merging) made a checkpoint from."""
+
+    identity: str
+    num_experts: int
+    expert_bytes: float | None
+    """Share of its bytes in routed experts that the checkpoint still has; None where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     """A checkpoint to plan with."""
 
@@ -69,6 +79,8 @@ class Checkpoint:
     """Tokens of prompt and answer that vLLM allows at most (`engine.max_model_len`); None where no file says."""
     stored: Stored = field(default_factory=Stored)
     """How its weights lie on the disk."""
+    base: Base | None = None
+    """Of one with model.made_from: its points belong into the comparison of that checkpoint."""
 
 
 def folder_identity(folder: Path) -> str:

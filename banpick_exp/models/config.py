@@ -30,6 +30,9 @@ class ModelConfig(Section):
     num_experts: int | None = Field(default=None, ge=2)
     """Routed experts in a layer; shared experts are never counted."""
     top_k: int | None = Field(default=None, ge=1)
+    made_from: str | None = None
+    """What a static method (pruning, merging) made it from: a folder, or a name of conf/model. Its points are then held
+    against those of that checkpoint, on one front. The checkpoint itself may name itself."""
     suggested_tasks: tuple[str, ...] = ()
     """Names of conf/task/ that suit it: the first is asked by a shipped sweep where no task is typed. Changes no
     result."""

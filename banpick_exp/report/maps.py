@@ -90,6 +90,8 @@ def chosen_policy(run: Run, label: str | None = None) -> tuple[PointRecord | Non
     near = compared.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
     for row in (near if near.height else compared).sort("lo_simultaneous", descending=True).iter_rows(named=True):
         record = next(record for record in run.done if record.fingerprint == row["fingerprint"])
+        if record.is_stock:  # of a checkpoint that was made from another: it changes no routing that could be drawn
+            continue
         if row["verdict"] == "beats":
             return record, f"beats {rival(row)}"
         return record, f"no policy gains over all domains; of those that tie this one stands best, against {rival(row)}"
@@ -136,8 +138,9 @@ def _draw_kept(run: Run, maps: Maps) -> Path:
 
 
 def _stock_of(run: Run, policy: PointRecord | None) -> PointRecord | None:
-    """Of the policy's set-up where there is one."""
-    stock = [record for record in run.done if record.is_stock]
+    """Of the policy's set-up where there is one, and never of a checkpoint with another number of experts."""
+    experts = None if policy is None else policy.model.num_experts
+    stock = [record for record in run.done if record.is_stock and experts in (None, record.model.num_experts)]
     same = [
         record
         for record in stock

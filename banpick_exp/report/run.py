@@ -26,6 +26,7 @@ from banpick_exp.analysis import (
     without_repeats,
 )
 from banpick_exp.analysis.finding import AGAINST_STOCK
+from banpick_exp.analysis.frame import vs_base
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesOnce
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
@@ -75,7 +76,7 @@ class Run:
     @cached_property
     def frame_of_all(self) -> pl.DataFrame:
         """As `points_frame` returns it."""
-        return points_frame(self.records)
+        return vs_base(points_frame(self.records), self.records, self.outcomes)
 
     @cached_property
     def frame(self) -> pl.DataFrame:
@@ -117,7 +118,7 @@ class Run:
     def headline(self) -> str:
         if self.picks and not any(pick.chosen for pick in self.picks):
             return "No verdict: on dev no candidate is better than stock, so none was asked on the split of the result."
-        if self.records and all(record.policy_name in REFERENCE_POLICIES for record in self.records):
+        if self.records and all(record.series in REFERENCE_POLICIES for record in self.records):
             return (
                 "No verdict: this run holds stock and fixed_k alone, and fixed_k is itself the rival of every policy."
                 " Type a policy beside it, e.g. python -m banpick_exp"
@@ -169,7 +170,7 @@ class Run:
 
     @property
     def _ladder(self) -> list[str]:
-        return [record.fingerprint for record in self.records if record.policy_name == "fixed_k"]
+        return [record.fingerprint for record in self.records if record.series == "fixed_k"]
 
     @cached_property
     def repeats(self) -> pl.DataFrame:

@@ -17,7 +17,7 @@ from banpick_exp.report.text import STOCK, against, points
 def sentences(run: Run) -> list[str]:
     """What a reader should know after the headline, one fact a line."""
     lines = [f"Read this first: {alarm}" for alarm in alarms(run)]
-    lines += [_extent(run), _sampling(run), *_tally(run), hypervolume_sentence(run)]
+    lines += [_extent(run), *made_from_sentences(run), _sampling(run), *_tally(run), hypervolume_sentence(run)]
     lines += [*_by_domain(run), *_speed(run), *_guards(run)]
     lines += [repeats_sentence(run), equal_budget_sentence(run.verdicts) if has_solved(run.frame) else ""]
     lines += selection_sentences(run)
@@ -29,6 +29,26 @@ def alarms(run: Run) -> list[str]:
     found = run.raised.filter(pl.col("guard").is_in(READ_FIRST))
     said = [f"{row['guard']} ({row['domain']}): {row['detail']}" for row in found.iter_rows(named=True)]
     return said + [f"on dev, {alarm}" for alarm in (alarms(run.on_dev) if run.dev else [])]
+
+
+def made_from_sentences(run: Run) -> list[str]:
+    """What is left of each checkpoint that was made from another, and how it is held against that; none without one."""
+    made = {record.model.name: record.model for record in run.done if record.model.base is not None}
+    lines = []
+    for name, model in sorted(made.items()):
+        assert model.base is not None
+        left = "" if model.base.expert_bytes is None else f", {model.base.expert_bytes:.0%} of the bytes in experts"
+        lines.append(
+            f"{name} was made from another checkpoint: {model.num_experts} of {model.base.num_experts} experts a layer"
+            f" are left{left}."
+        )
+    if lines:
+        lines.append(
+            "Such points are held against that checkpoint's stock and fixed_k, problem by problem. Their speed-up (in"
+            " brackets) is over stock of their own checkpoint, as no clock ran in turn on both: with points of another"
+            " checkpoint they compete in accuracy and experts kept alone."
+        )
+    return lines
 
 
 def problems_a_point(run: Run) -> str:

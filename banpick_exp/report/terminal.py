@@ -18,7 +18,7 @@ from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, i
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import dev_rows, result_rows, selection_sentences
-from banpick_exp.report.sentences import alarms, hypervolume_sentence
+from banpick_exp.report.sentences import alarms, hypervolume_sentence, made_from_sentences
 from banpick_exp.report.shown import MOST_PRINTED
 from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
 from banpick_exp.run_folder import Bill
@@ -132,6 +132,8 @@ def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console, e
         "kept experts and better in one beyond noise. ⚠ a guard was raised. At equal budget: same problems, interval "
         "right for all policies of the sweep at once.[/dim]"
     )
+    for line in made_from_sentences(run):
+        console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True, highlight=False)
     if not all(map(is_near, verdict_of.values())):
         far = f"its measured budget is more than {EQUAL_BUDGET_TOLERANCE} experts away from the nearest fixed_k point."
         console.print(f"[dim]* not at equal budget: {far}[/dim]")

@@ -30,8 +30,15 @@ def span(row: Row, key: str, form: str, scale: float = 1) -> str:
 
 
 def speed_text(row: Row) -> str:
-    """The speed-up of a row of `points_frame` as `speed_words` says it; `-` where it was not timed."""
-    return "-" if row["speedup"] is None else speed_words(row["speedup"], row["speedup_lo"], row["speedup_hi"])
+    """The speed-up of a row of `points_frame` as `speed_words` says it; `-` where it was not timed.
+
+    In brackets where it is over the stock of a checkpoint that was made from another: no speed-up over the base's.
+    """
+    if row["speedup"] is not None:
+        return speed_words(row["speedup"], row["speedup_lo"], row["speedup_hi"])
+    if row.get("own_speedup") is not None:
+        return f"({speed_words(row['own_speedup'], row['own_speedup_lo'], row['own_speedup_hi'])})"
+    return "-"
 
 
 def speed_words(ratio: float, low: float | None, high: float | None) -> str:

@@ -22,6 +22,7 @@ from banpick_exp.models.checkpoint import Checkpoint
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.models.dtype import computed_dtype
 from banpick_exp.models.inspect import inspect_checkpoint
+from banpick_exp.models.made_from import made_from
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy import parse_policy
 from banpick_exp.policy.budget import BUDGET, with_budget
@@ -120,9 +121,7 @@ class Composer:
         model = validated(ModelConfig, tree["model"], "model")
         if model.name == "local" and model.path is not None:
             model = model.model_copy(update={"name": Path(model.path).expanduser().name})
-        if model not in self._checkpoints:
-            self._checkpoints[model] = inspect_checkpoint(model)
-        shape = self._checkpoints[model].shape
+        shape = self._checkpoint(model).shape
         seed = tree["seed"]
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise UserError(f"seed={shown(seed)} is no whole number: the run could not be repeated. Type e.g. seed=0.")
@@ -134,7 +133,7 @@ class Composer:
                 f"repeat={shown(repeat)} is no repeat: 0 is the point itself, 1 its first repeat. Type repeat=1."
             )
         task = _anchored(validated(TaskConfig, tree["task"], "task"))
-        checkpoint = self._checkpoints[model]
+        checkpoint = self._checkpoint(model)
         engine = _sized(validated(EngineConfig, tree["engine"], "engine"), checkpoint, task, values)
         computed = computed_dtype(model.dtype, checkpoint.stored, on_gpu=engine.gpus > 0)
         return Setting(
@@ -147,6 +146,32 @@ class Composer:
             repeat=repeat,
             checkpoint=checkpoint,
         )
+
+    def _checkpoint(self, model: ModelConfig) -> Checkpoint:
+        """What `model` names, with what it was made from; read once."""
+        if model not in self._checkpoints:
+            found = inspect_checkpoint(model)
+            if model.made_from is not None:
+                found = made_from(found, self._checkpoint(self._base(model.made_from)), model.made_from)
+            self._checkpoints[model] = found
+        return self._checkpoints[model]
+
+    def _base(self, typed: str) -> ModelConfig:
+        """The model that model.made_from names: one of conf/model by its name or Hub id, or a folder."""
+        known = [name for name in choices("model") if name != "local"]
+        if typed not in known and not Path(typed).expanduser().is_dir():
+            read = {name: self._resolved({"model": name})["model"] for name in known}
+            typed_id = next((name for name, tree in read.items() if tree["path"] == typed), None)
+            if typed_id is None:
+                near = suggestion(typed, known, "model.made_from=")
+                raise UserError(
+                    f"model.made_from={typed} is no folder and no model of conf/model: there is nothing to compare"
+                    f" with. {near}Type the folder of the checkpoint that it was made from, or its name there."
+                )
+            typed = typed_id
+        if typed in known:
+            return validated(ModelConfig, self._resolved({"model": typed})["model"], "model")
+        return ModelConfig(name=Path(typed).expanduser().name, path=typed)
 
     def policy(self, assignment: Assignment, shape: MoeShape) -> tuple[Rule, float | None]:
         """The rule an assignment names, parsed and checked against the checkpoint's sizes.

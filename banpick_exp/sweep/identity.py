@@ -54,8 +54,10 @@ def point_fingerprint(
     calibration: dict[str, Any] | None,
     seed: int,
     repeat: int = 0,
+    base: str | None = None,
 ) -> str:
-    """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one.
+    """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one;
+    `base`: of the checkpoint that its own was made from: the record says so, and with whom it is compared.
 
     What is as it was before it could be set (repeat 0, greedy answers, the first grader) is left out: results from then
     stay valid.
@@ -74,5 +76,6 @@ def point_fingerprint(
             "seed": seed,
         }
         | ({"repeat": repeat} if repeat else {})
+        | ({"made_from": base} if base is not None else {})
         | ({"grader": graded} if graded != FIRST_GRADER else {})
     )

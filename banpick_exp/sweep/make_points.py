@@ -19,6 +19,7 @@ from banpick_exp.models.dtype import TYPED
 from banpick_exp.models.inspect import check_max_model_len
 from banpick_exp.policy.budget import label_of, policy_of
 from banpick_exp.policy.rule import Rule
+from banpick_exp.records import ON
 from banpick_exp.sweep.compose import Composer, Setting
 from banpick_exp.sweep.identity import engine_fingerprint, point_fingerprint
 from banpick_exp.sweep.overrides import Assignment, Block, expand
@@ -102,12 +103,13 @@ class PointMaker:
             data_identity=files.identity,
             calibration=calibration.identity,
             seed=setting.seed,
+            base=None if setting.checkpoint.base is None else setting.checkpoint.base.identity,
         )
         return Point(
             rule=rule,
             budget=budget,
             knob_fingerprint=None if budget is None else identity(),
-            label=" ".join([label_of(rule, budget), *_shown(assignment, varied, setting.repeat)]),
+            label=_label(label_of(rule, budget), setting, assignment, varied),
             model=setting.model,
             dtype_reason=setting.dtype_reason,
             engine=setting.engine,
@@ -268,6 +270,19 @@ def _chosen_dtype(setting: Setting) -> Assignment:
     """What `model.dtype=auto` came to: another machine would choose another, and it would be another point."""
     chosen = setting.dtype_reason != TYPED and setting.model.dtype != "auto"
     return {"model.dtype": setting.model.dtype} if chosen else {}
+
+
+def _label(policy: str, setting: Setting, assignment: Assignment, varied: Sequence[str]) -> str:
+    """`fixed_k k=4 task.max_tokens=24`; of a checkpoint that was made from another its name, `none on pruned`.
+
+    Where model.made_from is typed the other one is what it names: the comparison is its own, and it needs no name.
+    """
+    if setting.model.made_from is None:
+        return " ".join([policy, *_shown(assignment, varied, setting.repeat)])
+    if setting.checkpoint.base is not None:
+        policy = f"{policy}{ON}{setting.model.name}"
+    rest = [key for key in varied if key != "model" and not key.startswith("model.")]
+    return " ".join([policy, *_shown(assignment, rest, setting.repeat)])
 
 
 def _shown(assignment: Assignment, varied: Sequence[str], repeat: int) -> list[str]:

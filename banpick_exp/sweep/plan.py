@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from banpick_exp.config import Section
 from banpick_exp.errors import UserError
+from banpick_exp.models.checkpoint import Checkpoint
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.budget import BUDGET
 from banpick_exp.run_folder import (
@@ -26,6 +27,7 @@ from banpick_exp.run_folder import (
     find_run_dir,
     new_run_dir,
 )
+from banpick_exp.setups import nearest_differences
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
 from banpick_exp.sweep.config import Hardware, OptunaSearch, RunBudget, RunConfig, SearchConfig, SelectSearch
@@ -35,6 +37,7 @@ from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.resume import check_setups, setups_of
 from banpick_exp.sweep.search.selection import ON_DEV, Stages, stages_of
+from banpick_exp.sweep.search.strategy import setup
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
 from banpick_exp.sweep.study import expanded
 
@@ -294,8 +297,43 @@ def _points(
         notes.append(f"{len(dropped)} duplicate point(s) dropped, because another point is the same: {shown}")
     if any(point.task.data_files is None and point.model.path is not None for point in found.values()):
         notes.append("the embedded tasks suit the embedded model; for your own type task=jsonl task.data_files=PATH")
+    notes += _without_base(found.values())
     notes += _narrow_engines(found.values())
     return _ordered(found.values()), notes
+
+
+def _without_base(points: Iterable[Point]) -> list[str]:
+    """What to say of checkpoints whose base is not asked the same here. UserError where two have one name."""
+    asked = list({setup(point): point for point in points}.values())
+    made = [point for point in asked if point.checkpoint.base is not None]
+    known: dict[str, Checkpoint] = {}
+    notes = []
+    for point in made:
+        base, name = point.checkpoint.base, point.model.name
+        assert base is not None
+        other = known.setdefault(name, point.checkpoint)
+        if other.identity != point.checkpoint.identity:
+            raise UserError(
+                f"{other.location} and {point.checkpoint.location} would both be called {name} in tables and figures,"
+                " and nobody could tell them apart. Rename a folder, or type a model.name for each, in blocks:"
+                """ 'sweep.blocks=[["policy=none","model.path=FIRST","model.name=first"],"""
+                """["policy=none","model.path=SECOND","model.name=second"]]'."""
+            )
+        (own,) = setups_of([point])
+        bases = [each for each in asked if each.checkpoint.base is None and each.checkpoint.identity == base.identity]
+        if not bases:
+            notes.append(
+                f"{name} was made from {point.model.made_from}, of which this line asks no point: unless its run has"
+                f" them already, {name} is compared with nothing. Type"
+                f" 'model.path=choice(ORIGINAL,{point.checkpoint.location})', or a block for each"
+            )
+        elif found := nearest_differences(own, setups_of(bases)):
+            said = ", ".join(f"{key}={mine} (there {theirs})" for key, (theirs, mine) in found.items())
+            notes.append(
+                f"{name} was made from {point.model.made_from}, but is asked with {said}: their points are no"
+                " comparison. Type the same for both"
+            )
+    return list(dict.fromkeys(notes))
 
 
 class Shipped:

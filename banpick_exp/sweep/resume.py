@@ -20,7 +20,7 @@ def setups_of(points: Iterable[Point]) -> tuple[Setup, ...]:
         distinct(
             setup_of(
                 model={"dtype": point.model.dtype, "trust_remote_code": point.model.trust_remote_code}
-                | {"identity": point.checkpoint.identity},
+                | {"identity": (point.checkpoint.base or point.checkpoint).identity},
                 engine=point.engine.model_dump(mode="json"),
                 task=point.task.model_dump(mode="json") | {"identity": point.data_identity},
                 seed=point.seed,

@@ -77,6 +77,7 @@ SECTIONS: dict[str, type[Section]] = {
 CHANGES: dict[str, list[str]] = {
     "model.path": ["model.path={other}"],
     "model.control": ["model=tiny_control", "model.path=null", "task=tiny", "task.data_files=null"],
+    "model.made_from": ["model.made_from={other}"],  # with whom it is compared, as its record says
     "model.dtype": ["model.dtype=float32"],
     "model.trust_remote_code": ["model.trust_remote_code=true"],
     "engine.tensor_parallel_size": ["engine.tensor_parallel_size=2"],

@@ -13,6 +13,7 @@ import polars as pl
 
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
+from banpick_exp.records import ON
 from banpick_exp.report.text import STOCK, in_words
 from banpick_exp.run_folder import write_atomically
 
@@ -40,6 +41,10 @@ STYLES: dict[str, Style] = {
 
 MOST_SHADED = 8
 """Budgets that are shaded, where points stand side by side; of more the shades and their names would overlap."""
+
+CHECKPOINT_MARKERS = ((4, 1, 45), (8, 1, 0), (12, 1, 0), (5, 1, 180), (3, 1, 30))
+"""Stars of checkpoints that were made from another: the marker tells the checkpoint, the colour the policy."""
+CHECKPOINT_SIZE = 10.0
 
 SPARE_STYLES = (("#009E73", (4, 1, 0), 9.0), ("#CC79A7", (6, 1, 0), 9.0), ("#E69F00", (3, 1, 0), 9.0))  # stars
 
@@ -76,18 +81,33 @@ def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def family_styles(policies: Sequence[str]) -> dict[str, Style]:
-    """A style for each policy name, the known ones always the same."""
-    spare = itertools.cycle(SPARE_STYLES)
-    return {name: STYLES.get(name) or next(spare) for name in sorted(set(policies), key=_family_order)}
+    """A style for each policy name, the known ones always the same.
+
+    `pick on pruned` has the colour of `pick` and a marker of that checkpoint.
+    """
+    spare, names = itertools.cycle(SPARE_STYLES), sorted(set(policies), key=_family_order)
+    plain = dict.fromkeys(name.partition(ON)[0] for name in names)
+    styles = {name: STYLES.get(name) or next(spare) for name in plain}
+    checkpoints = sorted({checkpoint for name in names if (checkpoint := name.partition(ON)[2])})
+    markers = dict(zip(checkpoints, itertools.cycle(CHECKPOINT_MARKERS), strict=False))
+    found = {}
+    for name in names:
+        policy, _, checkpoint = name.partition(ON)
+        made = (styles[policy][0], markers[checkpoint], CHECKPOINT_SIZE) if checkpoint else styles[policy]
+        found[name] = made
+    return found
 
 
 def short_label(policy: str, label: str) -> str:
     """What a figure has room for: `k=4` for the ladder, the knobs without the family's name for others."""
+    if ON in policy:
+        return label
     return in_words(policy) if policy == STOCK else label.removeprefix(policy).strip() or label
 
 
-def _family_order(name: str) -> tuple[int, str]:
-    return (list(STYLES).index(name) if name in STYLES else len(STYLES)), name
+def _family_order(name: str) -> tuple[str, int, str]:
+    policy, _, checkpoint = name.partition(ON)
+    return checkpoint, (list(STYLES).index(policy) if policy in STYLES else len(STYLES)), policy
 
 
 def family_name(name: str) -> str:

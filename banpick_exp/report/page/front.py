@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from banpick_exp.records import OVERALL
+from banpick_exp.records import ON, OVERALL
 from banpick_exp.report.figures.styles import Style, family_name, family_styles
 from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.html_tables import html_table, verdict_cell
@@ -83,7 +83,8 @@ def _colours(runs: Sequence[Run], families: Mapping[str, Style]) -> dict[tuple[P
         return {(run.folder.path, name): f"r{i % RUN_COLOURS}" for i, run in enumerate(runs) for name in families}
     classes = {STOCK: "ink", "fixed_k": "grey"}
     return {
-        (runs[0].folder.path, name): classes.get(name, f"c-{colour[1:]}") for name, (colour, *_) in families.items()
+        (runs[0].folder.path, name): classes.get(name.partition(ON)[0], f"c-{colour[1:]}")
+        for name, (colour, *_) in families.items()
     }
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
-from banpick_exp.records import OVERALL
+from banpick_exp.records import ON, OVERALL
 from banpick_exp.report.figures.styles import MOST_SHADED, Style, short_label, side_by_side
 from banpick_exp.report.page.points import measure_of, point_index
 from banpick_exp.report.page.scatter import Hollow, Knots, Mark, Panel, Range, Shade, draw, extent
@@ -117,7 +117,7 @@ class _Drawing:
         ]
 
     def _name(self, row: Row) -> str:
-        named = row["policy"] in REFERENCE_POLICIES and len(self.runs) == 1
+        named = (row["policy"] in REFERENCE_POLICIES or ON in row["policy"]) and len(self.runs) == 1
         return short_label(row["policy"], row["label"]) if named else ""
 
     def _ladders(self, x: str) -> list[tuple[str, Knots]]:

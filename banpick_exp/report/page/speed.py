@@ -28,7 +28,8 @@ NOTHING = '<p class="small">Nothing was timed batch by batch in this run.</p>'
 
 def speed_html(run: Run) -> str:
     """A picture of the front's points and a table of all that are shown."""
-    timed = [record for record in run.shown_done if record.measured.overall.speed]
+    # A checkpoint that was made from another was timed against stock of its own: no row of the same table.
+    timed = [r for r in run.shown_done if r.measured.overall.speed and r.model.base is None]
     if not timed:
         return NOTHING
     return INTRODUCTION + _picture(run, timed) + _table(run, timed) + not_here(run.unshown, IN_RECORDS)

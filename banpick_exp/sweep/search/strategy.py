@@ -10,8 +10,12 @@ from banpick_exp.sweep.point import Point
 
 
 def setup(point: Point) -> tuple[object, ...]:
-    """What two points must share to be paired: the engine, the task with its data, the seed and the repeat."""
-    return point.engine_fingerprint, f"{point.data_identity} {point.task.model_dump_json()}", point.seed, point.repeat
+    """What two points must share to be paired while they run: the engine, the task with its data, seed and repeat.
+
+    So a checkpoint that was made from another has stock of its own here; with that one it is compared in the analysis.
+    """
+    asked = f"{point.data_identity} {point.task.model_dump_json()}"
+    return point.engine_fingerprint, asked, point.seed, point.repeat, point.checkpoint.base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
