@@ -155,6 +155,7 @@ ENDS = {
 def test_it_ends(what: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     code, statuses = ENDS[what]
     waits = what in ("sleep", "a stopped child", "closing all it has")  # others end at a limit of their own
+    monkeypatch.setattr("banpick_exp.tasks.sandbox.limits.WALL_FACTOR", 1)
     monkeypatch.setattr("banpick_exp.tasks.sandbox.limits.WALL_SECONDS", 1 if waits else PATIENCE)
     loops = "loop" in what or "goes on" in what
     begun = time.monotonic()
