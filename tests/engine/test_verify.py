@@ -52,7 +52,8 @@ def test_the_embedded_model_passes(found: dict[str, Any]) -> None:
     assert not [name for status, name in statuses if status == "FAILED"]
     for words in ("vllm", "triton", "4 of 4 MoE layers hooked", "CPUUnquantizedExperts", "CPURouter",
                   "32 tokens and 96 kept",
-                  "sandbox for model-written code", "bit-equal", "not on this device", "computes in", "everything that applies holds"):  # fmt: skip
+                  "sandbox for model-written code", "bit-equal",
+                  "not on this device", "computes in", "everything that applies holds"):  # fmt: skip
         assert words in re.sub(r"\s+", " ", found["written"])
 
 

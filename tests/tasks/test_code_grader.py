@@ -126,14 +126,14 @@ class Lost(Bubblewrap):
 )
 def test_an_answer_without_a_sandbox_is_counted(times: int, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grader_module, "AT_ONCE", 1)
+    sandbox = Lost(times)
     monkeypatch.setattr(grader_module, "available", lambda: sandbox)
     given = [("    return 2 * x\n", problem_of(DOUBLE))] * 40
-    sandbox = Lost(times)
     grades = Code().grade_all(given, TASK)
     assert [grade.grader_timeout for grade in grades] == [True] * lost + [False] * (40 - lost)
     assert [grade.correct for grade in grades] == [False] * lost + [True] * (40 - lost)
     assert Code().grade_all([], TASK) == []
-    sandbox = Lost(3 * grader_module.TRIES)
+    sandbox.left = 3 * grader_module.TRIES
     with pytest.raises(UserError, match=r"3 of 40 programs had no sandbox in 3 tries each.*no memory\)?\. Free"):
         Code().grade_all(given, TASK)
 
