@@ -104,8 +104,8 @@ def _intention(point: Point) -> str:
     compiled = "compiled: also swaps in compiled code and the compile cache" if engine.compile else "eager"
     return (
         f"verify would load {point.model.name} ({point.checkpoint.location}) on {where},\n{compiled},\n"
-        f"and check versions, sandbox, device, hook coverage ({point.checkpoint.shape.num_layers} MoE layers), backend, "
-        f"router against reference,\nfillers, counters and stock parity.\nNothing was started."
+        f"and check versions, sandbox, device, hook coverage ({point.checkpoint.shape.num_layers} MoE layers), "
+        f"backend, router against reference,\nfillers, counters and stock parity.\nNothing was started."
     )
 
 
