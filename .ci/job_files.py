@@ -72,7 +72,8 @@ for SkyPilot, and a page on what is known and what to expect. A study of your ow
 
 {table}
 
-Benchmarks whose answers are programs (LiveCodeBench, HumanEval+) are in none of them: programs are not run here.
+Where answers are programs (main_deepseek_v2_lite asks HumanEval+), they run in a sandbox, and a study permits it by
+`task.allow_code=true`: [docs/sandbox.md](../docs/sandbox.md).
 """
 
 

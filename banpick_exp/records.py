@@ -476,7 +476,8 @@ class Outcome:
     pattern_timeout: bool | None = None
     """True where the search for the answer was ended at its time limit, so that none was found; None elsewhere."""
     grader_timeout: bool | None = None
-    """True where judging the answer was ended at a limit of time or memory, so that it counts as wrong."""
+    """True where judging the answer was ended at a limit of the grader's own, or had no sandbox, so that it counts as
+    wrong."""
 
 
 REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")

@@ -35,8 +35,8 @@ ENDED: dict[Literal["pattern_timeout", "grader_timeout"], str] = {
         " not found and wrong: the pattern is graded there, not the model"
     ),
     "grader_timeout": (
-        "judging by task.grader was ended at its limit of time or memory in {late} of {all} completions, which count as"
-        " wrong: the limit is graded there, not the model"
+        "judging by task.grader was ended at its own limit of time or memory, or its sandbox did not come up, in {late}"
+        " of {all} completions, which count as wrong: the grader fails there, not the model"
     ),
 }
 """Columns of outcomes that count what was ended, and what to say of it."""
@@ -54,7 +54,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | mixed_setups | set-ups among the points | more than one: their rows are no comparison |
     | calibration_overlap | problems that the calibration was measured on | any |
     | pattern_timeout | answers whose search by task.answer_pattern was ended at its time limit | any |
-    | grader_timeout | answers whose judging by task.grader was ended at a limit of time or memory | any |
+    | grader_timeout | answers that task.grader could not judge: its limit of time or memory, no sandbox | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
     | failed_problems | problems set aside because they break engines | any that stock has an answer to, or is stock's |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |

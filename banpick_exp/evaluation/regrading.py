@@ -62,9 +62,12 @@ class Material:
 
 
 def task_of(record: PointRecord, changes: Mapping[str, Any]) -> TaskConfig:
-    """The task of a record with some settings changed. Raises UserError where it does not hold together."""
+    """The task of a record with some settings changed. Raises UserError where it does not hold together.
+
+    What was permitted when it ran is not permitted now: a run may be somebody else's.
+    """
     told = {key: value for key, value in record.task.plain().items() if key in TaskConfig.model_fields}
-    return validated(TaskConfig, told | dict(changes), "task")
+    return validated(TaskConfig, told | {"allow_code": False} | dict(changes), "task")
 
 
 def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[str, Any]) -> Material:

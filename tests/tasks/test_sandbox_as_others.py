@@ -35,10 +35,14 @@ pytestmark = [
 def test_as(who: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     command = [sys.executable, "-B", "-m", "pytest", "-n", "0", "-q", "-rs", "-p", "no:cacheprovider"]
     command += ["tests/tasks/test_sandbox.py", "-W", "ignore::pytest.PytestConfigWarning"]
-    if who != "root":
-        command = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", *command]
     base = Path(sys.base_prefix)
     closed = closed_folder((str(base / "lib"),))
+    if who != "root":
+        command = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", *command]
+    elif closed is None:
+        pytest.skip("Python is open to all, so that test_sandbox.py tries Landlock as root itself")
+    else:
+        command += ["-k", "landlock"]  # bubblewrap is the same whatever root alone may enter
     if closed is not None:
         if (reason := _no_view(Path(closed))) is not None:
             pytest.skip(reason)

@@ -106,8 +106,8 @@ def _intention(point: Point) -> str:
     model = "" if engine.gpus else " and log-probabilities against Transformers"
     return (
         f"verify would load {point.model.name} ({point.checkpoint.location}) on {where},\n{compiled},\n"
-        f"and check versions, device, hook coverage ({point.checkpoint.shape.num_layers} MoE layers), backend, router "
-        f"against reference,\nfillers, counters, stock parity{model}.\nNothing was started."
+        f"and check versions, sandbox, device, hook coverage ({point.checkpoint.shape.num_layers} MoE layers), "
+        f"backend, router against reference,\nfillers, counters, stock parity{model}.\nNothing was started."
     )
 
 

@@ -15,6 +15,8 @@ from banpick_exp.engine.engine import Engine, stages_of, wrong_count
 from banpick_exp.engine.types import FAILED, NOT_APPLICABLE, OK, CacheKeys, Check, RankReport
 from banpick_exp.engine.verify import transformers_parity
 from banpick_exp.models.dtype import Machine, this_machine
+from banpick_exp.tasks.sandbox.available import available
+from banpick_exp.tasks.sandbox.sandbox import Sandbox
 from banpick_exp.versions import versions
 
 Scores = list[list[float]]
@@ -33,11 +35,13 @@ PARITY = "stock scores before and after swaps"
 COMPILED = "compiled code after a swap"
 TRANSFORMERS = transformers_parity.NAME
 CACHE = "compile cache apart from stock's"
+SANDBOX = "sandbox for model-written code"
 
 
 def check_machine(engine: Engine) -> Iterator[Check]:
     """Every check in the order of the report: the engine is started and closed. One that does not start ends it."""
     yield check_versions()
+    yield check_sandbox()
     started = _guarded("engine start", lambda: Check("engine start", OK, f"{engine.start():.1f} s"))
     yield started
     if started.failed:
@@ -59,6 +63,17 @@ def check_versions() -> Check:
     if vllm is None or vllm.split("+")[0] != TESTED_VLLM:
         return Check("versions", FAILED, f"{text}. The hook was written against vLLM {TESTED_VLLM}")
     return Check("versions", OK, text)
+
+
+def check_sandbox() -> Check:
+    """Where task.grader=code would run programs. None fails nothing: who permits code is refused when it is planned."""
+    try:
+        found = available()
+    except OSError as error:
+        found = str(error)
+    if isinstance(found, Sandbox):
+        return Check(SANDBOX, OK, f"{found.name}; it passed its own test. Used with task.allow_code=true alone")
+    return Check(SANDBOX, NOT_APPLICABLE, f"none, so task.grader=code would be refused: {found}")
 
 
 def check_engine(engine: Engine) -> Iterator[Check]:

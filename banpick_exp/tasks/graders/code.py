@@ -8,6 +8,9 @@ The tests are the problem's material, an object with `kind`:
 
 and, if it likes, `seconds` (of processor time, for all cases together) and `memory_mb`. `prefix` may stand beside
 `function` too. Of `stdio` and `function` the right outputs never enter the sandbox.
+
+A program that is ended at a limit has not passed, and is wrong like any other: what it does is the model's doing.
+`grader_timeout` is a sandbox that did not come up.
 """
 
 from __future__ import annotations
@@ -29,13 +32,15 @@ from banpick_exp.tasks.graders.grader import Grade, Grader
 from banpick_exp.tasks.problem import Problem
 from banpick_exp.tasks.sandbox.available import available
 from banpick_exp.tasks.sandbox.limits import Limits
-from banpick_exp.tasks.sandbox.outcome import CUT_SHORT, Outcome, Status
+from banpick_exp.tasks.sandbox.outcome import Outcome
 from banpick_exp.tasks.sandbox.sandbox import Sandbox, SandboxFailed
 
 AT_ONCE = 2
 """Programs that run side by side, on as many processors."""
 TRIES = 3
 """Of a sandbox that does not come up, which is no fault of the program."""
+MOST_LOST_SHARE = 0.05
+"""Of the programs of one call: where more had no sandbox, it is an error and no result."""
 NEAR = 1e-6
 """Relative and absolute, of floats that a program prints."""
 SHOWN = 200
@@ -57,7 +62,8 @@ class Code(Grader):
         return grade
 
     def grade_all(self, given: Sequence[tuple[str, Problem]], task: TaskConfig) -> list[Grade]:
-        """Raises UserError without the permission, without a sandbox, and for a problem without tests."""
+        """Raises UserError without the permission, without a sandbox, for a problem without tests, and where sandboxes
+        do not come up any more (`MOST_LOST_SHARE`)."""
         if (refusal := self.refused(task)) is not None:
             raise UserError(refusal)
         sandbox = available()
@@ -68,7 +74,16 @@ class Code(Grader):
                     f"task.grader=code: problem {problem.problem_id} of {problem.domain} {wrong}. Nothing was graded."
                 )
         with ThreadPoolExecutor(max_workers=min(AT_ONCE, os.cpu_count() or 1)) as pool:
-            return list(pool.map(functools.partial(_graded, sandbox), given))
+            found = list(pool.map(functools.partial(_graded, sandbox), given))
+        lost = [each for each in found if isinstance(each, SandboxFailed)]
+        if len(lost) > MOST_LOST_SHARE * len(given):
+            raise UserError(
+                f"task.grader=code: {len(lost)} of {len(given)} programs had no sandbox in {TRIES} tries each, so this"
+                f" machine would be graded, not the model. The last time {lost[-1]}. Free memory or processes and type"
+                " the same again."
+            )
+        none = Grade(answer="", found=False, correct=False, grader_timeout=True)
+        return [none if isinstance(each, SandboxFailed) else each for each in found]
 
     def refused(self, task: TaskConfig) -> str | None:
         if not task.allow_code:
@@ -119,7 +134,7 @@ def _number(value: int | float | str) -> float:
         return 0.0
 
 
-def _graded(sandbox: Sandbox, given: tuple[str, Problem]) -> Grade:
+def _graded(sandbox: Sandbox, given: tuple[str, Problem]) -> Grade | SandboxFailed:
     completion, problem = given
     written = program_of(completion)
     if written is None:
@@ -130,13 +145,15 @@ def _graded(sandbox: Sandbox, given: tuple[str, Problem]) -> Grade:
         seconds=_number(told.get("seconds", default.seconds)), memory_mb=int(_number(told.get("memory_mb", 2048)))
     )
     kinds = {"call": _call, "stdio": _stdio, "function": _function}
-    status, correct = kinds[told["kind"]](sandbox, written.code, told, limits)
+    try:
+        correct = kinds[told["kind"]](sandbox, written.code, told, limits)
+    except SandboxFailed as failure:
+        return failure
     goes_on = told["kind"] == "call" and bool(str(told.get("prefix", "")).strip())
     return Grade(
         answer=written.code.strip()[:SHOWN],
         found=written.fenced or goes_on,  # what goes on with a prompt has no fences
         correct=correct,
-        grader_timeout=status in CUT_SHORT,
     )
 
 
@@ -150,15 +167,15 @@ def _run(sandbox: Sandbox, work: dict[str, Any], limits: Limits, stdin: bytes = 
     raise AssertionError
 
 
-def _call(sandbox: Sandbox, code: str, told: dict[str, Any], limits: Limits) -> tuple[Status, bool]:
+def _call(sandbox: Sandbox, code: str, told: dict[str, Any], limits: Limits) -> bool:
     nonce = secrets.token_hex(16)
     work = {"kind": "call", "code": code, "nonce": nonce, "test": told["test"]}
     work |= {"prefix": told.get("prefix") or "", "entry_point": told.get("entry_point")}
     outcome = _run(sandbox, work, limits)
-    return outcome.status, outcome.status == "passed" and outcome.results == (json.dumps(nonce),)
+    return outcome.status == "passed" and outcome.results == (json.dumps(nonce),)
 
 
-def _stdio(sandbox: Sandbox, code: str, told: dict[str, Any], limits: Limits) -> tuple[Status, bool]:
+def _stdio(sandbox: Sandbox, code: str, told: dict[str, Any], limits: Limits) -> bool:
     left = limits.seconds
     for case in told["cases"]:
         # Each case is a process of its own, and all share the time.
@@ -166,11 +183,11 @@ def _stdio(sandbox: Sandbox, code: str, told: dict[str, Any], limits: Limits) ->
         work = {"kind": "script", "code": code, "prelude": True}
         outcome = _run(sandbox, work, mine, str(case["input"]).encode())
         if outcome.status != "passed" or not same_output(outcome.stdout.decode(errors="replace"), case["output"]):
-            return outcome.status, False
+            return False
         left -= _seconds(outcome)
         if left <= 0:
-            return "timeout", False
-    return "passed", True
+            return False
+    return True
 
 
 def _seconds(outcome: Outcome) -> float:
@@ -181,17 +198,17 @@ def _seconds(outcome: Outcome) -> float:
         return 0.1
 
 
-def _function(sandbox: Sandbox, code: str, told: dict[str, Any], limits: Limits) -> tuple[Status, bool]:
+def _function(sandbox: Sandbox, code: str, told: dict[str, Any], limits: Limits) -> bool:
     work = {"kind": "function", "code": code, "entry_point": told["entry_point"], "prefix": told.get("prefix") or ""}
     work |= {"inputs": [case["input"] for case in told["cases"]]}
     outcome = _run(sandbox, work, limits)
     if outcome.status != "passed" or len(outcome.results) != len(told["cases"]):
-        return outcome.status, False
+        return False
     try:
         returned = [json.loads(line) for line in outcome.results]
     except (ValueError, RecursionError):
-        return "failed", False
-    return "passed", all(
+        return False
+    return all(
         value == json.loads(json.dumps(case["output"])) for value, case in zip(returned, told["cases"], strict=True)
     )
 

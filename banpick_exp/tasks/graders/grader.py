@@ -28,7 +28,8 @@ class Grade:
     pattern_timeout: bool = False
     """Nothing was found because the search with task.answer_pattern was ended at its time limit (`pattern`)."""
     grader_timeout: bool = False
-    """It counts as wrong because judging it was ended at a limit of time or memory."""
+    """It counts as wrong because the grader failed: a limit of time or memory of its own, or a sandbox that did not
+    come up. A program that runs into its limits is just wrong (`code`)."""
 
 
 class Grader(ABC):

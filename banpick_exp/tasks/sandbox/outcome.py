@@ -8,7 +8,6 @@ from typing import Literal
 Status = Literal["passed", "failed", "timeout", "memory", "output", "killed"]
 """passed: it ended by itself and without an error; timeout, memory, output: at that limit; killed: by a signal."""
 
-CUT_SHORT: frozenset[Status] = frozenset({"timeout", "memory", "output"})
 TAIL = 2000
 
 
