@@ -19,6 +19,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]  # this very checkout, whateve
 from banpick_exp.sweep.study import Study, read_study, studies, studies_dir  # noqa: E402
 
 SUFFIX = ".template"
+DATA_FILES = """ 'task.data_files="/outputs/data/{domain}.{split}.jsonl"'"""
+"""Where a job in a container has files of one's own; fetched benchmarks lie where BANPICK_DATA says."""
 WORD = re.compile(r"@([a-z_]+)@")
 
 
@@ -27,6 +29,7 @@ def words_of(name: str, study: Study) -> dict[str, str]:
     told = {key: getattr(study, key) for key in ("purpose", "published", "expected", "cost", "data", "model")}
     return told | {
         "study": name,
+        "files": DATA_FILES if any(word.startswith("task.data_files=") for word in study.full) else "",
         "name": name.replace("_", "-"),  # Kubernetes allows no underscore
         "node_count": str(study.nodes),
         "nodes": _count(study.nodes, "node"),

@@ -265,7 +265,10 @@ def test_rayjob_has_whole_engines_in_each_pod(rayjob: dict[str, Any]) -> None:
     assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"] == study.nodes
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert settings["output_dir"] in mounted
-    assert settings["task.data_files"].startswith(f'"{settings["output_dir"]}/')
+    data = {each["name"]: each.get("value", "") for each in container["env"]}["BANPICK_DATA"]
+    assert data.startswith(f"{settings['output_dir']}/")
+    own = any(word.startswith("task.data_files=") for word in study.full)
+    assert settings.get("task.data_files", "").startswith(f'"{data}/') == own
 
 
 def test_rayjob_tries_again_where_it_stopped(rayjob: dict[str, Any]) -> None:

@@ -79,7 +79,10 @@ def test_it_is_one_page_and_has_whole_engines_on_each_node(task: dict[str, Any])
     settings = dict(word.split("=", 1) for word in words if "=" in word)
     assert settings["study"] == name and settings["run"], "without a name each attempt would begin a new run"
     assert settings["output_dir"] in task["volumes"]
-    assert settings["task.data_files"].startswith(f'"{settings["output_dir"]}/')
+    data = task["envs"]["BANPICK_DATA"]
+    assert data.startswith(f"{settings['output_dir']}/")
+    own = any(word.startswith("task.data_files=") for word in study.full)
+    assert settings.get("task.data_files", "").startswith(f'"{data}/') == own
     assert task["envs"]["HF_HOME"] in task["volumes"]
 
 
