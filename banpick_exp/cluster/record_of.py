@@ -43,7 +43,7 @@ def record_of(
     shape, base = point.checkpoint.shape, point.checkpoint.base
     sizes = {"num_layers": shape.num_layers, "num_experts": shape.num_experts, "top_k": shape.top_k}
     model = {
-        **point.model.model_dump(exclude=None if base else {"made_from"}),
+        **point.model.model_dump(exclude={"suggested_tasks"} if base else {"suggested_tasks", "made_from"}),
         "dtype_reason": point.dtype_reason,
         "identity": point.checkpoint.identity,
         **sizes,
