@@ -11,6 +11,7 @@ import yaml
 
 from banpick_exp.config import suggestion, validated
 from banpick_exp.errors import UserError
+from banpick_exp.options import Options
 from banpick_exp.sweep.compose import conf_dir
 from banpick_exp.tasks.benchmarks.source import Source, fetched_path
 from banpick_exp.tasks.config import TaskConfig
@@ -21,13 +22,8 @@ ROW = "{:<16}{:<10}{:>9}{:>9}{:>12}  {:<34}{}"
 BILLION = 1e9
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"tasks: {message}. Type python -m banpick_exp tasks --help.")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m banpick_exp tasks", description=__doc__)
+def _parser() -> Options:
+    parser = Options(prog="python -m banpick_exp tasks", description=__doc__)
     commands = parser.add_subparsers(dest="what")
     get = commands.add_parser("fetch", help="get a benchmark's problems once; later runs need no network")
     get.add_argument("name")
