@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.bounded import BoundedProcess, TooSlow
 from banpick_exp.tasks.graders.exact_match import normalised
 from banpick_exp.tasks.graders.grader import Grade, Grader
-from banpick_exp.tasks.graders.lm_eval_process import OUT_OF_MEMORY
+from banpick_exp.tasks.graders.serving import ENDS
 from banpick_exp.tasks.harness.place import MISSING
 from banpick_exp.tasks.harness.sources import package_folder, sources_of
 from banpick_exp.tasks.problem import Problem
@@ -35,7 +34,7 @@ NOT_FOUND = "[invalid]"
 _judge = BoundedProcess(
     "lm_eval_process.py",
     arguments=[json.dumps([path for path in sys.path if path])],
-    ends=(-signal.SIGPROF, -signal.SIGKILL, -signal.SIGSEGV, OUT_OF_MEMORY),
+    ends=ENDS,
     start_seconds=START_SECONDS,
 )
 

@@ -1,9 +1,8 @@
 r"""A process that judges mathematical answers with math-verify, and that the kernel ends when one takes too long.
 
-Run by `math_verify` as a file of its own (`python -I math_process.py`), so it imports nothing of the package. One line
-of JSON an answer comes in ([text, whole, right answers, seconds]) and one goes out ([answer, found, correct]). `whole`:
-the text is the answer, and none is looked for in it. math-verify's own time limits are signals and are off: an answer
-that spends more than `seconds` of this process's time ends it by SIGPROF, and memory is limited by RLIMIT_AS.
+Run by `math_verify` as a file of its own (`python -I math_process.py PATHS`); the loop is `serving`. A question is
+[text, whole, right answers], an answer [answer, found, correct]. `whole`: the text is the answer, and none is looked
+for in it. math-verify's own time limits are signals and are off.
 
 What is right is decided by math-verify, from the last \boxed{} of each side, or what math-verify finds itself where
 there is none. Before that, what its parser stumbles over is taken away: a full stop at the end, the Unicode minus,
@@ -15,22 +14,14 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import logging
-import os
 import re
-import resource
-import signal
 import sys
 from typing import Any
 
-IDLE_SECONDS = 300
-"""Longer without a question ends it (SIGALRM), should the end of its input be held open by somebody else."""
 MEMORY_BYTES = 2 * 2**30
 """Of addresses; importing sympy takes a tenth."""
 LARGEST_KIB = MEMORY_BYTES // 2048
 """A process that grew larger than half ends after its answer: none is judged with the memory of another."""
-OUT_OF_MEMORY = 3
-"""Exit code."""
 
 SPACES = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
 BETWEEN_THOUSANDS = re.compile(r"(?<=\d)\\[,;:! ](?=\d{3}(?!\d))")
@@ -139,31 +130,12 @@ def verified(right: tuple[Any, ...], given: tuple[Any, ...]) -> bool:
     return False
 
 
-def serve(paths: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asks
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.path += [path for path in paths if path not in sys.path]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    import math_verify  # noqa: F401 (its time is not that of the first answer)
-
-    logging.disable(logging.CRITICAL)
-    signal.alarm(IDLE_SECONDS)
-    for line in sys.stdin.buffer:
-        signal.alarm(0)
-        text, whole, right, seconds = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            judged = judge(text, whole, right)
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(judged), file=answers, flush=True)
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > LARGEST_KIB:
-            return
-        signal.alarm(IDLE_SECONDS)
+def prepare() -> None:
+    import math_verify  # noqa: F401
 
 
 if __name__ == "__main__":
-    serve(json.loads(sys.argv[1]))
+    sys.path += [path for path in json.loads(sys.argv[1]) if path not in sys.path]
+    from banpick_exp.tasks.graders.serving import serve
+
+    serve(judge, prepare, memory_bytes=MEMORY_BYTES, largest_kib=LARGEST_KIB)

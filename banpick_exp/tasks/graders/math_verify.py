@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import signal
 import sys
 from collections import Counter
 
@@ -18,16 +17,13 @@ from banpick_exp.tasks.graders.bounded import BoundedProcess, TooSlow
 from banpick_exp.tasks.graders.exact_match import normalised
 from banpick_exp.tasks.graders.grader import Grade, Grader
 from banpick_exp.tasks.graders.marked import marked_part
-from banpick_exp.tasks.graders.math_process import OUT_OF_MEMORY
+from banpick_exp.tasks.graders.serving import ENDS
 from banpick_exp.tasks.problem import Problem
 
 LIMIT_SECONDS = 10.0
 """Processor time of one answer; nearly all take milliseconds."""
 MOST_LATE, MOST_LATE_SHARE = 16, 0.05
 """More answers over the limit than this, and than this share of all, are an error and no result."""
-
-ENDS = (-signal.SIGPROF, -signal.SIGKILL, -signal.SIGSEGV, OUT_OF_MEMORY)
-"""Time, the wall limit or the machine's own memory, depth, memory: the answer's doing."""
 
 START_SECONDS = 600.0
 """Of waiting for sympy to be imported, on a busy machine; a second on an idle one."""
