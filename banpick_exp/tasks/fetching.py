@@ -34,7 +34,7 @@ NOTE = "source.json"
 CORPORA = {"c4": C4}
 """Plain text for `calibration.text`: fetched like a benchmark, and none."""
 SOURCES: dict[str, Source] = {
-    **{name: each.source for name, each in BENCHMARKS.items() if isinstance(each.source, Source)},
+    **{name: each.source for name, each in BENCHMARKS.items() if each.source is not None},
     **CORPORA,
 }
 MOST_LEFT_OUT = 0.02

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from banpick_exp.tasks.benchmarks.source import Source
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
 
@@ -42,8 +43,8 @@ class Benchmark:
     in its own way begins with 1 and is raised with every change, because answers change with it."""
     missing: str | Callable[[TaskConfig], str] | None = None
     """What to say where its own files are not in this installation; None: such a file is the user's to bring."""
-    source: object | None = None
-    """A `source.Source` where its problems are fetched first; None: they ship with us, or are the user's."""
+    source: Source | None = None
+    """Where its problems are fetched from first; None: they ship with us, or are the user's."""
     published: bool = False
     """Its rows are as somebody published them: those that repeat another are told of, and not refused."""
     check: Callable[[TaskConfig, Sequence[Problem]], Sequence[str]] | None = None

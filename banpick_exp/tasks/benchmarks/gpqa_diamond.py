@@ -10,7 +10,8 @@ not want the questions shown in public.
 from __future__ import annotations
 
 from banpick_exp.tasks.benchmarks.letters import LETTERS, lettered, shuffled
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 PROMPT = (
     "Answer the following multiple choice question. The last line of your response should be of the following format:"

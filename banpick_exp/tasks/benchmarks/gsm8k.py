@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 PROMPT = (
     "Given the following problem, reason and give a final answer to the problem.\nProblem: {}\nYour response should end"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.function_code import AS_CALIBRATION, asked, in_a_block
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 
 def convert(row: SourceRow, place: int) -> OurRow:

@@ -16,7 +16,8 @@ import zlib
 from typing import Any
 
 from banpick_exp.tasks.benchmarks.function_code import AS_CALIBRATION
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 SYSTEM = (
     "You are an expert Python programmer. You will be given a question (problem specification) and will generate a"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from banpick_exp.tasks.benchmarks.boxed import boxed
 from banpick_exp.tasks.benchmarks.mathqa import AS_CALIBRATION
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 
 def convert(row: SourceRow, place: int) -> OurRow:

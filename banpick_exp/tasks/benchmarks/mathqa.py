@@ -12,7 +12,8 @@ import re
 
 from banpick_exp.tasks.benchmarks.boxed import ASKED
 from banpick_exp.tasks.benchmarks.letters import LETTERS, lettered
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 CHOICE = re.compile(r"(?:^|,)\s*['\"]?\s*([a-e])\s*\)\s*")
 ENOUGH = 4000

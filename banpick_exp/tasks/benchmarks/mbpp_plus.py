@@ -7,7 +7,8 @@ MBPP. The tests are plain asserts behind the solution. Calibration: HumanEval.
 from __future__ import annotations
 
 from banpick_exp.tasks.benchmarks.function_code import asked, in_a_block
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 
 def convert(row: SourceRow, place: int) -> OurRow:

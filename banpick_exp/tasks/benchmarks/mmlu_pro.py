@@ -7,7 +7,8 @@ sub-task is the field. Calibration: its validation split of 70 questions, with t
 from __future__ import annotations
 
 from banpick_exp.tasks.benchmarks.letters import lettered
-from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, SourceRow
 
 PROMPT = (
     "The following are multiple choice questions (with answers) about {}. Think step by step and then finish your"

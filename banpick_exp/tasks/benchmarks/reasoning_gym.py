@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
-from banpick_exp.tasks.benchmarks.source import OurRow, Source, published
+from banpick_exp.tasks.benchmarks.published import published
+from banpick_exp.tasks.benchmarks.source import OurRow, Source
 
 ASKED = "\n\nPut your final answer, and nothing else, between <answer> and </answer>."
 OFFSETS = {"test": 0, "calibration": 1_000_000}
