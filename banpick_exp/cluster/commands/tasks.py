@@ -7,12 +7,10 @@ import hashlib
 import json
 from pathlib import Path
 
-import yaml
-
-from banpick_exp.config import suggestion, validated
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
-from banpick_exp.sweep.compose import conf_dir
+from banpick_exp.sweep.compose import Composer
 from banpick_exp.tasks.benchmarks.source import Source, fetched_path
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.data_folder import FOLDER_VARIABLE, data_folder
@@ -56,7 +54,7 @@ def run(arguments: list[str]) -> int:
 
 def task_of(name: str) -> TaskConfig:
     """The settings that conf/task/ ships for a benchmark."""
-    return validated(TaskConfig, yaml.safe_load((conf_dir() / "task" / f"{name}.yaml").read_text()), "task")
+    return Composer().setting({"task": name}).task
 
 
 def table() -> str:
