@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lm_eval_tasks import CHOICES, GENERATION, LIKELIHOOD, write_task
+from lm_eval_tasks import CHOICES, GENERATION, LIKELIHOOD, keep_to, write_task
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import ask_once, graded
@@ -29,9 +29,7 @@ CHOSEN = CHOICES.replace("The capital of {{country}} is", "{{country}}").replace
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("BANPICK_DATA", str(tmp_path / "made"))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    keep_to(tmp_path, monkeypatch)
     return tmp_path
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SUMS = [{"question": f"m:{a}+{b}=", "answer": str(a + b)} for a in range(1, 4) for b in range(1, 5)]
 CAPITALS = [
     {"country": "Norway", "cities": ["Bergen", "Oslo"], "gold": 1},
@@ -56,6 +58,13 @@ metric_list:
   - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
   - {metric: acc, aggregation: mean, higher_is_better: true}
 """
+
+
+def keep_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made of tasks lies below a folder, and nothing asks the Hub."""
+    monkeypatch.setenv("BANPICK_DATA", str(folder / "made"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def write_task(folder: Path, name: str, text: str, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lm_eval_tasks import CAPITALS, CHOICES, GENERATION, LIKELIHOOD, SUMS, write_task
+from lm_eval_tasks import CAPITALS, CHOICES, GENERATION, LIKELIHOOD, SUMS, keep_to, write_task
 
 from banpick_exp.errors import UserError
 from banpick_exp.sweep.plan import plan_sweep
@@ -26,9 +26,7 @@ pytest.importorskip("lm_eval")
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its data and what is made of it lie there, and nothing asks the Hub."""
-    monkeypatch.setenv("BANPICK_DATA", str(tmp_path / "made"))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    keep_to(tmp_path, monkeypatch)
     return tmp_path
 
 

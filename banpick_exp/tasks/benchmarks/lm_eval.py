@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -10,7 +9,7 @@ from shlex import quote
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.lm_eval import metric_of
+from banpick_exp.tasks.graders.lm_eval import material_of, metric_of
 from banpick_exp.tasks.harness.place import problems_path
 from banpick_exp.tasks.problem import Problem
 
@@ -46,7 +45,7 @@ def _check(task: TaskConfig, problems: Sequence[Problem]) -> list[str]:
             f"task.data_files={task.data_files}: its rows have no material to grade with, so they are no problems of an"
             " lm-eval task. Leave task.data_files out, or type task=jsonl."
         )
-    material = json.loads(json.loads(str(problems[0].material)))
+    material = material_of(problems[0])
     by_choices = sum(1 for problem in problems if problem.choices)
     drawn = [key for key, usual in (("samples", 1), ("temperature", 0)) if getattr(task, key) != usual]
     if by_choices and (drawn or task.chat_template or task.grader not in (None, "lm_eval")):

@@ -64,7 +64,7 @@ class LmEval(Grader):
 
     def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
         """Raises UserError where the task's own code fails, or is another than the problems were made with."""
-        material = json.loads(json.loads(problem.material or '"{}"'))
+        material = material_of(problem)
         metric = metric_of(material, task)
         responses: list[Any] = json.loads(completion) if problem.choices else [completion]
         path = _checked(material["yaml"], material["digest"])
@@ -84,6 +84,13 @@ class LmEval(Grader):
             return Grade(answer=_likeliest(problem, responses), found=True, correct=value > RIGHT_ABOVE)
         answer = found[f"answer/{metric.partition('/')[2]}"]
         return Grade(answer=answer, found=answer != NOT_FOUND, correct=value > RIGHT_ABOVE)
+
+
+def material_of(problem: Problem) -> dict[str, Any]:
+    """What `harness.building` keeps beside a problem: a text within JSON, so that the order of a document's keys and
+    its numbers come back as they were."""
+    found: dict[str, Any] = json.loads(json.loads(problem.material or '"{}"'))
+    return found
 
 
 def metric_of(material: dict[str, Any], task: TaskConfig) -> str:
