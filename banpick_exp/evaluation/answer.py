@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine
@@ -157,13 +157,36 @@ def ask(
 
     A problem of choices is answered by how likely each is.
     """
-    if any(problem.choices for problem in problems):
-        return _ask_each_kind(engine, problems, task, seed=seed, repeat=repeat)
-    prompts = [problem.asked for problem in problems]
     if task.temperature == 0 and repeat == 0:
         return [[answer] for answer in ask_once(engine, problems, task)]
+    scored = _scored(engine, problems, repeat=repeat)
+    written = iter(_written(engine, _without_choices(problems), task, seed=seed, repeat=repeat))
+    return [[next(scored)] if problem.choices else next(written) for problem in problems]
+
+
+def ask_once(engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, salt: str = "") -> list[Generation]:
+    """One greedy answer to each problem, or the likelihoods of its choices, all asked in one go."""
+    scored, others = _scored(engine, problems, salt=salt), _without_choices(problems)
+    prompts, stop = [problem.asked for problem in others], [problem.stop for problem in others]
+    written: list[Generation] = []
+    if others:
+        written = engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat, salt=salt, stop=stop)
+    answers = iter(written)
+    return [next(scored if problem.choices else answers) for problem in problems]
+
+
+def _without_choices(problems: Sequence[Problem]) -> list[Problem]:
+    return [problem for problem in problems if not problem.choices]
+
+
+def _written(
+    engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, seed: int, repeat: int
+) -> list[list[Generation]]:
+    """The samples of each problem, drawn where the task says so, in the batches of a repeat."""
+    if not problems:
+        return []
     requests = [(number, sample) for number in range(len(problems)) for sample in range(task.samples)]
-    ids = engine.tokenize(prompts, chat=task.chat)
+    ids = engine.tokenize([problem.asked for problem in problems], chat=task.chat)
     found: dict[tuple[int, int], Generation] = {}
     for batch in batches(len(problems), task.samples, repeat, engine.settings.max_num_seqs):
         asked = [requests[index] for index in batch]
@@ -183,39 +206,18 @@ def ask(
     return [[found[number, sample] for sample in range(task.samples)] for number in range(len(problems))]
 
 
-def ask_once(engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, salt: str = "") -> list[Generation]:
-    """One greedy answer to each problem, or the likelihoods of its choices, all asked in one go."""
-    if any(problem.choices for problem in problems):
-        return [answers[0] for answers in _ask_each_kind(engine, problems, task, salt=salt)]
-    prompts, stop = [problem.asked for problem in problems], [problem.stop for problem in problems]
-    return engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat, salt=salt, stop=stop)
-
-
-def _ask_each_kind(
-    engine: Engine,
-    problems: Sequence[Problem],
-    task: TaskConfig,
-    *,
-    seed: int = 0,
-    repeat: int = 0,
-    salt: str = "",
-) -> list[list[Generation]]:
-    """Likelihoods where a problem has choices, answers to all others."""
+def _scored(engine: Engine, problems: Sequence[Problem], *, repeat: int = 0, salt: str = "") -> Iterator[Generation]:
+    """The likelihoods of the problems of choices, in their order, asked in the batches of a repeat."""
     by_choices = [problem for problem in problems if problem.choices]
-    others = [problem for problem in problems if not problem.choices]
-    likely: list[Generation] = []
     order = [n for batch in batches(len(by_choices), 1, repeat, engine.settings.max_num_seqs) for n in batch]
     size = max(1, len(order) // 2**repeat)
+    found: dict[int, Generation] = {}
     for begin in range(0, len(order), size):
-        asked = [by_choices[number] for number in order[begin : begin + size]]
-        likely += likelihoods(engine, asked, salt=f"{salt}repeat{repeat}" if repeat else salt)
-    place = {number: found for number, found in zip(order, likely, strict=True)}
-    scored = iter([place[number] for number in range(len(by_choices))])
-    if salt:
-        written = iter([[answer] for answer in ask_once(engine, others, task, salt=salt)] if others else [])
-    else:
-        written = iter(ask(engine, others, task, seed=seed, repeat=repeat) if others else [])
-    return [[next(scored)] if problem.choices else next(written) for problem in problems]
+        part = order[begin : begin + size]
+        asked = [by_choices[number] for number in part]
+        answers = likelihoods(engine, asked, salt=f"{salt}repeat{repeat}" if repeat else salt)
+        found |= dict(zip(part, answers, strict=True))
+    return iter([found[number] for number in range(len(by_choices))])
 
 
 def batches(problems: int, samples: int, repeat: int, max_num_seqs: int) -> list[list[int]]:
