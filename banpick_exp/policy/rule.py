@@ -79,6 +79,8 @@ class Rule(BaseModel):
     drops nothing, or all it may, in every token. False where an honest run may sit there."""
     prunes: ClassVar[bool] = False
     """Whether all it does is to keep fewer experts than the checkpoint selects."""
+    exchanges: ClassVar[bool] = False
+    """Whether all it does is to select other experts than the checkpoint does."""
     needs: ClassVar[Needs] = "nothing"
     """What its knobs as shipped need before it can run; of one policy that is typed, `needs_calibration` decides."""
     needs_instead: ClassVar[str] = ""
@@ -103,6 +105,8 @@ class Rule(BaseModel):
     @classmethod
     def idle_on(cls, shape: MoeShape) -> str | None:
         """Why it would change nothing on any checkpoint of this shape, whatever its knobs; None where it may."""
+        if cls.exchanges and shape.num_experts == shape.top_k:
+            return "every expert is selected already"
         return "one expert a token: there is nothing to prune" if cls.prunes and shape.top_k == 1 else None
 
     @classmethod

@@ -38,14 +38,11 @@ class Mask(Rule):
     """`mask`: exclude the named experts; the next best take their places."""
 
     name: ClassVar[str] = "mask"
+    exchanges: ClassVar[bool] = True
     needs: ClassVar[Needs] = "data of your own"
     needs_instead: ClassVar[str] = "experts named by hand"
     experts: NamedExperts
     """The excluded experts, {layer: [ids]}; at least top_k must stay in each layer."""
-
-    @classmethod
-    def idle_on(cls, shape: MoeShape) -> str | None:
-        return "every expert is selected already" if shape.num_experts == shape.top_k else None
 
     @classmethod
     def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:

@@ -17,14 +17,11 @@ class Pick(Reinforcing):
     """`pick`: reinforce key experts in the router's selection, or in its first k."""
 
     name: ClassVar[str] = "pick"
+    exchanges: ClassVar[bool] = True
     needs_instead: ClassVar[str] = "or experts named by hand"
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("k", 1, math.inf, whole=True)
     k: Whole | None = None
     """Experts kept of the router's own selection before any is inserted, 1 to top_k; absent keeps them all."""
-
-    @classmethod
-    def idle_on(cls, shape: MoeShape) -> str | None:
-        return "every expert is selected already" if shape.num_experts == shape.top_k else None
 
     def kept(self, shape: MoeShape) -> int:
         return shape.top_k if self.k is None else self.k

@@ -72,6 +72,7 @@ class Steer(Truncated):
     """`steer`: named or contrasting experts are always, or never, selected."""
 
     name: ClassVar[str] = "steer"
+    exchanges: ClassVar[bool] = True
     needs: ClassVar[Needs] = "a calibration"
     needs_instead: ClassVar[str] = "of several domains, or experts named by hand"
     in_torch: ClassVar[bool] = True
@@ -94,10 +95,6 @@ class Steer(Truncated):
                 "is outside (0, 20]: at 0 steered experts tie with others. Use for example policy.epsilon=0.01."
             )
         return epsilon
-
-    @classmethod
-    def idle_on(cls, shape: MoeShape) -> str | None:
-        return "every expert is selected already" if shape.num_experts == shape.top_k else None
 
     @property
     def named(self) -> bool:
