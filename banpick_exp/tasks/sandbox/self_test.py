@@ -46,6 +46,11 @@ HELD = {
     *("changing its mode", "deleting it", "another process", "another program", "a signal to who asked"),
     *("a signal to all", "reading the environment of who asked", "a thread works"),
 }
+OWN_NAMES = {
+    *("PATH", "LANG", "HOME", "PWD", "TMPDIR", "LC_CTYPE"),
+    *("PYTHONHASHSEED", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"),
+}
+"""Variables that a program in a sandbox has of its own, whatever who asked has."""
 MODULES = ("json", "re", "collections", "decimal", "hashlib", "unittest")
 
 
@@ -71,10 +76,8 @@ def fault(sandbox: Sandbox) -> str | None:
         held, names = json.loads(outcome.stdout)
         if lacking := sorted(HELD - set(held)):
             return f"it does not hold here: {', '.join(lacking)}"
-        if leaked := set(names) & set(os.environ) - {"PATH", "LANG", "HOME", "PWD", "TMPDIR", "LC_CTYPE"}:
-            leaked -= {"PYTHONHASHSEED", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
-            if leaked:
-                return f"it does not keep the environment: {', '.join(sorted(leaked))}"
+        if leaked := set(names) & set(os.environ) - OWN_NAMES:
+            return f"it does not keep the environment: {', '.join(sorted(leaked))}"
         if sorted(path.name for path in Path(folder).iterdir()) != ["probe"] or place.read_text() != "content":
             return "it does not keep files outside as they were"
     return None
