@@ -166,12 +166,14 @@ def ask(
 
 def ask_once(engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, salt: str = "") -> list[Generation]:
     """One greedy answer to each problem, or the likelihoods of its choices, all asked in one go."""
-    scored, others = _scored(engine, problems, salt=salt), _without_choices(problems)
+    others = _without_choices(problems)
     prompts, stop = [problem.asked for problem in others], [problem.stop for problem in others]
     written: list[Generation] = []
     if others:
         written = engine.generate(prompts, max_tokens=task.max_tokens, chat=task.chat, salt=salt, stop=stop)
-    answers = iter(written)
+    if len(others) == len(problems):
+        return written
+    scored, answers = _scored(engine, problems, salt=salt), iter(written)
     return [next(scored if problem.choices else answers) for problem in problems]
 
 
