@@ -137,7 +137,7 @@ ENDS = {
     ),
     "10 GB of output": ("import os\nwhile True: os.write(1, bytes(2**16))", {"output"}),
     "10 GB of errors": ("import os\nwhile True: os.write(2, bytes(2**16))", {"output"}),
-    "10 GB of results": ("import os\nfor n in range(3, 64):\n  try:\n    while True: os.write(n, bytes(2**16))\n"
+    "10 GB of results": ("import os\nfor n in range(3, 1024):\n  try:\n    while True: os.write(n, bytes(2**16))\n"
                          "  except OSError: pass", {"output"}),
     "a socket": ("import socket\nsocket.create_connection(('127.0.0.1', 22))", {"failed"}),
     "a raw call for a socket": ("import ctypes\nassert ctypes.CDLL(None).socket(2, 1, 0) >= 0", {"failed"}),
@@ -151,7 +151,7 @@ ENDS = {
     "becoming root": ("import os\nos.setuid(0)\nopen('/etc/shadow')", {"failed"}),
     "namespaces": ("import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000) == 0", {"failed"}),
     "a crash": ("import ctypes\nctypes.string_at(0)", {"killed"}),
-    "closing all it has": ("import os, time\nos.closerange(0, 64)\ntime.sleep(10**6)", {"timeout"}),
+    "closing all it has": ("import os, time\nos.closerange(0, 1024)\ntime.sleep(10**6)", {"timeout"}),
     "leaving early": ("import os\nos._exit(7)", {"failed"}),
 }  # fmt: skip
 
@@ -211,7 +211,7 @@ def test_the_environment_is_not_there(sandbox: Sandbox, monkeypatch: pytest.Monk
 def test_descriptors_of_who_asks_are_not_there(sandbox: Sandbox, tmp_path: Path) -> None:
     with open(tmp_path / "open", "w") as file:
         os.set_inheritable(file.fileno(), True)
-        code = "import os\nfor n in range(64):\n  try: print(os.fstat(n).st_ino)\n  except OSError: pass"
+        code = "import os\nfor n in range(1024):\n  try: print(os.fstat(n).st_ino)\n  except OSError: pass"
         seen = script(sandbox, code).stdout.decode().split()
         assert str(os.fstat(file.fileno()).st_ino) not in seen and len(seen) == 4, "0, 1, 2 and the results"
 
