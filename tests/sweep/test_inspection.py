@@ -19,7 +19,8 @@ from banpick_exp.models.published import PUBLISHED
 from banpick_exp.policy.registry import POLICIES, RULES
 from banpick_exp.policy.rule import Rule
 from banpick_exp.sweep.compose import Composer, choices
-from banpick_exp.sweep.inspect_command import WIDTH, commands, fetches, plain, told
+from banpick_exp.sweep.inspect_command import WIDTH, plain, told
+from banpick_exp.sweep.inspect_next import commands, fetches
 from banpick_exp.sweep.inspection import Inspection, inspect
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.sweep.sensible_rules import rules_for
