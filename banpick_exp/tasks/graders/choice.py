@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.exact_match import normalised
-from banpick_exp.tasks.graders.grader import Grade, Grader
-from banpick_exp.tasks.graders.marked import marked_part
+from banpick_exp.tasks.graders.grader import Grade
+from banpick_exp.tasks.graders.marked import Marked, MarkedGrader
 from banpick_exp.tasks.problem import Problem
 
 LETTERS = "ABCDEFGHIJ"
@@ -62,7 +61,7 @@ def stated(text: str) -> str | None:
     return None
 
 
-class Choice(Grader):
+class Choice(MarkedGrader):
     """The letter that is stated last."""
 
     name = "choice"
@@ -72,17 +71,11 @@ class Choice(Grader):
     def normalised(self, answer: str) -> str:
         return letter_of(normalised(answer))
 
-    def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
-        try:
-            part = marked_part(completion, task)
-        except TooSlow:
-            return Grade(answer="", found=False, correct=False, pattern_timeout=True)
-        if part is None:
-            return Grade(answer="", found=False, correct=False)
+    def graded(self, part: Marked, problem: Problem) -> Grade | None:
         letter = letter_of(part.text) if part.by_task else part.text
         answer = letter if len(letter) == 1 and letter in LETTERS else stated(part.text)
         if answer is None:
-            return Grade(answer="", found=False, correct=False)
+            return None
         return Grade(answer=answer, found=True, correct=answer in problem.answers)
 
     def never_given(self, answer: str, task: TaskConfig) -> str | None:

@@ -5,11 +5,15 @@ A typed mark wins over those that a grader knows itself, so that it means the sa
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.exact_match import extract_answer
+from banpick_exp.tasks.graders.grader import Grade, Grader
 from banpick_exp.tasks.graders.thought import after_thought
+from banpick_exp.tasks.problem import Problem
 
 
 class Marked(NamedTuple):
@@ -34,3 +38,19 @@ def marked_part(completion: str, task: TaskConfig) -> Marked | None:
     if task.answer_pattern is not None:
         return Marked(found.text, True) if found.found else None
     return Marked(found.text, found.found)
+
+
+class MarkedGrader(Grader):
+    """A grader of its own marks: it looks for the answer in one part of a completion."""
+
+    def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
+        try:
+            part = marked_part(completion, task)
+        except TooSlow:
+            return Grade(answer="", found=False, correct=False, pattern_timeout=True)
+        grade = None if part is None else self.graded(part, problem)
+        return grade or Grade(answer="", found=False, correct=False)
+
+    @abstractmethod
+    def graded(self, part: Marked, problem: Problem) -> Grade | None:
+        """The grade of the answer in `part`; None where there is none."""

@@ -15,8 +15,8 @@ from banpick_exp.errors import UserError
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.bounded import BoundedProcess, TooSlow
 from banpick_exp.tasks.graders.exact_match import normalised
-from banpick_exp.tasks.graders.grader import Grade, Grader
-from banpick_exp.tasks.graders.marked import marked_part
+from banpick_exp.tasks.graders.grader import Grade
+from banpick_exp.tasks.graders.marked import Marked, MarkedGrader
 from banpick_exp.tasks.graders.serving import ENDS
 from banpick_exp.tasks.problem import Problem
 
@@ -38,7 +38,7 @@ _counted: Counter[str] = Counter()
 """Answers judged, and how many of them were ended, in this process."""
 
 
-class MathVerify(Grader):
+class MathVerify(MarkedGrader):
     """Equal as mathematics, as math-verify sees it."""
 
     name = "math_verify"
@@ -49,13 +49,9 @@ class MathVerify(Grader):
     def normalised(self, answer: str) -> str:
         return normalised(answer)
 
-    def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
-        try:
-            part = marked_part(completion, task)
-        except TooSlow:
-            return Grade(answer="", found=False, correct=False, pattern_timeout=True)
-        if part is None or not part.text.strip():
-            return Grade(answer="", found=False, correct=False)
+    def graded(self, part: Marked, problem: Problem) -> Grade | None:
+        if not part.text.strip():
+            return None
         _counted["judged"] += 1
         try:
             answer, found, correct = _judge.ask([part.text, part.by_task, list(problem.answers)], LIMIT_SECONDS)

@@ -11,10 +11,9 @@ import re
 from fractions import Fraction
 
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.exact_match import normalised
-from banpick_exp.tasks.graders.grader import Grade, Grader
-from banpick_exp.tasks.graders.marked import marked_part
+from banpick_exp.tasks.graders.grader import Grade
+from banpick_exp.tasks.graders.marked import Marked, MarkedGrader
 from banpick_exp.tasks.problem import Problem
 
 MARK = re.compile(r"####|\b(?:answer|result)(?:\s+is\b|\s*:|\s*=)|\\boxed\s*\{", re.IGNORECASE)
@@ -59,7 +58,7 @@ def stated(text: str) -> tuple[str, bool] | None:
     return None if number is None else (number, False)
 
 
-class Numeric(Grader):
+class Numeric(MarkedGrader):
     """Equality of the last number."""
 
     name = "numeric"
@@ -74,14 +73,10 @@ class Numeric(Grader):
         value = None if found is None else value_of(found[0])
         return text if value is None else str(value)
 
-    def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
-        try:
-            part = marked_part(completion, task)
-        except TooSlow:
-            return Grade(answer="", found=False, correct=False, pattern_timeout=True)
-        found = None if part is None else stated(part.text)
-        if part is None or found is None:
-            return Grade(answer="", found=False, correct=False)
+    def graded(self, part: Marked, problem: Problem) -> Grade | None:
+        found = stated(part.text)
+        if found is None:
+            return None
         number, marked = found
         value = value_of(number)
         return Grade(

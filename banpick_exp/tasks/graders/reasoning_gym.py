@@ -7,17 +7,16 @@ import json
 import re
 
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.exact_match import normalised
-from banpick_exp.tasks.graders.grader import Grade, Grader
-from banpick_exp.tasks.graders.marked import marked_part
+from banpick_exp.tasks.graders.grader import Grade
+from banpick_exp.tasks.graders.marked import Marked, MarkedGrader
 from banpick_exp.tasks.problem import Problem
 
 FULL = 1.0
 TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-class ReasoningGym(Grader):
+class ReasoningGym(MarkedGrader):
     """The last text between <answer> and </answer>, else all behind the thought, given to the dataset's verifier.
 
     An error of a verifier on a given answer is a wrong answer: verifiers parse what they are given.
@@ -38,13 +37,7 @@ class ReasoningGym(Grader):
             )
         return None
 
-    def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
-        try:
-            part = marked_part(completion, task)
-        except TooSlow:
-            return Grade(answer="", found=False, correct=False, pattern_timeout=True)
-        if part is None:
-            return Grade(answer="", found=False, correct=False)
+    def graded(self, part: Marked, problem: Problem) -> Grade | None:
         marked = TAGS.findall(part.text)
         answer = (marked[-1] if marked else part.text).strip()
         found = bool(marked) or part.by_task
