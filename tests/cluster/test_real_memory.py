@@ -18,10 +18,13 @@ SWEEP = [
     "cluster.engines=1", "cluster.dead_seconds=20",
 ]  # fmt: skip
 POINTS, PROBLEMS = 7, 60
+LONGER = ["policy=top_p", "policy.p=range(0.30,0.89,0.02)", *SWEEP[2:]]
+LONGER_POINTS = 31
+"""An engine lives for some points on what it has taken already, so that a short sweep may end before it asks for more."""
 
 
 def test_an_engine_that_gets_no_more_memory_is_replaced(tmp_path: Path) -> None:
-    with running(tmp_path, *SWEEP) as sweep:
+    with running(tmp_path, *LONGER) as sweep:
         sweep.until_points(1)
         (engine,) = sweep.engines().values()
         vsize = int(Path(f"/proc/{engine}/statm").read_text().split()[0]) * resource.getpagesize()
@@ -32,7 +35,7 @@ def test_an_engine_that_gets_no_more_memory_is_replaced(tmp_path: Path) -> None:
         assert "Traceback" not in sweep.output
         (lost,) = sweep.events("engine_lost")
         assert re.search("memory|sign of life", str(lost.fields["reason"])), lost
-    assert_answered_once(sweep.run, POINTS, PROBLEMS)
+    assert_answered_once(sweep.run, LONGER_POINTS, PROBLEMS)
     assert_nothing_left(tmp_path, below)
 
 
