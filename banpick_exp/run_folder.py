@@ -39,8 +39,6 @@ from banpick_exp.config import suggestion
 from banpick_exp.errors import CannotWrite, UserError
 from banpick_exp.records import (
     OUTCOME_COLUMNS,
-    OUTCOMES_SEAL,
-    RECORD_SEAL,
     REQUIRED_COLUMNS,
     SEALED_SINCE,
     CorruptRecord,
@@ -51,11 +49,13 @@ from banpick_exp.records import (
     digest,
     digest_of_json,
     outcomes_frame,
+    read_checked_record,
     read_record,
     sealed,
     wrong_numbers,
     wrong_version,
 )
+from banpick_exp.remembered import read_remembered, remembered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -441,18 +441,37 @@ class RunFolder:
         Files that are byte for byte those that `write_point` checked are not counted again: a run of 10,000 points is
         resumed in seconds. `keep`: what of a record is kept, for a driver that must not hold all that was counted.
         """
+        kept = keep or (lambda record: record)
+
+        def read(content: bytes) -> tuple[PointRecord, str | None]:
+            record, outcomes = read_checked_record(content)
+            return kept(record), outcomes
+
+        return self._load(read, kept)
+
+    def load_remembered(self) -> tuple[list[PointRecord], list[LeftOut]]:
+        """As `load_points`, of each record what a driver keeps of it: a run of 10,000 points is resumed in seconds."""
+        return self._load(read_remembered, remembered)
+
+    def _load(
+        self,
+        read_checked: Callable[[bytes], tuple[PointRecord, str | None]],
+        keep: Callable[[PointRecord], PointRecord],
+    ) -> tuple[list[PointRecord], list[LeftOut]]:
+        """`read_checked`: what is kept of a record, and the digest of its outcomes, from JSON that was checked when it
+        was written; `keep`: what is kept of any other one."""
         records: list[PointRecord] = []
         left_out: list[LeftOut] = []
         checked = self._checked()
         for path in self.record_files():
-            record = self._read_checked(path.stem, checked.get(path.stem))
+            record = self._read_checked(path.stem, checked.get(path.stem), read_checked)
             if record is None:
                 found = self._read_or_leave_out(path)
                 if isinstance(found, LeftOut):
                     left_out.append(found)
                     continue
-                record = found[0]
-            records.append(record if keep is None else keep(record))
+                record = keep(found[0])
+            records.append(record)
         return records, left_out
 
     def _note_checked(self, record: PointRecord, content: bytes) -> None:
@@ -477,22 +496,22 @@ class RunFolder:
                     noted.setdefault(name, set()).add(of)
         return noted
 
-    def _read_checked(self, fingerprint: str, noted: Container[str] | None) -> PointRecord | None:
+    def _read_checked(
+        self,
+        fingerprint: str,
+        noted: Container[str] | None,
+        read: Callable[[bytes], tuple[PointRecord, str | None]],
+    ) -> PointRecord | None:
         """A record that is, with its outcomes, what was checked when it was written; None where all must be checked."""
-        from pydantic_core import from_json
-
         if noted is None:
             return None
         try:
             content = self.record_path(fingerprint).read_bytes()
             if digest(content) not in noted:
                 return None
-            plain = from_json(content)
-            del plain[RECORD_SEAL]
-            seal = plain.pop(OUTCOMES_SEAL)
+            record, seal = read(content)
             if seal is not None and digest(self.outcomes_path(fingerprint).read_bytes()) != seal:
                 return None
-            record = PointRecord.model_validate(plain)
         except (OSError, ValueError, LookupError):
             return None  # said by who checks all
         return record if record.fingerprint == fingerprint else None
@@ -513,7 +532,8 @@ class RunFolder:
         """The JSON files of finished points, by name."""
         if not self.points.is_dir():
             return []
-        return sorted(path for path in self.points.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+        names = sorted(name for name in os.listdir(self.points) if name.endswith(".json") and name[0] != ".")
+        return [self.points / name for name in names]
 
     def points_begun(self) -> set[str]:
         """Fingerprints of all points of which a record or a block is there."""

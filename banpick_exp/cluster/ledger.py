@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import polars as pl
 from rich.console import Console
 
@@ -16,36 +13,12 @@ from banpick_exp.cluster.record_of import record_of
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.evaluation.metrics import point_metrics
 from banpick_exp.evaluation.speed import Timed
-from banpick_exp.records import Engagement, Metrics, ModelUsed, PointMetrics, PointRecord, TaskUsed, Timing
+from banpick_exp.records import Engagement, PointRecord
+from banpick_exp.remembered import remembered
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.sweep.plan import SweepPlan
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.rerun import rerun_command
-
-_NO_MODEL, _NO_ENGAGEMENT, _NO_TIMING = ModelUsed(), Engagement(), Timing()
-_FIELDS, _OF_METRICS, _OF_ALL = (set(part.model_fields) for part in (PointRecord, Metrics, PointMetrics))
-"""Shared by all that is remembered: a set of its own would be a kilobyte a part."""
-
-
-@functools.cache
-def _task(split: str) -> TaskUsed:
-    return TaskUsed(split=split)
-
-
-def remembered(record: PointRecord) -> PointRecord:
-    """What a driver keeps of a finished point: its name, its policy, what became of it and its overall numbers.
-
-    Three kilobytes in place of fifty: counters, domains, timings and settings are on the disk, and no search asks for
-    them.
-    """
-    metrics = None
-    if record.metrics is not None:
-        overall = {**record.metrics.overall.__dict__, "speed": (), "mean_kept_by_layer": ()}
-        kept = Metrics.model_construct(_OF_METRICS, **overall)
-        metrics = PointMetrics.model_construct(_OF_ALL, overall=kept, domains={})
-    less: dict[str, Any] = {"model": _NO_MODEL, "engagement": _NO_ENGAGEMENT, "timing": _NO_TIMING}
-    less |= {"engine": {}, "versions": {}, "task": _task(record.task.split), "metrics": metrics, "command": None}
-    return PointRecord.model_construct(_FIELDS, **{**record.__dict__, **less})
 
 
 class Ledger:
@@ -53,7 +26,7 @@ class Ledger:
 
     def __init__(self, plan: SweepPlan, tracker: Tracker, console: Console, events: Events) -> None:
         self._plan, self._tracker, self._events = plan, tracker, events
-        stored, left_out = plan.folder.load_points(remembered)
+        stored, left_out = plan.folder.load_remembered()
         for each in left_out:
             if not each.whole:
                 plan.folder.set_aside(each)

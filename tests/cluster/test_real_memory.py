@@ -20,7 +20,7 @@ SWEEP = [
 POINTS, PROBLEMS = 7, 60
 LONGER = ["policy=top_p", "policy.p=range(0.30,0.89,0.02)", *SWEEP[2:]]
 LONGER_POINTS = 31
-"""An engine lives for some points on what it has taken already, so that a short sweep may end before it asks for more."""
+"""An engine lives for some points on what it has taken already: a short sweep may end before it asks for more."""
 
 
 def test_an_engine_that_gets_no_more_memory_is_replaced(tmp_path: Path) -> None:

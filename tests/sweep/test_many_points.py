@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from synthetic_run import SyntheticRun, pick_strength
 
 from banpick_exp import run_folder
 from banpick_exp.errors import UserError
-from banpick_exp.records import PointRecord
+from banpick_exp.records import BudgetAccount, FailedProblem, PointRecord, read_record, sealed
+from banpick_exp.remembered import read_remembered, remembered
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.dry_run import END_ROWS, MOST_ROWS, print_plan
 from banpick_exp.sweep.overrides import MOST_POINTS
@@ -125,10 +127,12 @@ def test_what_was_checked_when_it_was_written_is_not_counted_again(
 
     monkeypatch.setattr(run_folder, "_table", counted)
     assert folder.load_points() == (whole.records, whole.left_out) and len(whole.records) == 18
+    assert folder.load_remembered() == ([remembered(record) for record in whole.records], whole.left_out)
     for path in folder.checked.iterdir():
         path.unlink()
-    with pytest.raises(AssertionError, match="was counted again"):
-        folder.load_points()
+    for read in (folder.load_points, folder.load_remembered):
+        with pytest.raises(AssertionError, match="was counted again"):
+            read()
 
 
 def test_a_note_says_nothing_of_other_bytes(folder: RunFolder) -> None:
@@ -155,6 +159,32 @@ def test_damaged_notes_cost_time_alone(folder: RunFolder, damage: str) -> None:
     )
     notes.write_bytes({"torn": content[:100], "empty": b"", "not text": b"\xff" * 99, "of another": swapped}[damage])
     assert folder.load_points() == whole
+    assert folder.load_remembered()[0] == [remembered(record) for record in whole[0]]
+
+
+def test_a_driver_remembers_the_same_whichever_way_it_read() -> None:
+    """What is read of the bytes alone is what is kept of the whole record, of failed and solved ones too."""
+    run = SyntheticRun(problems=5)
+    done = run.add("ban", {"tau": 0.3})
+    failed = done.model_copy(
+        update={"fingerprint": "f" * 16, "status": "failed", "reason": "no answer", "metrics": None, "score": "gain"}
+    )
+    solved = done.model_copy(
+        update={
+            "fingerprint": "e" * 16,
+            "budget": BudgetAccount(
+                target=6.0, knob="tau", value=0.3, measured=6.01, probes=((0.3, 6.0),), sample_problems=5, cached=False,
+                corrected=True,
+            ),
+            "failed_problems": (FailedProblem(domain="math", problem_id="7", reason="killed"),),
+        }
+    )  # fmt: skip
+    for record in (failed, solved):
+        content = json.dumps(sealed(record.plain(), None if record is failed else b"x")).encode()
+        read, outcomes = read_remembered(content)
+        assert read == remembered(record) == remembered(read_record(content)[0])
+        assert (outcomes is None) == (record is failed)
+        assert vars(read).keys() == vars(record).keys()
 
 
 def test_a_driver_keeps_of_a_record_what_it_wants(folder: RunFolder) -> None:
