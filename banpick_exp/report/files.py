@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from banpick_exp.report.failure import or_else
-from banpick_exp.report.figures.front import pareto_png
 from banpick_exp.report.figures.names import PARETO
 from banpick_exp.report.maps import NOTHING, Maps, map_figures, maps_of
 from banpick_exp.report.page.page import write_page
@@ -74,6 +73,8 @@ def _listed(draw: Callable[[], Path]) -> Callable[[], list[Path]]:
 
 
 def _draw_front(run: Run) -> Path:
+    from banpick_exp.report.figures.front import pareto_png  # half a second of Matplotlib: not before a run
+
     title = f"Routing policies on {run.models or 'model'}: {run.name}"
     mixed = "" if run.mixed_setups is None else " Points of different settings: each has a front of its own."
     drawn = run.showing(MOST_DRAWN) if run.unshown else run

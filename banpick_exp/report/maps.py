@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,6 @@ from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.scores import SCORES
 from banpick_exp.records import OVERALL, Counters, PointRecord
-from banpick_exp.report.figures.heat_map import heat_grid
 from banpick_exp.report.figures.names import INFLUENCE, KEPT, USAGE
 from banpick_exp.report.run import Run
 from banpick_exp.report.text import rival
@@ -121,20 +121,27 @@ def _draw_usage(run: Run, maps: Maps) -> Path:
         title += f": stock (left) and {maps.policy.label} (right)"
         for line, (domain, usage) in zip(cells, maps.policy_usage.items(), strict=True):
             line.append((f"{domain}: {maps.policy.policy_name}", usage, unit))
-    return heat_grid(cells, run.folder.figure_path(USAGE), title=title, shared=True)
+    return _heat_grid(cells, run.folder.figure_path(USAGE), title=title, shared=True)
+
+
+def _heat_grid(*maps: Any, **named: Any) -> Path:
+    """As `heat_map.heat_grid`. Matplotlib takes half a second to load: nobody waits for it before a run has begun."""
+    from banpick_exp.report.figures.heat_map import heat_grid
+
+    return heat_grid(*maps, **named)
 
 
 def _draw_influence(run: Run, maps: Maps) -> Path:
     influence = [(domain, values, f"{maps.score} (nats)") for domain, values in maps.influence.items()]
     title = f"Influence of single experts ({maps.score}), {run.models}"
-    return heat_grid([influence], run.folder.figure_path(INFLUENCE), title=title)
+    return _heat_grid([influence], run.folder.figure_path(INFLUENCE), title=title)
 
 
 def _draw_kept(run: Run, maps: Maps) -> Path:
     kept = [("all domains", maps.kept, "mean experts kept")]
     title = f"Experts kept per layer, {run.models}"
     path = run.folder.figure_path(KEPT)
-    return heat_grid([kept], path, title=title, y_label="", x_label="MoE layer", rows=maps.kept_labels)
+    return _heat_grid([kept], path, title=title, y_label="", x_label="MoE layer", rows=maps.kept_labels)
 
 
 def _stock_of(run: Run, policy: PointRecord | None) -> PointRecord | None:

@@ -113,6 +113,17 @@ def test_planning_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "loaded: []" in done.stdout
 
 
+def test_a_driver_joins_its_cluster_without_what_it_needs_at_its_end() -> None:
+    """Who goes on after a driver that died waits for the first result: figures and W&B are not what it begins with."""
+    heavy = [*(name for name in HEAVY if name != "ray"), "matplotlib"]
+    code = (
+        "import sys, banpick_exp.cluster.run, banpick_exp.cluster.backends.ray;"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    loaded = outside_python(sys.executable, "-c", code)
+    assert loaded.stdout == "[]\n", loaded.stdout + loaded.stderr
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("config.py")), ids=lambda path: path.parent.name)
 def test_settings_load_nothing_heavy(path: Path) -> None:
     """Settings live beside their owner and are read by every process, so they import what is light."""

@@ -216,7 +216,7 @@ def test_a_section_that_raises_costs_neither_the_page_nor_the_exit_code(
 @pytest.mark.parametrize(
     ("at", "named", "missing"),
     [
-        ("report.files.pareto_png", "the figure pareto.png", ["pareto.png"]),
+        ("report.figures.front.pareto_png", "the figure pareto.png", ["pareto.png"]),
         ("report.files.maps_of", "the heat maps", []),
         ("report.page.page.page_data", "what marks tell", []),
         ("report.files.write_page", "report.html", ["report.html"]),
