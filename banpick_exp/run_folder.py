@@ -1,4 +1,4 @@
-"""A run's folder: the only owner of its paths and of the atomic write.
+"""A run's folder: its records and everything else that a run leaves, written whole and read back.
 
     <output_dir>/<sweep>/<run>/
       run.json                                the sweep, its models and data (`Manifest`)
@@ -20,23 +20,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import os
 import socket
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from banpick_exp.config import suggestion
-from banpick_exp.errors import CannotWrite, UserError
+from banpick_exp.costs import Bill
+from banpick_exp.disk import (
+    ASIDE,
+    FOLDER_MODE,
+    HALF,
+    create_folder,
+    opener,
+    parquet_bytes,
+    read_table,
+    table_of,
+    unwritable,
+    write_atomically,
+)
+from banpick_exp.errors import CannotWrite
+from banpick_exp.manifest import MANIFEST, Manifest, check_same_run, read_manifest, write_manifest
 from banpick_exp.records import (
     OUTCOME_COLUMNS,
     REQUIRED_COLUMNS,
@@ -47,7 +56,6 @@ from banpick_exp.records import (
     PointRecord,
     count_problems,
     digest,
-    digest_of_json,
     outcomes_frame,
     read_checked_record,
     read_record,
@@ -56,155 +64,12 @@ from banpick_exp.records import (
     wrong_version,
 )
 from banpick_exp.remembered import read_remembered, remembered
+from banpick_exp.run_paths import RunPaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import polars as pl  # at run time inside the functions: planning imports this module and must stay light
-
-MANIFEST = "run.json"
-MANIFEST_VERSION = 1
-MANIFEST_SEAL = "manifest_sha256"
-"""Key of `run.json` that is no part of the manifest: SHA-256 of the rest, canonically."""
-POINTS = "points"
-REPORT = "report.html"
-ASIDE = ".corrupt"
-"""Behind the name of a record that was set aside."""
-HALF = ".tmp"
-"""Behind the name of a file that is being written; it begins with a dot."""
-PROBED_BYTES = 4096
-FILE_MODE, FOLDER_MODE = 0o664, 0o775
-"""Before the umask, which takes more away: also where it takes nothing (0, in some containers), nobody else writes."""
-
-
-def write_atomically(path: Path, data: bytes, lost: str = "") -> None:
-    """Put `data` at `path` so that the path never shows half of it, and so that it survives a power cut.
-
-    Raises CannotWrite, and leaves nothing behind. `lost`: what the error says that is then not kept.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{HALF}")
-    try:
-        with open(temporary, "xb", opener=opener) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # a folder that became read-only keeps it: `remove_half_written`
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise CannotWrite.of(error, path, lost) from None
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself lives in the folder
-    finally:
-        os.close(folder)
-
-
-def opener(name: str, flags: int) -> int:
-    """For `open`: what is made is not for everybody to write, whatever the umask."""
-    return os.open(name, flags, FILE_MODE)
-
-
-def create_folder(path: Path) -> None:
-    """A folder with those above it, each for its owner; one that is there stays as it is."""
-    for folder in reversed([path, *path.parents]):
-        if not folder.is_dir():
-            folder.mkdir(FOLDER_MODE, exist_ok=True)  # `parents=True` would give those above the widest mode
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """One Parquet file, by its very name: Polars would take brackets and stars in a path for a pattern.
-
-    Raises OSError where it cannot be opened, ValueError where it is not Parquet.
-    """
-    return _table(path.read_bytes(), path.name)
-
-
-def _table(data: bytes, name: str) -> pl.DataFrame:
-    import polars as pl
-
-    try:
-        return pl.read_parquet(io.BytesIO(data))
-    # Damage makes Polars panic too, and a panic is no Exception.
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ValueError(f"{name} is not readable as Parquet ({error})") from error
-
-
-class DamagedManifest(UserError):
-    """`run.json` is there and is not what was written."""
-
-
-class Candidate(BaseModel):
-    """Of search=select: one point that dev may choose, and the same on the typed split."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    group: str
-    """Dev chooses one of each."""
-    label: str
-    dev: str
-    """Fingerprint."""
-    test: str
-    """Fingerprint."""
-
-
-class Manifest(BaseModel):
-    """`run.json`: which run this is. A resumed run must agree in sweep, models, tasks, search and set-ups."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    schema_version: int = MANIFEST_VERSION
-    sweep: str | None = None
-    models: dict[str, str] = {}
-    """Identity of each checkpoint -> its name."""
-    tasks: dict[str, str] = {}
-    """Identity of each task's data -> its name."""
-    search: str = "grid"
-    """What a manifest that does not name its search means."""
-    command: str = ""
-    setups: tuple[dict[str, Any], ...] = ()
-    """What its points are asked with (`setups.Setup`), each once; empty in manifests of old."""
-    candidates: tuple[Candidate, ...] = ()
-    """What dev chooses from under search=select, in the order of the space; empty under any other."""
-
-
-class Cost(BaseModel):
-    """What a run takes, by an estimate or as it was spent. Seconds of phases are those of engines, added up."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    wall_seconds: float
-    gpu_hours: float
-    """Of GPU engines, from the start of each to its end."""
-    cpu_hours: float
-    """Core-hours of CPU engines."""
-    engine_loads: int
-    load_seconds: float
-    calibration_seconds: float
-    answer_seconds: float
-    time_seconds: float
-    """Of the clock that compares a policy with stock."""
-    tokens: int
-    """Generated by answers."""
-
-
-class Bill(BaseModel):
-    """`bill.json`: what a run was estimated to cost and what it cost, all its drivers together, as its last one left
-    it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    schema_version: int = 1
-    engines: int
-    """Side by side, of one kind: what the estimate is for."""
-    points: int
-    """Planned: what the estimate is for."""
-    recorded: int
-    """Those that were paid for."""
-    estimated: Cost
-    spent: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,122 +96,8 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
-    """`<output_dir>/<sweep>/<run>`: where everything of one run lies."""
-
-    path: Path
-
-    # ------------------------------------------------------------ paths
-
-    @property
-    def name(self) -> str:
-        """`<sweep>/<run>`."""
-        return "/".join(self.path.resolve().parts[-2:])
-
-    @property
-    def points(self) -> Path:
-        return self.path / POINTS
-
-    @property
-    def checked(self) -> Path:
-        """Digests of records that were checked when they were written, a file a process that wrote some."""
-        return self.path / "checked"
-
-    @property
-    def report(self) -> Path:
-        return self.path / REPORT
-
-    @property
-    def calibrations(self) -> Path:
-        """Shared by all sweeps of the output folder."""
-        return self.path.parent.parent / "calibrations"
-
-    @property
-    def solved(self) -> Path:
-        """Knobs that were solved for a budget, shared like calibrations."""
-        return self.path.parent.parent / "solved"
-
-    @property
-    def progress(self) -> Path:
-        """How far a calibration is: written by its engine, read by the driver."""
-        return self.path / "progress.json"
-
-    @property
-    def bill_path(self) -> Path:
-        """What the run cost beside what it was estimated to."""
-        return self.path / "bill.json"
-
-    @property
-    def lock(self) -> Path:
-        """Who computes this run now; there while a driver does."""
-        return self.path / "driver.lock"
-
-    @property
-    def journal(self) -> Path:
-        """The study of search=optuna."""
-        return self.path / "optuna.log"
-
-    @property
-    def engine_log(self) -> Path:
-        """What vLLM and torch wrote while an engine was loaded in the driver's process."""
-        return self.path / "engine.log"
-
-    @property
-    def events(self) -> Path:
-        """What happened in this run, a line a transition."""
-        return self.path / "events.jsonl"
-
-    @property
-    def stop_request(self) -> Path:
-        """There where somebody asked the driver to stop after what is running."""
-        return self.path / "stop.request"
-
-    @property
-    def logs(self) -> Path:
-        """What engines wrote in processes of their own."""
-        return self.path / "logs"
-
-    def log_path(self, engine: str) -> Path:
-        return self.logs / f"{engine}.log"
-
-    def record_path(self, fingerprint: str) -> Path:
-        return self.points / f"{fingerprint}.json"
-
-    def outcomes_path(self, fingerprint: str) -> Path:
-        return self.points / f"{fingerprint}.outcomes.parquet"
-
-    def block_path(self, fingerprint: str, number: int) -> Path:
-        return self.path / "blocks" / f"{fingerprint}.{number}.json"
-
-    @property
-    def problems_aside(self) -> Path:
-        """Problems of this run that break engines."""
-        return self.path / "trouble" / "set_aside.json"
-
-    def trouble_path(self, fingerprint: str, call: str) -> Path:
-        """What is known of a call that engines died under: a folder, there where one did."""
-        return self.path / "trouble" / f"{fingerprint}.{call}"
-
-    def trace_path(self, name: str) -> Path:
-        """The whole trace of what went wrong with a point or an engine."""
-        return self.path / "errors" / f"{name}.txt"
-
-    def pulse_path(self, engine: str) -> Path:
-        """Signs of life of an engine's process (`cluster.pulse`)."""
-        return self.path / "engines" / f"{engine}.json"
-
-    def figure_path(self, name: str) -> Path:
-        """A figure for papers; the names are in `report.figures.names`."""
-        return self.path / f"{name}.png"
-
-    @property
-    def mirror(self) -> Path:
-        """W&B's own files, and the list of what was mirrored."""
-        return self.path / "wandb"
-
-    def table_path(self, name: str) -> Path:
-        """`points`, `guards` or `repeats`, as Parquet."""
-        return self.path / f"{name}.parquet"
+class RunFolder(RunPaths):
+    """A run's folder, read and written."""
 
     # ------------------------------------------------------------ points
 
@@ -365,7 +116,7 @@ class RunFolder:
         """
         frame = None if outcomes is None else outcomes_frame(outcomes)
         path = self.record_path(record.fingerprint)
-        table = None if frame is None else _parquet(frame)
+        table = None if frame is None else parquet_bytes(frame)
         # allow_nan=False: NaN is not JSON, and a metric that is not a number is a bug upstream, not a result.
         plain = record.plain() if record.schema_version < SEALED_SINCE else sealed(record.plain(), table)
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -560,7 +311,7 @@ class RunFolder:
         data = path.read_bytes()
         if seal is not None and digest(data) != seal:
             raise ValueError(f"{path.name} is edited or damaged, or of another point: the record has another digest")
-        frame = _table(data, path.name)  # whole: a file cut in the middle can still have a readable footer elsewhere
+        frame = table_of(data, path.name)  # whole: a file cut in the middle can still have a readable footer elsewhere
         columns = frame.columns
         if not set(REQUIRED_COLUMNS) <= set(columns) <= set(OUTCOME_COLUMNS):
             raise ValueError(f"{path.name} has the columns {', '.join(columns)}")
@@ -570,16 +321,19 @@ class RunFolder:
 
     def unwritable(self) -> CannotWrite | None:
         """Why nothing can be kept in this folder now; None where a small file can. Leaves nothing behind."""
-        probe = self.path / f".probe.{uuid.uuid4().hex}{HALF}"
-        try:
-            write_atomically(probe, bytes(PROBED_BYTES))
-            probe.unlink()
-        except CannotWrite as error:
-            error.filename = str(self.path)
-            return error
-        except OSError as error:
-            return CannotWrite.of(error, self.path)
-        return None
+        return unwritable(self.path)
+
+    def manifest(self) -> Manifest:
+        """As `read_manifest`."""
+        return read_manifest(self.path / MANIFEST)
+
+    def check_manifest(self, expected: Manifest) -> None:
+        """As `check_same_run`."""
+        check_same_run(self.path, expected)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """As `manifest.write_manifest`."""
+        write_manifest(self.path / MANIFEST, manifest)
 
     def remove_half_written(self, older_than: float = 0.0) -> None:
         """Remove what a process left that was killed while it wrote. For the driver that holds the run.
@@ -591,66 +345,6 @@ class RunFolder:
                 for path in folder.iterdir():
                     if path.name[0] == "." and path.suffix == HALF and time.time() - path.stat().st_mtime >= older_than:
                         path.unlink()
-
-    def manifest(self) -> Manifest:
-        """What `run.json` says; an empty one where there is none.
-
-        Raises DamagedManifest for one that was cut, edited or is no manifest, UserError where it cannot be read.
-        """
-        path = self.path / MANIFEST
-        if not path.is_file():
-            return Manifest()
-        try:
-            plain = json.loads(path.read_bytes())
-            seal = plain.pop(MANIFEST_SEAL, None)  # those of old have none
-            if seal is not None and seal != digest_of_json(plain):
-                raise ValueError(f"its content is not that of its {MANIFEST_SEAL}")
-            return Manifest.model_validate(plain)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error}): nobody can say which sweep it is.") from None
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise DamagedManifest(
-                f"{path} is damaged ({reason}): nobody can say which sweep it is. The points are as they were: the"
-                " run's own command with resume goes on with them where they are all its own, and writes the file anew."
-            ) from None
-
-    def check_manifest(self, expected: Manifest) -> None:
-        """UserError unless the run was begun with the same sweep, models, tasks and search."""
-        stored = self.manifest()
-        pairs = (
-            ("of the sweep", stored.sweep, expected.sweep),
-            ("of the model(s)", stored.models, expected.models),
-            ("on the data of", stored.tasks, expected.tasks),
-            ("with search =", stored.search, expected.search),
-        )
-        for phrase, found, wanted in pairs:
-            if _identity(found) != _identity(wanted):
-                raise UserError(
-                    f"resume={self.path} holds a run {phrase} {_named(found)}, but this command is {phrase}"
-                    f" {_named(wanted)}: their points must not be mixed. Leave resume out, or repeat that run's own"
-                    f" command with resume: {stored.command or 'it is not recorded'}"
-                )
-
-    def write_manifest(self, manifest: Manifest) -> None:
-        """Creates the folder with its `run.json`; a manifest that is there already stays, and a damaged one gives way.
-
-        Raises CannotWrite.
-        """
-        path = self.path / MANIFEST
-        try:
-            create_folder(self.path)
-            if path.exists():
-                try:
-                    self.manifest()
-                    return
-                except DamagedManifest:
-                    path.replace(path.with_name(f"{MANIFEST}{ASIDE}"))
-        except OSError as error:
-            raise CannotWrite.of(error, path) from None
-        plain = manifest.model_dump(mode="json")
-        text = json.dumps({**plain, MANIFEST_SEAL: digest_of_json(plain)}, indent=2, sort_keys=True) + "\n"
-        write_atomically(path, text.encode())
 
     def bill(self) -> Bill | None:
         """What the run cost; None where no driver came to its end. A damaged one is none: no result hangs on it."""
@@ -673,99 +367,8 @@ class RunFolder:
     def write_table(self, name: str, frame: pl.DataFrame) -> Path:
         """Write one table of the run as Parquet, atomically; returns its path."""
         path = self.table_path(name)
-        write_atomically(path, _parquet(frame))
+        write_atomically(path, parquet_bytes(frame))
         return path
-
-
-def new_run_dir(output_dir: str, sweep: str, now: datetime) -> Path:
-    """`<output_dir>/<sweep>/<timestamp>`, absolute, of a run that does not exist yet."""
-    parent = _runs_of(output_dir, sweep)
-    name = now.strftime("%Y%m%d-%H%M%S")
-    candidate, count = parent / name, 1
-    while os.path.lexists(candidate):
-        count += 1
-        candidate = parent / f"{name}-{count}"
-    return candidate
-
-
-def _runs_of(output_dir: str, sweep: str) -> Path:
-    """`<output_dir>/<sweep>`, absolute; UserError for an output_dir that is no name of a folder."""
-    if not output_dir.strip():
-        raise UserError(
-            f"output_dir={output_dir!r} names no folder: every result would land in whatever folder the command is"
-            " typed in. Type output_dir=. for that one, or leave output_dir out for outputs/."
-        )
-    if "\0" in output_dir:
-        raise UserError(f"output_dir={output_dir!r} holds a zero byte, which no folder's name can. Type another.")
-    parent = Path(output_dir).expanduser().absolute() / sweep
-    try:
-        os.lstat(parent)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UserError(
-                f"output_dir={_shortened(output_dir)} is longer than this file system allows ({len(output_dir)}"
-                " characters): no result could be written there. Type output_dir=FOLDER with a shorter one."
-            ) from None
-    return parent
-
-
-def _shortened(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def find_run_dir(resume: str, output_dir: str, sweep: str) -> Path:
-    """The folder `resume` names: a path, or the name of a run of this sweep. UserError where there is none."""
-    runs = _runs_of(output_dir, sweep)
-    for folder in (runs / resume, Path(resume).expanduser().absolute()):
-        if os.path.isdir(folder):  # of a name that is too long too: that is no folder
-            if (folder / MANIFEST).is_file():
-                return folder
-            raise UserError(
-                f"resume={resume} is the folder {folder}, which has no {MANIFEST}: it is no run, and its files would be"
-                " mixed up with ours. Leave resume out to begin a new run."
-            )
-    known = sorted((path.name for path in _folders(runs) if (path / MANIFEST).is_file()), reverse=True)
-    listed = f"Runs of {sweep}: {', '.join(known[:5])}." if known else f"There is no run of {sweep} in {runs} yet."
-    raise UserError(
-        f"resume={resume} is no folder and no run: there is nothing to continue."
-        f" {suggestion(resume, known, 'resume=')}{listed}"
-    )
-
-
-def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-
-
-def check_writable(folder: Path) -> None:
-    """UserError unless a file can be written in `folder`; what had to be created for the try is removed again."""
-    created = []
-    try:
-        for path in [*reversed(folder.parents), folder]:
-            if not path.is_dir():
-                path.mkdir(FOLDER_MODE)
-                created.append(path)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"banpick")
-    except OSError as error:
-        raise UserError(
-            f"output_dir: {folder} cannot be written ({error.strerror or error}): every result would be lost."
-            " Type output_dir=FOLDER with a folder of yours."
-        ) from None
-    finally:
-        for path in reversed(created):
-            with contextlib.suppress(OSError):  # another run began to write there meanwhile
-                path.rmdir()
-
-
-def _identity(value: object) -> object:
-    """What counts of it: a renamed model is the same one."""
-    return set(value) if isinstance(value, dict) else value
-
-
-def _named(value: object) -> str:
-    return (
-        ", ".join(f"{name} ({identity})" for identity, name in value.items()) if isinstance(value, dict) else str(value)
-    )
 
 
 def _check_outcomes(record: PointRecord, outcomes: pl.DataFrame | None) -> None:
@@ -781,9 +384,3 @@ def _check_outcomes(record: PointRecord, outcomes: pl.DataFrame | None) -> None:
     count_problems(outcomes)
     if wrong := wrong_numbers(record.metrics, outcomes):
         raise ValueError(wrong)
-
-
-def _parquet(frame: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()  # and not a file: polars would turn a full disk into an error of its own
-    frame.write_parquet(buffer)
-    return buffer.getvalue()

@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from banpick_exp.disk import FILE_MODE, create_folder, opener, write_atomically
 from banpick_exp.errors import CannotWrite, UserError
-from banpick_exp.run_folder import FILE_MODE, RunFolder, create_folder, opener, write_atomically
+from banpick_exp.run_folder import RunFolder
 
 SIGN_SECONDS = 15.0
 """Between two signs of life, which are the modification times of the file."""

@@ -19,6 +19,7 @@ from banpick_exp.cluster.answers import CalibrationProgress, Started
 from banpick_exp.cluster.faults import reason_of
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.cluster.shared_memory import too_small
+from banpick_exp.disk import write_atomically
 from banpick_exp.engine.engine import Engine
 from banpick_exp.engine.verify.transformers_parity import check_at_start
 from banpick_exp.evaluation.calibration.scores import Part
@@ -27,7 +28,7 @@ from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.measure import measure, measure_block
 from banpick_exp.evaluation.session import Session, engine_of
 from banpick_exp.records import PointRecord
-from banpick_exp.run_folder import RunFolder, write_atomically
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.cuts import block_layers
 

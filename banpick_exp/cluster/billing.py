@@ -5,8 +5,8 @@ from __future__ import annotations
 from banpick_exp.cluster.events import read
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.cluster.spent import account_of
+from banpick_exp.costs import Bill, Cost
 from banpick_exp.report.run import Run
-from banpick_exp.run_folder import Bill, Cost
 
 
 def bill_of(plan: RunPlan, run: Run, engines: int) -> Bill:

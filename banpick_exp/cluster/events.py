@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import NoneType
 
+from banpick_exp.disk import FILE_MODE
 from banpick_exp.records import STATUSES, PointRecord
-from banpick_exp.run_folder import FILE_MODE, RunFolder
+from banpick_exp.run_folder import RunFolder
 
 JSON = str | int | float | bool | None
 """Of a field: plain values, no lists."""

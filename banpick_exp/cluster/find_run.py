@@ -8,7 +8,8 @@ from pathlib import Path
 
 from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import MANIFEST, RunFolder
+from banpick_exp.manifest import MANIFEST
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.config import RunConfig
 from banpick_exp.sweep.overrides import key_of
 from banpick_exp.sweep.rerun import as_typed

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from banpick_exp.run_folder import RunFolder, create_folder, opener
+from banpick_exp.disk import create_folder, opener
+from banpick_exp.run_folder import RunFolder
 
 BEAT_SECONDS = 2.0
 

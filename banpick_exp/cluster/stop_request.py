@@ -13,7 +13,8 @@ import socket
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from banpick_exp.run_folder import RunFolder, write_atomically
+from banpick_exp.disk import write_atomically
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.run_lock import Holder, driver_of
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from banpick_exp.analysis import GUARDS
 from banpick_exp.cluster.billing import bill_of
 from banpick_exp.cluster.plan import RunPlan
+from banpick_exp.costs import Bill
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
 from banpick_exp.records import STATUSES
 from banpick_exp.report.failure import or_else
@@ -23,7 +24,6 @@ from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, left_out_lines, read_run
 from banpick_exp.report.terminal import print_bill, print_pareto, print_repeats, print_selection
 from banpick_exp.report.tracking.wandb import Tracker
-from banpick_exp.run_folder import Bill
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

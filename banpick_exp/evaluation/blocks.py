@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, joined_runs
 from banpick_exp.evaluation.asking import Asking
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.stored_runs import rules_as_json, run_as_json, run_from_json
 from banpick_exp.records import OUTCOMES_VERSION, digest_of_json
-from banpick_exp.run_folder import RunFolder, create_folder, write_atomically
+from banpick_exp.run_folder import RunFolder
 
 SEAL = "sha256"
 """Key of a file whose value is the digest of all the rest."""

@@ -20,12 +20,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from banpick_exp.config import fingerprint
+from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.evaluation.answer import DomainRun
 from banpick_exp.evaluation.narrowing import Flight, Key, Suspicion
 from banpick_exp.evaluation.stored_runs import run_as_json, run_from_json
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.records import OUTCOMES_VERSION, FailedProblem
-from banpick_exp.run_folder import RunFolder, create_folder, write_atomically
+from banpick_exp.run_folder import RunFolder
 
 NO_ANSWER = (
     "parity_check",

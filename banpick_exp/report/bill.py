@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from banpick_exp.run_folder import Bill, Cost
+from banpick_exp.costs import Bill, Cost
 from banpick_exp.sweep.price import duration, hours_text
 
 HEAD = ("", "estimated", "spent", "of the estimate")

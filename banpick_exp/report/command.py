@@ -11,7 +11,7 @@ from rich.console import Console
 
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
-from banpick_exp.run_folder import REPORT
+from banpick_exp.run_paths import REPORT
 
 if TYPE_CHECKING:
     from banpick_exp.report.run import Run

@@ -28,13 +28,15 @@ from banpick_exp.analysis import (
 from banpick_exp.analysis.finding import AGAINST_STOCK
 from banpick_exp.analysis.frame import vs_base
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesOnce
+from banpick_exp.disk import ASIDE
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
+from banpick_exp.manifest import MANIFEST, Manifest
 from banpick_exp.records import OVERALL, PointRecord
 from banpick_exp.report.published import Published, published_beside
 from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
-from banpick_exp.run_folder import ASIDE, MANIFEST, LeftOut, Manifest, RunFolder
+from banpick_exp.run_folder import LeftOut, RunFolder
 from banpick_exp.setups import numbered, setup_of_record
 from banpick_exp.sweep.rerun import as_typed
 from banpick_exp.sweep.search.selection import DEV, Pick, picks

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE, accuracy_name
 from banpick_exp.analysis.finding import READ_FIRST
+from banpick_exp.costs import Bill
 from banpick_exp.records import OVERALL
 from banpick_exp.report.bill import HEAD as COSTS
 from banpick_exp.report.bill import bill_caption, bill_rows
@@ -21,7 +22,6 @@ from banpick_exp.report.selected import dev_rows, result_rows, selection_sentenc
 from banpick_exp.report.sentences import alarms, hypervolume_sentence, made_from_sentences
 from banpick_exp.report.shown import MOST_PRINTED
 from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
-from banpick_exp.run_folder import Bill
 
 FRONT = {(True, True): "●", (True, False): "○", (False, False): ""}
 """(on_front, sure) -> its sign."""

@@ -14,19 +14,14 @@ from datetime import datetime
 from typing import TypeVar
 
 from banpick_exp.config import Section
+from banpick_exp.disk import check_writable
 from banpick_exp.errors import UserError
+from banpick_exp.manifest import MANIFEST, DamagedManifest, Manifest
 from banpick_exp.models.checkpoint import Checkpoint
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.budget import BUDGET
-from banpick_exp.run_folder import (
-    MANIFEST,
-    DamagedManifest,
-    Manifest,
-    RunFolder,
-    check_writable,
-    find_run_dir,
-    new_run_dir,
-)
+from banpick_exp.run_folder import RunFolder
+from banpick_exp.run_names import find_run_dir, new_run_dir
 from banpick_exp.setups import nearest_differences
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer

@@ -19,8 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import create_folder, write_atomically
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.benchmarks.c4 import C4
 from banpick_exp.tasks.benchmarks.source import OurRow, Part, Source, as_line

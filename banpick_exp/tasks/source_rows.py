@@ -66,7 +66,7 @@ def local_files(part: Part, given: Path, *, only: bool) -> list[Path]:
 
 def _rows(path: Path) -> Iterator[SourceRow]:
     if path.suffix.lower() == ".parquet":
-        from banpick_exp.run_folder import read_table
+        from banpick_exp.disk import read_table
 
         yield from read_table(path).iter_rows(named=True)
     elif path.suffix.lower() == ".csv":

@@ -20,9 +20,11 @@ from rich.console import Console
 
 from banpick_exp.cluster.plan import RunPlan, plan_run
 from banpick_exp.cluster.run import Run
+from banpick_exp.disk import ASIDE
 from banpick_exp.engine.engine import Engine
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import ASIDE, MANIFEST, RunFolder
+from banpick_exp.manifest import MANIFEST
+from banpick_exp.run_folder import RunFolder
 
 pytestmark = pytest.mark.engine
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from wandb_runs import read_back
 
+from banpick_exp.disk import read_table
 from banpick_exp.report.run import read_run
-from banpick_exp.run_folder import RunFolder, read_table
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.plan import plan_sweep
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -20,7 +20,8 @@ import pytest
 from banpick_exp.cluster.commands import logs, status
 from banpick_exp.cluster.events import JSON, Events
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.manifest import Manifest
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.run_lock import held
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,8 @@ from banpick_exp.cluster import stop_request
 from banpick_exp.cluster.commands import retry, status, stop
 from banpick_exp.cluster.events import JSON, Events, point_fields, read
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.manifest import Manifest
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.run_lock import driver_of, held
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,8 +13,9 @@ from synthetic_run import DOMAINS, SyntheticRun
 
 from banpick_exp.cluster.commands.grade import run as grade
 from banpick_exp.errors import UserError
+from banpick_exp.manifest import Manifest
 from banpick_exp.report.run import require_run
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import inspect_task
 from banpick_exp.tasks.sandbox.available import available

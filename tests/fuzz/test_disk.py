@@ -24,10 +24,11 @@ from banpick_exp.evaluation.blocks import block_file, read_block
 from banpick_exp.evaluation.calibration.artifact import METADATA, TENSORS, USAGE, check_artifact
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
 from banpick_exp.evaluation.cut import Cut
+from banpick_exp.manifest import MANIFEST, Manifest
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.records import outcomes_frame
 from banpick_exp.report.run import read_run
-from banpick_exp.run_folder import MANIFEST, Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 

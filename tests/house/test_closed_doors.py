@@ -20,8 +20,10 @@ from wandb_runs import read_back
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.plan import plan_run
 from banpick_exp.cluster.pulse import beating
+from banpick_exp.disk import create_folder
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import Manifest, RunFolder, create_folder
+from banpick_exp.manifest import Manifest
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.run_lock import held
 
 ROOT = Path(__file__).resolve().parents[2]

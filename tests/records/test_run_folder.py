@@ -15,9 +15,11 @@ import pytest
 from synthetic_run import DOMAINS, SyntheticRun, changed, ladder, pick_strength
 
 from banpick_exp.analysis import points_frame
+from banpick_exp.disk import read_table, write_atomically
 from banpick_exp.errors import UserError
+from banpick_exp.manifest import Manifest
 from banpick_exp.records import CorruptRecord, MissingOutcomes, Outcome, PointRecord, outcomes_of, sealed
-from banpick_exp.run_folder import Manifest, RunFolder, read_table, write_atomically
+from banpick_exp.run_folder import RunFolder
 
 Point = tuple[PointRecord, list[Outcome]]
 

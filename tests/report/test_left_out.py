@@ -13,8 +13,9 @@ import pytest
 from synthetic_run import SyntheticRun, ladder
 
 from banpick_exp.errors import UserError
+from banpick_exp.manifest import Manifest
 from banpick_exp.report import choose, command, compare
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 
 TYPED = "python -m banpick_exp +sweep=pick_strength"
 

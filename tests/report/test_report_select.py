@@ -11,12 +11,13 @@ from rich.console import Console
 from synthetic_run import DOMAINS, SyntheticRun, changed, ladder
 
 from banpick_exp.analysis import verdicts
+from banpick_exp.manifest import Candidate, Manifest
 from banpick_exp.report.page.verdict import verdict_html
 from banpick_exp.report.run import Run, read_run
 from banpick_exp.report.selected import against_stock, dev_rows, result_rows, selection_sentences
 from banpick_exp.report.sentences import alarms, sentences
 from banpick_exp.report.terminal import print_pareto, print_selection
-from banpick_exp.run_folder import Candidate, Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 
 GAINS = {"own": {0.5: 0.1, 1.0: 0.04}, "merged": {0.5: -0.05, 1.0: -0.01}}
 """Scope -> boost -> gain in math."""

@@ -16,9 +16,9 @@ from synthetic_run import SyntheticRun
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.manifest import MANIFEST
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy import parse_policy
-from banpick_exp.run_folder import MANIFEST
 from banpick_exp.sweep.identity import engine_fingerprint, point_fingerprint
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep
 from banpick_exp.tasks.config import TaskConfig

@@ -12,8 +12,8 @@ from synthetic_run import SyntheticRun, changed
 
 from banpick_exp.analysis import selection as by_hand
 from banpick_exp.errors import UserError
+from banpick_exp.manifest import Candidate
 from banpick_exp.records import PointRecord
-from banpick_exp.run_folder import Candidate
 from banpick_exp.sweep.dry_run import search_line
 from banpick_exp.sweep.estimate import point_tokens
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep

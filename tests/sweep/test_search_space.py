@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import MANIFEST
+from banpick_exp.manifest import MANIFEST
 from banpick_exp.sweep.dry_run import search_line
 from banpick_exp.sweep.overrides import interval_of
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from banpick_exp.cluster.answers import Started
 from banpick_exp.cluster.presence import Presence
 from banpick_exp.cluster.pulse import beating
+from banpick_exp.disk import create_folder
 from banpick_exp.records import CorruptRecord, MissingOutcomes
-from banpick_exp.run_folder import RunFolder, create_folder
+from banpick_exp.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from banpick_exp.records import PointRecord

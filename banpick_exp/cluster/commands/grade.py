@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from banpick_exp.cluster.find_run import found_run
 from banpick_exp.errors import UserError
+from banpick_exp.manifest import Manifest
 from banpick_exp.options import Options
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from banpick_exp.evaluation.regrading import Regraded

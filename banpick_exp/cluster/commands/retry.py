@@ -6,10 +6,11 @@ import shlex
 
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.find_run import resume_command, typed_run
+from banpick_exp.disk import ASIDE
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
 from banpick_exp.records import PointRecord
-from banpick_exp.run_folder import ASIDE, LeftOut, RunFolder
+from banpick_exp.run_folder import LeftOut, RunFolder
 from banpick_exp.run_lock import driver_of, held
 
 DESCRIPTION = f"""\

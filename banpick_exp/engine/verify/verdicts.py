@@ -15,8 +15,8 @@ from typing import Any
 import platformdirs
 
 from banpick_exp.config import fingerprint
+from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.errors import CannotWrite
-from banpick_exp.run_folder import create_folder, write_atomically
 
 
 def place_of(facts: dict[str, Any]) -> Path:

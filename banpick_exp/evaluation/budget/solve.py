@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from banpick_exp.config import fingerprint
+from banpick_exp.disk import write_atomically
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, ask_once
 from banpick_exp.evaluation.budget.root_search import TOLERANCE, Solved, UnreachableBudget, solve
@@ -21,7 +22,6 @@ from banpick_exp.evaluation.trial import Trial
 from banpick_exp.policy import Rule
 from banpick_exp.policy.budget import BUDGET, SAMPLE_PROBLEMS, knob_of, known_budgets, policy_of, with_knob
 from banpick_exp.records import BudgetAccount
-from banpick_exp.run_folder import write_atomically
 from banpick_exp.tasks.problem import Problem
 
 SAMPLE_TOLERANCE = 0.025

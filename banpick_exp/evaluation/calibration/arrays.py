@@ -21,10 +21,10 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
+from banpick_exp.disk import write_atomically
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration.artifact import METADATA, SCHEMA_VERSION, TENSORS, read_artifact, score_file
 from banpick_exp.evaluation.calibration.scores import PARTS, Part
-from banpick_exp.run_folder import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

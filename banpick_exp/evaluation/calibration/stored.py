@@ -22,8 +22,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.evaluation.calibration.scores import Part
-from banpick_exp.run_folder import create_folder, write_atomically
 
 BLOCK_VERSION = 1
 ANSWERS, LAYERS = range(2)

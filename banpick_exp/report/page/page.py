@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from banpick_exp.disk import write_atomically
 from banpick_exp.report.failure import or_else
 from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.points import page_data
@@ -17,7 +18,6 @@ from banpick_exp.report.page.rest import rest_data
 from banpick_exp.report.page.section import Section
 from banpick_exp.report.page.sections import SECTIONS
 from banpick_exp.report.run import Run
-from banpick_exp.run_folder import write_atomically
 
 LARGEST = 3_000_000  # bytes; beyond, mail servers begin to refuse
 FEWER = (200, 100, 50, 20)

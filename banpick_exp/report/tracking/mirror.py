@@ -18,10 +18,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from banpick_exp.disk import read_table
 from banpick_exp.report.figures.names import FIGURES
 from banpick_exp.report.tracking.config import TrackingConfig
 from banpick_exp.report.tracking.process import children, kill_processes
-from banpick_exp.run_folder import RunFolder, read_table
+from banpick_exp.run_folder import RunFolder
 
 TABLES = ("points", "guards", "repeats")
 """Of the run folder, as `RunFolder.table_path` names them."""

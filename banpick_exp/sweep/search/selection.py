@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from banpick_exp.errors import UserError
+from banpick_exp.manifest import Candidate
 from banpick_exp.policy.budget import policy_of
 from banpick_exp.policy.rule import short
 from banpick_exp.records import PointRecord
-from banpick_exp.run_folder import Candidate
 from banpick_exp.setups import varying
 from banpick_exp.sweep.config import SelectSearch
 from banpick_exp.sweep.point import Point

@@ -16,8 +16,8 @@ from shlex import quote
 from typing import Any
 
 from banpick_exp.config import suggestion
+from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.errors import UserError
-from banpick_exp.run_folder import create_folder, write_atomically
 from banpick_exp.tasks.harness.place import problems_path, version
 from banpick_exp.tasks.harness.rebuilt import rebuilt, results
 from banpick_exp.tasks.harness.sources import Sources, is_local, package_folder, runs_code, sources_of
