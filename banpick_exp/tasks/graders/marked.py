@@ -6,12 +6,13 @@ A typed mark wins over those that a grader knows itself, so that it means the sa
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.bounded import TooSlow
 from banpick_exp.tasks.graders.exact_match import extract_answer
 from banpick_exp.tasks.graders.grader import Grade, Grader
+from banpick_exp.tasks.graders.signs import legible
 from banpick_exp.tasks.graders.thought import after_thought
 from banpick_exp.tasks.problem import Problem
 
@@ -43,11 +44,16 @@ def marked_part(completion: str, task: TaskConfig) -> Marked | None:
 class MarkedGrader(Grader):
     """A grader of its own marks: it looks for the answer in one part of a completion."""
 
+    reads_signs: ClassVar[bool] = False
+    """It reads numbers and letters, so signs that mean the same are made the same (`signs`)."""
+
     def grade(self, completion: str, problem: Problem, task: TaskConfig) -> Grade:
         try:
             part = marked_part(completion, task)
         except TooSlow:
             return Grade(answer="", found=False, correct=False, pattern_timeout=True)
+        if part is not None and self.reads_signs:
+            part = part._replace(text=legible(part.text))
         grade = None if part is None else self.graded(part, problem)
         return grade or Grade(answer="", found=False, correct=False)
 

@@ -24,36 +24,51 @@ LARGEST_KIB = MEMORY_BYTES // 2048
 """A process that grew larger than half ends after its answer: none is judged with the memory of another."""
 
 SPACES = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
-BETWEEN_THOUSANDS = re.compile(r"(?<=\d)\\[,;:! ](?=\d{3}(?!\d))")
+BETWEEN_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,;:! ]|,\\!|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
+DASH = re.compile(r"(^|[(\[{,=])\s*\u2013\s*")
+"""An en dash where only a minus can stand."""
+AROUND = re.compile(r"\A[\s$]+|(?:(?<!\\)\$|[\s.,;])+\Z")
+LAST_STOPS = re.compile(r"[\s.,;]+(\}*)\Z")
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+BRACES = re.compile(rf"{BOX.pattern}|\\\\(?!boxed|fbox)|\\[{{}}]|[{{}}]")
+DEEPEST = 8
+"""Boxes in one another, and braces doubled by them, that are taken away."""
 
 
 def last_boxed(text: str) -> str | None:
     r"""What the last whole \boxed{} holds, of boxes in one another the outer; None where there is none."""
-    place, found = 0, None
-    while match := BOX.search(text, place):
-        end = _end_of_group(text, match.end())
-        if end is None:
-            place = match.end()
-            continue
-        found, place = text[match.end() : end], end
+    place = last_box(text)
+    return None if place is None else text[place[0] : place[1]]
+
+
+def last_box(text: str) -> tuple[int, int] | None:
+    """Where the content of `last_boxed` begins and ends. One pass: a loop of a model may be ten thousand boxes."""
+    found: tuple[int, int] | None = None
+    opened: list[int | None] = []
+    for sign in BRACES.finditer(text):
+        if sign[0] == "{" or len(sign[0]) > len("\\{"):
+            opened.append(None if sign[0] == "{" else sign.end())
+        elif sign[0] == "}" and opened and (begin := opened.pop()) is not None:
+            found = (begin, sign.start())
     return found
 
 
-def _end_of_group(text: str, begin: int) -> int | None:
-    depth = 1
-    for sign in re.finditer(r"\\.|[{}]", text[begin:], re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(sign[0], 0)
-        if depth == 0:
-            return begin + sign.start()
-    return None
+def unboxed(text: str) -> str:
+    """`text` as it is printed without its boxes: what one holds stays in braces, once."""
+    if BOX.search(text) is None:
+        return text
+    text = BOX.sub("{", text)
+    for _ in range(DEEPEST):
+        text, changed = re.subn(r"\{\s*\{([^{}]*)\}\s*\}", r"{\1}", text)
+        if not changed:
+            break
+    return text
 
 
 def plain(answer: str) -> tuple[str, bool]:
     """An answer as it is parsed, and whether it is in percent."""
-    text = BETWEEN_THOUSANDS.sub("", answer.translate(SPACES)).strip().strip("$").strip()
-    inner = last_boxed(text)
-    text = (text if inner is None else inner).rstrip(" .,;")
+    text = DASH.sub(r"\1-", BETWEEN_THOUSANDS.sub("", answer).translate(SPACES))
+    text = LAST_STOPS.sub(r"\1", unboxed(AROUND.sub("", text)))
     for percent in ("\\%", "%"):
         if text.endswith(percent):
             return text.removesuffix(percent).strip(), True
@@ -81,7 +96,10 @@ def _targets(*, anchored: bool = False) -> list[Any]:
 
 def judge(text: str, whole: bool, right: list[str]) -> tuple[str, bool, bool]:
     """What was taken for the answer, whether it was marked as one, and whether it is right."""
-    answer = text if whole else last_boxed(text)
+    right = [each if (inner := last_boxed(each)) is None else inner for each in right]
+    answer = last_boxed(text)
+    if answer is None and whole:
+        answer = text
     if answer is not None:
         return answer, True, any(same(each, answer) for each in right)
     from math_verify import parse

@@ -18,6 +18,7 @@ from banpick_exp.tasks.graders.exact_match import normalised
 from banpick_exp.tasks.graders.grader import Grade
 from banpick_exp.tasks.graders.marked import Marked, MarkedGrader
 from banpick_exp.tasks.graders.serving import ENDS
+from banpick_exp.tasks.graders.signs import legible
 from banpick_exp.tasks.problem import Problem
 
 LIMIT_SECONDS = 10.0
@@ -42,7 +43,9 @@ class MathVerify(MarkedGrader):
     """Equal as mathematics, as math-verify sees it."""
 
     name = "math_verify"
-    version = 1
+    version = 2
+    """2: full-width digits, every minus, narrow spaces between thousands; a box within an answer is no answer alone."""
+    reads_signs = True
     libraries = ("math-verify", "latex2sympy2_extended", "sympy")
     from_gold = True
 
@@ -54,7 +57,9 @@ class MathVerify(MarkedGrader):
             return None
         _counted["judged"] += 1
         try:
-            answer, found, correct = _judge.ask([part.text, part.by_task, list(problem.answers)], LIMIT_SECONDS)
+            answer, found, correct = _judge.ask(
+                [part.text, part.by_task, [legible(each) for each in problem.answers]], LIMIT_SECONDS
+            )
         except TooSlow:
             _counted["late"] += 1
             _check_late()
