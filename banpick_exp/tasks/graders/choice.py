@@ -2,7 +2,8 @@ r"""One letter of several choices, A to J, as GPQA and MMLU-Pro are answered.
 
 Statements, the last of which wins: `The answer is (B)`, `Answer: B`, `\boxed{B}`, `the correct option is B`; without
 any, a letter that stands out: `**B**`, `(B)`, `[B]`, `"B"`, or a line that is the letter alone. In mid-sentence it is
-none: A is an article, and I a pronoun. A statement that names two choices is no choice.
+none: A is an article, and I a pronoun. A statement that names two choices is no choice, and a letter that is refused
+(`it cannot be (B)`; `The answer is B. No, B is wrong`) is not chosen.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.exact_match import normalised
 from banpick_exp.tasks.graders.grader import Grade
 from banpick_exp.tasks.graders.marked import Marked, MarkedGrader
+from banpick_exp.tasks.graders.signs import legible
 from banpick_exp.tasks.problem import Problem
 
 LETTERS = "ABCDEFGHIJ"
+FONTS = r"boxed|fbox|mbox|emph|underline|text(?:bf|it|rm|sf|tt)?|math(?:bb|bf|cal|it|rm|sf|tt)"
 OPENERS = (
-    r"""(?:[\s*_$(\[{"'`<\u201c\u2018]|\\\(|\\\[|\\(?:boxed|fbox|text|textbf|mathbf|mathrm)\{|"""
+    rf"""(?:[\s*_$(\[{{"'`<\u201c\u2018]|\\\(|\\\[|\\(?:{FONTS})\{{|"""
     r"(?i:options?|choices?)\s)*"
 )
 """What may stand between a mark and its letter."""
-BARE = r"(?![\w\u2019'+=^-])"
+BARE = r"(?![\w\u0300-\u036f\u2019'+=^-])"
 """Behind a letter: it is no word, and no formula."""
-PRONOUN = r"(?!I[ \t]+(?:am|believe|can|cannot|do|don|guess|have|need|suppose|think|will|would)\b)"
-SECOND = r"(?:[\s*_)\]}\"'$.,]*(?:\bor\b|\band\b|[/&])[\s*_(\[{\"'$]*([A-J])(?![\w'\u2019]))?"
+PRONOUN = r"(?!I[ \t]+(?!(?:and|as|because|for|is|or|since|which|with)\b)[a-z])"
+SECOND = (
+    r"(?:[\s*_)\]}\"'$.,]*(?:\bor\b|\band\b|[/&])[\s*_(\[{\"'$]*([A-J])(?![\w'\u2019])"
+    r"|[*_)\]}\"'$]*\s?,\s?[*_(\[{\"'$]*([A-J])(?=[*_)\]}\"'$]*(?:[.,;]|\s*\Z|\n)))?"
+)
 """A second choice of the same statement."""
 LETTER = rf"{PRONOUN}([A-J]){BARE}{SECOND}"
 IN_BRACKETS = r"[(\[]\s*([A-Ja-j])\s*[)\]]"
@@ -39,33 +45,50 @@ STANDS_OUT = re.compile(
     r"|^[ \t]*([A-J])[ \t]*[).:]?[ \t]*$",
     re.MULTILINE,
 )
+REFUSED_BEFORE = re.compile(
+    r"(?:\b(?i:not|cannot|never)|n['\u2019]t)\s+(?i:be\s+)?(?i:(?:the\s+)?(?:options?|choices?|answers?)\s+)?[\s*_(\[\"'`\u201c\u2018]*\Z"
+)
+REFUSED_BEHIND = r"(?<![\w'\u2019]){}[)\]*_\"'`\u201d\u2019}}$]*\s+(?i:is|was)\s+(?i:wrong|incorrect|false|not\s+(?:right|correct|the\s+answer))\b"
+"""A letter that is said to be none: `not (B)`, `(B) is wrong`."""
+LOOK_BACK = 40
+"""Characters before a letter in which it is refused."""
 
 
 def letter_of(text: str) -> str:
     """What a right answer, or a marked one, names: a letter A to J, or its place counted from 0; else the text."""
-    bare = re.sub(r"\\(?:boxed|text|textbf|mathbf|mathrm)\b", "", text).strip(" \t\n()[]{}.:,*\"'`$\u201c\u201d")
+    bare = re.sub(rf"\\(?:{FONTS})\b", "", legible(text)).strip(" \t\n()[]{}.:,*\"'`$\u201c\u201d")
     if re.fullmatch(r"[0-9]", bare):
         return LETTERS[int(bare)]
     return bare.upper() if re.fullmatch(r"[A-Ja-j]", bare) else text
 
 
 def stated(text: str) -> str | None:
-    """The last choice that is stated: a letter, `A or B` where it is none of the two, None where nothing is stated."""
-    for kind in (STATEMENT, STANDS_OUT):
-        last = None
-        for match in kind.finditer(text):
-            last = match
-        if last is not None:
-            named = dict.fromkeys(group.upper() for group in last.groups() if group)
-            return " or ".join(named)
-    return None
+    """The last choice that is stated: a letter, `A or B` where it is none of the two, None where nothing is stated, or
+    the letter is refused behind it."""
+    last = None
+    for match in STATEMENT.finditer(text):
+        last = match
+    if last is None:
+        for match in STANDS_OUT.finditer(text):
+            if not REFUSED_BEFORE.search(text[max(0, match.start() - LOOK_BACK) : match.start()]):
+                last = match
+    if last is None:
+        return None
+    named = dict.fromkeys(group.upper() for group in last.groups() if group)
+    (first, *others) = named
+    if not others and re.search(REFUSED_BEHIND.format(first), text[last.start() :]):
+        return None
+    return " or ".join(named)
 
 
 class Choice(MarkedGrader):
     """The letter that is stated last."""
 
     name = "choice"
-    version = 1
+    version = 2
+    """2: a letter that is refused is none, nor are three of a list; full-width letters and other brackets are letters
+    and brackets."""
+    reads_signs = True
     from_gold = True
 
     def normalised(self, answer: str) -> str:

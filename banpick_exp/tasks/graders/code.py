@@ -52,7 +52,8 @@ class Code(Grader):
     """The program runs and its tests pass."""
 
     name = "code"
-    version = 1
+    version = 2
+    """2: a program without fences is cut where prose follows it, and a fence may stand behind what nobody sees."""
 
     def normalised(self, answer: str) -> str:
         return normalised(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from banpick_exp.tasks.graders.signs import legible
 from banpick_exp.tasks.graders.thought import after_thought
 
 FENCE = "```"
@@ -39,7 +40,7 @@ def _blocks(text: str) -> list[tuple[str, str]]:
     found: list[tuple[str, list[str]]] = []
     inside = False
     for line in text.split("\n"):
-        stripped = line.strip()
+        stripped = legible(line).strip() if FENCE in line else ""
         if stripped.startswith(FENCE) and (not inside or stripped == FENCE):
             if not inside:
                 found.append((stripped.removeprefix(FENCE).strip().lower(), []))

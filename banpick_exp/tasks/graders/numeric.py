@@ -15,7 +15,7 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.exact_match import normalised
 from banpick_exp.tasks.graders.grader import Grade
 from banpick_exp.tasks.graders.marked import Marked, MarkedGrader
-from banpick_exp.tasks.graders.math_process import last_box
+from banpick_exp.tasks.graders.math_process import last_box, unboxed
 from banpick_exp.tasks.graders.signs import legible
 from banpick_exp.tasks.problem import Problem
 
@@ -36,6 +36,7 @@ SQUARED = re.compile(r"\^\s*\{?\s*-?\d")
 OPERATOR = re.compile(r"[\s$]*(?:[-+*/x\u00d7\u00b7\u00f7^]|\\times\b|\\cdot\b|\\div\b|times\b|plus\b|minus\b)[\s$({]*\d")
 SECOND = re.compile(r"[\s$})\]]*(?:\\[a-z]+\s*\{\s*)?(?:or|and)\b[\s$({}]*-?[\s$]*\d")
 """Behind a number: it is part of a sum, or one of two."""
+IN_BRACES = re.compile(r"(?<![\w^}])\{\s*(-?[\d.,]+)\s*\}")
 NO_NUMBER = re.compile(r"\\(?:sqrt|pi|log|ln|exp|sin|cos|tan|infty|pm|binom)\b|[a-zA-Z]\s*=[^=]*[a-zA-Z]\s*=")
 """In a box: more than a number."""
 LONGEST = 60
@@ -74,6 +75,7 @@ def _with_fractions(text: str) -> str:
 
 def _in_box(content: str) -> str | None:
     """The number that a box holds; what it holds where that is more than one; None where there is none in it."""
+    content = IN_BRACES.sub(r"\1", unboxed(content))
     text = content.rpartition("=")[2] if last_number(content.rpartition("=")[2]) else content
     numbers = list(NUMBER.finditer(text))
     if not numbers:

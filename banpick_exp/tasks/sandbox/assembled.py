@@ -33,15 +33,17 @@ def assembled(code: str, prefix: str, entry_point: str | None) -> str:
 
     A program of its own runs after all that the prefix has whole: its imports, the functions that it gives, and its
     own stub, which the program defines again. What is only a body is put behind the prefix as it stands, indented where
-    its first line is not, and cut where a raw completion goes on with something that is no Python.
+    its first line is not. Either is cut where a raw completion goes on with something that is no Python.
     """
     if not prefix.strip():
-        return code
+        return code if entry_point is None or whole(code) else _beginning(code, entry_point) or code
     if whole(code) and (entry_point is None or defines(code, entry_point)):
         return f"{given(prefix)}\n\n{code}"
     for continued in (prefix + code, prefix + _indented_first(code), prefix + _indented(code)):
         if whole(continued) and _has_body(continued, prefix):
             return continued
+    if entry_point is not None and (program := _beginning(code, entry_point)) is not None:
+        return f"{given(prefix)}\n\n{program}"
     for continuation in (code, _indented_first(code)):
         lines = continuation.splitlines()
         for end in range(len(lines) - 1, STOP_AT_LEAST - 1, -1):
@@ -49,6 +51,16 @@ def assembled(code: str, prefix: str, entry_point: str | None) -> str:
             if whole(shorter) and _has_body(shorter, prefix):
                 return shorter
     return prefix + code  # whose error is told
+
+
+def _beginning(code: str, entry_point: str) -> str | None:
+    """The lines of a program before something that is no Python; None where they do not define `entry_point`."""
+    lines = code.splitlines()
+    for end in range(len(lines) - 1, 0, -1):
+        shorter = "\n".join(lines[:end])
+        if whole(shorter):
+            return shorter if defines(shorter, entry_point) else None
+    return None
 
 
 def given(prefix: str) -> str:
