@@ -34,7 +34,8 @@ from banpick_exp.tasks.graders.registry import GRADERS
 from banpick_exp.tasks.harness.sources import package_folder, sources_of
 from banpick_exp.tasks.problem import Problem
 
-TABLES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(Path(__file__).with_name("hard").glob("*.yaml"))}
+FILES = sorted(Path(__file__).with_name("hard").glob("*.yaml"))
+TABLES = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}
 KINDS = (
     "nested_boxed", "fractions", "units", "percent", "thousands", "unicode_minus", "trailing_periods",
     "several_answers", "text_after", "latex_text", "intervals_sets", "letters", "refusals", "empty",
@@ -92,9 +93,7 @@ def cases(grader: str, kind: str, *, limits: bool = False) -> list[Case]:
     return found
 
 
-PAIRS = [
-    (grader, kind) for grader in COUNTED for kind in KINDS if kind not in WITHOUT_MEANING.get(grader, ())
-]
+PAIRS = [(grader, kind) for grader in COUNTED for kind in KINDS if kind not in WITHOUT_MEANING.get(grader, ())]
 
 
 @pytest.fixture
@@ -180,9 +179,7 @@ def test_right_answers_count_and_near_misses_do_not(grader: str, kind: str, own:
     assert judged_otherwise(grader, kind, own) == []
 
 
-@pytest.mark.parametrize(
-    ("grader", "kind"), [pair for pair in PAIRS if pair[0] != "own" and cases(*pair, limits=True)]
-)
+@pytest.mark.parametrize(("grader", "kind"), [pair for pair in PAIRS if pair[0] != "own" and cases(*pair, limits=True)])
 def test_limits_are_as_they_are_told(grader: str, kind: str, own: Grader) -> None:
     """What fails here is judged as it should be: move the row, and take the limit out of docs/grading.md."""
     assert judged_otherwise(grader, kind, own, limits=True) == []
@@ -192,8 +189,50 @@ def test_every_grader_has_a_dozen_of_every_kind() -> None:
     assert set(TABLES) == set(KINDS)
     short = []
     for grader, kind in PAIRS:
-        mine = {(case.completion, case.answers, str(case.of), str(case.settings), case.right) for case in cases(grader, kind)}
+        mine = {(case.completion, case.answers, str(case[3:]), case.right) for case in cases(grader, kind)}
         right = sum(each[-1] for each in mine)
         if min(right, len(mine) - right) < LEAST // 2 or len(mine) < LEAST:
             short.append(f"{grader} x {kind}: {right} right, {len(mine) - right} wrong")
     assert short == []
+
+
+LONG = "Let us see what we have, step by step. "
+ENDLESS = {
+    "100,000 characters": (LONG * 2600 + "{}", True),
+    "10,000 boxes": (r"\boxed{{3}} " * 10000 + "{}", True),
+    "10,000 marks": ("the answer is " * 10000 + "{}", True),
+    "10,000 boxes without an end": (r"\boxed{{" * 10000, False),
+    "100,000 braces": (r"\boxed{{" + "{{" * 50000 + "x" + "}}" * 50000 + "}}", False),
+    "100,000 braces without an end": (r"\boxed{{" + "{{" * 100000, False),
+    "100,000 digits": ("9" * 100000, False),
+    "100,000 spaces": ("answer is" + " " * 100000, False),
+    "100,000 full stops": (r"\boxed{{" + "." * 100000 + "x}}", False),
+    "100,000 signs that cannot be read": ("\0\u200f\ud83d\uff10" * 25000, False),
+    "fractions in one another": (r"\boxed{{" + r"\frac{{1}}{{" * 5000 + "2" + "}}" * 5000 + "}}", False),
+}
+"""What a model in a loop writes, and whether an answer behind it is found. Braces are doubled for str.format."""
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+@pytest.mark.parametrize(
+    ("grader", "answer", "right", "settings"),
+    [
+        ("exact_match", "#### 5", "5", {"answer_separator": "####"}),
+        ("exact_match", r"\boxed{{5}}", "5", {"answer_pattern": r"boxed\{([^{}]*)\}\Z"}),
+        ("math_verify", r"\boxed{{5}}", "5", {}),
+        ("numeric", r"\boxed{{5}}", "5", {}),
+        ("numeric", "#### 5", "5", {}),
+        ("choice", "The answer is (B).", "B", {}),
+    ],
+)
+def test_a_model_in_a_loop_is_graded_and_ends(
+    grader: str, answer: str, right: str, settings: dict[str, Any], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At worst it is ended at the limit of one answer, counted, and the next one is an ordinary one."""
+    monkeypatch.setattr(math_verify, "LIMIT_SECONDS", 2.0)
+    text, found = ENDLESS[what]
+    completion = text.format(answer.format()) if found else text.format()
+    given = [Case(completion, (right,), found, None, settings), Case(answer.format(), (right,), True, None, settings)]
+    first, second = grades(GRADERS[grader], grader, given)
+    assert first.correct == found and not (found and first.grader_timeout)
+    assert second.correct and not second.grader_timeout

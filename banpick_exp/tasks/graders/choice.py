@@ -21,9 +21,10 @@ LETTERS = "ABCDEFGHIJ"
 FONTS = r"boxed|fbox|mbox|emph|underline|text(?:bf|it|rm|sf|tt)?|math(?:bb|bf|cal|it|rm|sf|tt)"
 OPENERS = (
     rf"""(?:[\s*_$(\[{{"'`<\u201c\u2018]|\\\(|\\\[|\\(?:{FONTS})\{{|"""
-    r"(?i:options?|choices?)\s)*"
+    r"(?i:options?|choices?)\s){0,60}"
 )
-"""What may stand between a mark and its letter."""
+"""What may stand between a mark and its letter. So many at most: of ten thousand boxes in one another each would look
+through all."""
 BARE = r"(?![\w\u0300-\u036f\u2019'+=^-])"
 """Behind a letter: it is no word, and no formula."""
 PRONOUN = r"(?!I[ \t]+(?!(?:and|as|because|for|is|or|since|which|with)\b)[a-z])"
@@ -46,9 +47,13 @@ STANDS_OUT = re.compile(
     re.MULTILINE,
 )
 REFUSED_BEFORE = re.compile(
-    r"(?:\b(?i:not|cannot|never)|n['\u2019]t)\s+(?i:be\s+)?(?i:(?:the\s+)?(?:options?|choices?|answers?)\s+)?[\s*_(\[\"'`\u201c\u2018]*\Z"
+    r"(?:\b(?i:not|cannot|never)|n['\u2019]t)\s+(?i:be\s+)?(?i:(?:the\s+)?(?:options?|choices?|answers?)\s+)?"
+    r"[\s*_(\[\"'`\u201c\u2018]*\Z"
 )
-REFUSED_BEHIND = r"(?<![\w'\u2019]){}[)\]*_\"'`\u201d\u2019}}$]*\s+(?i:is|was)\s+(?i:wrong|incorrect|false|not\s+(?:right|correct|the\s+answer))\b"
+REFUSED_BEHIND = (
+    r"(?<![\w'\u2019]){}[)\]*_\"'`\u201d\u2019}}$]*\s+(?i:is|was)\s+"
+    r"(?i:wrong|incorrect|false|not\s+(?:right|correct|the\s+answer))\b"
+)
 """A letter that is said to be none: `not (B)`, `(B) is wrong`."""
 LOOK_BACK = 40
 """Characters before a letter in which it is refused."""

@@ -27,8 +27,7 @@ SPACES = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": "
 BETWEEN_THOUSANDS = re.compile(r"(?<=\d)(?:\\[,;:! ]|,\\!|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 DASH = re.compile(r"(^|[(\[{,=])\s*\u2013\s*")
 """An en dash where only a minus can stand."""
-AROUND = re.compile(r"\A[\s$]+|(?:(?<!\\)\$|[\s.,;])+\Z")
-LAST_STOPS = re.compile(r"[\s.,;]+(\}*)\Z")
+WHITE_SPACE, STOPS = " \t\n\r", ".,;"
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 BRACES = re.compile(rf"{BOX.pattern}|\\\\(?!boxed|fbox)|\\[{{}}]|[{{}}]")
 DEEPEST = 8
@@ -65,10 +64,22 @@ def unboxed(text: str) -> str:
     return text
 
 
+def _bare(text: str) -> str:
+    """Without the dollar signs of a formula, and what stands around them."""
+    bare = text.lstrip(f"{WHITE_SPACE}$").rstrip(f"{WHITE_SPACE}{STOPS}$")
+    return f"{bare}$" if bare.endswith("\\") else bare
+
+
+def _without_stops(text: str) -> str:
+    """Without full stops at the end, in braces or not."""
+    inner = text.rstrip("}")
+    return text if inner.endswith("\\") else inner.rstrip(WHITE_SPACE + STOPS) + text[len(inner) :]
+
+
 def plain(answer: str) -> tuple[str, bool]:
     """An answer as it is parsed, and whether it is in percent."""
     text = DASH.sub(r"\1-", BETWEEN_THOUSANDS.sub("", answer).translate(SPACES))
-    text = LAST_STOPS.sub(r"\1", unboxed(AROUND.sub("", text)))
+    text = _without_stops(unboxed(_bare(text)))
     for percent in ("\\%", "%"):
         if text.endswith(percent):
             return text.removesuffix(percent).strip(), True

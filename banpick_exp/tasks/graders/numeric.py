@@ -29,11 +29,11 @@ NUMBER = re.compile(
     rf"(?<![\w.^])(?<!\^\{{)(?:[-\u2013]\s?)?[$\u20ac\u00a3]?-?(?:{THOUSANDS}|\d+)?(?:\.\d+|(?<=\d))"
     r"(?:\s?/\s?\d+(?![\d.]))?"
 )
-FRACTION = re.compile(
-    r"(?:(\d{1,20})\s*)?\\[dtc]?frac\s*(?:\{\s*(-?\d{1,20})\s*\}\s*\{\s*(\d{1,20})\s*\}|(\d)\s*(\d))"
-)
+FRACTION = re.compile(r"(?:(\d{1,20})\s*)?\\[dtc]?frac\s*(?:\{\s*(-?\d{1,20})\s*\}\s*\{\s*(\d{1,20})\s*\}|(\d)\s*(\d))")
 SQUARED = re.compile(r"\^\s*\{?\s*-?\d")
-OPERATOR = re.compile(r"[\s$]*(?:[-+*/x\u00d7\u00b7\u00f7^]|\\times\b|\\cdot\b|\\div\b|times\b|plus\b|minus\b)[\s$({]*\d")
+OPERATOR = re.compile(
+    r"[\s$]*(?:[-+*/x\u00d7\u00b7\u00f7^]|\\times\b|\\cdot\b|\\div\b|times\b|plus\b|minus\b)[\s$({]*\d"
+)
 SECOND = re.compile(r"[\s$})\]]*(?:\\[a-z]+\s*\{\s*)?(?:or|and)\b[\s$({}]*-?[\s$]*\d")
 """Behind a number: it is part of a sum, or one of two."""
 IN_BRACES = re.compile(r"(?<![\w^}])\{\s*(-?[\d.,]+)\s*\}")
@@ -104,11 +104,11 @@ def _behind_mark(text: str) -> str | None:
 def stated(text: str) -> tuple[str, bool] | None:
     """The number that a text states, and whether behind a mark; None where it has none."""
     text = _with_fractions(text)
-    box = last_box(text)
+    box, limit = last_box(text), len(text)
     for mark in reversed(list(MARK.finditer(text))):
         if box is not None and mark.start() < box[1]:
             break
-        rest = text[mark.end() :].lstrip()
+        rest, limit = text[mark.end() : limit].lstrip(), mark.start()  # behind the next mark is no number
         end = SENTENCE_END.search(rest)
         if (number := _behind_mark(rest[: end.start()] if end else rest)) is not None:
             return number, True
@@ -124,8 +124,8 @@ class Numeric(MarkedGrader):
 
     name = "numeric"
     version = 3
-    """2: an exponent (`72 cm^2`) is no number of its own. 3: the number in the box and the first behind a mark, whatever
-    is said after it; LaTeX's fractions; two numbers are none; full-width digits and every minus."""
+    """2: an exponent (`72 cm^2`) is no number of its own. 3: the number in the box, the first behind a mark, whatever is
+    said after it; LaTeX's fractions; two numbers are none; full-width digits and every minus."""
     reads_signs = True
     from_gold = True
 

@@ -1,4 +1,4 @@
-"""What a completion writes in other signs than ASCII's and means the same by, for graders that read numbers and letters.
+"""What a completion writes in other signs than ASCII's and means the same by, for graders of numbers and letters.
 
 A full-width digit is a digit, every minus is a hyphen, brackets and quotes of other scripts are brackets and quotes;
 and what nobody sees (controls, marks of direction, spaces without width) says nothing.
