@@ -124,8 +124,8 @@ class Numeric(MarkedGrader):
 
     name = "numeric"
     version = 3
-    """2: an exponent (`72 cm^2`) is no number of its own. 3: the number in the box, the first behind a mark, whatever is
-    said after it; LaTeX's fractions; two numbers are none; full-width digits and every minus."""
+    """2: an exponent (`72 cm^2`) is no number of its own. 3: the number in the box, the first behind a mark,
+    whatever is said after it; LaTeX's fractions; two numbers are none; full-width digits and every minus."""
     reads_signs = True
     from_gold = True
 
