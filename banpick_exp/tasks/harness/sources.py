@@ -17,7 +17,9 @@ import yaml
 
 from banpick_exp.errors import UserError
 
-RUNS_CODE = ("exec", "eval", "code_eval", "subprocess", "os.system", "os.popen")
+CALLED = ("exec", "eval", "parse_expr", "sympify")
+"""Functions that run text as Python; sympy's two evaluate what they parse."""
+RUNS_CODE = (*CALLED, "code_eval", "subprocess", "os.system", "os.popen")
 """Signs of a module that runs what a model wrote, or programs."""
 ENDINGS = (".yaml", ".yml")
 
@@ -130,8 +132,10 @@ def runs_code(sources: Sources) -> str | None:
 
 
 def _sign(node: ast.AST) -> str:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return node.func.id if node.func.id in ("exec", "eval") else ""
+    if isinstance(node, ast.Name) and node.id in CALLED:  # called, or handed on to be
+        return node.id
+    if isinstance(node, ast.Attribute) and node.attr in CALLED[2:]:
+        return node.attr
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
         return f"os.{node.attr}"
     if isinstance(node, ast.Constant) and node.value == "code_eval":
