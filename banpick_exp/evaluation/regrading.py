@@ -77,7 +77,7 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
     """
     task = task_of(record, changes)
     grader = grader_of(task)
-    if (refusal := grader.refused(task)) is not None:
+    if (refusal := grader.refused(task) or grader.lacking(task)) is not None:
         raise UserError(refusal)
     place = {key: value for key, value in changes.items() if key == "data_files"}
     place |= {"allow_code": True}  # these are only looked at
