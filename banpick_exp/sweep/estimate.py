@@ -410,7 +410,7 @@ def tokens_of_a_change(point: Point) -> float:
 
 def tokens_of_change(shape: MoeShape, settings: CalibrationConfig, domains: int) -> float:
     """The same for any checkpoint."""
-    return _suffix_share(shape) * domains * settings.max_tokens
+    return _suffix_share(shape) * domains * settings.answer_tokens
 
 
 def _suffix_share(shape: MoeShape) -> float:

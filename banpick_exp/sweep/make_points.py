@@ -209,14 +209,15 @@ class PointMaker:
     ) -> None:
         """UserError where a prompt and its answer do not fit the engine; once for equal settings."""
         room = setting.engine.max_model_len
-        key = (files.identity, setting.checkpoint.identity, asks.max_tokens, room, limit)
+        most = asks.max_tokens if isinstance(asks, TaskConfig) else asks.answer_tokens
+        key = (files.identity, setting.checkpoint.identity, most, room, limit)
         if key in self._fitting:
             return
         folder = Path(setting.checkpoint.location)
         note = check_prompt_lengths(
             files.loaded,
             folder,
-            max_tokens=asks.max_tokens,
+            max_tokens=most,
             max_model_len=room,
             limit=limit,
             max_positions=setting.checkpoint.max_positions,

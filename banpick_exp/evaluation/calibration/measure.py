@@ -216,7 +216,7 @@ def _written(
     engine: Engine, task: TaskConfig, settings: CalibrationConfig, problems: Sequence[Problem]
 ) -> list[Generation]:
     stop = [problem.stop for problem in problems]
-    return engine.generate([p.asked for p in problems], max_tokens=settings.max_tokens, chat=task.chat, stop=stop)
+    return engine.generate([p.asked for p in problems], max_tokens=settings.answer_tokens, chat=task.chat, stop=stop)
 
 
 def _added_up(shape: MoeShape, settings: CalibrationConfig, whole: Sequence[Sequence[Found]]) -> DomainCalibration:
