@@ -83,7 +83,8 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
     place |= {"allow_code": True}  # these are only looked at
     try:
         asked = inspect_task(task_of(record, place), task.split)
-        why = None if asked.identity == record.task.identity else "their content has changed since"
+        same = asked.identity == record.task.identity
+        why = None if same else asked.missing or "their content has changed since"
     except UserError as error:
         why = str(error)
     if why is None:

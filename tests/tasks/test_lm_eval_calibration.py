@@ -109,7 +109,7 @@ def test_what_is_asked_is_never_among_them(folder: Path, monkeypatch: pytest.Mon
 def test_a_policy_that_calibrates_is_planned_on_it(folder: Path) -> None:
     path = task_with(folder, GENERATION, SUMS, MORE)
     line = [*RULE, "task=lm_eval", f"task.name={path}", "task.max_tokens=24"]
-    assert any("python -m banpick_exp lm_eval" in note for note in plan_sweep(line).notes), "nothing is made yet"
+    assert any("python -m banpick_exp tasks fetch" in note for note in plan_sweep(line).notes), "nothing is made yet"
     build(str(path))
     plan = plan_sweep(line)
     point = plan.points[-1]

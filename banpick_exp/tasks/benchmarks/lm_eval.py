@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.lm_eval import material_of, metric_of
-from banpick_exp.tasks.harness.place import CALIBRATION, TEST, problems_path
+from banpick_exp.tasks.harness.place import CALIBRATION, TEST, how_to_make, problems_path
 from banpick_exp.tasks.problem import Problem
 
 
@@ -29,8 +28,8 @@ def _files(task: TaskConfig, split: str) -> dict[str, Path]:
     if split == CALIBRATION and not path.is_file() and problems_path(task.name).is_file():
         raise UserError(
             f"task=lm_eval: there is no {path}, so there is nothing to calibrate on: {task.name} has no split but the"
-            f" one that is asked, or its problems were made before there were others. Type python -m banpick_exp"
-            f" lm_eval {quote(task.name)}, which says; or make a calibration on problems of your own (python -m"
+            f" one that is asked, or its problems were made before there were others. Type"
+            f" {how_to_make(task.name)}, which says; or make a calibration on problems of your own (python -m"
             f" banpick_exp calibrate task=jsonl 'task.domains=[{task.domains[0]}]' ...) and type"
             " calibration.path=FOLDER."
         )
@@ -40,7 +39,7 @@ def _files(task: TaskConfig, split: str) -> dict[str, Path]:
 def _missing(task: TaskConfig) -> str:
     return (
         f"the problems of lm-eval's {task.name} are made once, with lm-eval's own code, and {problems_path(task.name)}"
-        f" is not there. Type python -m banpick_exp lm_eval {quote(task.name)} (a task whose data is on the Hugging"
+        f" is not there. Type {how_to_make(task.name)} (a task whose data is on the Hugging"
         " Face Hub needs a network for it: do it on a machine that has one, and copy that file)"
     )
 

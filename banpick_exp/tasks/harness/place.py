@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from banpick_exp.errors import UserError
@@ -30,6 +31,8 @@ MISSING = (
 )
 
 
+PREFIX = "lm_eval:"
+"""Before the name of a task of lm-eval's, where benchmarks of ours are named too."""
 TEST, CALIBRATION = "test", "calibration"
 """Splits as we call them: the problems that lm-eval asks, and those of another split of the task's own."""
 
@@ -51,6 +54,11 @@ def problems_path(name: str, split: str = TEST) -> Path:
     for each in local_data(sources):
         digest.update(hashlib.sha256(each.read_bytes()).digest())
     return data_folder() / "lm_eval" / f"{path.stem}-{digest.hexdigest()[:12]}{ending}"
+
+
+def how_to_make(name: str) -> str:
+    """What to type to have a task's problems made."""
+    return f"python -m banpick_exp tasks fetch {quote(name if is_local(name) else PREFIX + name)}"
 
 
 def local_data(sources: Sources) -> list[Path]:
