@@ -225,7 +225,6 @@ def test_one_command_fetches_all(folder: Path, capsys: pytest.CaptureFixture[str
     assert tasks_command.run(["fetch", str(path)]) == 0
     assert f"task=lm_eval task.name={path}" in capsys.readouterr().out
     for name, why in {
-        "lm_eval:arc_esy": r"Did you mean task.name=arc_easy",
         "lm_eval:humaneval": r"sandbox",
         "lm_eval": r"tasks fetch lm_eval:arc_easy",
         "lm_eval:": r"tasks fetch lm_eval:arc_easy",
