@@ -59,7 +59,6 @@ COMMANDS = {
             "banpick_exp.cluster.commands.verify",
         ),
         Command("tasks", "the benchmarks there are; fetch one once", "banpick_exp.cluster.commands.tasks"),
-        Command("lm_eval", "make the problems of a task of lm-eval, once", "banpick_exp.tasks.harness.command"),
         Command("status", "where a run stands, from any machine", "banpick_exp.cluster.commands.status"),
         Command("logs", "what the engines of a run wrote", "banpick_exp.cluster.commands.logs"),
         Command("stop", "end a run in order, after what is running", "banpick_exp.cluster.commands.stop"),

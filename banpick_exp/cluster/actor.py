@@ -31,6 +31,7 @@ from banpick_exp.records import PointRecord
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.cuts import block_layers
+from banpick_exp.tasks.registry import check_grades_here
 
 
 class EngineActor:
@@ -42,12 +43,15 @@ class EngineActor:
         `engine`: one that is started already, in place of the point's own.
         """
         self._folder = RunFolder(Path(run_dir))
+        self._task = point.task
         self._engine = engine or engine_of(point)
         self._session = Session(self._engine, self._folder)
         self._processes = point.engine.ranks
 
     def start(self) -> Started:
-        """Load and verify. Raises EngineError where a policy could be bypassed, or the engine is not the model."""
+        """Load and verify. Raises EngineError where a policy could be bypassed, or the engine is not the model;
+        UserError, before anything loads, where answers could not be graded on this machine."""
+        check_grades_here(self._task)
         try:
             seconds = self._engine.start()
         except Exception as error:

@@ -130,7 +130,7 @@ class Calibrating:
         seconds = most * tokens_of_a_change(point) / len(point.task.domains) / speed_of(point).prefill
         if block.stage.part is None and block.stage.number == ANSWERS:
             asked = max(point.calibration.samples, point.calibration.gain_samples)
-            seconds = asked * point.calibration.max_tokens / speed_of(point).generate
+            seconds = asked * point.calibration.answer_tokens / speed_of(point).generate
         return Step(block=block, changes=division.changes(block), seconds=seconds)
 
     def _add_up(self) -> list[Step]:

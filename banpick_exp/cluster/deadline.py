@@ -7,7 +7,7 @@ The limit is generous, because ending an engine that is merely slow costs a load
 from __future__ import annotations
 
 from banpick_exp.evaluation.cut import Cut
-from banpick_exp.sweep.estimate import ASSUMED_LENGTH, answer_tokens, solve_tokens, speed_of
+from banpick_exp.sweep.estimate import ASSUMED_LENGTH, answers_of, solving, speed_of
 from banpick_exp.sweep.point import Point
 
 FACTOR = 20.0
@@ -30,13 +30,13 @@ class Deadlines:
         if kind not in ("block", "point"):
             return None
         speed = speed_of(point)
-        answering = ASSUMED_LENGTH * answer_tokens(point) / speed.generate
-        solving = solve_tokens(point)[1] / speed.generate
+        answering = answers_of(point).seconds(speed, ASSUMED_LENGTH)
+        probing = solving(point)[1].seconds(speed)
         if kind == "block":
             assert cut is not None
-            return answering / len(cut) + solving
+            return answering / len(cut) + probing
         # Stock's answers may have to be given again.
-        return 2 * answering + solving + (0 if point.repeat else point.task.speed_seconds)
+        return 2 * answering + probing + (0 if point.repeat else point.task.speed_seconds)
 
     def returned(self, kind: str, point: Point, cut: Cut | None, seconds: float) -> None:
         """A call took so long."""

@@ -43,11 +43,12 @@ def found_run(typed: str, output_dir: Path) -> RunFolder:
     same = [run for run in known if run.path.name == typed]
     if len(same) == 1:
         return same[0]
+    beside = _beside(Path(typed).expanduser())
     within = same or [run for run in known if run.path.parent.name == typed]
     names = [run.name for run in within or known]
     raise UserError(
         f"{typed} is no run{', but runs have that name' if within else ''}: nothing was done."
-        f" {'' if within else suggestion(typed, names)}{_listed(names, output_dir)}"
+        f" {'' if within else suggestion(typed, [*names, *beside])}{_listed(names or beside, output_dir)}"
     )
 
 
@@ -71,6 +72,14 @@ def _listed(names: Sequence[str], output_dir: Path) -> str:
     if not names:
         return f"There is no run below {output_dir}. Type output_dir=FOLDER, or the folder that the sweep printed."
     return f"Type one of these: {', '.join(names[:MOST_NAMED])}{' ...' if len(names) > MOST_NAMED else '.'}"
+
+
+def _beside(folder: Path) -> list[str]:
+    """Runs where one was typed by its folder: a name may be wrong by a letter."""
+    try:
+        return sorted(str(each) for each in folder.parent.iterdir() if _is_run(each))
+    except OSError:
+        return []
 
 
 def _is_run(folder: Path) -> bool:

@@ -77,13 +77,14 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
     """
     task = task_of(record, changes)
     grader = grader_of(task)
-    if (refusal := grader.refused(task)) is not None:
+    if (refusal := grader.refused(task) or grader.lacking(task)) is not None:
         raise UserError(refusal)
     place = {key: value for key, value in changes.items() if key == "data_files"}
     place |= {"allow_code": True}  # these are only looked at
     try:
         asked = inspect_task(task_of(record, place), task.split)
-        why = None if asked.identity == record.task.identity else "their content has changed since"
+        same = asked.identity == record.task.identity
+        why = None if same else asked.missing or "their content has changed since"
     except UserError as error:
         why = str(error)
     if why is None:

@@ -258,11 +258,12 @@ def _sized(engine: EngineConfig, checkpoint: Checkpoint, task: TaskConfig, value
 
 
 def _settled(settings: CalibrationConfig, shape: MoeShape, task: TaskConfig) -> CalibrationConfig:
-    """With an absolute path, no more problems than the task allows, and what follows from the checkpoint for null."""
+    """With an absolute path, no more problems than the task has, and what follows from checkpoint and task for null."""
     path = None if settings.path is None else str(Path(settings.path).expanduser().absolute())
     k_min = shape.usual_k_min if settings.k_min is None else settings.k_min
     samples = settings.samples if task.max_problems is None else min(settings.samples, task.max_problems)
-    return settings.model_copy(update={"path": path, "k_min": k_min, "samples": samples})
+    tokens = settings.settled_tokens(task)
+    return settings.model_copy(update={"path": path, "k_min": k_min, "samples": samples, "max_tokens": tokens})
 
 
 def check_choice(group: str, name: object) -> str:

@@ -47,7 +47,7 @@ def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
             f" {MAX_PROBES} probes of {SAMPLE_PROBLEMS} problems a domain; a knob that was solved before is used again."
         )
     if plan.search.name != "grid":
-        console.print(Text(search_line(plan, cost), overflow="fold"))
+        console.print(Text(search_line(plan), overflow="fold"))
     for line in price_lines(plan, cost):
         console.print(Text(line, overflow="fold"), soft_wrap=True)
     console.print(Text(f"Results: {plan.folder.path}", overflow="fold"))
@@ -55,7 +55,7 @@ def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
         console.print(Text(f"Note: {note}", style="yellow"))
 
 
-def search_line(plan: SweepPlan, cost: Estimate) -> str:
+def search_line(plan: SweepPlan) -> str:
     """How the space is spent, and what that costs at most and at least."""
     search = plan.search
     if isinstance(search, OptunaSearch):
@@ -68,10 +68,11 @@ def search_line(plan: SweepPlan, cost: Estimate) -> str:
     racing = [point for point in plan.points if not point.rule.is_reference]
     least = sum(search.blocks[0] * answer_tokens(point) for point in racing)
     least += sum(point_tokens(point) for point in plan.points if point.rule.is_reference)
+    most = sum(map(point_tokens, plan.points))
     shares = ", ".join(f"{share:.4g}" for share in search.blocks)
     return (
         f"Search: racing, points are compared after {shares} of the problems; {_count(len(racing), 'point')} can be"
-        f" stopped. At most the {cost.max_generated_tokens:,} tokens of the whole grid, at least {least:,.0f}."
+        f" stopped. At most the {most:,} tokens of the whole grid, at least {least:,.0f}."
     )
 
 

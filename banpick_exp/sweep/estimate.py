@@ -71,6 +71,8 @@ class KindCost:
     max_generated: int
     prompted: float
     """Tokens of prompts; samples of a problem share them."""
+    read: float
+    """Tokens of choices, whose likelihood is asked: each text is read whole and nothing is written."""
     load_seconds: float
     calibration_seconds: float
     answer_seconds: float
@@ -133,6 +135,11 @@ class Estimate:
         return sum(kind.prompted for kind in self.kinds)
 
     @property
+    def read_tokens(self) -> float:
+        """Of choices."""
+        return sum(kind.read for kind in self.kinds)
+
+    @property
     def gpu_hours(self) -> float:
         return sum(kind.hours for kind in self.kinds if kind.point.engine.gpus)
 
@@ -180,8 +187,9 @@ def _kind(points: Sequence[Point], engines: int, hardware: Hardware) -> KindCost
         speed=speed,
         roofline=by_roof,
         generated=sum(cost.generated for cost in costs),
-        max_generated=sum(map(point_tokens, points)),
+        max_generated=sum(_most(point).written for point in points),
         prompted=sum(cost.prompted for cost in costs),
+        read=sum(cost.read for cost in costs),
         load_seconds=slots * speed.start_seconds,
         calibration_seconds=read / speed.prefill,
         answer_seconds=sum(cost.answer_seconds for cost in costs),
@@ -199,6 +207,8 @@ class PointCost:
     generated: float
     """Tokens, as answers usually end."""
     prompted: float
+    read: float
+    """Tokens of choices."""
     answer_seconds: float
     time_seconds: float
 
@@ -209,13 +219,14 @@ class PointCost:
 
 def point_cost(point: Point, speed: Speed) -> PointCost:
     """What a point takes of an engine of that speed."""
-    usual, _ = solve_tokens(point)
-    generated = ASSUMED_LENGTH * (answer_tokens(point) + usual)
-    prompted = _problems(point) * prompt_tokens(point)
+    usual, _ = solving(point)
+    asked = answers_of(point) + usual
+    prompted = _written_problems(point) * prompt_tokens(point)
     return PointCost(
-        generated=generated,
+        generated=ASSUMED_LENGTH * asked.written,
         prompted=prompted,
-        answer_seconds=generated / speed.generate + (prompted / speed.prefill if speed.prompts_apart else 0.0),
+        read=asked.read,
+        answer_seconds=asked.seconds(speed, ASSUMED_LENGTH) + (prompted / speed.prefill if speed.prompts_apart else 0),
         time_seconds=0.0 if point.repeat else point.task.speed_seconds,
     )
 
@@ -268,9 +279,12 @@ def block_problems(point: Point) -> int:
     """`task.block_problems`; where it is null, what the estimate says takes `BLOCK_SECONDS`, and at least a batch."""
     if point.task.block_problems is not None:
         return point.task.block_problems
+    speed, batch = speed_of(point), math.ceil(point.engine.max_num_seqs / point.task.samples)
+    if point.reading:
+        of_a_problem = answers_of(point).seconds(speed, ASSUMED_LENGTH) / _problems(point)
+        return max(batch, math.ceil(BLOCK_SECONDS / of_a_problem))
     tokens = ASSUMED_LENGTH * point.task.max_tokens * point.task.samples
-    batch = math.ceil(point.engine.max_num_seqs / point.task.samples)
-    return max(batch, math.ceil(BLOCK_SECONDS * speed_of(point).generate / tokens))
+    return max(batch, math.ceil(BLOCK_SECONDS * speed.generate / tokens))
 
 
 def _blocks(point: Point) -> int:
@@ -278,7 +292,17 @@ def _blocks(point: Point) -> int:
 
 
 def _problems(point: Point) -> int:
-    return sum(point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
+    return sum(_counted(point).values())
+
+
+def _counted(point: Point) -> dict[str, int]:
+    """Problems of each domain."""
+    return {domain: point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains}
+
+
+def _written_problems(point: Point) -> int:
+    """Problems whose answers are written."""
+    return _problems(point) - sum(found.problems for found in point.reading.values())
 
 
 @functools.cache
@@ -290,23 +314,64 @@ def weight_bytes(location: str) -> float:
         return LARGE_BYTES
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """What passes through a model for answers: at most so many written, and what is read where choices are asked."""
+
+    written: int
+    read: int
+
+    @property
+    def total(self) -> int:
+        return self.written + self.read
+
+    def seconds(self, speed: Speed, length: float = 1.0) -> float:
+        """`length`: what is written, as a share of the most."""
+        return length * self.written / speed.generate + self.read / speed.prefill
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(written=self.written + other.written, read=self.read + other.read)
+
+    def __mul__(self, times: int) -> Tokens:
+        return Tokens(written=self.written * times, read=self.read * times)
+
+
 def point_tokens(point: Point) -> int:
-    """The most tokens a point can generate: all its answers, and what solving its knob takes. Timing is seconds."""
-    return answer_tokens(point) + solve_tokens(point)[1]
-
-
-def solve_tokens(point: Point) -> tuple[int, int]:
-    """What solving its knob takes: (as a rule, at most); the latter with all probes and a second run of everything."""
-    if point.budget is None:
-        return 0, 0
-    counted = (point.problems.get(domain) or ASSUMED_PROBLEMS for domain in point.task.domains)
-    probe = sum(min(SAMPLE_PROBLEMS, count) for count in counted) * point.task.max_tokens
-    return EXPECTED_PROBES * probe, 2 * MAX_PROBES * probe + answer_tokens(point)
+    """The most tokens that pass for a point: all its answers, and what solving its knob takes. Timing is seconds."""
+    return _most(point).total
 
 
 def answer_tokens(point: Point) -> int:
-    """The most tokens its answers can have."""
-    return _problems(point) * point.task.samples * point.task.max_tokens
+    """The most tokens that its answers can have, or that are read for them."""
+    return answers_of(point).total
+
+
+def _most(point: Point) -> Tokens:
+    return answers_of(point) + solving(point)[1]
+
+
+def answers_of(point: Point) -> Tokens:
+    """Of all its answers. A text whose likelihood is asked is read once, whatever the task's samples and max_tokens."""
+    return Tokens(
+        written=_written_problems(point) * point.task.samples * point.task.max_tokens,
+        read=sum(found.tokens for found in point.reading.values()),
+    )
+
+
+NOTHING = Tokens(written=0, read=0)
+
+
+def solving(point: Point) -> tuple[Tokens, Tokens]:
+    """What solving its knob takes: (as a rule, at most); the latter with all probes and a second run of everything."""
+    if point.budget is None:
+        return NOTHING, NOTHING
+    probe = NOTHING
+    for domain, count in _counted(point).items():
+        sample, found = min(SAMPLE_PROBLEMS, count), point.reading.get(domain)
+        read, tokens = (0, 0) if found is None else (round(found.problems * sample / count), found.tokens)
+        written = (sample - read) * point.task.max_tokens
+        probe += Tokens(written=written, read=round(tokens * sample / count))
+    return probe * EXPECTED_PROBES, probe * (2 * MAX_PROBES) + answers_of(point)
 
 
 def calibration_tokens(point: Point) -> float:
@@ -345,7 +410,7 @@ def tokens_of_a_change(point: Point) -> float:
 
 def tokens_of_change(shape: MoeShape, settings: CalibrationConfig, domains: int) -> float:
     """The same for any checkpoint."""
-    return _suffix_share(shape) * domains * settings.max_tokens
+    return _suffix_share(shape) * domains * settings.answer_tokens
 
 
 def _suffix_share(shape: MoeShape) -> float:

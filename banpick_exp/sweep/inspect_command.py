@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
 from banpick_exp.sweep.compose import Composer, choices
@@ -54,7 +55,8 @@ def run(arguments: list[str]) -> int:
     typed = _options().parse_args(arguments)
     if typed.hardware not in (cards := choices("hardware")):
         raise UserError(
-            f"--hardware {typed.hardware} is unknown: nothing could be priced. Choices: {', '.join(cards)}."
+            f"--hardware {typed.hardware} is unknown: nothing could be priced."
+            f" {suggestion(typed.hardware, cards, '--hardware ')}Choices: {', '.join(cards)}."
         )
     run_config, _ = Composer().run_config({"hardware": typed.hardware}, {})
     found = inspect(typed.model, run_config.hardware)

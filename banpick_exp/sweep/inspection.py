@@ -15,7 +15,7 @@ from typing import Any, Literal
 from banpick_exp.config import suggestion
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.calibration.config import CalibrationConfig
+from banpick_exp.evaluation.calibration.config import MOST_TOKENS, CalibrationConfig
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.models.families import UNKNOWN
@@ -44,7 +44,7 @@ RANKS = (1, 2, 4, 8, 16)
 """Tensor-parallel sizes that are looked at."""
 BITS = {"bfloat16": 2.0, "8 bits": 1.0, "4 bits": 4.25 / 8}
 """Bytes of a weight; `4 bits` has a scale for 32."""
-ANSWER_TOKENS = 512
+ANSWER_TOKENS = MOST_TOKENS
 """Tokens a sample, for which a calibration is priced; a setting (`calibration.max_tokens`)."""
 WAYS: dict[str, tuple[Part, str]] = {
     "gain, race": ("gain_add", "race"),
@@ -56,7 +56,7 @@ WAYS: dict[str, tuple[Part, str]] = {
 """Ways to score experts: part, method. Each with the layers' importance, which every calibration measures."""
 LAYERS_ALONE = "layers alone"
 SETTINGS = CalibrationConfig(max_tokens=ANSWER_TOKENS)
-"""As shipped, but for the length of an answer: 24 tokens suit the embedded tasks alone."""
+"""As shipped, for a task whose answers may be as long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

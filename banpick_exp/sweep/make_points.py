@@ -27,7 +27,7 @@ from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.suited_task import suited_task
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import CALIBRATION_SPLIT, TaskFiles, inspect_task
-from banpick_exp.tasks.lengths import check_chat_template, check_prompt_lengths
+from banpick_exp.tasks.lengths import Reading, check_chat_template, check_prompt_lengths, reading_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +68,7 @@ class PointMaker:
         """What the points of a setting have in common: a sweep of thousands holds it once."""
         self._overlaps: dict[tuple[object, ...], int] = {}
         self._texts: dict[Path, str] = {}
+        self._readings: dict[tuple[object, ...], dict[str, Reading]] = {}
         self.notes: dict[str, None] = {}
         """What to tell the user about the points made so far, in order."""
 
@@ -122,6 +123,7 @@ class PointMaker:
             data_identity=files.identity,
             data_missing=files.missing,
             problems=self._once(setting, "problems", _at_most(files.problems, setting.task.max_problems)),
+            reading=self._reading(setting, files),
             score=calibration.score,
             calibration_files=self._once(setting, "calibration_files", calibration.files),
             calibration_identity=None if calibration.source is None else calibration.source.identity,
@@ -207,14 +209,15 @@ class PointMaker:
     ) -> None:
         """UserError where a prompt and its answer do not fit the engine; once for equal settings."""
         room = setting.engine.max_model_len
-        key = (files.identity, setting.checkpoint.identity, asks.max_tokens, room, limit)
+        most = asks.max_tokens if isinstance(asks, TaskConfig) else asks.answer_tokens
+        key = (files.identity, setting.checkpoint.identity, most, room, limit)
         if key in self._fitting:
             return
         folder = Path(setting.checkpoint.location)
         note = check_prompt_lengths(
             files.loaded,
             folder,
-            max_tokens=asks.max_tokens,
+            max_tokens=most,
             max_model_len=room,
             limit=limit,
             max_positions=setting.checkpoint.max_positions,
@@ -223,6 +226,15 @@ class PointMaker:
         self._fitting.add(key)
         if note is not None:
             self.notes.setdefault(note)
+
+    def _reading(self, setting: Setting, files: TaskFiles) -> dict[str, Reading]:
+        """What is read of choices, domain by domain; looked at once for equal files."""
+        limit, folder = setting.task.max_problems, Path(setting.checkpoint.location)
+        key = (files.identity, folder, limit)
+        if key not in self._readings:
+            found = {domain: reading_of(items[:limit], folder) for domain, items in files.loaded.items()}
+            self._readings[key] = {domain: reading for domain, reading in found.items() if reading is not None}
+        return self._readings[key]
 
     def _overlap(self, source: TaskFiles | None, asked: TaskFiles, setting: Setting) -> int:
         """How many problems are asked by a point and by its calibration too; counted once for equal files."""

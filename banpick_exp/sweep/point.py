@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.sweep.overrides import Assignment
+from banpick_exp.tasks.lengths import Reading
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,8 @@ class Point(Trial):
     data_missing: str | None
     problems: dict[str, int | None]
     """Per domain, at most task.max_problems; None where the data cannot be counted."""
+    reading: dict[str, Reading] = field(default_factory=dict)
+    """Per domain, what is read of choices; empty where every answer is written."""
     engine_fingerprint: str
     """Equal for points that can share a loaded engine."""
     settings: Assignment

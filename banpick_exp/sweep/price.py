@@ -39,8 +39,12 @@ def total_line(cost: Estimate) -> str:
         f"Estimate: about {duration(cost.seconds)} on the clock{_hours(cost)}, rough (a factor of {FACTOR} either way)."
         f" Engine time: {loads} {duration(cost.load_seconds)}, calibration {duration(cost.calibration_seconds)},"
         f" answers {duration(cost.answer_seconds)} for {cost.generated_tokens:,.0f} tokens (at most"
-        f" {cost.max_generated_tokens:,} tokens), clock {duration(cost.time_seconds)}."
+        f" {cost.max_generated_tokens:,} tokens){_read(cost)}, clock {duration(cost.time_seconds)}."
     )
+
+
+def _read(cost: Estimate) -> str:
+    return f" and {cost.read_tokens:,.0f} read of choices" if cost.read_tokens else ""
 
 
 def _hours(cost: Estimate) -> str:
@@ -74,6 +78,8 @@ def _priced(plan: SweepPlan, kind: KindCost) -> list[str]:
         f"{kind.points} points in {blocks} blocks: {kind.generated:,.0f} tokens to generate,"
         f" {kind.prompted:,.0f} of prompts (assumed lengths)"
     )
+    if kind.read:
+        work += f", {kind.read:,.0f} of choices to read"
     unit = "GPU-hours" if kind.point.engine.gpus else "core-hours"
     taken = (
         f"{duration(kind.wall_seconds)} on the clock, {hours_text(kind.hours)} {unit}"

@@ -1,8 +1,12 @@
-"""Can a checkpoint be asked these problems? Its chat template and the length of every prompt, before anything loads."""
+"""Can a checkpoint be asked these problems? Its chat template and the length of every prompt, before anything loads.
+
+And how much it reads of those that ask for likelihoods, which is what they cost.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from banpick_exp.errors import UserError
@@ -96,3 +100,34 @@ def _token_counts(file: Path, prompts: list[str]) -> list[int] | None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return [len(encoding.ids) for encoding in tokenizer.encode_batch(prompts)]
+
+
+# ---------------------------------------------------------------- what is read
+
+CHARACTERS = 4.0
+"""Of a token, where no tokenizer can be read: English in a vocabulary of a hundred thousand."""
+MEASURED = 64
+"""Texts that a tokenizer is asked for their length, spread over all; the others are taken to be alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Of one domain."""
+
+    problems: int
+    """Those with choices."""
+    tokens: int
+    """Of every context with its continuation, each a text of its own that is read whole; estimated."""
+
+
+def reading_of(problems: Sequence[Problem], folder: Path) -> Reading | None:
+    """What a checkpoint in `folder` reads of the problems whose choices are asked; None where there are none."""
+    asked = [problem for problem in problems if problem.choices]
+    texts = [text for problem in asked for text in problem.sequences]
+    if not texts:
+        return None
+    sample = [texts[index * len(texts) // MEASURED] for index in range(MEASURED)] if len(texts) > MEASURED else texts
+    file = folder / "tokenizer.json"
+    counts = _token_counts(file, sample) if file.is_file() else None
+    characters = CHARACTERS if not counts else sum(map(len, sample)) / sum(counts)
+    return Reading(len(asked), max(1, round(sum(map(len, texts)) / characters)))

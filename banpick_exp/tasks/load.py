@@ -6,6 +6,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import inspect_task
 from banpick_exp.tasks.problem import Problem
+from banpick_exp.tasks.registry import check_grades_here
 
 
 def load_problems(
@@ -16,6 +17,7 @@ def load_problems(
     `identity` is that of the files when they were planned (`TaskFiles.identity`): a file that was changed or replaced
     since is a UserError, because its answers would be kept under the name of others. So is all that planning refuses.
     """
+    check_grades_here(task)
     files = inspect_task(task, split)
     if files.missing is not None:
         raise UserError(f"Nothing can be asked: {files.missing}.")

@@ -53,3 +53,9 @@ def benchmark_of(task: TaskConfig) -> Benchmark:
 def grader_of(task: TaskConfig) -> Grader:
     """Who grades the answers to a task: `task.grader`, else the benchmark's own."""
     return grader_named(task.grader or benchmark_of(task).grader)
+
+
+def check_grades_here(task: TaskConfig) -> None:
+    """Raises UserError where this machine cannot grade the answers to a task; for machines that run engines."""
+    if (lacking := grader_of(task).lacking(task)) is not None:
+        raise UserError(lacking)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -193,3 +194,17 @@ def test_what_cannot_be_graded_so(words: list[str], message: str, finished: Path
     with pytest.raises(UserError, match=message):
         grade([str(finished), *words])
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["{run}x", "task.grader=numeric"], "Did you mean {run}"),
+        (["{run}", "task.grdaer=numeric"], "Did you mean task.grader"),
+        (["{run}", "--wirte", "task.grader=numeric"], "Did you mean --write"),
+        (["{run}", "task.grader=numerc"], "Did you mean numeric"),
+    ],
+)
+def test_a_word_that_is_nearly_right_is_named(words: list[str], near: str, finished: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(near.format(run=finished))):
+        grade([word.format(run=finished) for word in words])

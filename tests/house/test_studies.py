@@ -19,8 +19,6 @@ from banpick_exp.sweep.study import Scale, read_study, studies
 from banpick_exp.tasks.benchmarks.source import fetched_path
 from banpick_exp.tasks.data_folder import FOLDER_VARIABLE
 from banpick_exp.tasks.registry import BENCHMARKS
-from banpick_exp.tasks.sandbox.available import available
-from banpick_exp.tasks.sandbox.sandbox import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEPS = ROOT / "sweeps"
@@ -30,7 +28,7 @@ SPLITS = ("calibration", "dev", "test")
 FETCHED = (("aime24", "math"), ("math500", "math"), ("humaneval_plus", "code"))
 """Benchmarks that studies ask, with their domain."""
 PROGRAMS = {"main_deepseek_v2_lite"}
-"""Studies whose answers are programs, which are planned only where a sandbox can be made."""
+"""Studies whose answers are programs."""
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +65,12 @@ def test_the_job_files_are_what_the_templates_make_of_the_studies() -> None:
     assert checked.returncode == 0, f"python .ci/job_files.py would write {checked.stdout or checked.stderr}"
 
 
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A study that can be planned here."""
-    if request.param in PROGRAMS and not isinstance(found := available(), Sandbox):
-        pytest.skip(found)
-    return str(request.param)
-
-
 def test_a_study_permits_code_only_where_it_is_asked() -> None:
     permitting = {name for name in studies() if "task.allow_code=true" in (SWEEPS / name / "study.yaml").read_text()}
     assert permitting == PROGRAMS and all("sandbox" in read_study(name).data for name in PROGRAMS)
 
 
-@pytest.mark.parametrize("name", studies(), indirect=True)
+@pytest.mark.parametrize("name", studies())
 @pytest.mark.parametrize("scale", get_args(Scale))
 def test_every_study_plans_the_points_that_it_promises(
     name: str, scale: Scale, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,7 +88,7 @@ def test_every_study_plans_the_points_that_it_promises(
     assert plan.cluster.engines == "auto", "a job gives the number of its nodes, and no study that of its engines"
 
 
-@pytest.mark.parametrize("name", studies(), indirect=True)
+@pytest.mark.parametrize("name", studies())
 def test_what_is_recorded_stays_true_without_the_study(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

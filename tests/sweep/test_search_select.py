@@ -145,7 +145,7 @@ def test_a_dry_run_prices_both_stages(plan: Plan) -> None:
         one_more = point_tokens(found.points[0])
         cost = found.estimate(1)
         assert cost.max_generated_tokens == asked + groups * one_more
-        words = search_line(found, cost)
+        words = search_line(found)
         assert "dev chooses one of 6 candidates" in words and "test beside the 3 references" in words
         on_dev = sum(point_tokens(point) for point in found.points if point.task.split == "dev")
         assert f"at most {on_dev:,} tokens." in words and f"{asked - on_dev + groups * one_more:,}" in words

@@ -39,9 +39,7 @@ def test_optuna_plans_the_references_and_keeps_the_space(plan: Any) -> None:
     assert len(found.calibrations()) == 1, "Ban needs one, although no Ban point is planned yet"
     tokens = {point.label: point for point in found.corners}
     assert {"ban lambda=0.2 k_min=2", "ban lambda=1.5 k_min=3"} <= set(tokens)
-    assert "optuna draws 24 points, 8 at random, from policy=ban policy.lambda=interval(0.2,1.5)" in search_line(
-        found, found.estimate(1)
-    )
+    assert "optuna draws 24 points, 8 at random, from policy=ban policy.lambda=interval(0.2,1.5)" in search_line(found)
     grid = plan("policy=ban", "policy.lambda=choice(0.2,1.5)", "policy.k_min=2")
     assert found.estimate(1).max_generated_tokens == grid.estimate(1).max_generated_tokens // 3 * (3 + 24)
 
@@ -57,7 +55,7 @@ def test_an_interval_takes_the_place_of_a_shipped_axis(plan: Any) -> None:
 def test_racing_plans_the_grid_and_says_what_it_may_save(plan: Any) -> None:
     grid, race = plan("+sweep=pick_scan"), plan("+sweep=pick_scan", "search=racing")
     assert race.points == grid.points and len(race.points) == 40
-    words = search_line(race, race.estimate(1))
+    words = search_line(race)
     assert "32 points can be stopped" in words and f"{grid.estimate(1).max_generated_tokens:,}" in words
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from lm_eval_tasks import CAPITALS, CHOICES, GENERATION, LIKELIHOOD, SUMS, keep_to, write_task
 
+from banpick_exp.cluster.commands import tasks as tasks_command
 from banpick_exp.errors import UserError
 from banpick_exp.sweep.plan import plan_sweep
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import inspect_task
-from banpick_exp.tasks.harness import command
 from banpick_exp.tasks.harness.building import build
 from banpick_exp.tasks.harness.place import problems_path
 from banpick_exp.tasks.harness.sources import package_folder, runs_code, sources_of
@@ -90,9 +90,11 @@ def test_a_sweep_of_it_is_planned_without_lm_eval(folder: Path, capsys: pytest.C
     before = plan_sweep([*line, "dry_run=true"])
     missing = before.points[0].data_missing
     assert (
-        missing is not None and "python -m banpick_exp lm_eval" in missing and str(problems_path(str(path))) in missing
+        missing is not None
+        and "python -m banpick_exp tasks fetch" in missing
+        and str(problems_path(str(path))) in missing
     )
-    assert command.run([str(path)]) == 0
+    assert tasks_command.run(["fetch", str(path)]) == 0
     said = capsys.readouterr().out
     assert "12 problems" in said and "task.metric takes exact_match/first too" in said
     plan = plan_sweep(line)
@@ -128,7 +130,7 @@ def test_python_of_the_users_own(folder: Path, capsys: pytest.CaptureFixture[str
         "metric_list: [{metric: near, aggregation: mean, higher_is_better: true}]\n"
     )
     path = write_task(folder, "near", text, SUMS)
-    assert command.run([str(path)]) == 0
+    assert tasks_command.run(["fetch", str(path)]) == 0
     assert f"note: {folder / 'judge.py'} is your own Python" in capsys.readouterr().out
     problems, task = problems_of(path)
     assert grader_of(task).grade("99", problems[0], task).correct
@@ -215,3 +217,32 @@ def test_tasks_are_published_as_they_are(folder: Path) -> None:
     build(str(path))
     found = inspect_task(task_of(path))
     assert found.problems == {"sums": 14} and any("2 of 14 problems" in note for note in found.notes)
+
+
+def test_one_command_fetches_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Benchmarks of ours by their names, a task of lm-eval behind its own, a YAML by its path."""
+    path = write_task(folder, "sums", GENERATION, SUMS)
+    assert tasks_command.run(["fetch", str(path)]) == 0
+    assert f"task=lm_eval task.name={path}" in capsys.readouterr().out
+    for name, why in {
+        "lm_eval:humaneval": r"sandbox",
+        "lm_eval": r"tasks fetch lm_eval:arc_easy",
+        "lm_eval:": r"tasks fetch lm_eval:arc_easy",
+        "arc_easy": r"of lm-eval: python -m banpick_exp tasks fetch lm_eval:arc_easy",
+        "nowhere.yaml": r"there is no such file",
+        "jsonl": r"nothing is to be fetched.*task.data_files",
+        "tiny": r"nothing is to be fetched.*task=tiny",
+    }.items():
+        with pytest.raises(UserError, match=f"(?s){why}"):
+            tasks_command.run(["fetch", name])
+    for typed, near in (["fetc", "gsm8k"], "Did you mean fetch"), (["fetch", "gsm8k", "--form", "x"], "mean --from"):
+        with pytest.raises(UserError, match=near):
+            tasks_command.run(typed)
+    with pytest.raises(UserError, match=r"--from.*Leave it out"):
+        tasks_command.run(["fetch", str(path), "--from", str(folder)])
+
+
+def test_tasks_of_lm_eval_that_have_a_file_of_ours_go_by_their_names() -> None:
+    shipped = {path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml")
+               if "\nsource: lm_eval" in path.read_text() and "\nname: ?" not in path.read_text()}  # fmt: skip
+    assert shipped == set(tasks_command.OF_LM_EVAL)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from banpick_exp.cluster.find_run import found_run
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.manifest import Manifest
 from banpick_exp.options import Options
@@ -97,7 +98,7 @@ def _typed(words: list[str]) -> tuple[RunFolder, dict[str, Any]]:
     if wrong:
         raise UserError(
             f"{shlex.join(wrong)}: a run is graded again from the answers it has, so only {', '.join(CHANGED)} can be"
-            " typed: nothing was graded."
+            f" typed: nothing was graded. {suggestion(wrong[0].partition('=')[0], CHANGED)}".rstrip()
         )
     if len(rest) != 1 or not settings:
         raise UserError(

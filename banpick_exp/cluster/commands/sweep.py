@@ -10,6 +10,7 @@ from banpick_exp.sweep.dry_run import print_plan
 from banpick_exp.sweep.help import WELCOME
 from banpick_exp.sweep.help import help_page as help_page
 from banpick_exp.sweep.price import price_notes
+from banpick_exp.tasks.registry import check_grades_here
 
 BAD_INPUT = 2
 
@@ -24,6 +25,9 @@ def run(arguments: list[str]) -> int:
         print_plan(plan.sweep, plan.estimate, Console())
         return 0
     check_unspent(plan)
+    if plan.cluster.address is None:  # engines will be on this machine; others are asked as theirs start (`actor`)
+        for task in dict.fromkeys(point.task for point in plan.sweep.corners):
+            check_grades_here(task)
     for note in (*plan.sweep.notes, *price_notes(plan.sweep, plan.estimate)):
         print(f"Note: {note}")
     plan.folder.write_manifest(plan.sweep.manifest())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 from banpick_exp.config import suggestion
@@ -15,39 +16,72 @@ from banpick_exp.tasks.benchmarks.source import Source, fetched_path
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.data_folder import FOLDER_VARIABLE, data_folder
 from banpick_exp.tasks.fetching import CORPORA, NOTE, SOURCES, fetch
+from banpick_exp.tasks.harness.place import PREFIX, how_to_make
+from banpick_exp.tasks.harness.sources import is_local
 
 ROW = "{:<16}{:<10}{:>9}{:>9}{:>12}  {:<34}{}"
 BILLION = 1e9
 
 
+DESCRIPTION = """\
+Without a word: every benchmark there is, with its size, its licence, what asking it once costs at most, and whether it
+is here. `fetch NAME` gets its problems, once; runs need no network for them then. NAME is
+
+  a benchmark of the table       from the commit of the Hugging Face Hub that the table stands for, or from a package
+  lm_eval:TASK, or a YAML file   a task of lm-eval (lm-eval ls tasks), made by its own code; ifeval by its name alone
+
+A benchmark whose source asks for consent, or a machine without a network: download its files elsewhere, then --from.
+"""
+EPILOG = """
+examples:
+  python -m banpick_exp tasks
+  python -m banpick_exp tasks fetch gsm8k
+  python -m banpick_exp tasks fetch gpqa_diamond --from ~/downloads/gpqa
+  python -m banpick_exp tasks fetch reasoning_gym --domains chain_sum,leg_counting --size 200
+  python -m banpick_exp tasks fetch lm_eval:arc_easy
+  python -m banpick_exp tasks fetch my_task.yaml
+
+Then: python -m banpick_exp task=gsm8k policy=fixed_k 'policy.k=choice(4,6)' model=qwen3_30b_a3b
+Problems lie in {folder}; {variable} names another folder.
+
+Exit code: 0, 2 there is no such benchmark, or it could not be fetched.
+"""
+OF_LM_EVAL = ("ifeval",)
+"""Tasks of lm-eval that have a file in conf/task/ and need no prefix."""
+NOT_FETCHED = {
+    "tiny": "the embedded problems ship with the package. Type task=tiny",
+    "jsonl": "they are files of your own. Type task=jsonl 'task.domains=[math]'"
+    """ 'task.data_files="data/{domain}_{split}.jsonl"'""",
+}
+FETCH = "fetch"
+
+
 def _parser() -> Options:
-    parser = Options(prog="python -m banpick_exp tasks", description=__doc__)
-    commands = parser.add_subparsers(dest="what")
-    get = commands.add_parser("fetch", help="get a benchmark's problems once; later runs need no network")
-    get.add_argument("name")
-    get.add_argument(
+    epilog = EPILOG.format(folder=data_folder(), variable=FOLDER_VARIABLE)
+    parser = Options(prog="python -m banpick_exp tasks", description=DESCRIPTION, epilog=epilog)
+    parser.add_argument("what", nargs="?", metavar="fetch", choices=[FETCH], help="get a benchmark's problems, once")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="of the table, lm_eval:TASK, or a YAML file of its form"
+    )
+    parser.add_argument(
         "--from", dest="given", metavar="PATH", help="a file or folder downloaded elsewhere (parquet, jsonl, csv)"
     )
-    get.add_argument("--domains", help="reasoning_gym: names of its datasets, with commas between")
-    get.add_argument("--size", type=int, default=200, help="reasoning_gym: problems a dataset and split (200)")
-    get.add_argument("--seed", type=int, default=0, help="reasoning_gym: of what it draws (0)")
+    parser.add_argument("--domains", metavar="A,B", help="reasoning_gym: names of its datasets, with commas between")
+    parser.add_argument("--size", type=int, default=200, help="reasoning_gym: problems a dataset and split (200)")
+    parser.add_argument("--seed", type=int, default=0, help="reasoning_gym: of what it draws (0)")
     return parser
 
 
 def help_page() -> str:
     """What can be typed."""
-    return (
-        "usage: python -m banpick_exp tasks                 what there is, what it costs, what is here\n"
-        "       python -m banpick_exp tasks fetch NAME      get its problems once (Hub, or package)\n"
-        "       ... fetch NAME --from PATH                  from a file or folder downloaded elsewhere\n"
-        "       ... fetch reasoning_gym --domains chain_sum,leg_counting [--size 200] [--seed 0]\n\n"
-        f"Problems lie in {data_folder()}; {FOLDER_VARIABLE} names another folder."
-    )
+    return _parser().format_help()
 
 
 def run(arguments: list[str]) -> int:
-    """Prints the table, or fetches."""
-    typed = _parser().parse_args(arguments)
+    """Prints the table, or fetches. Returns 0. Raises UserError for what cannot be fetched."""
+    typed = _parser().parse_intermixed_args(arguments)
+    if typed.what is not None and typed.name is None:
+        raise UserError("tasks fetch: no NAME was typed, so nothing was fetched. Type e.g. tasks fetch gsm8k.")
     print(table() if typed.what is None else _fetched(typed))
     return 0
 
@@ -82,8 +116,8 @@ def table() -> str:
             f"Problems lie in {data_folder()} ({FOLDER_VARIABLE} names another folder). Each is a pinned commit of the"
             " Hugging",
             "Face Hub, or comes from a package. Fetch once: python -m banpick_exp tasks fetch NAME [--from PATH]",
-            "ifeval, and all else that lm-eval has: python -m banpick_exp lm_eval NAME, then task=ifeval, or",
-            "task=lm_eval task.name=NAME (docs/lm_eval.md).",
+            "Of lm-eval: tasks fetch ifeval, then task=ifeval; others by tasks fetch lm_eval:TASK, then task=lm_eval",
+            "task.name=TASK (docs/lm_eval.md).",
         ]
     )
 
@@ -124,11 +158,10 @@ def _here(name: str, source: Source, domains: tuple[str, ...]) -> str:
 
 def _fetched(typed: argparse.Namespace) -> str:
     name = str(typed.name)
+    if name.startswith(PREFIX) or is_local(name) or name in (*OF_LM_EVAL, PREFIX[:-1]):
+        return _made(name, typed)
     if name not in SOURCES:
-        raise UserError(
-            f"tasks fetch {name}: there is no such benchmark, so nothing was fetched."
-            f" {suggestion(name, SOURCES)}There are {', '.join(SOURCES)}."
-        )
+        raise UserError(_unknown(name))
     given = None if typed.given is None else Path(typed.given).expanduser()
     if given is not None and not given.exists():
         raise UserError(f"tasks fetch {name} --from {given}: there is nothing of that name, so nothing was fetched.")
@@ -155,3 +188,33 @@ def _fetched(typed: argparse.Namespace) -> str:
             f" fetch {borrowed[0].split('/')[0]}"
         )
     return "\n".join(lines)
+
+
+def _unknown(name: str) -> str:
+    if name in NOT_FETCHED:
+        return f"tasks fetch {name}: nothing is to be fetched, {NOT_FETCHED[name]}."
+    near = suggestion(name, [*SOURCES, *OF_LM_EVAL])
+    return (
+        f"tasks fetch {name}: there is no such benchmark, so nothing was fetched. {near}There are"
+        f" {', '.join([*SOURCES, *OF_LM_EVAL])}. Or, where it is a task of lm-eval: {how_to_make(name)}"
+    )
+
+
+def _made(name: str, typed: argparse.Namespace) -> str:
+    """A task of lm-eval."""
+    task = name.removeprefix(PREFIX)
+    if task in ("", PREFIX[:-1]):
+        raise UserError(
+            f"tasks fetch {name}: no task of lm-eval is named, so nothing was fetched. Type e.g. python -m banpick_exp"
+            " tasks fetch lm_eval:arc_easy; lm-eval ls tasks shows all."
+        )
+    for option, value in (("--from", typed.given), ("--domains", typed.domains)):
+        if value is not None:
+            raise UserError(
+                f"tasks fetch {name} {option}: its problems are made by lm-eval's own code, as its task says. Leave it"
+                " out."
+            )
+    from banpick_exp.tasks.harness.building import build, said  # which loads lm-eval
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return said(task, build(task))

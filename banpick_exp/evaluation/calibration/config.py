@@ -19,6 +19,15 @@ DIVIDING = {"block_layers"}
 """Those that change how it is measured, and no result."""
 
 
+EMBEDDED = "tiny"
+"""The task with the embedded problems."""
+EMBEDDED_TOKENS = 24
+"""Of an answer to the embedded problems, which are as short as that."""
+MOST_TOKENS = 512
+"""Of an answer to others, where nobody types a number: the first part of a long thought is of its domain too, and each
+token is read again for every change that is tried."""
+
+
 class CalibrationConfig(Section):
     """How key experts and layer sensitivity are measured, before the first point that needs them."""
 
@@ -47,7 +56,8 @@ class CalibrationConfig(Section):
     range_factor: float = Field(default=2.0, ge=1)
     boost: float = Field(default=0.5, gt=0, le=20)
     """Logits, by which gain_boost and boost_kl reinforce."""
-    max_tokens: int = Field(default=24, ge=1)
+    max_tokens: int | None = Field(default=EMBEDDED_TOKENS, ge=1)
+    """Of an own answer; null is the task's own, at most `MOST_TOKENS` (`settled_tokens`)."""
     markers: tuple[str, ...] | None = None
     """Texts of one token each whose experts `npmi` finds; null is the task's answer separator, else <think>, </think>.
     Others are left out; with none left, the policies that follow npmi cannot start."""
@@ -59,6 +69,22 @@ class CalibrationConfig(Section):
     def labelled(self) -> bool:
         """Whether right answers are known: of problems always, of a corpus never."""
         return self.text is None
+
+    @property
+    def answer_tokens(self) -> int:
+        """`max_tokens`, once it was settled for a task."""
+        return EMBEDDED_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def settled_tokens(self, task: TaskConfig) -> int:
+        """`max_tokens` for a task: as typed, or as long as its answers may be and at most `MOST_TOKENS`.
+
+        Where a corpus is read or an artifact is there, nothing is answered: the number is as it ever was.
+        """
+        if self.max_tokens is not None:
+            return self.max_tokens
+        if self.path is not None or self.text is not None or task.name == EMBEDDED:
+            return EMBEDDED_TOKENS
+        return min(task.max_tokens, MOST_TOKENS)
 
     def first_share(self, name: Part) -> float:
         """Of the samples, how many the first round takes: all of them where nothing is raced."""

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from banpick_exp.engine.engine import Engine, EngineError
+from banpick_exp.engine.types import Generation
 from banpick_exp.evaluation.calibration import passes, race
 from banpick_exp.evaluation.calibration.arrays import DomainCalibration, Scores
 from banpick_exp.evaluation.calibration.config import CalibrationConfig
@@ -191,7 +192,7 @@ def _answers(
         counters = engine.counters(reset=True)
     else:
         first = problems[: settings.samples]
-        answers = engine.generate([p.asked for p in first], max_tokens=settings.max_tokens, chat=task.chat)
+        answers = _written(engine, task, settings, first)
         counters = engine.counters(reset=True)
         own = own_answers(answers)
         right = _right(engine, task, settings, problems[: settings.gain_samples], answers)
@@ -209,6 +210,13 @@ def _answers(
         "right_ids": right_ids,
         "right_marks": right_marks,
     }
+
+
+def _written(
+    engine: Engine, task: TaskConfig, settings: CalibrationConfig, problems: Sequence[Problem]
+) -> list[Generation]:
+    stop = [problem.stop for problem in problems]
+    return engine.generate([p.asked for p in problems], max_tokens=settings.answer_tokens, chat=task.chat, stop=stop)
 
 
 def _added_up(shape: MoeShape, settings: CalibrationConfig, whole: Sequence[Sequence[Found]]) -> DomainCalibration:
@@ -237,8 +245,7 @@ def _right(
     given: list[Any] = [*answers[: len(problems)], *[None] * (len(problems) - len(answers))]
     missing = [n for n, p in enumerate(problems) if p.response is None and given[n] is None]
     if missing:
-        prompts = [problems[n].asked for n in missing]
-        asked = engine.generate(prompts, max_tokens=settings.max_tokens, chat=task.chat)
+        asked = _written(engine, task, settings, [problems[n] for n in missing])
         for number, answer in zip(missing, asked, strict=True):
             given[number] = answer
         engine.counters(reset=True)

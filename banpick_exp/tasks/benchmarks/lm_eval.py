@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.lm_eval import material_of, metric_of
-from banpick_exp.tasks.harness.place import problems_path
+from banpick_exp.tasks.harness.place import CALIBRATION, TEST, how_to_make, problems_path
 from banpick_exp.tasks.problem import Problem
-
-TEST = "test"
 
 
 def _files(task: TaskConfig, split: str) -> dict[str, Path]:
@@ -22,19 +19,27 @@ def _files(task: TaskConfig, split: str) -> dict[str, Path]:
             f"task.domains names {len(task.domains)} domains, and a task of lm-eval is one: the same problems would be"
             " asked twice. Name one, or leave it out."
         )
-    if split != TEST:
+    if split not in (TEST, CALIBRATION):
         raise UserError(
-            f"task=lm_eval has the problems that lm-eval asks, as split test, and none of split {split}: nothing could"
-            " be asked. To calibrate, make a calibration on problems of your own (python -m banpick_exp calibrate"
-            f" task=jsonl 'task.domains=[{task.domains[0]}]' ...) and type calibration.path=FOLDER."
+            f"task=lm_eval has the problems that lm-eval asks, as split test, others to calibrate on, and none of split"
+            f" {split}: nothing could be asked. Type task.split=test."
         )
-    return {task.domains[0]: problems_path(task.name)}
+    path = problems_path(task.name, split)
+    if split == CALIBRATION and not path.is_file() and problems_path(task.name).is_file():
+        raise UserError(
+            f"task=lm_eval: there is no {path}, so there is nothing to calibrate on: {task.name} has no split but the"
+            f" one that is asked, or its problems were made before there were others. Type"
+            f" {how_to_make(task.name)}, which says; or make a calibration on problems of your own (python -m"
+            f" banpick_exp calibrate task=jsonl 'task.domains=[{task.domains[0]}]' ...) and type"
+            " calibration.path=FOLDER."
+        )
+    return {task.domains[0]: path}
 
 
 def _missing(task: TaskConfig) -> str:
     return (
         f"the problems of lm-eval's {task.name} are made once, with lm-eval's own code, and {problems_path(task.name)}"
-        f" is not there. Type python -m banpick_exp lm_eval {quote(task.name)} (a task whose data is on the Hugging"
+        f" is not there. Type {how_to_make(task.name)} (a task whose data is on the Hugging"
         " Face Hub needs a network for it: do it on a machine that has one, and copy that file)"
     )
 
@@ -46,6 +51,8 @@ def _check(task: TaskConfig, problems: Sequence[Problem]) -> list[str]:
             " lm-eval task. Leave task.data_files out, or type task=jsonl."
         )
     material = material_of(problems[0])
+    if split := material.get("calibration"):
+        return [f"lm-eval's {task.name}: calibrated on {len(problems)} problems of its split {split}."]
     by_choices = sum(1 for problem in problems if problem.choices)
     drawn = [key for key, usual in (("samples", 1), ("temperature", 0)) if getattr(task, key) != usual]
     if by_choices and (drawn or task.chat_template or task.grader not in (None, "lm_eval")):

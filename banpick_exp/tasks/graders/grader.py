@@ -70,9 +70,16 @@ class Grader(ABC):
         return [self.name, self.version, *([made_of] if made_of else [])]
 
     def refused(self, task: TaskConfig) -> str | None:
-        """Why it cannot grade this task here, with the remedy (a package, a permission); None where it can.
+        """Why it cannot grade this task, with the remedy (a package, a permission); None where it can.
 
-        Asked before anything starts; loads nothing heavy.
+        Asked of who plans, and again where it grades; loads nothing heavy.
+        """
+        return None
+
+    def lacking(self, task: TaskConfig) -> str | None:
+        """What this very machine lacks to grade with it, with the remedy; None where nothing.
+
+        Asked where it grades, before an engine loads: who plans may be a login node, which needs none of it.
         """
         return None
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.bounded import BoundedProcess, TooSlow
@@ -100,7 +101,7 @@ def metric_of(material: dict[str, Any], task: TaskConfig) -> str:
     if not fitting:
         raise UserError(
             f"task.metric={task.metric} is no metric of {task.name} that judges one problem: nothing could be graded."
-            f" Choices: {', '.join(offered)}."
+            f" {suggestion(str(task.metric), offered, 'task.metric=')}Choices: {', '.join(offered)}."
         )
     return fitting[0]
 
@@ -121,6 +122,6 @@ def _checked(place: str, digest: str) -> str:
     if not path.is_file() or sources_of(path).digest != digest:
         raise UserError(
             f"{path} is not there any more, or it or a file that it uses has changed since its problems were made: they"
-            " would be graded as another task. Put it back, or type python -m banpick_exp lm_eval again."
+            " would be graded as another task. Put it back, or have them made again: python -m banpick_exp tasks fetch."
         )
     return str(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -18,7 +18,8 @@ from typing import Any
 from banpick_exp.config import suggestion
 from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.errors import UserError
-from banpick_exp.tasks.harness.place import problems_path, version
+from banpick_exp.tasks.harness.calibrating import CalibrationLines, calibration_lines
+from banpick_exp.tasks.harness.place import CALIBRATION, problems_path, version
 from banpick_exp.tasks.harness.rebuilt import rebuilt, results
 from banpick_exp.tasks.harness.sources import Sources, is_local, package_folder, runs_code, sources_of
 from banpick_exp.tasks.invisible import invisible
@@ -44,6 +45,8 @@ class Built:
     """metric/filter, the first decides unless task.metric names another."""
     own_python: tuple[Path, ...]
     """Modules of the user's that were imported."""
+    calibration: str
+    """How many problems there are to calibrate on, or why none."""
 
 
 def build(name: str) -> Built:
@@ -59,10 +62,19 @@ def build(name: str) -> Built:
     sources = sources_of(yaml)
     _refuse(name, sources)
     task = _loaded(name, yaml)
-    lines, metrics = _lines(name, task, yaml, sources)
+    lines, metrics, calibration = _lines(name, task, yaml, sources)
     create_folder(target.parent)
-    write_atomically(target, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
-    return Built(target, len(lines), tuple(metrics), sources.modules if is_local(name) else ())
+    write_atomically(target, _as_file(lines))
+    other = problems_path(name, CALIBRATION)
+    if calibration.rows:
+        write_atomically(other, _as_file(calibration.rows))
+    else:
+        other.unlink(missing_ok=True)
+    return Built(target, len(lines), tuple(metrics), sources.modules if is_local(name) else (), calibration.said)
+
+
+def _as_file(lines: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
 
 
 def _refuse_by_name(name: str) -> None:
@@ -145,7 +157,9 @@ def _loaded(name: str, yaml: Path) -> Any:
     return task
 
 
-def _lines(name: str, task: Any, yaml: Path, sources: Sources) -> tuple[list[dict[str, Any]], list[str]]:
+def _lines(
+    name: str, task: Any, yaml: Path, sources: Sources
+) -> tuple[list[dict[str, Any]], list[str], CalibrationLines]:
     kinds = [task.multiple_target, task.multiple_input]
     by_document: dict[int, list[Any]] = {}
     for instance in task.instances:
@@ -162,7 +176,8 @@ def _lines(name: str, task: Any, yaml: Path, sources: Sources) -> tuple[list[dic
     root = package_folder()
     place = str(yaml.relative_to(root.parent)) if root and yaml.is_relative_to(root.parent) else str(yaml)
     shared = {"yaml": place, "digest": sources.digest, "kinds": kinds, "metrics": metrics}
-    return [_line(task, number, instances, shared) for number, instances in groups.items()], metrics
+    lines = [_line(task, number, instances, shared) for number, instances in groups.items()]
+    return lines, metrics, calibration_lines(task, FEWSHOT_SEED, shared)
 
 
 def _line(task: Any, number: int, instances: list[Any], shared: dict[str, Any]) -> dict[str, Any]:
@@ -249,5 +264,5 @@ def said(name: str, built: Built) -> str:
     return (
         f"{built.problems} problems of {name}: {built.path}\nright is what {built.metrics[0]} says"
         + (f"; task.metric takes {', '.join(built.metrics[1:])} too" if built.metrics[1:] else "")
-        + f"{own}\nTo ask them: python -m banpick_exp task=lm_eval task.name={quote(name)}"
+        + f"\n{built.calibration}{own}\nTo ask them: python -m banpick_exp task=lm_eval task.name={quote(name)}"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from banpick_exp.errors import UserError
@@ -30,11 +31,18 @@ MISSING = (
 )
 
 
-def problems_path(name: str) -> Path:
+PREFIX = "lm_eval:"
+"""Before the name of a task of lm-eval's, where benchmarks of ours are named too."""
+TEST, CALIBRATION = "test", "calibration"
+"""Splits as we call them: the problems that lm-eval asks, and those of another split of the task's own."""
+
+
+def problems_path(name: str, split: str = TEST) -> Path:
     """The file of a task's problems, there or not. Raises UserError for a YAML that is none, or no lm-eval."""
+    ending = ".jsonl" if split == TEST else f".{split}.jsonl"
     if not is_local(name):
         safe = "".join(sign if sign.isalnum() or sign in "_.-" else "-" for sign in name)
-        return data_folder() / "lm_eval" / f"{safe}-{version()}.jsonl"
+        return data_folder() / "lm_eval" / f"{safe}-{version()}{ending}"
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(
@@ -45,7 +53,12 @@ def problems_path(name: str) -> Path:
     digest = hashlib.sha256(f"{version()}\0{sources.digest}\0".encode())
     for each in local_data(sources):
         digest.update(hashlib.sha256(each.read_bytes()).digest())
-    return data_folder() / "lm_eval" / f"{path.stem}-{digest.hexdigest()[:12]}.jsonl"
+    return data_folder() / "lm_eval" / f"{path.stem}-{digest.hexdigest()[:12]}{ending}"
+
+
+def how_to_make(name: str) -> str:
+    """What to type to have a task's problems made."""
+    return f"python -m banpick_exp tasks fetch {quote(name if is_local(name) else PREFIX + name)}"
 
 
 def local_data(sources: Sources) -> list[Path]:
