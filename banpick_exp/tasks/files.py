@@ -18,7 +18,7 @@ from banpick_exp.tasks.graders.grader import FIRST_GRADER
 from banpick_exp.tasks.graders.pattern import PROBE_SECONDS, REMEDY, never_ends
 from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
-from banpick_exp.tasks.reading import read_problems, repeats_note
+from banpick_exp.tasks.reading import lists_note, read_problems, repeats_note
 from banpick_exp.tasks.registry import benchmark_of, grader_of
 from banpick_exp.tasks.templates import files_of_template
 
@@ -105,6 +105,8 @@ def _notes(paths: Mapping[str, Path], loaded: Mapping[str, Loaded]) -> Iterator[
     domain_of: dict[str, str] = {}
     for domain, problems in loaded.items():
         if note := repeats_note(paths[domain], problems):
+            yield note
+        if note := lists_note(paths[domain], problems):
             yield note
         shared = [other for problem in problems if (other := domain_of.setdefault(problem.question, domain)) != domain]
         for other in dict.fromkeys(shared):
