@@ -16,6 +16,7 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.data_folder import FOLDER_VARIABLE, data_folder
 from banpick_exp.tasks.fetching import CORPORA, NOTE, SOURCES, fetch
 
+LICENCE_ROOM = 33
 ROW = "{:<16}{:<10}{:>9}{:>9}{:>12}  {:<34}{}"
 BILLION = 1e9
 
@@ -57,12 +58,20 @@ def task_of(name: str) -> TaskConfig:
     return Composer().setting({"task": name}).task
 
 
+def _licence(said: str, room: int) -> str:
+    """Whole, or what stands before its remarks in brackets, or as much as there is room for, and that it is not all."""
+    short = said if len(said) <= room else said.partition(" (")[0]
+    return short if len(short) <= room else f"{short[: room - 3]}..."
+
+
 def table() -> str:
     """Every benchmark that is fetched, a line each."""
     lines = [ROW.format("task", "domains", "problems", "samples", "tokens", "licence (of its source)", "here?")]
     for name, source in SOURCES.items():
         if name in CORPORA:
-            lines.append(ROW.format(name, "text", "", "", "", source.licence[:33], _here(name, source, ("general",))))
+            lines.append(
+                ROW.format(name, "text", "", "", "", _licence(source.licence, 33), _here(name, source, ("general",)))
+            )
             continue
         task = task_of(name)
         problems = _problems(name, source, task)
@@ -70,7 +79,7 @@ def table() -> str:
         domains = f"{len(task.domains)} domains" if len(task.domains) > 1 else task.domains[0]
         count = "any" if problems is None else f"{problems:,}"
         gated = ", asks for consent" if source.gated else ""
-        licence = f"{source.licence[: 33 - len(gated)]}{gated}"
+        licence = f"{_licence(source.licence, LICENCE_ROOM - len(gated))}{gated}"
         lines.append(
             ROW.format(name, domains[:9], count, task.samples, tokens, licence, _here(name, source, task.domains))
         )
