@@ -72,7 +72,7 @@ def _rows(path: Path) -> Iterator[SourceRow]:
     elif path.suffix.lower() == ".csv":
         csv.field_size_limit(2**31 - 1)
         with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file)
+            yield from csv.DictReader(file, strict=True)
     else:
         with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else open(path, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
