@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_the_embedded_tasks_fit_the_embedded_model() -> None:
 
 
 def test_where_nothing_fits_nothing_is_left_out() -> None:
-    fits = {"max_tokens": 24, "max_model_len": 256, "max_positions": 256}
+    fits: dict[str, Any] = {"max_tokens": 24, "max_model_len": 256, "max_positions": 256}
     with pytest.raises(UserError, match="positions: type another model, or shorter problems"):
         check_prompt_lengths(problems("x" * 300), EMBEDDED_CHECKPOINT, **fits)
     with pytest.raises(UserError, match="positions: leave them out of the file"):
