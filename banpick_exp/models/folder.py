@@ -39,7 +39,8 @@ OTHER_WEIGHTS = {
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint. UserError where there is none."""
     try:
-        content = path.read_bytes()
+        with _readable(path.parent):
+            content = path.read_bytes()
         _refuse_pointer(path, content)
         if content.startswith(codecs.BOM_UTF8):
             raise UserError(
@@ -49,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(content.decode("utf-8"))
     except UserError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({_line(error)}): the checkpoint is damaged. Copy or download it again."
         ) from None

@@ -145,6 +145,7 @@ def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
+        remedy = "Make it readable, or type another task.data_files." if isinstance(error, PermissionError) else remedy
         raise UserError(
             f"{place}: {path} cannot be read ({error.strerror}; domain {domain}, split {split}), so there is nothing"
             f" to ask. {remedy}"

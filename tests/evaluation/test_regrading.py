@@ -193,3 +193,11 @@ def test_what_cannot_be_graded_so(words: list[str], message: str, finished: Path
     with pytest.raises(UserError, match=message):
         grade([str(finished), *words])
     assert contents(finished) == before
+
+
+def test_a_run_that_cannot_be_opened_is_named(finished: Path) -> None:
+    path = RunFolder(finished).record_files()[0]
+    path.unlink()
+    path.symlink_to(finished / "unmounted" / path.name)
+    with pytest.raises(UserError, match=rf"{path.name} cannot be opened .*Mount the disk"):
+        grade([str(finished), "task.grader=numeric"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,17 @@ def test_damage_is_refused_while_planning(tmp_path: Path, name: str, content: by
         inspect(folder)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    path = write_checkpoint(tmp_path) / name
+    path.touch()
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
+    with pytest.raises(UserError, match=rf"cannot be read .*{name}.*Make it readable"):
+        inspect(tmp_path)
 
 
 def test_a_quantisation_that_is_no_object_is_refused(tmp_path: Path) -> None:

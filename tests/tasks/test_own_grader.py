@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -124,3 +125,12 @@ def test_an_error_in_it_is_no_wrong_answer(name: str, message: str, module: str)
     task = task_of(f"{module}:{name}")
     with pytest.raises(UserError, match=rf"asked about problem p of m.*{message}"):
         grader_of(task).grade("4", PROBLEM, task)
+
+
+def test_a_source_that_may_not_be_read_is_said(module: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{module}.py"
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\).*Make it readable"):
+        grader_of(task_of(f"{module}:judged"))

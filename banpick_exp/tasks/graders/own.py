@@ -124,7 +124,13 @@ def _source(name: str, module: str) -> tuple[Path, bytes]:
             f"task.grader={name}: {module} is no file of Python source ({spec.origin}), so nobody could say later what"
             f" has judged. {remedy}"
         )
-    return path, path.read_bytes()
+    try:
+        return path, path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"task.grader={name}: {path} cannot be read ({error.strerror}), so no answer could be judged. Make it"
+            " readable."
+        ) from None
 
 
 def _check_defined(name: str, function: str, source: bytes, path: Path) -> None:
