@@ -241,7 +241,7 @@ def read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None, 
         lacking = " and no ".join(SIZE_WORDS[key] for key in unknown)
         unread = "".join(f"; {doubt}" for doubt in found.doubts)
         if found.denied and "num_experts" in unknown:
-            unread += "; it counts 0 experts a layer"
+            unread += "; it counts none"
         raise UserError(
             f"model.path={folder}: its config.json speaks of experts ({', '.join(said)}), but has no {lacking} under a"
             f" key that is known here ({found.total} layers in all{unread}): policies could not be laid out. Type"
