@@ -263,7 +263,8 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, name:
 
 
 def test_a_quantisation_that_is_no_object_is_refused(tmp_path: Path) -> None:
-    for number, changes in enumerate(({"quantization_config": "fp8"}, {"text_config": {"compression_config": [8]}})):
+    wrong: list[dict[str, Any]] = [{"quantization_config": "fp8"}, {"text_config": {"compression_config": [8]}}]
+    for number, changes in enumerate(wrong):
         with pytest.raises(UserError, match="is no object, so no engine could load it"):
             inspect(write_checkpoint(tmp_path / str(number), **changes))
     assert inspect(write_checkpoint(tmp_path / "whole", quantization_config={"quant_method": "fp8"})).shape == SHAPE
