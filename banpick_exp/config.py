@@ -103,6 +103,10 @@ def _explain(section: type[Section], details: dict[str, Any], start: str) -> str
     remedy = "" if field is None or field.is_required() else f" The default: {start}{path[0]}={shown(field.default)}."
     if kind == "tuple_type" and isinstance(value, str | int | float) and value != "":
         remedy = f" Type '{key}=[{shown(value)}]'."
+    elif kind == "tuple_type" and not remedy:
+        remedy = f" Type the names in brackets: '{key}=[A,B]'."
+    elif kind == "string_type" and len(path) > 1 and isinstance(value, int | float):
+        remedy = f" Type '{start}{path[0]}=[\"{shown(value)}\"]'."
     return f"{key}={shown(value)} {problem}: the engine or the grading could not use it. Nothing was started.{remedy}"
 
 

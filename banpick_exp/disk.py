@@ -10,6 +10,7 @@ import io
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,18 @@ def write_atomically(path: Path, data: bytes, lost: str = "") -> None:
 def opener(name: str, flags: int) -> int:
     """For `open`: what is made is not for everybody to write, whatever the umask."""
     return os.open(name, flags, FILE_MODE)
+
+
+@contextlib.contextmanager
+def reading(typed: str | Path) -> Iterator[None]:
+    """What is read of the run `typed`: a file or folder that cannot be opened is a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{typed}: {error.filename} cannot be opened ({error.strerror or error}), so nobody can say what is in it."
+            " Mount the disk or mend the permission, then type the same again."
+        ) from None
 
 
 def create_folder(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ LFS_POINTER = b"version https://git-lfs"
 """How a file begins that Git LFS has not fetched."""
 LONGEST_HEADER = 100_000_000
 """Bytes: safetensors refuses longer ones."""
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
+"""How a part of the weights is named: prefix, its number from 1, and how many there are."""
+SETTINGS = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
+"""Files of one JSON object each; without them an engine loads or not, damaged it does not, or reads over them."""
 MOST_NAMED = 6
 """Absent files that are named one by one."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "tekken.json")
@@ -34,7 +39,8 @@ OTHER_WEIGHTS = {
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint. UserError where there is none."""
     try:
-        content = path.read_bytes()
+        with _readable(path.parent):
+            content = path.read_bytes()
         _refuse_pointer(path, content)
         if content.startswith(codecs.BOM_UTF8):
             raise UserError(
@@ -44,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(content.decode("utf-8"))
     except UserError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({_line(error)}): the checkpoint is damaged. Copy or download it again."
         ) from None
@@ -77,12 +83,16 @@ def missing_files(folder: Path) -> str | None:
         for path in identity_files(folder):
             with path.open("rb") as file:
                 _refuse_pointer(path, file.read(len(LFS_POINTER)))
+        for name in SETTINGS:
+            if (folder / name).is_file():
+                read_json(folder / name)
         weights = weight_files(folder)
         if not weights:
             return _no_weights(folder)
         for path in weights:
             _check_safetensors(path)
-        _check_index(folder)
+        _check_index(folder, {path.name for path in weights})
+        _check_shards(folder, [path.name for path in weights])
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
         return (
             f"{folder} holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json, ...), so no prompt could be"
@@ -191,19 +201,35 @@ def _check_safetensors(path: Path) -> None:
         )
 
 
-def _check_index(folder: Path) -> None:
-    """UserError where the index names a weight file that is not there."""
+def _check_shards(folder: Path, names: list[str]) -> None:
+    """UserError where weights are named as parts, and not all of them are there; an index may be missing, too."""
+    found = [match.groups() for name in names if (match := SHARD.fullmatch(name))]
+    for prefix, parts in sorted({(prefix, int(parts)) for prefix, _, parts in found}):
+        there = {int(number) for other, number, total in found if (other, int(total)) == (prefix, parts)}
+        absent = [f"{prefix}-{n:05d}-of-{parts:05d}.safetensors" for n in range(1, parts + 1) if n not in there]
+        if absent:
+            raise UserError(
+                f"model.path={folder} holds {len(there)} of the {parts} parts of its weights: the model would be loaded"
+                f" in part. Copy or download {_few(absent)}."
+            )
+
+
+def _check_index(folder: Path, there: set[str]) -> None:
+    """UserError where an index names no weights, or other files than those `there`: vLLM loads what both have."""
     for index in sorted(folder.glob("*.safetensors.index.json")):
         named = read_json(index).get("weight_map")
-        if not isinstance(named, dict):
+        if not isinstance(named, dict) or not named:
             raise UserError(f"{index} has no weight_map: the checkpoint is damaged. Copy or download it again.")
-        absent = sorted({str(name) for name in named.values() if not (folder / str(name)).is_file()})
+        absent = sorted({str(name) for name in named.values()} - there)
         if absent:
-            more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
             raise UserError(
-                f"{index.name} of {folder} names {len(absent)} weight files that are not there"
-                f" ({', '.join(absent[:MOST_NAMED])}{more}): the model would be loaded in part. Copy or download them."
+                f"{index.name} of {folder} names {len(absent)} weight files that are not there ({_few(absent)}): the"
+                " model would be loaded in part. Copy or download them."
             )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def _line(error: Exception) -> str:

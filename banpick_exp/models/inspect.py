@@ -16,6 +16,7 @@ from banpick_exp.models.families import TOP_K_KEYS, UNKNOWN, Family, family_of
 from banpick_exp.models.folder import check_folder, missing_files, read_json
 from banpick_exp.models.language import WRAPPERS, experts_elsewhere, language_part, speaks_of_experts, without_nulls
 from banpick_exp.models.moe_layers import TOTAL_KEYS, as_int, first_int, shown, total_layers
+from banpick_exp.models.numbers import refuse_no_numbers
 from banpick_exp.models.quantisation import Quantisation, quantisation_of
 from banpick_exp.models.routing import Routing, routing_of
 from banpick_exp.models.shape import MoeShape
@@ -229,7 +230,8 @@ def read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None, 
             f"model.path={folder} has one expert a layer ({', '.join(said)}): there is nothing to route between, so no"
             " policy can act. Use a checkpoint of several experts, e.g. model=tiny or model=qwen3_30b_a3b."
         )
-    _refuse_no_numbers(folder / "config.json", whole, found)
+    counts = ((found.num_experts, found.family.expert_keys), (found.top_k, found.family.top_k_keys))
+    refuse_no_numbers(folder / "config.json", whole, (*counts, (found.total or None, TOTAL_KEYS)))
     sizes: dict[str, int] = {}
     for key in SIZES:
         size = getattr(model, key) if getattr(found, key) is None else getattr(found, key)
@@ -238,6 +240,8 @@ def read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None, 
     if unknown := [key for key in SIZES if key not in sizes]:
         lacking = " and no ".join(SIZE_WORDS[key] for key in unknown)
         unread = "".join(f"; {doubt}" for doubt in found.doubts)
+        if found.denied and "num_experts" in unknown:
+            unread += "; it counts none"
         raise UserError(
             f"model.path={folder}: its config.json speaks of experts ({', '.join(said)}), but has no {lacking} under a"
             f" key that is known here ({found.total} layers in all{unread}): policies could not be laid out. Type"
@@ -248,28 +252,6 @@ def read_shape(model: ModelConfig, folder: Path) -> tuple[MoeShape, str | None, 
     if unhooked is not None:
         unhooked = f"{folder} holds {found.label}, and {unhooked}. Use a checkpoint of another family"
     return shape, unhooked, notes
-
-
-def _refuse_no_numbers(path: Path, whole: dict[str, Any], found: Described) -> None:
-    """UserError where a size is unknown because what stands under its key is no whole number; vLLM needs one too."""
-    config = language_part(whole)
-    sizes = ((found.num_experts, found.family.expert_keys), (found.top_k, found.family.top_k_keys))
-    wrong = {
-        key: config[key]
-        for size, keys in (*sizes, (found.total or None, TOTAL_KEYS))
-        for key in keys
-        if size is None and key in config and as_int(config[key]) is None
-    }
-    if wrong:
-        said = ", ".join(
-            f"{key}={shown(value)} is {'text, no number' if isinstance(value, str) else 'no whole number'}"
-            for key, value in wrong.items()
-        )
-        meant = ", ".join(
-            f'"{key}": {value.strip() if isinstance(value, str) and value.strip().isdecimal() else "NUMBER"}'
-            for key, value in wrong.items()
-        )
-        raise UserError(f"{path}: {said}, so no engine could load it. Write whole numbers there, unquoted: {meant}.")
 
 
 def _agreed(

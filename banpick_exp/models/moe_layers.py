@@ -287,7 +287,7 @@ def shown(value: object) -> str:
     """A value of a config.json in a few characters."""
     if isinstance(value, dict):
         return "{...}"
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         return f"[{', '.join('...' if isinstance(item, (list, dict)) else str(item) for item in value[:6])}, ...]"
     text = f'"{value}"' if isinstance(value, str) and value.strip().isdecimal() else str(value)  # text, not a number
     return text if len(text) <= 40 else f"{text[:37]}..."

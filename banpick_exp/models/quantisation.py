@@ -26,6 +26,8 @@ KERNELS = {
 }
 """By format."""
 
+QUANTISATION_KEYS = ("quantization_config", "compression_config")
+"""Of a config.json."""
 MARLIN_FORMATS = ("mxfp4", "nvfp4")
 """Those that need `MARLIN` typed."""
 
@@ -65,12 +67,7 @@ class Quantisation:
 def quantisation_of(whole: Mapping[str, Any], part: Mapping[str, Any]) -> Quantisation | None:
     """What a config.json says, `part` of it being the language model; None for weights that are not quantised."""
     found = next(
-        (
-            value
-            for key in ("quantization_config", "compression_config")
-            for config in (part, whole)
-            if isinstance(value := config.get(key), dict)
-        ),
+        (value for key in QUANTISATION_KEYS for config in (part, whole) if isinstance(value := config.get(key), dict)),
         None,
     )
     if found is None:

@@ -28,7 +28,7 @@ from banpick_exp.analysis import (
 from banpick_exp.analysis.finding import AGAINST_STOCK
 from banpick_exp.analysis.frame import vs_base
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesOnce
-from banpick_exp.disk import ASIDE
+from banpick_exp.disk import ASIDE, reading
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.manifest import MANIFEST, Manifest
@@ -289,13 +289,8 @@ def require_run(typed: str) -> Run:
     if not folder.points.is_dir():
         what = f"has no {folder.points.name}/" if folder.path.is_dir() else "is no folder"
         raise UserError(f"{typed} {what}, so it is no run and there is nothing to report. {_what_to_type(folder.path)}")
-    try:
+    with reading(typed):
         run = read_run(folder)
-    except OSError as error:
-        raise UserError(
-            f"{typed}: {error.filename} cannot be opened ({error.strerror or error}), so nobody can say what is in it."
-            " Mount the disk or mend the permission, then type the same again."
-        ) from None
     for line in (*left_out_lines(run), *_aside_line(run)):
         print(line, file=sys.stderr)
     if not run.done:

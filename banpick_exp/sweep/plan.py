@@ -35,6 +35,9 @@ from banpick_exp.sweep.search.selection import ON_DEV, Stages, stages_of
 from banpick_exp.sweep.search.strategy import setup
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
 from banpick_exp.sweep.study import expanded
+from banpick_exp.tasks.benchmarks.tiny import TINY
+from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.registry import benchmark_of
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -290,11 +293,15 @@ def _points(
     if dropped:
         shown = ", ".join(dict.fromkeys(dropped[:3])) + (", ..." if len(set(dropped)) > 3 else "")
         notes.append(f"{len(dropped)} duplicate point(s) dropped, because another point is the same: {shown}")
-    if any(point.task.data_files is None and point.model.path is not None for point in found.values()):
+    if any(point.task.data_files is None and point.model.path for point in found.values() if _embedded(point.task)):
         notes.append("the embedded tasks suit the embedded model; for your own type task=jsonl task.data_files=PATH")
     notes += _without_base(found.values())
     notes += _narrow_engines(found.values())
     return _ordered(found.values()), notes
+
+
+def _embedded(task: TaskConfig) -> bool:
+    return benchmark_of(task) is TINY
 
 
 def _without_base(points: Iterable[Point]) -> list[str]:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from banpick_exp.disk import reading
 from banpick_exp.errors import UserError
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.setups import Setup, distinct, nearest_differences, setup_of, setup_of_record
@@ -50,7 +51,8 @@ def check_setups(folder: RunFolder, wanted: Iterable[Setup]) -> None:
 
 def _recorded(folder: RunFolder) -> list[Setup]:
     """The set-ups of the points that count as finished."""
-    records, _ = folder.load_points()
+    with reading(folder.path):
+        records, _ = folder.load_points()
     return distinct(setup_of_record(record) for record in records if record.status != "failed")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from banpick_exp.config import Section
+from banpick_exp.config import Section, shown
 from banpick_exp.records import OVERALL
 from banpick_exp.tasks.invisible import invisible
 
@@ -18,6 +19,11 @@ RESERVED_DOMAINS = frozenset({OVERALL, "calibrations", "solved"})
 
 
 def _pairs(value: object) -> object:
+    if not isinstance(value, Mapping | list | tuple):
+        raise ValueError(
+            f"task.chat_template_kwargs={shown(value)} is no object: a chat template takes values by name. Nothing was"
+            " started. Type e.g. 'task.chat_template_kwargs={enable_thinking: false}'"
+        )
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
@@ -103,7 +109,14 @@ class TaskConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _lm_eval_names_its_domain(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("source") is None or values.get("domains") is not None:
+        if not isinstance(values, Mapping) or values.get("source") is None:
+            return values
+        if values.get("name") in (None, ""):
+            raise ValueError(
+                "task=lm_eval asks a task of lm-eval, and task.name does not say which: nothing was started. Type e.g."
+                " task.name=arc_easy, or task.name=my_task.yaml"
+            )
+        if values.get("domains") is not None:
             return values
         name = str(values.get("name"))
         return {**values, "domains": [name.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")]}
@@ -160,10 +173,14 @@ class TaskConfig(Section):
     def _answer_pattern_has_one_group(self) -> TaskConfig:
         if self.answer_pattern is not None:
             try:
-                groups = re.compile(self.answer_pattern).groups
-            except (re.error, OverflowError, RecursionError) as error:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", FutureWarning)  # `[[:digit:]]`, which is not what it is elsewhere
+                    groups = re.compile(self.answer_pattern).groups
+            except (re.error, OverflowError, RecursionError, FutureWarning) as error:
                 raise ValueError(
-                    f"task.answer_pattern={self.answer_pattern!r} is no regular expression: {error}"
+                    f"task.answer_pattern={self.answer_pattern!r} is no regular expression of Python's ({error}): no"
+                    " answer would be found. Put \\ before what stands for itself, and type e.g."
+                    " task.answer_pattern='\"answer: *(.+)\"'"
                 ) from None
             if groups != 1:
                 raise ValueError(

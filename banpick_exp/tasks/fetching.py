@@ -49,6 +49,10 @@ class Fetched:
     rows: int
     left_out: dict[str, int]
     """Why -> how many rows."""
+    given: int = 0
+    """Rows that there were."""
+    stated: int | None = None
+    """Rows that its source states; None where it does not."""
 
 
 def fetch(
@@ -100,11 +104,11 @@ def _converted(name: str, source: Source, part: Part, given: Path | None) -> Ite
         rows = source.package()
     else:
         rows = rows_of_hub(name, source, part)
-    made = _each(name, rows, part)
+    made = _each(name, rows, part, f"{source.place}@{source.revision[:12]}" if source.revision else source.place)
     return made if part.most is None else itertools.islice(made, part.most)
 
 
-def _each(name: str, rows: Iterable[Any], part: Part) -> Iterator[OurRow]:
+def _each(name: str, rows: Iterable[Any], part: Part, place_of: str) -> Iterator[OurRow]:
     for place, row in enumerate(rows):
         try:
             converted = part.convert(row, place)
@@ -112,7 +116,8 @@ def _each(name: str, rows: Iterable[Any], part: Part) -> Iterator[OurRow]:
             raise UserError(
                 f"tasks fetch {name}: row {place + 1} of {part.of} is not as its source has it"
                 f" ({type(error).__name__}: {error}), so nothing was fetched. Its fields are"
-                f" {', '.join(map(str, row))}; these may be files of another version."
+                f" {', '.join(map(str, row))}; these may be files of another version or benchmark: copy those"
+                f" of {place_of}."
             ) from None
         if converted is not None:
             yield converted
@@ -147,19 +152,21 @@ def _made(
     kept = [line for key, line in lines.items() if key not in doubtful]
     if split == "calibration" and (repeats := number - left_out.total() - len(lines)):
         left_out["asks what another asks"] += repeats
-    if doubtful:
-        left_out["asks what another asks, with another answer"] += len(lines) - len(kept)
+    if lost := len(lines) - len(kept):
+        left_out["asks what another asks, with another answer"] += lost
     if not kept:
+        generated = "its verifier gives no answer of its own full score: type --domains with another"
+        empty = generated if source.generated is not None else "none was there, or none had a right answer"
         raise UserError(
             f"tasks fetch {benchmark.name}: none of {number} rows for {path.name} can be asked and graded"
-            f" ({'; '.join(left_out) or 'its verifier gives no answer of its own full score'}), so nothing was fetched."
+            f" ({'; '.join(left_out) or empty}), so nothing was fetched."
         )
     if split == "test" and stated is not None and left_out.total() > MOST_LEFT_OUT * number:
         raise UserError(
             f"tasks fetch {benchmark.name}: {left_out.total()} of {number} rows for {path.name} cannot be asked and"
             f" graded ({'; '.join(left_out)}): it would be another benchmark, so nothing was fetched."
         )
-    return Fetched(path, len(kept), dict(left_out)), "".join(f"{line}\n" for line in kept).encode()
+    return Fetched(path, len(kept), dict(left_out), number, stated), "".join(f"{line}\n" for line in kept).encode()
 
 
 def _plain(name: str, domain: str) -> TaskConfig:

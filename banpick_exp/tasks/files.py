@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.benchmarks.benchmark import Benchmark
 from banpick_exp.tasks.config import TaskConfig
@@ -18,9 +19,9 @@ from banpick_exp.tasks.graders.grader import FIRST_GRADER
 from banpick_exp.tasks.graders.pattern import PROBE_SECONDS, REMEDY, never_ends
 from banpick_exp.tasks.invisible import invisible
 from banpick_exp.tasks.problem import Problem
-from banpick_exp.tasks.reading import read_problems, repeats_note
+from banpick_exp.tasks.reading import lists_note, read_problems, repeats_note
 from banpick_exp.tasks.registry import benchmark_of, grader_of
-from banpick_exp.tasks.templates import files_of_template
+from banpick_exp.tasks.templates import domains_there, files_of_template
 
 CALIBRATION_SPLIT = "calibration"
 COMPOSED = b"answers compared in NFC"
@@ -29,6 +30,8 @@ written; all others are judged as ever, and keep theirs."""
 
 Loaded = tuple[Problem, ...]
 
+MOST_NAMED = 8
+"""Domains that are named one by one."""
 MOST_KEPT = 32
 _kept: dict[tuple[object, ...], Loaded] = {}
 """Problems by the content they were read from: settings that vary do not parse the same bytes again."""
@@ -106,12 +109,24 @@ def _notes(paths: Mapping[str, Path], loaded: Mapping[str, Loaded]) -> Iterator[
     for domain, problems in loaded.items():
         if note := repeats_note(paths[domain], problems):
             yield note
+        if note := lists_note(paths[domain], problems):
+            yield note
         shared = [other for problem in problems if (other := domain_of.setdefault(problem.question, domain)) != domain]
         for other in dict.fromkeys(shared):
             yield (
                 f"{shared.count(other)} of {len(problems)} problems of {paths[domain]} are asked in domain {other} too:"
                 " over all domains they count twice, so intervals are too narrow. Leave them out of one file."
             )
+
+
+def _what_there_is(task: TaskConfig, domain: str, split: str) -> str:
+    """Domains that have a file of this split, the likeliest first: a name may be misspelt."""
+    found = domains_there(task.data_files, split) if task.data_files is not None else []
+    if not found:
+        return ""
+    more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    there = f"Of split {split} there are files for {', '.join(found[:MOST_NAMED])}{more}. "
+    return suggestion(domain, found, "task.domains=[").replace("? ", "]? ") + there
 
 
 def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
@@ -122,6 +137,7 @@ def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
     try:
         if not path.is_file():
             what = "is no plain file" if path.exists() else "there is no file"
+            remedy = _what_there_is(task, domain, split) + remedy
             raise UserError(
                 f"{place}: {what} {path} (domain {domain}, split {split}), so there is nothing to ask. {remedy}"
                 if what.startswith("there")
@@ -129,6 +145,7 @@ def _content(task: TaskConfig, path: Path, domain: str, split: str) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
+        remedy = "Make it readable, or type another task.data_files." if isinstance(error, PermissionError) else remedy
         raise UserError(
             f"{place}: {path} cannot be read ({error.strerror}; domain {domain}, split {split}), so there is nothing"
             f" to ask. {remedy}"

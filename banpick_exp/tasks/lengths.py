@@ -5,17 +5,20 @@ And how much it reads of those that ask for likelihoods, which is what they cost
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from banpick_exp.errors import UserError
-from banpick_exp.models.folder import has_chat_template
+from banpick_exp.models.folder import has_chat_template, read_json
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
 
 SPECIAL_TOKENS = 8
 """At most, that a tokenizer puts around a prompt by itself."""
+GENERATION_TAG = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
+"""Transformers' own addition to Jinja (chat_template_utils.AssistantTracker)."""
 LATER = "prompt lengths are checked when the engine starts: there is no {file} that could be read before"
 
 
@@ -24,11 +27,32 @@ def check_chat_template(task: TaskConfig, folder: Path) -> None:
 
     `folder` may be a Hugging Face id, of which nothing is known before it is loaded.
     """
-    if task.chat_template and folder.is_dir() and not has_chat_template(folder):
+    if not task.chat_template or not folder.is_dir():
+        return
+    if not has_chat_template(folder):
         raise UserError(
             f"task.chat_template=true, but {folder} has no chat template (chat_template.jinja, or chat_template in"
             " tokenizer_config.json): no prompt could be made. Type task.chat_template=false."
         )
+
+    if (file := folder / "chat_template.jinja").is_file():
+        _check_template(file, file.read_text(encoding="utf-8", errors="replace"))
+    elif (file := folder / "tokenizer_config.json").is_file():
+        said = read_json(file).get("chat_template")
+        _check_template(file, said if isinstance(said, str) else "")
+
+
+def _check_template(file: Path, template: str) -> None:
+    """UserError for a template that Jinja, with what Transformers adds to it, cannot read."""
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION_TAG.sub("", template))
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"{file}: its chat template is damaged (its line {error.lineno}: {error.message}), so no prompt could be"
+            " made. Copy it again, or type task.chat_template=false."
+        ) from None
 
 
 def check_prompt_lengths(
@@ -74,18 +98,24 @@ def check_prompt_lengths(
     longest = need - written
     if worst.choices:
         setting, max_tokens = "one token of an answer, task.max_tokens", 1
+    remedy = _remedy(setting, longest, need, max_model_len, max_positions, every=over == len(asked))
     raise UserError(
         f"problem {worst.problem_id} (domain {worst.domain}) has {longest} tokens and with {setting}={max_tokens}"
         f" it needs {need}, but engine.max_model_len={max_model_len}: {over} problem{'s' if over > 1 else ''} could not"
-        f" be answered. {_remedy(setting, longest, need, max_model_len, max_positions)}"
+        f" be answered. {remedy}"
     )
 
 
-def _remedy(setting: str, longest: int, need: int, max_model_len: int, max_positions: int | None) -> str:
+def _remedy(
+    setting: str, longest: int, need: int, max_model_len: int, max_positions: int | None, *, every: bool
+) -> str:
+    """`every`: no problem fits, so to leave those out would leave none."""
     if max_positions is None or need <= max_positions:
         return f"Type engine.max_model_len={need}, a smaller {setting}, or leave them out of the file."
     if longest < max_model_len:
         return f"Type {setting}={max_model_len - longest} or less, or leave them out of the file."
+    if every:
+        return f"The checkpoint was made for {max_positions} positions: type another model, or shorter problems."
     return f"The checkpoint was made for {max_positions} positions: leave them out of the file."
 
 

@@ -6,6 +6,7 @@ empty (a completion without an answer would be right), a truth value (a model ma
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ TASK_KEY = "task"
 MOST_SHOWN = 5
 ROLES = ("system", "user", "assistant")
 """Who may speak in a chat that is asked; the user speaks last."""
+CHAT = '[{"role": "user", "content": "1+1?"}]'
 DAMAGED = "\ufffd"
 REPEATS_BORNE = 0.05
 """Share of the rows that may repeat another, as some published sets have them; with more, intervals mean nothing."""
@@ -96,6 +98,24 @@ def repeats_note(path: Path, problems: Sequence[Problem]) -> str | None:
         f" ({', '.join(repeats[:MOST_SHOWN])}): they count as problems of their own, so intervals are a little too"
         " narrow, or a calibration weighs them double. Leave them out of the file."
     )
+
+
+def lists_note(path: Path, problems: Sequence[Problem]) -> str | None:
+    """What to tell the user of right answers that spell a list of texts and are one text; None where there are none."""
+    spelled = [p.problem_id for p in problems if len(p.answers) == 1 and _spells_texts(p.answer)]
+    if not spelled:
+        return None
+    return (
+        f"{len(spelled)} of {len(problems)} right answers of {path} are lists written as one text"
+        f" ({', '.join(spelled[:MOST_SHOWN])}): a model would have to write brackets and quotes too. Where each is"
+        ' right, write the list itself, "answer": ["2", "two"], in JSON lines or Parquet; a cell of a CSV file is'
+        " always one text."
+    )
+
+
+def _spells_texts(answer: str) -> bool:
+    value = _written_list(answer)
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value)
 
 
 def _contradiction(problem: Problem, first: str, same: Problem) -> str:
@@ -187,6 +207,20 @@ def _is_chat(value: object) -> bool:
     return isinstance(value, list) and any(isinstance(item, dict) and "role" in item for item in value)
 
 
+def _written_list(text: str) -> object:
+    """The list that a text spells in JSON or as Python prints it; None where it spells none."""
+    if not (text.lstrip().startswith("[") and text.rstrip().endswith("]")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list):
+            return value
+    return None
+
+
 def _chat(benchmark: Benchmark, task: TaskConfig, value: object) -> tuple[tuple[str, str], ...]:
     key = benchmark.prompt_key
     if not task.chat_template:
@@ -217,10 +251,17 @@ def _messages(key: str, value: list[object]) -> Iterator[tuple[str, str]]:
 
 
 def _question(key: str, value: object) -> str:
+    if isinstance(value, (list, dict)):
+        raise _Wrong(f'has {_named(value)} as "{key}": write it as text in quotes, or as a chat, {CHAT}')
     if isinstance(value, (Number, NoValue)) or not isinstance(value, str):
         raise _Wrong(f'has {_named(value)} as "{key}", not text: write it as text in quotes')
     if all(char.isspace() or invisible(char) for char in value):
         raise _Wrong(f'has an empty "{key}": there is nothing to ask')
+    if _is_chat(_written_list(value)):
+        raise _Wrong(
+            f'has chat messages written as one text as "{key}", so the model would be asked brackets and quotes: write'
+            f" the list itself in JSON lines or Parquet, {CHAT} (a cell of a CSV file is always one text)"
+        )
     return _whole(key, value)
 
 

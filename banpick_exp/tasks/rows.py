@@ -15,8 +15,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from banpick_exp.errors import UserError
-from banpick_exp.models.folder import LFS_POINTER
-from banpick_exp.tasks.invisible import invisible
+from banpick_exp.tasks.file_kinds import TAB, plain_name, refuse_json, refuse_other_forms, text_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,16 +40,10 @@ Row = Mapping[str, object]
 Numbered = Iterator[tuple[str, Row | str]]
 """(`line 5`, the row), or (`line 5`, why it is none)."""
 
-FEW_ZEROS = 8
-"""Plain letters in UTF-16 have a zero byte of two, so a file with less than one of 8 is damaged."""
 NEEDED = 2
 """The question and the answer; ids and sub-tasks may be absent."""
-TAB = "\t"
 SEPARATORS = (",", ";", TAB, "|")
 """What programs write between the columns of a table."""
-COMPRESSED = {b"\x1f\x8b": "gunzip", b"PK\x03\x04": "unzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2"}
-COMPRESSED |= {b"\xfd7zXZ": "unxz"}
-"""How compressed files begin, and what unpacks them."""
 
 
 def rows_of(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered:
@@ -62,62 +55,18 @@ def rows_of(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered:
     kind = path.suffix.lower()
     if kind == ".parquet":
         return _parquet_rows(path, data, columns)
-    text = _text(path, data)
+    text = text_of(path, data)
     if kind in (".csv", ".tsv"):
         return _csv_rows(path, text, "," if kind == ".csv" else "\t", columns[:NEEDED])
-    return _json_rows(path, text)
-
-
-def _text(path: Path, data: bytes) -> str:
-    """UserError for anything but UTF-8, with or without a byte order mark."""
-    for begin, program in COMPRESSED.items():
-        if data.startswith(begin):
-            raise UserError(
-                f"{path} is compressed, so its problems cannot be read. Unpack it: type {program} {quote(str(path))}."
-            )
-    if data.startswith(b"PAR1"):
-        raise UserError(f"{path} is a Parquet file under another name. Rename it so that it ends in .parquet.")
-    if data.startswith(LFS_POINTER):
-        raise UserError(
-            f"{path} is a Git LFS pointer, not the file itself: there are no problems in it. Type git -C"
-            f" {quote(str(path.parent))} lfs pull."
-        )
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or data.count(0) > len(data) // FEW_ZEROS:
-        encoding = _wide_encoding(data)
-        raise UserError(
-            f"{path} is not UTF-8 but, as it seems, {encoding}: its problems would be read as something else. Save it"
-            f" as UTF-8: type iconv -f {encoding} -t UTF-8 {quote(str(path))} > NEW."
-        )
-    if b"\0" in data:
-        line = data[: data.index(b"\0")].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line} holds a zero byte, which no text has: the file is damaged. Copy it again, or delete"
-            f" it: type tr -d '\\000' < {quote(str(path))} > NEW."
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8, so its text would be guessed. Save the"
-            f" file as UTF-8, e.g. from Latin-1: type iconv -f LATIN1 -t UTF-8 {quote(str(path))} > NEW."
-        ) from None
-
-
-def _wide_encoding(data: bytes) -> str:
-    """By its byte order mark, else by where the zeros of plain letters stand."""
-    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
-        return "UTF-32"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16"
-    return "UTF-16BE" if data.index(b"\0") % 2 == 0 else "UTF-16LE"
+    refuse_other_forms(path, text, columns[:NEEDED])
+    return _json_lines(text)
 
 
 # ---------------------------------------------------------------- JSON lines
 
 
 BYTE_ORDER_MARK = "\ufeff"
-"""At the beginning of a file it is read over (`_text`), elsewhere it is a character that nobody sees."""
+"""At the beginning of a file it is read over (`text_of`), elsewhere it is a character that nobody sees."""
 
 
 class _DoubledKey(ValueError):
@@ -130,15 +79,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         raise _DoubledKey(next(key for key in keys if keys.count(key) > 1))
     return found
-
-
-def _json_rows(path: Path, text: str) -> Numbered:
-    if text.lstrip().startswith("["):
-        raise UserError(
-            f'{path} is one JSON list, not one object a line: no problem could be read. Type python -c "import json;'
-            f" [print(json.dumps(row)) for row in json.load(open('{path}', encoding='utf-8-sig'))]\" > NEW.jsonl."
-        )
-    return _json_lines(text)
 
 
 def _json_lines(text: str) -> Numbered:
@@ -180,8 +120,10 @@ def _csv_rows(path: Path, text: str, delimiter: str, needed: tuple[str, ...]) ->
         first = next(iter(text.strip().splitlines()), "")
         if wrong := _wrong_division(path, first, delimiter, needed):
             raise UserError(wrong) from None
+        # A quote that is never closed takes the rest of the file into its cell: where that cell began is what to mend.
+        number = f"{begin}" if reader.line_num <= begin else f"{begin} (read on to line {reader.line_num})"
         raise UserError(
-            f"{path}, line {reader.line_num}: {error}, so its columns cannot be told apart. Put texts that hold"
+            f"{path}, line {number}: {error}, so its columns cannot be told apart. Put texts that hold"
             f' {delimiter!r}, quotes or line breaks in double quotes, and write " inside them as "".'
         ) from None
     finally:
@@ -193,6 +135,7 @@ def _csv_rows(path: Path, text: str, delimiter: str, needed: tuple[str, ...]) ->
         doubled = next(name for name in named if named.count(name) > 1)
         raise UserError(f"{path} has the column {doubled!r} twice, and which one counts is not said. Rename one.")
     if header and not set(needed) <= set(header):
+        refuse_json(path, text)
         wrong = _wrong_division(path, delimiter.join(header), delimiter, needed)
         body = lines[1][0] if len(lines) > 1 else lines[0][0] + 1
         raise UserError(wrong or _wrong_names(path, header, body, delimiter, needed))
@@ -223,8 +166,8 @@ def _wrong_division(path: Path, first: str, delimiter: str, needed: tuple[str, .
 def _other_separator(first: str, delimiter: str, needed: tuple[str, ...]) -> str | None:
     """What stands between the columns of a first line instead of `delimiter`; None where nothing seems to."""
     found = [other for other in SEPARATORS if other != delimiter and other in first]
-    wanted = {_plain_name(name) for name in needed}
-    whole = [other for other in found if wanted <= {_plain_name(name) for name in first.split(other)}]
+    wanted = {plain_name(name) for name in needed}
+    whole = [other for other in found if wanted <= {plain_name(name) for name in first.split(other)}]
     return next(iter(whole or ([] if delimiter in first else found)), None)
 
 
@@ -238,8 +181,8 @@ def _names_found(header: list[str], needed: tuple[str, ...]) -> str:
 def _wrong_names(path: Path, header: list[str], body: int, delimiter: str, needed: tuple[str, ...]) -> str:
     """What is wrong with the names of a first line: their spelling, or all of them. `body`: the line after it."""
     says = f"{path}: {_names_found(header, needed)}"
-    plain = {_plain_name(name): name for name in needed}
-    mended = [plain.get(_plain_name(name), name) for name in header]
+    plain = {plain_name(name): name for name in needed}
+    mended = [plain.get(plain_name(name), name) for name in header]
     if set(needed) <= set(mended) and len(set(mended)) == len(mended):
         line = io.StringIO()
         csv.writer(line, delimiter=delimiter, lineterminator="").writerow(mended)
@@ -250,10 +193,6 @@ def _wrong_names(path: Path, header: list[str], body: int, delimiter: str, neede
     return (
         f"{says}: no problem could be read. Begin the file with the line {delimiter.join(needed)}, or rename columns."
     )
-
-
-def _plain_name(name: str) -> str:
-    return "".join(char for char in name if not invisible(char)).strip().strip('"').strip().casefold()
 
 
 def _csv_lines(lines: list[tuple[int, list[str]]], header: list[str]) -> Numbered:
@@ -289,7 +228,7 @@ def _parquet_rows(path: Path, data: bytes, columns: tuple[str, ...]) -> Numbered
 
 def _renaming(path: Path, there: list[str], absent: list[str]) -> str:
     """How to rename columns of a Parquet file, where only their spelling is another."""
-    alike = {name: [other for other in there if _plain_name(other) == _plain_name(name)] for name in absent}
+    alike = {name: [other for other in there if plain_name(other) == plain_name(name)] for name in absent}
     if not all(len(others) == 1 for others in alike.values()):
         return "Rename its columns and write it again."
     names = {others[0]: name for name, others in alike.items()}

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import os
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -59,6 +60,8 @@ def local_files(part: Part, given: Path, *, only: bool) -> list[Path]:
     """The files that are this part's."""
     if given.is_file():
         return [given] if only or fnmatch(given.name, part.local) else []
+    if not os.access(given, os.R_OK | os.X_OK):  # `rglob` finds nothing there, and says nothing
+        raise UserError(f"--from {given} cannot be looked into, so nothing was fetched. Make it readable.")
     found = sorted(path for path in given.rglob("*") if path.name.lower().endswith(KINDS) and path.is_file())
     below = [path for path in found if part.config is None or part.config in path.relative_to(given).parts]
     return [path for path in below or found if fnmatch(path.name, part.local)]
@@ -72,7 +75,7 @@ def _rows(path: Path) -> Iterator[SourceRow]:
     elif path.suffix.lower() == ".csv":
         csv.field_size_limit(2**31 - 1)
         with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file)
+            yield from csv.DictReader(file, strict=True)
     else:
         with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else open(path, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):

@@ -17,6 +17,21 @@ def files_of_template(template: str, task: TaskConfig, split: str) -> dict[str, 
     return {domain: _expanded(template.format(domain=domain, split=split)) for domain in task.domains}
 
 
+def domains_there(template: str, split: str) -> list[str]:
+    """The domains for which `template` has a file, by what lies in its folder; none where {domain} names a folder."""
+    pattern = _expanded(template.format(domain="\0", split=split))
+    before, mark, after = pattern.name.partition("\0")
+    if not mark or "\0" in after or "\0" in str(pattern.parent) or not pattern.parent.is_dir():
+        return []
+    names = sorted(path.name for path in pattern.parent.iterdir())
+    longer = len(before) + len(after)
+    return [
+        name[len(before) : len(name) - len(after)]
+        for name in names
+        if name.startswith(before) and name.endswith(after) and len(name) > longer
+    ]
+
+
 def _expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()

@@ -208,3 +208,11 @@ def test_what_cannot_be_graded_so(words: list[str], message: str, finished: Path
 def test_a_word_that_is_nearly_right_is_named(words: list[str], near: str, finished: Path) -> None:
     with pytest.raises(UserError, match=re.escape(near.format(run=finished))):
         grade([word.format(run=finished) for word in words])
+
+
+def test_a_run_that_cannot_be_opened_is_named(finished: Path) -> None:
+    path = RunFolder(finished).record_files()[0]
+    path.unlink()
+    path.symlink_to(finished / "unmounted" / path.name)
+    with pytest.raises(UserError, match=rf"{path.name} cannot be opened .*Mount the disk"):
+        grade([str(finished), "task.grader=numeric"])

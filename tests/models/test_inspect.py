@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,11 @@ def test_a_count_that_cannot_be_sure_says_so(tmp_path: Path, changes: dict[str, 
         ({"num_experts": "many"}, "num_experts=many is text", '"num_experts": NUMBER.'),
         ({"num_experts": 8.5}, "num_experts=8.5 is no whole number", '"num_experts": NUMBER.'),
         ({"num_experts_per_tok": True}, "num_experts_per_tok=True is no whole number", "NUMBER."),
+        ({"hidden_size": "128"}, 'hidden_size="128" is text, no number', '"hidden_size": 128.'),
+        ({"hidden_size": -64}, "hidden_size=-64 is below 1", '"hidden_size": NUMBER.'),
+        ({"vocab_size": []}, "vocab_size=[] is no whole number", '"vocab_size": NUMBER.'),
+        ({"max_position_embeddings": "many"}, "max_position_embeddings=many is text", "NUMBER."),
+        ({"text_config": {"vocab_size": 0}}, "vocab_size=0 is below 1", "NUMBER."),
     ],
 )
 def test_a_size_that_is_no_number_is_said_once_and_typing_it_is_no_remedy(
@@ -221,6 +227,16 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 400000000
         ("model.safetensors", b"<!DOCTYPE html><html>404</html>", ["has no whole header"]),
         ("model.safetensors.index.json", b'{"weight_map": {"a": "gone.safetensors"}}', ["gone.safetensors", "in part"]),
         ("model.safetensors.index.json", b"{}", ["no weight_map"]),
+        ("model.safetensors.index.json", b'{"weight_map": {}}', ["no weight_map"]),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "/etc/hostname"}}', ["/etc/hostname", "in part"]),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "config.json"}}', ["config.json", "in part"]),
+        (
+            "model-00002-of-00003.safetensors",
+            safetensors(),
+            ["1 of the 3 parts", "model-00003-of"],
+        ),
+        ("tokenizer.json", b'{"model": ', ["tokenizer.json cannot be read", "damaged"]),
+        ("generation_config.json", b"[1]", ["generation_config.json holds a list", "damaged"]),
         ("adapter_config.json", b'{"base_model_name_or_path": "a/b"}', ["holds an adapter", "a/b", "merge_and_unload"]),
         ("config.json", b"[" * 100_000, ["cannot be read", "damaged"]),
         ("config.json", b'{"a": "\xff"}', ["cannot be read", "damaged"]),
@@ -233,6 +249,32 @@ def test_damage_is_refused_while_planning(tmp_path: Path, name: str, content: by
         inspect(folder)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    path = write_checkpoint(tmp_path) / name
+    path.touch()
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
+    with pytest.raises(UserError, match=rf"cannot be read .*{name}.*Make it readable"):
+        inspect(tmp_path)
+
+
+def test_a_quantisation_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"quantization_config": "fp8"}, {"text_config": {"compression_config": [8]}}]
+    for number, changes in enumerate(wrong):
+        with pytest.raises(UserError, match="is no object, so no engine could load it"):
+            inspect(write_checkpoint(tmp_path / str(number), **changes))
+    assert inspect(write_checkpoint(tmp_path / "whole", quantization_config={"quant_method": "fp8"})).shape == SHAPE
+
+
+def test_all_parts_of_the_weights_are_whole(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, weights=None)
+    for number in (1, 2):
+        (folder / f"model-0000{number}-of-00002.safetensors").write_bytes(safetensors())
+    assert inspect(folder).missing is None
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json"])

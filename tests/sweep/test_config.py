@@ -128,7 +128,11 @@ def test_the_help_page_lists_every_choice() -> None:
         (TaskConfig, {"name": "x", "domains": []}, ["task.domains=[] is empty"]),
         (TaskConfig, {"name": "x", "domains": ["a", "a"]}, ["names a twice"]),
         (TaskConfig, {"name": "x", "domains": ["a"], "answer_pattern": "a+"}, ["has 0 groups", "exactly one"]),
-        (TaskConfig, {"name": "x", "domains": ["a"], "answer_pattern": "("}, ["no regular expression"]),
+        (TaskConfig, {"name": "x", "domains": ["a"], "answer_pattern": "("}, ["no regular expression", "type e.g."]),
+        (TaskConfig, {"name": "x", "domains": ["a"], "answer_pattern": "[[:digit:]](.)"}, ["no regular expression"]),
+        (TaskConfig, {"name": "x", "domains": None}, ["is not a list", "task.domains=[A,B]"]),
+        (TaskConfig, {"name": "x", "domains": [1]}, ["is not a text", "Type 'task.domains=[\"1\"]'"]),
+        (TaskConfig, {"name": "x", "domains": ["a"], "chat_template_kwargs": 3}, ["no object", "{enable_thinking: "]),
     ],
 )
 def test_a_wrong_value_is_named_with_its_remedy(section: Any, values: dict[str, Any], words: list[str]) -> None:

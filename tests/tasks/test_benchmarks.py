@@ -265,6 +265,26 @@ def test_files_of_another_kind_are_refused_in_words(tmp_path: Path) -> None:
         fetch("gsm8k", given=tmp_path / "half")
 
 
+def test_a_part_of_a_benchmark_is_told_from_the_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A download that ended early makes a file like any other, and its figures would stand beside published ones."""
+    folder = written(
+        tmp_path / "part" / "test.jsonl", [gsm(n) for n in range(3)] + [gsm(1) | {"answer": "#### 5"}]
+    ).parent
+    tasks_command.run(["fetch", "gsm8k", "--from", str(folder)])
+    said = capsys.readouterr().out
+    assert "4 problems of the 1,319 that its source states" in said and "not the whole benchmark" in said
+    assert "left out" not in said
+    rows = [{"id": n, "problem": f"p{n}", "solution": "s", "answer": str(n)} for n in range(30)]
+    tasks_command.run(["fetch", "aime24", "--from", str(written(tmp_path / "whole" / "train.jsonl", rows).parent)])
+    assert "not the whole" not in capsys.readouterr().out
+
+
+def test_an_open_quote_in_a_csv_takes_no_rows_with_it(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text('question,answer\n1+1?,#### 2\n"1+2?,#### 3\n1+3?,#### 4\n')
+    with pytest.raises(UserError, match=r"test\.csv: unexpected end of data, so nothing was fetched"):
+        fetch("gsm8k", given=tmp_path)
+
+
 def test_parquet_and_csv_are_read_like_json_lines(tmp_path: Path) -> None:
     import polars as pl
 
@@ -309,11 +329,14 @@ def test_the_table_lists_all_with_licence_cost_and_presence(capsys: pytest.Captu
     assert tasks_command.run([]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert set(SOURCES) <= set(lines)
-    assert lines["gsm8k"].endswith("yes") and lines["aime24"].endswith("no")
+    assert lines["gsm8k"].endswith("1 of them") and lines["aime24"].endswith("no")
+    assert "CC (as its card" not in lines["livecodebench"], "half a remark"
     assert "5.8 M" in lines["aime24"] and "asks for consent" in lines["gpqa_diamond"]
     fetched.path.write_text(fetched.path.read_text() + "\n")
     tasks_command.run([])
     assert "changed since" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"Leave it out; a sweep asks the first N"):
+        tasks_command.run(["fetch", "gsm8k", "--domains", "math"])
     with pytest.raises(UserError, match=r"Did you mean gsm8k\?"):
         tasks_command.run(["fetch", "gsm8"])
 

@@ -76,6 +76,21 @@ def test_data_files_that_cannot_be_read_are_refused(tmp_path: Path, template: st
     assert words in str(caught.value)
 
 
+def test_a_domain_of_a_typo_is_told_which_there_are(tmp_path: Path) -> None:
+    for name in ("math_test.jsonl", "code_test.jsonl", "math_dev.jsonl", "_test.jsonl", "notes.txt"):
+        (tmp_path / name).write_text('{"prompt": "1+1=", "answer": "2"}\n')
+
+    def refusal(template: str) -> str:
+        with pytest.raises(UserError) as caught:
+            inspect_task(TaskConfig(name="jsonl", domains=("mth",), data_files=template))
+        return str(caught.value)
+
+    message = refusal(f"{tmp_path}/{{domain}}_{{split}}.jsonl")
+    assert "Did you mean task.domains=[math]? Of split test there are files for code, math. Put it" in message
+    for template in ("{domain}/{split}.jsonl", "{domain}_{domain}_{split}.jsonl", "absent/{domain}_{split}.jsonl"):
+        assert "there are files" not in refusal(f"{tmp_path}/{template}")
+
+
 def test_an_unknown_home_is_no_traceback() -> None:
     with pytest.raises(UserError, match="cannot be looked up"):
         inspect_task(TaskConfig(name="x", domains=("a",), data_files="~nobody_here/{domain}_{split}.jsonl"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,30 @@ def test_the_embedded_tasks_fit_the_embedded_model() -> None:
     for split in ("calibration", "dev", "test"):
         found = inspect_task(TaskConfig(name="tiny", domains=("math", "code", "knowledge")), split)
         assert check_prompt_lengths(found.loaded, EMBEDDED_CHECKPOINT, max_tokens=24, max_model_len=256) is None
+
+
+def test_where_nothing_fits_nothing_is_left_out() -> None:
+    fits: dict[str, Any] = {"max_tokens": 24, "max_model_len": 256, "max_positions": 256}
+    with pytest.raises(UserError, match="positions: type another model, or shorter problems"):
+        check_prompt_lengths(problems("x" * 300), EMBEDDED_CHECKPOINT, **fits)
+    with pytest.raises(UserError, match="positions: leave them out of the file"):
+        check_prompt_lengths(problems("x" * 300, "short"), EMBEDDED_CHECKPOINT, **fits)
+
+
+def test_a_template_that_cannot_be_read_is_known_before(tmp_path: Path) -> None:
+    chat = TaskConfig(name="jsonl", domains=("math",), data_files="x", chat_template=True)
+    whole = "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% continue %}{% endfor %}"
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        for template, fine in ((whole, True), (whole[:30], False), ("{% if x %}", False)):
+            text = template if name.endswith("jinja") else json.dumps({"chat_template": template})
+            (folder / name).write_text(text)
+            if fine:
+                check_chat_template(chat, folder)
+            else:
+                with pytest.raises(UserError, match=rf"{name}: its chat template is damaged.*Copy it again"):
+                    check_chat_template(chat, folder)
 
 
 def test_a_chat_needs_a_template(tmp_path: Path) -> None:

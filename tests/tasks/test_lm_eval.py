@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -176,6 +177,27 @@ def test_tasks_that_cannot_be_asked(change: tuple[str, str], why: str, folder: P
     with pytest.raises(UserError, match=f"(?s){why}"):
         build(str(path))
     assert not (folder / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("if doc == {last!r}: raise ValueError('late')\n    return '?'", "ValueError: late"),
+    ],
+)
+def test_python_of_the_users_own_that_fails(body: str, why: str, folder: Path) -> None:
+    (folder / f"ask_{why[:5]}.py").write_text(f"def asked(doc):\n    {body.format(last=SUMS[-1])}\n")
+    text = re.sub("doc_to_text: .*", f"doc_to_text: !function ask_{why[:5]}.asked", GENERATION)
+    path = write_task(folder, "sums", text, SUMS)
+    with pytest.raises(UserError, match=f"{why}.*Mend {path}, then type"):
+        build(str(path))
+
+
+def test_a_task_without_a_name() -> None:
+    for name in (None, ""):
+        with pytest.raises(ValueError, match=r"task.name does not say which.*Type e\.g\. task\.name=arc_easy"):
+            TaskConfig.model_validate({"name": name, "source": "lm_eval"})
 
 
 def test_names_that_lm_eval_does_not_have(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,22 @@ def broken(completion, answers, row):
     return 1 / 0
 def silent(completion, answers, row):
     pass
+def leaves(completion, answers, row):
+    raise SystemExit(3)
+def nan(completion, answers, row):
+    return float("nan")
+def percent(completion, answers, row):
+    return 70
 """
+SHAPES = {
+    "two": ("c, a", False),
+    "four": ("c, a, r, more", False),
+    "keyword": ("c, a, r, *, more", False),
+    "none": ("", False),
+    "default": ("c, a, r, more=1, *, other=2", True),
+    "star": ("*given", True),
+    "one_and_star": ("c, *given", True),
+}
 
 
 @pytest.fixture
@@ -79,17 +95,42 @@ def test_its_source_is_part_of_what_it_is(module: str, tmp_path: Path) -> None:
         (":f", "there is no module ''"),
         ("{module}:absent", r"defines no 'absent'.*It has judged, score, broken, silent"),
         ("{module}:", "defines no ''"),
+        ("{module}.py:judged", r"with dots and without \.py: task\.grader={module}:judged"),
+        ("./{module}:judged", r"task\.grader={module}:judged"),
+        ("{module}.judged", r"Did you mean task\.grader={module}:judged\?"),
         ("math:sqrt", "is no file of Python source"),
         ("mathverify", r"is no grader.*Did you mean math_verify\?.*or a function of your own as my_module:my_function"),
     ],
 )
 def test_what_is_no_grader(path: str, message: str, module: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message.format(module=module)):
         grader_of(task_of(path.format(module=module)))
 
 
-@pytest.mark.parametrize(("name", "message"), [("broken", "ZeroDivisionError"), ("silent", "returned None")])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_function_that_cannot_be_called_is_known_before(name: str, module: str, tmp_path: Path) -> None:
+    takes, whole = SHAPES[name]
+    (tmp_path / f"{module}.py").write_text(f"def f({takes}):\n    return True\n")
+    if whole:
+        assert grader_of(task_of(f"{module}:f")).grade("4", PROBLEM, task_of(f"{module}:f")).correct
+    else:
+        with pytest.raises(UserError, match=r"line 1: f\(.*cannot be called with completion, answers and row"):
+            grader_of(task_of(f"{module}:f"))
+
+
+@pytest.mark.parametrize(("name", "message"), [("broken", "ZeroDivisionError"), ("silent", "returned None"),
+                                               ("leaves", "SystemExit: 3"), ("nan", "returned nan"),
+                                               ("percent", "returned 70")])  # fmt: skip
 def test_an_error_in_it_is_no_wrong_answer(name: str, message: str, module: str) -> None:
     task = task_of(f"{module}:{name}")
     with pytest.raises(UserError, match=rf"asked about problem p of m.*{message}"):
         grader_of(task).grade("4", PROBLEM, task)
+
+
+def test_a_source_that_may_not_be_read_is_said(module: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{module}.py"
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\).*Make it readable"):
+        grader_of(task_of(f"{module}:judged"))

@@ -23,7 +23,7 @@ from banpick_exp.tasks.benchmarks.jsonl import JSONL
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.graders.registry import GRADERS
 from banpick_exp.tasks.problem import Problem
-from banpick_exp.tasks.reading import read_problems
+from banpick_exp.tasks.reading import lists_note, read_problems
 
 CASES = Path(__file__).parent / "cases"
 
@@ -221,8 +221,9 @@ def test_the_remedy_for_an_encoding_works_as_typed(tmp_path: Path, encoding: str
     assert read((tmp_path / "NEW").read_bytes())[1].answer == "ü"
 
 
-def test_the_remedy_for_a_json_list_works_as_typed(tmp_path: Path) -> None:
-    path = tmp_path / "a list.json"
+@pytest.mark.parametrize("name", ["a list.json", "it's a list.json"])
+def test_the_remedy_for_a_json_list_works_as_typed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     path.write_text(json.dumps([{"prompt": "p", "answer": 1}, {"prompt": "q", "answer": "é"}]))
     command = refusal(path.read_bytes(), str(path)).split("Type ")[1].removesuffix(".")
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
@@ -230,7 +231,50 @@ def test_the_remedy_for_a_json_list_works_as_typed(tmp_path: Path) -> None:
     assert shlex.split(command)[0] == "python"
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("p.txt", "prompt,answer\n1+1=,2\n", "mv p.txt p.csv"),
+        ("p.jsonl", "id\tAnswer\tprompt\n", "mv p.jsonl p.tsv"),
+        ("p.csv", row() * 2, "mv p.csv p.jsonl"),
+        ("p.json", json.dumps({"prompt": "1", "answer": "2"}, indent=1), "jq -c . p.json"),
+        ("p.json", json.dumps({"prompt": "1", "answer": "2"}, indent=1) * 2, "jq -c . p.json"),
+        ("p.xlsx", b"PK\x03\x04rest", "is a spreadsheet"),
+        ("p.ods", b"PK\x03\x04rest", "is a spreadsheet"),
+    ],
+)
+def test_a_file_of_a_kind_that_its_name_does_not_say(name: str, data: bytes | str, words: str) -> None:
+    assert words in refusal(data, name)
+
+
+def test_a_chat_in_another_form_is_told_the_right_one() -> None:
+    form = '[{"role": "user"'
+    assert form in refusal(row(prompt=[{"from": "human", "value": "hi"}]), chat_template=True)
+    assert form in refusal(row(prompt={"role": "user", "content": "hi"}), chat_template=True)
+    assert form in refusal(row(prompt=[]), chat_template=True)
+    for written in (json.dumps([{"role": "user", "content": "hi"}]), "[{'role': 'user', 'content': 'hi'}]"):
+        assert "written as one text" in refusal(row(prompt=written), chat_template=True)
+    assert "written as one text" in refusal("prompt,answer\n\"[{'role': 'user', 'content': 'hi'}]\",2\n", "p.csv")
+    assert read(row(prompt="[1, 2] is a list of?"))[0].prompt == "[1, 2] is a list of?"
+    assert read(row(prompt="[[[" * 9000 + "]"))[0].prompt.endswith("]")
+
+
+def test_a_list_written_as_one_text_is_one_answer_and_said() -> None:
+    found = read('prompt,answer\na,"[""2"", ""two""]"\nb,"[1, 2]"\n', "p.csv")
+    assert [problem.answer for problem in found] == ['["2", "two"]', "[1, 2]"]
+    note = lists_note(Path("p.csv"), found)
+    assert note is not None and "1 of 2 right answers of p.csv" in note
+    assert lists_note(Path("p.csv"), found[1:]) is None
+
+
 # ---------------------------------------------------------------- CSV and Parquet
+
+
+def test_a_quote_that_is_never_closed_is_named_where_it_began() -> None:
+    rows = [f"{number}+1=,{number + 1}" for number in range(40)]
+    rows[15] = '"15+1=,16'
+    assert "p.csv, line 17 (read on to line 41): " in refusal("prompt,answer\n" + "\n".join(rows) + "\n", "p.csv")
+    assert "p.csv, line 3: " in refusal('prompt,answer\na,1\n"b"c,2\nd,3\n', "p.csv")
 
 
 def test_csv_is_text_and_names_its_lines() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from banpick_exp.cluster.find_run import found_run
 from banpick_exp.config import suggestion
+from banpick_exp.disk import reading
 from banpick_exp.errors import UserError
 from banpick_exp.manifest import Manifest
 from banpick_exp.options import Options
@@ -55,7 +56,8 @@ def run(arguments: list[str]) -> int:
     # Imported here: --help and a wrong option answer at once.
     from banpick_exp.evaluation.regrading import regraded
 
-    points = folder.read_points()
+    with reading(folder.path):
+        points = folder.read_points()
     for left_out in points.left_out:
         print(f"Left out: {left_out.file}: {left_out.reason}")
     found, notes = regraded(points.records, points.outcomes, changes)

@@ -6,7 +6,7 @@ import shlex
 
 from banpick_exp.cluster.events import Events
 from banpick_exp.cluster.find_run import resume_command, typed_run
-from banpick_exp.disk import ASIDE
+from banpick_exp.disk import ASIDE, reading
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
 from banpick_exp.records import PointRecord
@@ -60,7 +60,8 @@ def help_page() -> str:
 
 def set_failed_aside(folder: RunFolder) -> list[PointRecord]:
     """The failed points whose records were set aside just now; to be called by who holds the run's lock."""
-    failed = [record for record in folder.load_points()[0] if record.status == "failed"]
+    with reading(folder.path):
+        failed = [record for record in folder.load_points()[0] if record.status == "failed"]
     events = Events(folder)
     try:
         for record in failed:

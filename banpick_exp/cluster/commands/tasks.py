@@ -15,10 +15,11 @@ from banpick_exp.sweep.compose import Composer
 from banpick_exp.tasks.benchmarks.source import Source, fetched_path
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.data_folder import FOLDER_VARIABLE, data_folder
-from banpick_exp.tasks.fetching import CORPORA, NOTE, SOURCES, fetch
+from banpick_exp.tasks.fetching import CORPORA, MOST_LEFT_OUT, NOTE, SOURCES, fetch
 from banpick_exp.tasks.harness.place import PREFIX, how_to_make
 from banpick_exp.tasks.harness.sources import is_local
 
+LICENCE_ROOM = 33
 ROW = "{:<16}{:<10}{:>9}{:>9}{:>12}  {:<34}{}"
 BILLION = 1e9
 
@@ -91,12 +92,20 @@ def task_of(name: str) -> TaskConfig:
     return Composer().setting({"task": name}).task
 
 
+def _licence(said: str, room: int) -> str:
+    """Whole, or what stands before its remarks in brackets, or as much as there is room for, and that it is not all."""
+    short = said if len(said) <= room else said.partition(" (")[0]
+    return short if len(short) <= room else f"{short[: room - 3]}..."
+
+
 def table() -> str:
     """Every benchmark that is fetched, a line each."""
     lines = [ROW.format("task", "domains", "problems", "samples", "tokens", "licence (of its source)", "here?")]
     for name, source in SOURCES.items():
         if name in CORPORA:
-            lines.append(ROW.format(name, "text", "", "", "", source.licence[:33], _here(name, source, ("general",))))
+            lines.append(
+                ROW.format(name, "text", "", "", "", _licence(source.licence, 33), _here(name, source, ("general",)))
+            )
             continue
         task = task_of(name)
         problems = _problems(name, source, task)
@@ -104,7 +113,7 @@ def table() -> str:
         domains = f"{len(task.domains)} domains" if len(task.domains) > 1 else task.domains[0]
         count = "any" if problems is None else f"{problems:,}"
         gated = ", asks for consent" if source.gated else ""
-        licence = f"{source.licence[: 33 - len(gated)]}{gated}"
+        licence = f"{_licence(source.licence, LICENCE_ROOM - len(gated))}{gated}"
         lines.append(
             ROW.format(name, domains[:9], count, task.samples, tokens, licence, _here(name, source, task.domains))
         )
@@ -153,7 +162,13 @@ def _here(name: str, source: Source, domains: tuple[str, ...]) -> str:
     for path in paths:
         if files.get(path.name, {}).get("sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
             return "yes, and changed since it was fetched"
-    return "yes"
+    stated = sum(part.rows or 0 for part in source.parts if part.split == "test")
+    there = sum(int(str(files[path.name].get("rows", 0))) for path in paths)
+    return f"{there:,} of them" if stated and there < (1 - MOST_LEFT_OUT) * stated else "yes"
+
+
+def _partly(there: int, stated: int | None) -> bool:
+    return stated is not None and there != stated
 
 
 def _fetched(typed: argparse.Namespace) -> str:
@@ -164,19 +179,30 @@ def _fetched(typed: argparse.Namespace) -> str:
         raise UserError(_unknown(name))
     given = None if typed.given is None else Path(typed.given).expanduser()
     if given is not None and not given.exists():
-        raise UserError(f"tasks fetch {name} --from {given}: there is nothing of that name, so nothing was fetched.")
+        raise UserError(
+            f"tasks fetch {name} --from {given}: there is nothing of that name, so nothing was fetched. Type"
+            " --from and the file or folder of a download."
+        )
     generated = SOURCES[name].generated is not None
     if generated and given is not None:
         raise UserError(f"tasks fetch {name} --from: its problems are made, not copied. Leave --from out.")
     if typed.size < 1:
         raise UserError(f"--size {typed.size}: there would be no problem. Type --size 200.")
+    if typed.domains and not generated:
+        raise UserError(
+            f"tasks fetch {name} --domains: its problems are fetched whole, and nothing would be chosen. Leave it out;"
+            " a sweep asks the first N with task.max_problems=N."
+        )
     domains = tuple(dict.fromkeys(filter(None, (typed.domains or "").split(","))))
     if generated and not domains:
         domains = task_of(name).domains
     lines = []
     for each in fetch(name, given=given, domains=domains, size=typed.size, seed=typed.seed):
         why = "".join(f"; {count} left out: {reason}" for reason, count in each.left_out.items())
-        lines.append(f"{each.path}: {each.rows} {'documents' if name in CORPORA else 'problems'}{why}")
+        part = f" of the {each.stated:,} that its source states" if _partly(each.given, each.stated) else ""
+        lines.append(f"{each.path}: {each.rows} {'documents' if name in CORPORA else 'problems'}{part}{why}")
+        if part:
+            lines.append("note: this is not the whole benchmark, so published figures are of other problems.")
     if name in CORPORA:
         lines.append(
             f"Calibrate on it: type calibration.text={json.dumps(str(data_folder() / name))[1:-1]}/"

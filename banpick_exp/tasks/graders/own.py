@@ -28,6 +28,8 @@ from banpick_exp.tasks.graders.grader import Grade, Grader
 from banpick_exp.tasks.problem import Problem
 
 RIGHT_ABOVE = 0.5
+GIVEN = 3
+"""What a function is given: completion, answers, row."""
 FORM = "def my_function(completion: str, answers: list[str], row: dict) -> bool"
 
 
@@ -75,12 +77,12 @@ class OwnGrader(Grader):
         place = f"task.grader={self.name} ({self.path}), asked about problem {problem.problem_id} of {problem.domain}"
         try:
             judged = self._judge(completion, list(problem.answers), row)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{place}, raised {type(error).__name__}: {error}. An error in a grader is no wrong answer, so nothing"
                 " was graded. Mend the function, or have it return False."
             ) from error
-        if not isinstance(judged, bool | int | float):
+        if not isinstance(judged, bool | int | float) or not 0 <= judged <= 1:
             raise UserError(
                 f"{place}, returned {judged!r}: that says neither right nor wrong. Return True or False, or a number"
                 f" from 0 to 1, of which those above {RIGHT_ABOVE} are right."
@@ -110,6 +112,11 @@ def _source(name: str, module: str) -> tuple[Path, bytes]:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
+        dotted = module.removesuffix(".py").removeprefix("./").replace("/", ".")
+        if dotted != module and all(part.isidentifier() for part in dotted.split(".")):
+            remedy = (
+                f"Modules are typed with dots and without .py: task.grader={dotted}:{name.partition(':')[2]}. {remedy}"
+            )
         raise UserError(f"task.grader={name}: there is no module {module!r}, so no answer could be judged. {remedy}")
     path = Path(spec.origin or "")
     if path.suffix != ".py":
@@ -117,7 +124,13 @@ def _source(name: str, module: str) -> tuple[Path, bytes]:
             f"task.grader={name}: {module} is no file of Python source ({spec.origin}), so nobody could say later what"
             f" has judged. {remedy}"
         )
-    return path, path.read_bytes()
+    try:
+        return path, path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"task.grader={name}: {path} cannot be read ({error.strerror}), so no answer could be judged. Make it"
+            " readable."
+        ) from None
 
 
 def _check_defined(name: str, function: str, source: bytes, path: Path) -> None:
@@ -127,8 +140,8 @@ def _check_defined(name: str, function: str, source: bytes, path: Path) -> None:
         raise UserError(
             f"task.grader={name}: {path} is no Python ({error}), so no answer could be judged. Mend it."
         ) from None
-    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    bound: list[str] = []
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    defined, bound = [*functions], list[str]()
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             bound += [alias.asname or alias.name for alias in node.names]
@@ -139,3 +152,15 @@ def _check_defined(name: str, function: str, source: bytes, path: Path) -> None:
             f"task.grader={name}: {path} defines no {function!r}, so no answer could be judged."
             f" It has {', '.join(defined) or 'no function'}. Write there: {FORM}"
         )
+    if function in functions and not _takes_three(functions[function].args):
+        raise UserError(
+            f"task.grader={name}: {path}, line {functions[function].lineno}: {function}"
+            f"({ast.unparse(functions[function].args)}) cannot be called with completion, answers and row, so no answer"
+            f" could be judged. Write there: {FORM}"
+        )
+
+
+def _takes_three(takes: ast.arguments) -> bool:
+    places = len(takes.posonlyargs) + len(takes.args)
+    at_least = places - len(takes.defaults)
+    return at_least <= GIVEN and (places >= GIVEN or takes.vararg is not None) and None not in takes.kw_defaults

@@ -51,6 +51,15 @@ class ReasoningGym(MarkedGrader):
             )
         return None
 
+    def wrong_material(self, material: str | None) -> str | None:
+        kept = json.loads(material or "null")
+        if isinstance(kept, dict) and isinstance(kept.get("dataset"), str) and isinstance(kept.get("entry"), dict):
+            return None
+        return (
+            "has no material of reasoning-gym's (its dataset and entry), so no answer could be right: type"
+            " task=reasoning_gym, whose problems have it, or another task.grader"
+        )
+
     def graded(self, part: Marked, problem: Problem) -> Grade | None:
         marked = TAGS.findall(part.text)
         answer = (marked[-1] if marked else part.text).strip()

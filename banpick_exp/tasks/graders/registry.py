@@ -26,7 +26,10 @@ def grader_named(name: str) -> Grader:
         return GRADERS[name]
     if ":" in name:
         return own_grader(name)
+    near = suggestion(name, GRADERS)
+    if not near and all(part.isidentifier() for part in name.split(".")) and "." in name:
+        near = f"Did you mean task.grader={':'.join(name.rsplit('.', 1))}? "
     raise UserError(
-        f"task.grader={name} is no grader, so no answer could be judged. {suggestion(name, GRADERS)}"
+        f"task.grader={name} is no grader, so no answer could be judged. {near}"
         f"Choices: {', '.join(GRADERS)}, or a function of your own as my_module:my_function."
     )

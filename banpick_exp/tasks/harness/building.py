@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -61,8 +62,9 @@ def build(name: str) -> Built:
     target = problems_path(name)
     sources = sources_of(yaml)
     _refuse(name, sources)
-    task = _loaded(name, yaml)
-    lines, metrics, calibration = _lines(name, task, yaml, sources)
+    with _task_code(name, yaml):
+        task = _loaded(yaml)
+        lines, metrics, calibration = _lines(name, task, yaml, sources)
     create_folder(target.parent)
     write_atomically(target, _as_file(lines))
     other = problems_path(name, CALIBRATION)
@@ -130,25 +132,37 @@ def _shipped(name: str) -> Path:
     return Path(entry.yaml_path)
 
 
-def _loaded(name: str, yaml: Path) -> Any:
-    import numpy as np
-    from lm_eval.tasks import TaskManager
-
-    random.seed(RANDOM_SEED)
-    np.random.seed(NUMPY_SEED)
+@contextmanager
+def _task_code(name: str, yaml: Path) -> Iterator[None]:
+    """Runs a task's own code, which may raise anything, or exit: all of it is a UserError that says whose it is."""
     try:
-        found = TaskManager(include_defaults=False).load([str(yaml)])
+        yield
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
         raise UserError(
             f"task.name={name} needs the package {error.name}, which is not installed here: there is nothing to ask."
             f" Type pip install {error.name} (the task may want more: pip install 'lm-eval[ifeval]')."
         ) from error
-    except Exception as error:  # whatever a task's code, datasets or the Hub raise
+    except (Exception, SystemExit) as error:  # whatever a task's code, datasets or the Hub raise
+        mend = f"Mend {yaml}, then type python -m banpick_exp lm_eval {quote(name)} again."
+        unreached = (
+            "Where its data is on the Hugging Face Hub and there is no network here, type this on a machine that has"
+            f" one and copy the file it writes to {problems_path(name)}."
+        )
         raise UserError(
             f"task.name={name} cannot be loaded by lm-eval ({type(error).__name__}: {str(error)[:300]}), so there is"
-            " nothing to ask. Where its data is on the Hugging Face Hub and there is no network here, type this on a"
-            f" machine that has one and copy the file it writes to {problems_path(name)}."
+            f" nothing to ask. {mend if is_local(name) and not isinstance(error, ConnectionError) else unreached}"
         ) from error
+
+
+def _loaded(yaml: Path) -> Any:
+    import numpy as np
+    from lm_eval.tasks import TaskManager
+
+    random.seed(RANDOM_SEED)
+    np.random.seed(NUMPY_SEED)
+    found = TaskManager(include_defaults=False).load([str(yaml)])
     (task,) = found["tasks"].values()
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
