@@ -186,7 +186,7 @@ def test_a_process_that_dies_costs_one_answer() -> None:
 
 
 def test_one_process_judges_all_answers_of_an_engine_that_holds_much_memory() -> None:
-    """Each answer had a start of its own, a second of sympy, wherever the process that asks had ever held a gigabyte."""
+    """Each answer had a start of its own, a second of sympy, wherever who asks had ever held a gigabyte."""
     much = bytearray(b"x") * (1024 * math_process.LARGEST_KIB + 2**26)
     math_verify._judge.close()
     assert graded(r"\boxed{2/4}", "0.5").correct
