@@ -31,6 +31,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFileOrScript(config, log)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of two workers each takes the next file in this order: those with slow tests come first, and hundreds of quick
+    ones fill up the end, so that no worker waits long for the other."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("engine")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @functools.cache
 def _script_or_file(root: Path, file: str) -> str:
     named = re.search(r'^OWN_PROCESS = "(.+)"$', (root / file).read_text(encoding="utf-8"), re.MULTILINE)
@@ -46,3 +56,11 @@ def tiny_engine() -> Iterator[Engine]:
     engine = open_engine(ASSETS / "checkpoint")
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For runs of which records and the terminal are read alone: figures and page take a second of each."""
+    from banpick_exp.cluster import summary
+
+    monkeypatch.setattr(summary, "write_report", lambda run: [])

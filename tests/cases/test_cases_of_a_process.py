@@ -23,6 +23,7 @@ def mounts() -> bool:
     return unshare is not None and subprocess.run([unshare, "-m", "true"], capture_output=True).returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not mounts(), reason="no mount namespaces here")
 def test_a_home_that_is_read_only(tmp_path: Path) -> None:
     """A12: every point failed after the load, on a lock in ~/.cache, of the embedded tasks too."""
@@ -37,17 +38,19 @@ def test_a_home_that_is_read_only(tmp_path: Path) -> None:
     assert statuses(only_run(tmp_path / "out")) == BOTH and list(home.iterdir()) == []
 
 
-def test_a_home_that_is_not_there(tmp_path: Path) -> None:
-    done = command(tmp_path, *small(*WITHOUT, "output_dir=out"), environment={"HOME": "/proc/nowhere"})
-    assert done.code == 0, done.output
+@pytest.mark.long
+def test_folders_that_are_not_there_and_signs_that_cannot_be_printed(tmp_path: Path) -> None:
+    """No home, no temporary folder, and output in an encoding without circles."""
+    missing = {"HOME": "/proc/nowhere", "TMPDIR": str(tmp_path / "nowhere"), "PYTHONIOENCODING": "latin-1"}
+    done = command(tmp_path, *small(*WITHOUT, "output_dir=out"), environment=missing)
+    assert done.code == 0 and "UnicodeEncodeError" not in done.output, done.output
     assert statuses(only_run(tmp_path / "out")) == BOTH
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_a_sweep_ends_well_where_a_circle_cannot_be_printed(encoding: str, tmp_path: Path) -> None:
+def test_a_sweep_ends_well_where_a_circle_cannot_be_printed(tmp_path: Path) -> None:
     """H1 and I1 at once: the sweep died of a filled circle, and of a run id that was in use."""
     theirs = {"WANDB_RUN_ID": "fixed", "WANDB_RESUME": "must", "WANDB_MODE": "disabled", "WANDB_RUN_GROUP": "theirs"}
-    terminal = {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "COLUMNS": "20"}
+    terminal = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "20"}
     done = command(tmp_path, *small("output_dir=out"), environment=terminal | theirs)
     assert done.code == 0 and "Traceback" not in done.output and "UnicodeEncodeError" not in done.output, done.output
     run = only_run(tmp_path / "out")
@@ -58,12 +61,14 @@ def test_a_sweep_ends_well_where_a_circle_cannot_be_printed(encoding: str, tmp_p
     assert "theirs" not in str(mirrored)
 
 
-@pytest.mark.parametrize(("name", "is_there"), [("x" * 100, True), ("é" * 60, True), ("nowhere", False)])
-def test_ray_starts_where_the_temporary_folder_is_too_deep(name: str, is_there: bool, tmp_path: Path) -> None:
-    """G1: a socket's path has at most 107 bytes."""
-    deep = tmp_path / name
-    if is_there:
-        deep.mkdir()
+@pytest.mark.long
+def test_ray_starts_where_the_temporary_folder_is_too_deep(tmp_path: Path) -> None:
+    """G1: a socket's path has at most 107 bytes, and this one's letters have two each.
+
+    That the folder's name alone decides is test_faults.py's.
+    """
+    deep = tmp_path / ("é" * 60)
+    deep.mkdir()
     done = command(tmp_path, *small(*WITHOUT, "cluster=local", "output_dir=out"), environment={"TMPDIR": str(deep)})
     assert done.code == 0 and "Traceback" not in done.output, done.output
     assert statuses(only_run(tmp_path / "out")) == BOTH
@@ -90,4 +95,4 @@ def test_a_cluster_that_is_none_is_said_at_once(typed: list[str], environment: d
     assert done.code == 2 and "Traceback" not in done.output, done.output
     lines = [line for line in done.output.splitlines() if line.startswith("banpick: ")]
     assert (len(lines) == 1 and "Type" in done.text) or "type" in done.text
-    assert time.monotonic() - begin < 10, "of which the imports take most"
+    assert time.monotonic() - begin < 60, "it took two minutes; the imports take seconds, on a busy machine more"

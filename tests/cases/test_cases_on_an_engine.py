@@ -18,7 +18,7 @@ from banpick_exp.run_folder import RunFolder
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.usefixtures("no_pages")]
 
 BOTH = {"none": "done", "fixed_k k=4": "done"}
 CASES = Path(__file__).resolve().parents[1] / "tasks" / "cases"

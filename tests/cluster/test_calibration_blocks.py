@@ -166,7 +166,7 @@ class CalibratingBackend(LoadedBackend):
 
 
 @pytest.fixture(autouse=True)
-def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_rest(monkeypatch: pytest.MonkeyPatch, no_pages: None) -> None:
     monkeypatch.setattr(faults, "FIRST_REST", 0.0)
     monkeypatch.setattr(fleet, "POLL_SECONDS", 0.01)
 

@@ -26,7 +26,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.manifest import MANIFEST
 from banpick_exp.run_folder import RunFolder
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("no_pages")]
 
 TYPED = [
     "policy=fixed_k", "policy.k=choice(2,6)", "task.max_problems=4", "task.block_problems=6", "task.speed_seconds=0",

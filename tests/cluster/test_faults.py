@@ -161,7 +161,17 @@ def test_a_temp_folder_too_long_for_sockets_gives_way(monkeypatch: pytest.Monkey
     monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(own_ray.tempfile, "gettempdir", lambda: "/tmp")
     assert own_ray.short_temp_dir() is None
-    monkeypatch.setattr(own_ray.tempfile, "gettempdir", lambda: "/tmp/" + "x" * 100)
-    short = own_ray.short_temp_dir()
-    assert short is not None and len(short) < own_ray.LONGEST_TEMP_DIR and Path(short).is_dir()
-    Path(short).rmdir()
+    long = "/tmp/" + "x" * 100
+    monkeypatch.setattr(own_ray.tempfile, "gettempdir", lambda: long)
+    shorter = [own_ray.short_temp_dir()]
+    monkeypatch.undo()
+    (tmp_path / ("x" * 100)).mkdir()
+    for there_or_not in (tmp_path / ("x" * 100), "/tmp/" + "é" * (own_ray.LONGEST_TEMP_DIR // 2)):
+        for name in ("TMPDIR", "RAY_TMPDIR"):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, str(there_or_not))
+                shorter.append(own_ray.short_temp_dir())
+    for short in shorter:
+        assert short is not None and len(short) < own_ray.LONGEST_TEMP_DIR and Path(short).is_dir()
+        Path(short).rmdir()
+    assert len(set(shorter)) == 5

@@ -40,7 +40,7 @@ POINTS_OF_A_KIND = 6
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch, no_pages: None) -> None:
     monkeypatch.setattr(fleet, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(fleet, "WATCH_SECONDS", 0.02)
 

@@ -18,7 +18,7 @@ from banpick_exp.cluster.backends.slots import RaySlot
 from banpick_exp.cluster.config import ClusterConfig
 from banpick_exp.engine.config import EngineConfig
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 STANDING = ClusterConfig(address="auto")
 NODES, DEVICES = 5, 8

@@ -32,7 +32,7 @@ from banpick_exp.report.terminal import print_pareto
 from banpick_exp.tasks.load import load_problems
 from banpick_exp.tasks.problem import Problem
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("no_pages")]
 
 LADDER = ["policy=fixed_k", "policy.k=choice(2,6)", "task.max_problems=20", "task.speed_seconds=0", "tracking=none"]
 IN_BLOCKS = [*LADDER, "task.block_problems=20"]

@@ -26,7 +26,7 @@ SPACE = [
     f'sweep.blocks=[[{EXPERTS},"policy.mode=boost","policy.boost=choice(15,0.25,0.5,1)"],'
     f'[{EXPERTS},"policy.mode=force_replace"]]',
     'sweep.reference=[["policy=fixed_k","policy.k=4"]]', "search=select", "search.by=policy.mode",
-    "task.max_problems=40", "tracking=none",
+    "task.max_problems=40", "task.speed_seconds=0.1", "tracking=none",
 ]  # fmt: skip
 STAGE_1 = 8
 """Points: stock and fixed_k on test, stock and five candidates on dev."""

@@ -28,9 +28,9 @@ from banpick_exp.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP = ["policy=fixed_k", "policy.k=choice(2,3,4,5,6,7)", "task.max_problems=200", "task.speed_seconds=1",
+SWEEP = ["policy=fixed_k", "policy.k=choice(2,3,5,6)", "task.max_problems=200", "task.speed_seconds=1",
          "tracking=none", "cluster=standing", "cluster.engines=1", "engine.cpus=1"]  # fmt: skip
-POINTS = 7
+POINTS = 5
 LIMIT_SECONDS = 600
 T = TypeVar("T")
 LEFT = """

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from own_process import findings
-from run_tensor_parallel import SWAPS
+from run_parallel import SWAPS
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-OWN_PROCESS = "run_tensor_parallel.py"
+OWN_PROCESS = "run_parallel.py"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def found(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("turn", range(len(SWAPS)), ids=lambda i: SWAPS[i][0])
 def test_two_ranks_answer_and_count_like_one(found: dict[str, Any], turn: int) -> None:
-    one, two = found["one"]["turns"][turn], found["two"]["turns"][turn]
+    one, two = found["one"]["turns"][turn], found["tensor"]["turns"][turn]
     assert two["texts"] == one["texts"]
     assert two["counters"] == one["counters"]
     assert two["swap_seconds"] < 0.05
@@ -29,7 +29,7 @@ def test_two_ranks_answer_and_count_like_one(found: dict[str, Any], turn: int) -
 
 def test_two_ranks_calibrate_like_one(found: dict[str, Any]) -> None:
     """Each rank holds a part of every expert: only the sum of their outputs can be compared."""
-    one, two = found["one"], found["two"]
+    one, two = found["one"], found["tensor"]
     assert two["seen"]["usage"] == one["seen"]["usage"]
     assert two["seen"]["tail_square"] == pytest.approx(one["seen"]["tail_square"], rel=1e-4)
     assert two["seen"]["ratio_median"] == pytest.approx(one["seen"]["ratio_median"], rel=1e-4)
@@ -44,10 +44,10 @@ def test_two_ranks_calibrate_like_one(found: dict[str, Any]) -> None:
 
 
 def test_the_policies_differ(found: dict[str, Any]) -> None:
-    first, second, third = (turn["counters"] for turn in found["two"]["turns"])
-    assert second != first != third
+    first, *others = (turn["counters"] for turn in found["tensor"]["turns"])
+    assert all(counters != first for counters in others)
 
 
 def test_ranks_that_hold_different_policies_are_refused(found: dict[str, Any]) -> None:
     assert found["one"]["refusal"] is None
-    assert "ranks hold different policies" in found["two"]["refusal"]
+    assert "ranks hold different policies" in found["tensor"]["refusal"]

@@ -274,5 +274,5 @@ def test_ci_runs_every_test_and_hands_on_what_failed(tmp_path: Path, test: int, 
     assert first == f"{ROOT} make test" and len(faults) == (2 if long else 1), "what fails is done once more"
     named = re.findall(r"tests/\S+\.py", faults[0])
     assert named and all((ROOT / each).is_file() for each in named)
-    assert faults[0] == f"{ROOT} make long ARGS=-n 2 --dist loadfile {' '.join(named)}"
+    assert faults[0] == f"{ROOT} make long ARGS=-n 2 --dist loadfile --no-loadscope-reorder {' '.join(named)}"
     assert faults[1:] in ([], [f"{ROOT} make long ARGS=--last-failed {' '.join(named)}"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,19 +52,26 @@ def problems() -> Test:
 
 
 @pytest.fixture(scope="module")
-def ladder(tiny_engine: Engine, problems: Test) -> dict[int, dict[str, Any]]:
-    """Per k and domain, which of the test problems are answered exactly."""
-    return {
+def healthy(tiny_engine: Engine, problems: Test) -> dict[str, Any]:
+    """Per domain, which of the test problems are answered exactly with all of the experts."""
+    return {domain: correct(tiny_engine, items, "fixed_k", {"k": 8}) for domain, items in problems.items()}
+
+
+@pytest.fixture(scope="module")
+def ladder(tiny_engine: Engine, problems: Test, healthy: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """The same per k."""
+    fewer = {
         k: {domain: correct(tiny_engine, items, "fixed_k", {"k": k}) for domain, items in problems.items()}
-        for k in (8, 4, 3, 2, 1)
+        for k in (4, 3, 2, 1)
     }
+    return {8: healthy, **fewer}
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_baseline_accuracy(ladder: dict[int, dict[str, Any]], domain: str) -> None:
+def test_baseline_accuracy(healthy: dict[str, Any], domain: str) -> None:
     low, high = BASELINE[domain]
-    assert len(ladder[8][domain]) >= 800
-    assert low <= ladder[8][domain].mean() <= high
+    assert len(healthy[domain]) >= 800
+    assert low <= healthy[domain].mean() <= high
 
 
 def test_fewer_experts_are_worse_step_by_step(ladder: dict[int, dict[str, Any]]) -> None:
@@ -99,62 +107,84 @@ class ControlRun:
         return 100 * mean, 100 * low, 100 * high
 
 
-CONTROLS: tuple[ControlKind, ...] = ("math", "weak_math", "harmful_math")
-KEYS: dict[str, Name] = {"by insertion_kl": "insertion_kl", "by gain_add": "gain_add", "by removal_kl": "removal_kl"}
+ASKED: dict[ControlKind, dict[Name, Sequence[str]]] = {
+    "math": {
+        "insertion_kl": ("range_replace", "boost 0.5"),
+        "gain_add": ("range_replace", "boost 0.5"),
+        "removal_kl": ("range_replace",),
+    },
+    "weak_math": {"insertion_kl": (), "gain_add": tuple(MODES)},
+    "harmful_math": {"insertion_kl": tuple(MODES), "gain_add": tuple(MODES)},
+}
+"""Per control the scores that the tests below read, and the modes whose effect they read."""
+
+
+Controls = Callable[[ControlKind], ControlRun]
 
 
 @pytest.fixture(scope="module")
 def controls(
-    tiny_engine: Engine, problems: Test, ladder: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, ControlRun]]:
-    """One engine at a time in a process: the shared one makes room, and is loaded again afterwards."""
+    tiny_engine: Engine, problems: Test, healthy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Controls]:
+    """Measured when it is first asked for, after all else. One engine at a time in a process: the shared one makes
+    room, and is loaded again at the end."""
+    tiny_engine.close()
+    runs: dict[ControlKind, ControlRun] = {}
+
+    def measured(kind: ControlKind) -> ControlRun:
+        if kind not in runs:
+            folder = tmp_path_factory.mktemp(kind)
+            build_control(kind, folder)
+            runs[kind] = measure(kind, folder, problems["math"], healthy["math"])
+        return runs[kind]
+
+    yield measured
+    tiny_engine.start()
+    tiny_engine.verify()
+
+
+def measure(kind: ControlKind, folder: Path, problems: list[Problem], healthy: Any) -> ControlRun:
     from banpick_exp.evaluation.calibration.config import CalibrationConfig
     from banpick_exp.evaluation.calibration.measure import calibrate, score
 
-    tiny_engine.close()
-    runs: dict[str, ControlRun] = {}
-    settings = CalibrationConfig()
-    for kind in CONTROLS:
-        folder = tmp_path_factory.mktemp(kind)
-        build_control(kind, folder)
-        engine = open_engine(folder)
-        try:
-            domains = calibrate(engine, tiny_shape(), tiny_task("math"), settings)
-            found, count = domains["math"], len(PLANTED[kind].planted)
-            for name in KEYS.values():
-                found.scores[name] = score(engine, tiny_shape(), domains, settings, name)[0]["math"]
-            keys = {label: chosen_by(found, name, count) for label, name in KEYS.items()}
-            policies: dict[str, dict[str, Any]] = {
-                f"{mode} {label}": {**params, "experts": chosen}
-                for mode, params in MODES.items()
-                for label, chosen in keys.items()
-                if chosen
-            }
-            if kind == "math":
-                insertion = keys["by insertion_kl"]
-                policies["wrong layer"] = {"mode": "range_replace", "experts": wrong_layer(insertion)}
-                for seed in range(3):
-                    policies[f"random {seed}"] = {"mode": "range_replace", "experts": random_experts(1, seed)}
-            right = {name: correct(engine, problems["math"], "pick", params) for name, params in policies.items()}
-            right["none"] = correct(engine, problems["math"])
-        finally:
-            engine.close()
-        runs[kind] = ControlRun(found, ladder[8]["math"], right)
-    tiny_engine.start()
-    tiny_engine.verify()
-    yield runs
+    settings, asked, count = CalibrationConfig(), ASKED[kind], len(PLANTED[kind].planted)
+    engine = open_engine(folder)
+    try:
+        domains = calibrate(engine, tiny_shape(), tiny_task("math"), settings)
+        found = domains["math"]
+        for name in asked:
+            found.scores[name] = score(engine, tiny_shape(), domains, settings, name)[0]["math"]
+        policies: dict[str, dict[str, Any]] = {
+            f"{mode} by {name}": {**MODES[mode], "experts": chosen}
+            for name, modes in asked.items()
+            if (chosen := chosen_by(found, name, count))
+            for mode in modes
+        }
+        if kind == "math":
+            insertion = chosen_by(found, "insertion_kl", count)
+            policies["wrong layer"] = {"mode": "range_replace", "experts": wrong_layer(insertion)}
+            for seed in range(3):
+                policies[f"random {seed}"] = {"mode": "range_replace", "experts": random_experts(1, seed)}
+        known = {"": correct(engine, problems)}  # two scores that find the same experts are asked once
+        for params in policies.values():
+            if str(params) not in known:
+                known[str(params)] = correct(engine, problems, "pick", params)
+        right = {name: known[str(params)] for name, params in policies.items()} | {"none": known[""]}
+    finally:
+        engine.close()
+    return ControlRun(found, healthy, right)
 
 
-@pytest.mark.parametrize("kind", DROP)
-def test_demotion_costs_accuracy(controls: dict[str, ControlRun], kind: str) -> None:
-    run = controls[kind]
+@pytest.mark.parametrize("kind", ["math", pytest.param("weak_math", marks=pytest.mark.long)])
+def test_demotion_costs_accuracy(controls: Controls, kind: ControlKind) -> None:
+    run = controls(kind)
     delta, _, high = paired_bootstrap(run.right["none"] - run.healthy)
     assert high < -0.04 and DROP[kind][0] <= 100 * delta <= DROP[kind][1]
 
 
-def test_calibration_finds_the_planted_expert(controls: dict[str, ControlRun]) -> None:
+def test_calibration_finds_the_planted_expert(controls: Controls) -> None:
     ((layer, expert),) = PLANTED["math"].planted
-    scores = controls["math"].calibration.scores
+    scores = controls("math").calibration.scores
     assert place(scores["insertion_kl"], layer, expert) == 1
     assert place(scores["gain_add"], layer, expert) == 1
     assert place(scores["removal_kl"], layer, expert) > 1
@@ -162,8 +192,9 @@ def test_calibration_finds_the_planted_expert(controls: dict[str, ControlRun]) -
     assert values[-1] > 2 * values[-2]
 
 
-def test_a_weak_expert_is_found_although_it_is_selected(controls: dict[str, ControlRun]) -> None:
-    scores = controls["weak_math"].calibration.scores
+@pytest.mark.long
+def test_a_weak_expert_is_found_although_it_is_selected(controls: Controls) -> None:
+    scores = controls("weak_math").calibration.scores
     first, _ = PLANTED["weak_math"].planted
     assert place(scores["gain_add"], *first) == 1 and place(scores["insertion_kl"], *first) == 1
     assert scores["gain_add"].lower[first] > 0, "it helps for sure"
@@ -171,20 +202,22 @@ def test_a_weak_expert_is_found_although_it_is_selected(controls: dict[str, Cont
 
 @pytest.mark.parametrize("label", ["by insertion_kl", "by gain_add"])
 @pytest.mark.parametrize("policy", ["range_replace", "boost 0.5"])
-def test_pick_recovers_the_loss(controls: dict[str, ControlRun], policy: str, label: str) -> None:
-    mean, low, _ = controls["math"].gain(f"{policy} {label}")
+def test_pick_recovers_the_loss(controls: Controls, policy: str, label: str) -> None:
+    mean, low, _ = controls("math").gain(f"{policy} {label}")
     assert low > 0
     assert abs(mean - GAIN[policy]) <= 2.0, "half the gain means that Pick acts on half of the tokens or of the window"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", MODES)
-def test_pick_wins_back_what_weak_experts_lost(controls: dict[str, ControlRun], policy: str) -> None:
-    mean, low, _ = controls["weak_math"].gain(f"{policy} by gain_add")
+def test_pick_wins_back_what_weak_experts_lost(controls: Controls, policy: str) -> None:
+    mean, low, _ = controls("weak_math").gain(f"{policy} by gain_add")
     assert low > 0 and mean > 3
 
 
-def test_a_score_without_a_sign_takes_what_harms_and_a_gain_does_not(controls: dict[str, ControlRun]) -> None:
-    run = controls["harmful_math"]
+@pytest.mark.long
+def test_a_score_without_a_sign_takes_what_harms_and_a_gain_does_not(controls: Controls) -> None:
+    run = controls("harmful_math")
     (harmful,) = PLANTED["harmful_math"].planted
     assert place(run.calibration.scores["insertion_kl"], *harmful) == 1
     for mode in MODES:
@@ -196,7 +229,7 @@ def test_a_score_without_a_sign_takes_what_harms_and_a_gain_does_not(controls: d
 
 
 @pytest.mark.parametrize("policy", ["random 0", "random 1", "random 2", "wrong layer", "range_replace by removal_kl"])
-def test_other_experts_recover_nothing(controls: dict[str, ControlRun], policy: str) -> None:
-    mean, low, _ = controls["math"].gain(policy, confidence=0.99)
+def test_other_experts_recover_nothing(controls: Controls, policy: str) -> None:
+    mean, low, _ = controls("math").gain(policy, confidence=0.99)
     assert low <= 0
     assert mean < 2.0

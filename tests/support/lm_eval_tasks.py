@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def keep_to(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BANPICK_DATA", str(folder / "made"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("huggingface_hub.constants", "datasets.config"):  # which read it when they were imported
+        if name in sys.modules:
+            monkeypatch.setattr(sys.modules[name], "HF_HUB_OFFLINE", True)
 
 
 def write_task(folder: Path, name: str, text: str, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -175,18 +175,19 @@ def swept(line: list[str], output: Path) -> Run:
     (manifest,) = (output / "custom").glob("*/run.json")
     run = read_run(RunFolder(manifest.parent))
     found = {(record.model.num_experts, record.policy_name): record.mean_kept for record in run.records}
-    assert {record.status for record in run.records} == {"done"} and len(run.records) == 6
-    assert found == {
-        (32, "none"): 8, (32, "fixed_k"): 4, (24, "none"): 8, (24, "fixed_k"): 4, (16, "none"): 6, (16, "fixed_k"): 4,
-    }  # fmt: skip
-    assert len({record.model.identity for record in run.records}) == 3
+    assert {record.status for record in run.records} == {"done"}
+    stock = {32: 8, 24: 8, 16: 6}
+    for (experts, policy), kept in found.items():
+        assert experts is not None and kept == (stock[experts] if policy == "none" else 4)
+    assert len({record.model.identity for record in run.records}) == len(run.records) / 2 == len(found) / 2
     return run
 
 
 @pytest.mark.engine
 @pytest.mark.slow
-def test_all_are_measured_in_one_sweep(folders: dict[str, Path], tmp_path: Path) -> None:
-    run = swept(typed(folders, tmp_path), tmp_path)
+def test_checkpoints_are_measured_in_one_sweep(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Two of the three: the next test asks all."""
+    run = swept(typed({name: folders[name] for name in ("original", "pruned")}, tmp_path), tmp_path)
     assert run.mixed_setups is not None, "it is said that the rows are of different checkpoints"
     assert set(run.frame["policy"]) == {"none", "fixed_k"} and run.verdicts.height == 0
 

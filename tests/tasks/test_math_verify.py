@@ -10,7 +10,7 @@ import pytest
 
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.config import TaskConfig
-from banpick_exp.tasks.graders import math_verify
+from banpick_exp.tasks.graders import math_process, math_verify
 from banpick_exp.tasks.graders.grader import Grade
 from banpick_exp.tasks.graders.math_process import last_boxed, plain
 from banpick_exp.tasks.graders.registry import GRADERS
@@ -183,6 +183,18 @@ def test_a_process_that_dies_costs_one_answer() -> None:
     process.wait()
     assert graded(r"\boxed{3/4}", "0.75").grader_timeout
     assert graded(r"\boxed{3/4}", "0.75").correct
+
+
+def test_one_process_judges_all_answers_of_an_engine_that_holds_much_memory() -> None:
+    """Each answer had a start of its own, a second of sympy, wherever who asks had ever held a gigabyte."""
+    much = bytearray(b"x") * (1024 * math_process.LARGEST_KIB + 2**26)
+    math_verify._judge.close()
+    assert graded(r"\boxed{2/4}", "0.5").correct
+    del much
+    process = math_verify._judge._process
+    assert process is not None
+    assert graded(r"\boxed{3/4}", "0.75").correct
+    assert math_verify._judge._process is process and process.poll() is None
 
 
 def test_ended_again_and_again_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
