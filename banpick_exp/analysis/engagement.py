@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -61,7 +62,7 @@ def _range(record: PointRecord, domain: str) -> tuple[float, float] | None:
     if implied is not None:
         return implied
     k = {"fixed_k": record.knobs.get("k"), "none": record.model.top_k}.get(record.policy_name)
-    return None if k is None else (float(k), float(k))
+    return None if k is None else (float(math.floor(k)), float(math.ceil(k)))
 
 
 def _implied(record: PointRecord) -> str:

@@ -45,6 +45,8 @@ def _is_whole(value: Any) -> bool:
 
 def _count(value: Any) -> int | float:
     """A number of experts: whole ones as int, so that 4 and 4.0 are one policy, others to `DECIMALS` of a fraction."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError("is not a number: experts cannot be counted with it. Write a number such as 4 or 4.6.")
     number = round(as_number(value), DECIMALS)
     return int(number) if number.is_integer() else number
 

@@ -15,8 +15,9 @@ from banpick_kernels import triton_router
 from banpick_kernels.reference import biased_logits, keep_count, route
 from banpick_kernels.table import LayerTable, RouterTable
 
-POLICIES: tuple[str, ...] = ("neutral", "keep", "mixed", "ban", "thresholds", "tail", "boost")
+POLICIES: tuple[str, ...] = ("neutral", "keep", "ban", "thresholds", "tail", "boost")
 POLICIES += ("force_add", "force_replace", "range_add", "range_replace")
+ALL = (*POLICIES, "mixed")
 CLOSE = 1e-6
 POISON_ID, GUARD = -7, 128 * 32
 
