@@ -73,9 +73,10 @@ def test_a_mixed_k_is_the_reference_token_by_token_and_counts_its_mean(tiny_engi
     from banpick_exp.engine.plugin.hook import find_layers
     from banpick_exp.policy import build_policy
 
-    layers, seen = find_layers(model_of(tiny_engine)), []
+    layers = find_layers(model_of(tiny_engine))
+    seen: list[Any] = []
     tiny_engine.set_policy("fixed_k", {"k": 4.6})
-    shape = {"num_layers": NUM_LAYERS, "num_experts": layers[0].num_experts, "top_k": TOP_K}
+    shape: dict[str, Any] = {"num_layers": NUM_LAYERS, "num_experts": layers[0].num_experts, "top_k": TOP_K}
     policy = build_policy("fixed_k", {"k": 4.6}, **shape)
     for index, layer in enumerate(layers):
         layer.observer = lambda weights, ids, _, logits, index=index: seen.append((index, weights, ids, logits))
