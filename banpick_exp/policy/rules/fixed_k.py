@@ -14,8 +14,9 @@ another kernel) draw anew.
 
 Each token and layer is a coin of its own. Nothing comes closer to k than such coins by what a router sees of one token:
 it knows neither the other tokens nor the token's other layers. So the measured mean differs from k by about
-sqrt(f (1 - f) / (tokens x layers)), f the fraction of k: less than 0.002 experts over 100,000 of them. A beginning that
-all prompts share is one state, counted often, and adds to that (`ALIKE`).
+sqrt(f (1 - f) / (tokens x layers)), f the fraction of k: less than 0.002 experts over 100,000 of them. Beginnings that
+prompts share are few states, counted often, and add to that: on the embedded model, which has four layers and 2,400
+problems that begin alike, the means of four runs were off by 0.002 to 0.021, of one domain by up to 0.03 (`ALIKE`).
 
 k is read to six decimals, so that 4.6 and 4.6000000000000005 (of a range in a sweep) are one point.
 
@@ -40,9 +41,10 @@ from banpick_exp.policy.rule import BudgetKnob, Rule
 if TYPE_CHECKING:
     from banpick_kernels.table import RouterTable
 
-ALIKE = 0.1
+ALIKE = 0.15
 """Experts a token that the measured mean may differ from k beyond what independent coins explain: equal token states
-draw alike, and of a few states (the first tokens of every prompt) a run may count many."""
+draw alike, and of a few states (the first tokens of every prompt) a run may count many. One layer alone was seen 0.11
+off."""
 DEVIATIONS = 6
 """Standard deviations of independent coins that are left to chance."""
 IMPOSSIBLE = 1e-9
