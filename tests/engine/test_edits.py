@@ -190,6 +190,20 @@ def test_hooks_come_before_grouped_and_corrected_routers_choose(bias_E: torch.Te
     assert groups_of(ids) <= 3 and weights.sum(-1).allclose(torch.ones(200), atol=1e-5)
 
 
+@pytest.mark.parametrize("bias_E", [None, BIAS_E], ids=["grouped", "corrected"])
+def test_a_mixed_k_of_a_grouped_router_keeps_the_heaviest_of_its_own_selection(bias_E: torch.Tensor | None) -> None:
+    layer = deepseek_layer(bias_E)
+    six = layer.route(None, LOGITS, None, None)[1].long()
+    heaviest = six.gather(1, LOGITS.gather(1, six).argsort(dim=1, descending=True))
+    policy = policy_of("fixed_k", {"k": 3.5})
+    layer.write(policy.table.layer(0), slots=policy.max_kept)
+    weights, ids = layer.route(None, LOGITS, None, None)
+    kept = (weights > 0).sum(dim=1)
+    assert set(kept.tolist()) == {3, 4} and 0.35 < float((kept == 4).double().mean()) < 0.65
+    assert all(ids[t, : kept[t]].tolist() == heaviest[t, : kept[t]].tolist() for t in range(200))
+    assert torch.equal(layer.route(None, LOGITS[50:70], None, None)[1], ids[50:70])
+
+
 @pytest.mark.parametrize("bias_E", [None, BIAS_E * 20], ids=["grouped", "corrected"])
 @pytest.mark.parametrize(
     "masked", [list(range(0, 64, 2)), [e for e in range(64) if e % 8]], ids=["half", "seven of each group"]
