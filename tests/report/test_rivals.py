@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from synthetic_run import SyntheticRun, ladder
 
+from banpick_exp.manifest import Manifest
 from banpick_exp.report.rivals import missing_rungs, rivals_command
 from banpick_exp.report.run import Run, read_run
 from banpick_exp.report.sentences import sentences
 from banpick_exp.report.terminal import print_pareto
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.sweep.plan import plan_sweep
 
 TYPED = "python -m banpick_exp policy=naee 'policy.beta=choice(0.1,0.2)' policy.k_min=1 task.max_problems=20"
