@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 from banpick_exp.analysis.finding import Finding, Level
+from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.records import PointRecord
 
 SLACK = 1e-6
@@ -41,13 +43,16 @@ def _at_an_end(record: PointRecord) -> Iterator[Finding]:
         if implied is None:
             continue
         low, high = implied
+        spends_a_range = (
+            low < high and record.policy_name not in REFERENCE_POLICIES
+        )  # a k with a fraction leaves chance
         found = Finding(record=record, guard="engaged", domain=domain, value=measured, level="warning", detail="")
         if not low - SLACK <= measured <= high + SLACK:
             detail = f"measured {measured:.3f} experts, the policy implies {low:g} to {high:g}"
             yield replace(found, level="invalid", detail=detail)
-        elif low < high and native and high <= native and measured >= high - MARGIN:
+        elif spends_a_range and native and high <= native and measured >= high - MARGIN:
             yield replace(found, detail=f"keeps {measured:.3f} experts, native K: it prunes next to nothing")
-        elif low < high and native and low < native and measured <= low + MARGIN:
+        elif spends_a_range and native and low < native and measured <= low + MARGIN:
             yield replace(found, detail=f"keeps {measured:.3f} experts, its floor almost everywhere")
 
 
@@ -57,7 +62,7 @@ def _range(record: PointRecord, domain: str) -> tuple[float, float] | None:
     if implied is not None:
         return implied
     k = {"fixed_k": record.knobs.get("k"), "none": record.model.top_k}.get(record.policy_name)
-    return None if k is None else (float(k), float(k))
+    return None if k is None else (float(math.floor(k)), float(math.ceil(k)))
 
 
 def _implied(record: PointRecord) -> str:

@@ -23,7 +23,8 @@ def check_engagement(
 ) -> tuple[Engagement, str | None]:
     """Evidence that the policy took effect, and the reason it did not (None when it did).
 
-    The measured budget must lie within what the rule implies, in every domain. A rule that spends a range must not
+    The measured budget must lie within what the rule implies, in every domain (and within what chance makes of that,
+    where a rule draws how many experts stay). A rule that spends a range must not
     sit at its end everywhere (native K: it did not engage; the floor: its threshold is off). A rule that pulls
     experts into the selection must raise their share over stock's (or lower it, where it pushes them out): its budget
     alone would not show that it was ever applied. A rule that changes more than how many experts stay must
@@ -36,7 +37,7 @@ def check_engagement(
     reasons = [
         f"{domain}: {problem}"
         for domain, policy in built.items()
-        for problem in _problems_of_domain(policy, runs[domain].counters.mean_kept, pulls.get(domain))
+        for problem in _problems_of_domain(policy, runs[domain].counters, pulls.get(domain))
     ]
     if share is not None and (problem := _unmoved(share, down=any(pull.down for pull in pulls.values()))):
         reasons.append(problem)
@@ -59,7 +60,7 @@ def _built(chosen: DomainPolicy, shape: MoeShape) -> Policy:
 def _evidence(built: Mapping[str, Policy], runs: Mapping[str, DomainRun], share: KeyExpertShare | None) -> Engagement:
     counters = {domain: run.counters for domain, run in runs.items()}
     evidence = Engagement(
-        implied={domain: policy.budget for domain, policy in built.items()},
+        implied={domain: policy.countable(sum(counters[domain].tokens)) for domain, policy in built.items()},
         measured={domain: counted.mean_kept for domain, counted in counters.items()},
         routing_table={domain: policy.digest()[:16] for domain, policy in built.items()},
         routing_counts={domain: fingerprint([c.tokens, c.kept, c.usage]) for domain, c in counters.items()},
@@ -71,21 +72,22 @@ def _evidence(built: Mapping[str, Policy], runs: Mapping[str, DomainRun], share:
     return evidence if share is None else evidence.model_copy(update={"key_expert_share": share})
 
 
-def _problems_of_domain(policy: Policy, measured: float, pull: Pull | None) -> list[str]:
-    """What one domain alone shows against the policy; `measured`: mean_kept."""
+def _problems_of_domain(policy: Policy, counted: Counters, pull: Pull | None) -> list[str]:
+    """What one domain alone shows against the policy."""
     problems = []
-    if off := _off_budget(policy, measured):
+    if off := _off_budget(policy, counted):
         problems.append(f"measured {off}")
     if pull is None and policy.rule.needs_pull and policy.key_experts != {}:
         problems.append("no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
     return problems
 
 
-def _off_budget(policy: Policy, measured: float) -> str | None:
+def _off_budget(policy: Policy, counted: Counters) -> str | None:
     """What the measured budget (mean_kept) shows against the policy, None where nothing."""
-    low, high = policy.budget
+    measured, (low, high) = counted.mean_kept, policy.countable(sum(counted.tokens))
     if not low - SLACK <= measured <= high + SLACK:
         return f"{measured:.3f} experts a token, the policy implies {low:g} to {high:g}"
+    low, high = policy.budget
     if low < high <= policy.shape.top_k and measured in (low, high) and policy.rule.ends_are_idle:
         where = "native K: it did not engage" if measured == high else "its floor everywhere: the threshold is off"
         return f"{measured:g} experts a token, {where}"

@@ -1,7 +1,7 @@
 """`policy.budget=5`: a rule is planned with its knob open, and the loaded engine solves the knob (`evaluation.budget`).
 
 What can be known without an engine ends here: whether the rule has a knob for it, and whether the target can be met.
-A whole knob that is the budget by definition (fixed_k) is set at once: such a point is no other than the one with k.
+A knob that is the budget by definition (fixed_k) is set at once: such a point is no other than the one with k.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def with_budget(
         )
     target = _number(typed[BUDGET], at)
     knob = knob.within(shape)
+    if knob.is_budget:
+        return parse_policy(name, {**knobs, knob.name: _within(target, knob, shape, name, at)}, shape), None
     if knob.whole:
         return _whole(name, knob, knobs, target, shape, at)
     middle = math.sqrt(knob.low * knob.high) if knob.log else (knob.low + knob.high) / 2
@@ -71,6 +73,15 @@ def with_budget(
             f" nothing and be fixed_k. Type more than {low:g}" + (", or a lower policy.k_min." if low > 1 else ".")
         )
     return rule, target
+
+
+def _within(target: float, knob: BudgetKnob, shape: MoeShape, name: str, at: str) -> float:
+    if not knob.low <= target <= knob.high:
+        raise UserError(
+            f"{at} is outside [{knob.low:g}, {shape.top_k}]: policy={name} keeps between {knob.low:g} and"
+            f" top_k={shape.top_k} experts of this checkpoint. Type a budget between them."
+        )
+    return target
 
 
 def _whole(

@@ -45,6 +45,10 @@ class Policy:
         """S, the columns `route` returns: max(K, max_kept)."""
         return max(self.shape.top_k, self.max_kept)
 
+    def countable(self, choices: int) -> tuple[float, float]:
+        """`budget` as a run may count it over so many tokens x layers: wider where chance decides how many stay."""
+        return self.rule.drawn_within(max(choices, 1)) or self.budget
+
     def digest(self) -> str:
         """SHA-256 in hex of the table, and of the edits where there are any: equal ones route alike."""
         table = self.table.digest()

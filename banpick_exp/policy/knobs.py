@@ -15,6 +15,9 @@ from pydantic import BeforeValidator
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
 
+DECIMALS = 6
+"""Of a number of experts with a fraction: about what the float32 of a router's table holds."""
+
 
 def as_number(value: Any) -> float:
     """A finite number. Raises ValueError in the words that follow `policy.<name>.<knob>=<value>`."""
@@ -38,6 +41,14 @@ def _whole(value: Any) -> int:
 def _is_whole(value: Any) -> bool:
     """4.0 counts as 4: a range() in a sweep yields floats as soon as one end is one."""
     return isinstance(value, Real) and math.isfinite(value) and float(value).is_integer()
+
+
+def _count(value: Any) -> int | float:
+    """A number of experts: whole ones as int, so that 4 and 4.0 are one policy, others to `DECIMALS` of a fraction."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError("is not a number: experts cannot be counted with it. Write a number such as 4 or 4.6.")
+    number = round(as_number(value), DECIMALS)
+    return int(number) if number.is_integer() else number
 
 
 def _switch(value: Any) -> bool:
@@ -81,6 +92,7 @@ def _index(value: Any, what: str, example: str) -> int:
 
 Number = Annotated[float, BeforeValidator(as_number)]
 Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[int | float, BeforeValidator(_count)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 NamedExperts = Annotated[dict[int, tuple[int, ...]], BeforeValidator(_named_experts)]
 AUTO = "auto"
@@ -90,7 +102,7 @@ NamedOrAuto = Annotated[
 ]
 
 
-def check_count(name: str, knob: str, value: int, shape: MoeShape) -> None:
+def check_count(name: str, knob: str, value: float, shape: MoeShape) -> None:
     """Raise UserError unless 1 <= value <= top_k."""
     if value > shape.top_k:
         problem = f"exceeds top_k={shape.top_k} of this checkpoint: nothing would be pruned"

@@ -38,6 +38,8 @@ class BudgetKnob:
     high: float
     """Infinity: top_k of the checkpoint."""
     whole: bool = False
+    is_budget: bool = False
+    """It is the budget itself: set while planning, never searched."""
     log: bool = False
     """Search on its logarithm: what matters happens close to 0."""
 
@@ -159,6 +161,13 @@ class Rule(BaseModel):
     def budget(self, shape: MoeShape, calibration: Calibration | None = None) -> tuple[float, float]:
         """The lowest and highest `mean_kept` the rule can lead to, in experts per token; equal where exact."""
         return float(shape.top_k), float(shape.top_k)
+
+    def drawn_within(self, choices: int) -> tuple[float, float] | None:
+        """Between what an honest run counts its `mean_kept`, where chance decides how many experts stay.
+
+        None: chance decides nothing, and `budget` says it. `choices`: tokens x layers that were counted, at least 1.
+        """
+        return None
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
         """Write the rule into row 0 of a neutral table. Raises UserError where the calibration lacks what it needs."""

@@ -9,6 +9,7 @@ from banpick_exp.analysis.finding import READ_FIRST
 from banpick_exp.records import OVERALL, STATUSES
 from banpick_exp.report.equal_budget import NAMED, equal_budget_sentence, has_solved, is_near
 from banpick_exp.report.repeats import repeats_sentence
+from banpick_exp.report.rivals import rivals_command
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import selection_sentences
 from banpick_exp.report.text import STOCK, against, points
@@ -94,9 +95,10 @@ def _tally(run: Run) -> list[str]:
         f"beat it, {count['ties']} tie, {count['loses']} lose."
     ]
     if far := overall.height - near.height:
+        typed = rivals_command(run)
         lines.append(
             f"Without a fixed_k point within {EQUAL_BUDGET_TOLERANCE} experts per token: {far} more; what is said of"
-            " them is not at equal budget."
+            " them is not at equal budget." + (f" For rivals that keep as many, type: {typed}" if typed else "")
         )
     half = (compared["hi_simultaneous"] - compared["lo_simultaneous"]).median()
     assert isinstance(half, float)

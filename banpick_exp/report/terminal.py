@@ -17,6 +17,7 @@ from banpick_exp.report.bill import HEAD as COSTS
 from banpick_exp.report.bill import bill_caption, bill_rows
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
+from banpick_exp.report.rivals import rivals_command
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import dev_rows, result_rows, selection_sentences
 from banpick_exp.report.sentences import alarms, hypervolume_sentence, made_from_sentences
@@ -137,6 +138,8 @@ def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console, e
     if not all(map(is_near, verdict_of.values())):
         far = f"its measured budget is more than {EQUAL_BUDGET_TOLERANCE} experts away from the nearest fixed_k point."
         console.print(f"[dim]* not at equal budget: {far}[/dim]")
+        if typed := rivals_command(run):
+            console.print(f"[dim]  rivals that keep as many: {escape(typed)}[/dim]", soft_wrap=True, highlight=False)
     noted = [row for row in verdict_of.values() if row["note"] and is_near(row)]
     for row in noted if everything else noted[:LISTED]:
         console.print(f"[dim]{escape(row['label'])}: {escape(row['note'])}.[/dim]")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from banpick_kernels.reference import LARGEST, TINY
+from banpick_kernels.stochastic_rounding import BITS, FIRST, GOLDEN, SECOND
 from banpick_kernels.table import COLUMNS, LayerTable
 
 FEW_TOKENS = 64
@@ -49,6 +50,7 @@ class NumpyRouter:
         """Take the scalars over; the vectors are views."""
         value = dict(zip(COLUMNS, self._table.values[0].numpy(), strict=False))
         self._keep, self._k_min, self._floor = value["keep"], value["ban_k_min"], value["floor"]
+        self._whole = np.floor(self._keep)
         self._bans, self._replaces = bool(value["ban"] > 0), bool(value["insert_replaces"] > 0)
         self._ratio_max, span = value["ratio_max"], value["ratio_max"] - value["ratio_min"]
         self._span = span if span > 0 else np.float32(np.inf)
@@ -78,7 +80,7 @@ class NumpyRouter:
         ids_TS = best_k(cleaned, order_TE, top_k)
         row_T1 = np.arange(len(ids_TS))[:, None]
         weight_TS = _without_nan(scores_TE[row_T1, ids_TS])
-        kept_TS = np.arange(top_k) < self._keep_count(weight_TS, thresholds)
+        kept_TS = np.arange(top_k) < self._keep_count(weight_TS, order_TE[row_T1, ids_TS], thresholds)
         if inserts:
             ids_TS, kept_TS = self._inserted(order_TE, ids_TS, kept_TS, slots)
             weight_TS = _without_nan(scores_TE[row_T1, ids_TS])
@@ -89,8 +91,13 @@ class NumpyRouter:
             weight_TS /= np.maximum(weight_TS.sum(axis=1, keepdims=True), TINY)
         return Routed(weight_TS, np.where(kept_TS, ids_TS, ids_TS[:, :1]).astype(np.int32), kept_TS)
 
-    def _keep_count(self, weight_TK: Floats, thresholds: bool) -> Floats:
-        keep_T1 = self._ban_count(weight_TK) if self._bans else np.full((len(weight_TK), 1), self._keep)
+    def _keep_count(self, weight_TK: Floats, logit_TK: Floats, thresholds: bool) -> Floats:
+        if self._bans:
+            keep_T1 = self._ban_count(weight_TK)
+        elif self._keep > self._whole:
+            keep_T1 = self._whole + (uniform(logit_TK) < self._keep - self._whole)
+        else:
+            keep_T1 = np.full((len(weight_TK), 1), self._keep)
         return np.minimum(keep_T1, self._threshold_count(weight_TK)) if thresholds else keep_T1
 
     def _ban_count(self, weight_TK: Floats) -> Floats:
@@ -149,6 +156,21 @@ def best_k(values: Tensor, values_TE: Floats, top_k: int) -> Ints:
     if tied_T.any():
         ids_TK[tied_T] = best_first(values_TE[tied_T])[:, :top_k]
     return ids_TK
+
+
+def uniform(logit_TK: Floats) -> Floats:
+    """`stochastic_rounding.uniform`: a number in [0, 1), float32 [T,1], from the selected logits in rank order."""
+    rank_K = np.arange(1, logit_TK.shape[1] + 1, dtype=np.uint32) * np.uint32(GOLDEN)
+    bits_TK = np.ascontiguousarray(logit_TK + np.float32(0)).view(np.uint32)
+    token_T1 = _mixed(bits_TK ^ rank_K).sum(axis=1, keepdims=True, dtype=np.uint32)
+    return (_mixed(token_T1) >> np.uint32(32 - BITS)).astype(np.float32) / np.float32(2**BITS)
+
+
+def _mixed(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Every bit of the result hangs on every bit given. Overflow wraps."""
+    for shift, factor in ((16, FIRST), (15, SECOND)):
+        bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
+    return bits ^ (bits >> np.uint32(16))
 
 
 def _running_sum(values_TK: Floats) -> Floats:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from banpick_kernels.insertion import insert_keys
 from banpick_kernels.layer_hooks import LayerEdit
+from banpick_kernels.stochastic_rounding import rounded
 from banpick_kernels.table import LayerTable
 
 TINY, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
@@ -162,13 +163,22 @@ def threshold_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None =
     return left_TK.sum(dim=-1, keepdim=True).float().clamp_min(_of_row(layer.floor, row_T))
 
 
-def keep_count(weight_TK: Tensor, layer: LayerTable, row_T: Tensor | None = None, thresholds: bool = True) -> Tensor:
+def keep_count(
+    weight_TK: Tensor,
+    layer: LayerTable,
+    row_T: Tensor | None = None,
+    thresholds: bool = True,
+    logit_TK: Tensor | None = None,
+) -> Tensor:
     """The keep rule: how many experts of the base selection each token keeps before insertion, float32 [T,1].
 
     `keep` of them (fixed_k; stock where it is K), Ban's count where `ban` is set, and never more than the thresholds
-    leave. `thresholds` False: they are known to be neutral, and twenty small operations are saved.
+    leave. `thresholds` False: they are known to be neutral, and twenty small operations are saved. `logit_TK`: the
+    logits behind the weights, by which a `keep` with a fraction is rounded; None: it is known to be whole.
     """
     keep_T1 = _of_row(layer.keep, row_T)
+    if logit_TK is not None:
+        keep_T1 = rounded(keep_T1, logit_TK)
     banned_T1 = torch.where(_of_row(layer.ban, row_T) > 0, ban_count(weight_TK, layer, row_T), keep_T1)
     return banned_T1.minimum(threshold_count(weight_TK, layer, row_T)) if thresholds else banned_T1
 
@@ -185,6 +195,7 @@ def edit_selection(
     row_T: Tensor | None = None,
     inserts: bool = True,
     thresholds: bool = True,
+    draws: bool = True,
     edit: LayerEdit | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Apply the policy to a selection that a router has made: keep rule first, then insertion, then the weights.
@@ -201,6 +212,7 @@ def edit_selection(
         row_T: int32 or int64, the policy row of each token; None is row 0 for all.
         inserts: False where the policy is known to insert nothing: the same result without sorting all experts.
         thresholds: False where no threshold rule is set: the same result in fewer operations.
+        draws: False where `keep` is known to be a whole number: the same result in fewer operations.
         edit: what the rule does beyond the table; the logits and what follows from them are after `edit.logits`.
 
     Returns:
@@ -221,8 +233,9 @@ def edit_selection(
     if edit is not None:
         ids_TK = edit.select(logits_TE, logits_TE if ranking_TE is None else ranking_TE, ids_TK)
     weight_TK = scores_TE.gather(1, ids_TK)
+    logit_TK = logits_TE.gather(1, ids_TK) if draws else None
     rank_K = torch.arange(ids_TK.shape[1], device=ids_TK.device)
-    kept_TK = rank_K < keep_count(weight_TK, layer, row_T, thresholds)
+    kept_TK = rank_K < keep_count(weight_TK, layer, row_T, thresholds, logit_TK)
     if edit is not None:
         stays_TK = edit.keep(weight_TK / in_rank_order(weight_TK).clamp_min(TINY), ids_TK)
         if stays_TK is not None:

@@ -34,7 +34,8 @@ class Columns:
     """The scalars by name: [P,L] views of a `RouterTable`, [P] of a `LayerTable`; all float32, counts and flags too."""
 
     keep = Column(0, None)
-    """Experts kept of the base selection before insertion: the checkpoint's top_k, or fewer."""
+    """Experts kept of the base selection before insertion: the checkpoint's top_k, or fewer. Its fraction, where it has
+    one, is the share of tokens that keep one more (`stochastic_rounding`); whole where `ban` is set."""
     ban = Column(1, 0.0)
     """1: prune per token between ban_k_min and keep."""
     ban_k_min = Column(2, None)

@@ -17,6 +17,7 @@ Shape suffixes: T tokens, E experts, S slots, both padded to a power of two; a 1
 import triton
 import triton.language as tl
 
+from banpick_kernels import stochastic_rounding
 from banpick_kernels.table import COLUMNS
 
 KEEP, BAN, K_MIN = (tl.constexpr(COLUMNS[name].index) for name in ("keep", "ban", "ban_k_min"))
@@ -48,6 +49,10 @@ TINY = tl.constexpr(2.0**-126)
 LARGEST = tl.constexpr((2 - 2.0**-23) * 2.0**127)
 ROUND = tl.constexpr(1.5 * 2**23)
 """Adding and subtracting it rounds a small float32 to the nearest integer, half to even."""
+GOLDEN, FIRST, SECOND = (tl.constexpr(getattr(stochastic_rounding, name)) for name in ("GOLDEN", "FIRST", "SECOND"))
+UNUSED = tl.constexpr(32 - stochastic_rounding.BITS)
+"""Bits of the hash below those that decide."""
+STEP = tl.constexpr(2.0**-stochastic_rounding.BITS)
 
 
 @triton.jit
@@ -119,7 +124,25 @@ def _sorted(key_TS, slot_1S, ROUNDS: tl.constexpr):
 
 
 @triton.jit
-def _keep_count(weight_TS, slot_1S, values_T, K: tl.constexpr):
+def _mixed(bits):
+    """Every bit of the uint32 hangs on every bit given; products wrap."""
+    bits = (bits ^ (bits >> 16)) * FIRST
+    bits = (bits ^ (bits >> 15)) * SECOND
+    return bits ^ (bits >> 16)
+
+
+@triton.jit
+def _rounded(count_T, logit_TS, slot_1S, K: tl.constexpr):
+    """`stochastic_rounding.rounded` [T]: up with the probability of the fraction, by a hash of the first K logits."""
+    bits_TS = logit_TS.to(tl.uint32, bitcast=True) ^ ((slot_1S + 1).to(tl.uint32) * GOLDEN)
+    token_T = tl.sum(tl.where(slot_1S < K, _mixed(bits_TS).to(tl.int64), 0), 1).to(tl.uint32)
+    uniform_T = (_mixed(token_T) >> UNUSED).to(tl.float32) * STEP
+    whole_T = tl.floor(count_T)
+    return whole_T + (uniform_T < count_T - whole_T).to(tl.float32)
+
+
+@triton.jit
+def _keep_count(weight_TS, logit_TS, slot_1S, values_T, K: tl.constexpr):
     """`reference.keep_count` [T] of base scores that are 0 after the first K."""
     total_T = tl.maximum(tl.sum(weight_TS, 1), TINY)
     share_TS = weight_TS / total_T[:, None]
@@ -133,7 +156,7 @@ def _keep_count(weight_TS, slot_1S, values_T, K: tl.constexpr):
     more_T = tl.load(values_T + LAMBDA) * 0.5 * (tl.load(values_T + SENSITIVITY) + flatness_T)
     count_T = (k_min_T + (keep_T - k_min_T) * more_T + ROUND) - ROUND
     count_T = tl.minimum(tl.maximum(count_T, k_min_T), keep_T)
-    count_T = tl.where(tl.load(values_T + BAN) > 0, count_T, keep_T)
+    count_T = tl.where(tl.load(values_T + BAN) > 0, count_T, _rounded(keep_T, logit_TS, slot_1S, K))
 
     first_T = tl.max(share_TS, 1)
     left_TS = share_TS >= (tl.load(values_T + MIN_RATIO) * first_T)[:, None]
@@ -236,7 +259,7 @@ def route_kernel(
         key_TS = _sorted(key_TS, slot_1S, K)
 
     score_TS = _score(_logit(key_TS), top_T[:, None], total_T[:, None], SIGMOID)
-    kept_T = _keep_count(tl.where(slot_1S < K, score_TS, 0.0), slot_1S, values_T, K)
+    kept_T = _keep_count(tl.where(slot_1S < K, score_TS, 0.0), _logit(key_TS), slot_1S, values_T, K)
     key_TS = tl.where((slot_1S < kept_T[:, None]) & (slot_1S < K), key_TS, slot_1S.to(tl.int64) + (NOBODY + 1))
 
     num_keys_T = tl.sum((tl.load(key_rows_T[:, None] + expert_1E, is_expert_1E, 0) != 0).to(tl.int32), 1)

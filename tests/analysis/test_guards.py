@@ -89,6 +89,18 @@ def test_a_budget_at_an_end_is_no_pruning(kept: float, level: str, words: str) -
     assert [row["domain"] for row in rows[1:]] == ([] if level == "ok" else list(DOMAINS))
 
 
+def test_a_k_with_a_fraction_is_no_range_that_is_spent() -> None:
+    """What it implies is k and what chance makes of it: the ends of that are no floor and no native K."""
+    run = SyntheticRun(problems=20)
+    run.change(run.add("none"), model={"top_k": 8})
+    for k, kept, level in ((4.6, 4.61, "ok"), (7.95, 7.96, "ok"), (4.04, 4.03, "ok"), (4.6, 5.0, "invalid")):
+        implied = {domain: (k - 0.1, k + 0.1) for domain in DOMAINS}
+        record = run.add("fixed_k", {"k": k}, kept=kept, engine={"kept": kept}, engagement={"implied": implied})
+        run.change(record, model={"top_k": 8})
+        found = [row for row in rows_of(judge(run), "engaged", label=f"fixed_k k={k}") if row["domain"] == "overall"]
+        assert found[-1]["level"] == level
+
+
 def test_fixed_k_must_keep_k_even_where_nothing_else_is_recorded() -> None:
     run = SyntheticRun(problems=20)
     run.add("fixed_k", {"k": 4}, kept=8.0)

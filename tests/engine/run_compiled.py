@@ -85,6 +85,7 @@ def main(result: Path) -> None:
     compiled_mode, lookups = mode(engine), count_lookups()
     compiled = [under(engine, policy, turn, sequences) for turn, policy in enumerate(SWAPS)]
     custom_op_calls = len(lookups)
+    mixed = [under(engine, ("fixed_k", {"k": 3.6}), turn, sequences) for turn in (11, 12)]
     engine.set_policy("fixed_k", {"k": 3})
     fingerprint, refusal = engine.policy_fingerprint, ""
     try:
@@ -110,6 +111,7 @@ def main(result: Path) -> None:
                 "tokens": sum(map(len, sequences)),
                 "eager": eager,
                 "compiled": compiled,
+                "mixed": mixed,
                 "refusal": refusal,
                 "after": after,
                 "wide_eager": wide_eager,

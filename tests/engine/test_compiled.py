@@ -45,6 +45,16 @@ def test_each_policy_equals_eager(found: dict[str, Any], turn: int) -> None:
         assert difference(found["eager"][0], compiled) > 10 * TOLERANCE, "the policy was frozen at trace time"
 
 
+def test_a_mixed_k_is_drawn_by_the_tokens_in_compiled_code_too(found: dict[str, Any]) -> None:
+    """Not held against eager: there logits differ in their last bits, and those draw anew."""
+    one, again = found["mixed"]
+    assert one == again, "the same tokens, the same coins"
+    assert one["tokens"] == [found["tokens"]] * NUM_LAYERS
+    assert all(3 * found["tokens"] < kept < 4 * found["tokens"] for kept in one["kept"])
+    assert abs(sum(one["kept"]) / sum(one["tokens"]) - 3.6) < 0.1
+    assert difference(found["compiled"][2], one) > 10 * TOLERANCE, "that was fixed_k 3"
+
+
 def test_the_last_swap_leads_back_to_the_first_answers(found: dict[str, Any]) -> None:
     assert found["compiled"][-1]["scores"] == found["compiled"][0]["scores"]
     assert found["compiled"][-1]["usage"] == found["compiled"][0]["usage"]

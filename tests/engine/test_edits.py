@@ -68,6 +68,37 @@ def test_sampled_experts_hang_on_the_seed_alone(tiny_engine: Engine) -> None:
     assert tiny_engine.counters(reset=True).usage != usage[0]
 
 
+def test_a_mixed_k_is_the_reference_token_by_token_and_counts_its_mean(tiny_engine: Engine) -> None:
+    """In numpy (decode) and in torch (prefill of more than 64 tokens): the ids and the number of every token."""
+    from banpick_exp.engine.plugin.hook import find_layers
+    from banpick_exp.policy import build_policy
+
+    layers = find_layers(model_of(tiny_engine))
+    seen: list[Any] = []
+    tiny_engine.set_policy("fixed_k", {"k": 4.6})
+    shape: dict[str, Any] = {"num_layers": NUM_LAYERS, "num_experts": layers[0].num_experts, "top_k": TOP_K}
+    policy = build_policy("fixed_k", {"k": 4.6}, **shape)
+    for index, layer in enumerate(layers):
+        layer.observer = lambda weights, ids, _, logits, index=index: seen.append((index, weights, ids, logits))
+    try:
+        answers, counters = run(tiny_engine, "fixed_k", {"k": 4.6}, "mixed")
+    finally:
+        for layer in layers:
+            layer.observer = None
+    assert {len(ids) <= 64 for _, _, ids, _ in seen} == {True, False}
+    for index, weights, ids, logits in seen:
+        wanted_weights, wanted_ids, kept = (each[:, : ids.shape[1]] for each in policy.route(logits, index))
+        assert torch.equal(ids.long(), wanted_ids.long()) and torch.equal(weights > 0, kept)
+        assert weights.allclose(wanted_weights, atol=1e-6)
+    assert abs(counters.mean_kept - 4.6) < 0.05
+    assert all(4 * tokens < kept < 5 * tokens for tokens, kept in zip(counters.tokens, counters.kept, strict=True))
+    assert [sum(row) for row in counters.usage] == counters.kept
+    assert run(tiny_engine, "fixed_k", {"k": 4.6}, "mixed again") == (answers, counters), (
+        "the same tokens, the same coins"
+    )
+    assert run(tiny_engine, "fixed_k", {"k": 5}, "five")[1].mean_kept == 5
+
+
 def test_a_frozen_engine_refuses_and_keeps_what_it_had(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     from banpick_exp.engine.plugin.hook import find_layers
 
@@ -157,6 +188,20 @@ def test_hooks_come_before_grouped_and_corrected_routers_choose(bias_E: torch.Te
     by_hand = layer.router._compute_routing(None, policy.edits[0].logits(LOGITS), input_ids=None)[1]
     assert torch.equal(ids.long().sort(-1).values, by_hand.long().sort(-1).values)
     assert groups_of(ids) <= 3 and weights.sum(-1).allclose(torch.ones(200), atol=1e-5)
+
+
+@pytest.mark.parametrize("bias_E", [None, BIAS_E], ids=["grouped", "corrected"])
+def test_a_mixed_k_of_a_grouped_router_keeps_the_heaviest_of_its_own_selection(bias_E: torch.Tensor | None) -> None:
+    layer = deepseek_layer(bias_E)
+    six = layer.route(None, LOGITS, None, None)[1].long()
+    heaviest = six.gather(1, LOGITS.gather(1, six).argsort(dim=1, descending=True))
+    policy = policy_of("fixed_k", {"k": 3.5})
+    layer.write(policy.table.layer(0), slots=policy.max_kept)
+    weights, ids = layer.route(None, LOGITS, None, None)
+    kept = (weights > 0).sum(dim=1)
+    assert set(kept.tolist()) == {3, 4} and 0.35 < float((kept == 4).double().mean()) < 0.65
+    assert all(ids[t, : kept[t]].tolist() == heaviest[t, : kept[t]].tolist() for t in range(200))
+    assert torch.equal(layer.route(None, LOGITS[50:70], None, None)[1], ids[50:70])
 
 
 @pytest.mark.parametrize("bias_E", [None, BIAS_E * 20], ids=["grouped", "corrected"])

@@ -94,6 +94,27 @@ def test_a_neutral_knob_may_equal_stock(name: str, params: dict[str, Any]) -> No
     assert reason(run(), name, **params) is None
 
 
+@pytest.mark.parametrize(("k", "kept"), [(3.5, 350), (3.5, 340), (3.04, 304), (3.97, 397), (3.999, 400)])
+def test_a_mixed_k_engaged_where_chance_explains_what_was_counted(k: float, kept: int) -> None:
+    """Of 100 tokens x 2 layers; of k=3.999 no token may have kept 3."""
+    assert reason(run(kept=kept), "fixed_k", k=k) is None
+
+
+@pytest.mark.parametrize(
+    ("k", "kept", "words"),
+    [
+        (3.5, 400, "measured 4.000 experts a token, the policy implies 3.13787 to 3.86213"),
+        (3.5, 300, "measured 3.000 experts a token"),
+        (3.8, 400, "measured 4.000 experts a token, the policy implies"),
+        (3.2, 300, "measured 3.000 experts a token, the policy implies"),
+        (2.5, 400, "measured 4.000 experts a token"),
+    ],
+)
+def test_a_mixed_k_that_mixed_nothing(k: float, kept: int, words: str) -> None:
+    found = reason(run(kept=kept), "fixed_k", k=k)
+    assert found is not None and words in found
+
+
 def test_one_domain_that_differs_is_trace_enough() -> None:
     both = {domain: policies("expert_sample")["math"] for domain in ("math", "code")}
     stock = {"math": run(), "code": run()}

@@ -158,6 +158,17 @@ def test_a_budget_of_a_whole_knob_is_that_knob(plan: Any) -> None:
     assert [(p.fingerprint, p.label, p.budget) for p in by_budget] == [(p.fingerprint, p.label, None) for p in by_k]
 
 
+def test_a_fractional_budget_of_fixed_k_is_that_k(plan: Any) -> None:
+    by_budget = plan("policy=fixed_k", "policy.budget=choice(4,4.6)").points
+    by_k = plan("policy=fixed_k", "policy.k=range(4,5,0.6)").points
+    assert [p.label for p in by_budget] == ["none", "fixed_k k=4", "fixed_k k=4.6"]
+    assert [(p.fingerprint, p.label, p.budget) for p in by_budget] == [(p.fingerprint, p.label, None) for p in by_k]
+    whole = plan("policy=fixed_k", "policy.k=4").points[-1]
+    assert by_budget[1].fingerprint == whole.fingerprint != by_budget[2].fingerprint
+    again = plan(*shlex.split(rerun_command("python -m banpick_exp policy=fixed_k", by_budget[2]))[3:])
+    assert again.points[-1].fingerprint == by_budget[2].fingerprint
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
@@ -169,8 +180,9 @@ def test_a_budget_of_a_whole_knob_is_that_knob(plan: Any) -> None:
         ("policy=diep policy.budget=2", "the floor of policy=diep on this checkpoint"),
         ("policy=naee policy.budget=5 policy.beta=median", "policy.beta=median both say how many experts policy=naee"),
         ("policy=ban policy.budget=2.5", "outside [3, 8]: policy=ban keeps between k_min=3 and top_k=8"),
-        ("policy=fixed_k policy.budget=4.5", "the budgets within reach are 1, 2, 3, 4, 5, 6, 7, 8"),
-        ("policy=fixed_k policy.budget=9", "the budgets within reach are 1, 2, 3, 4, 5, 6, 7, 8"),
+        ("policy=expert_sample policy.budget=4.5", "the budgets within reach are 1, 2, 3, 4, 5, 6, 7, 8"),
+        ("policy=fixed_k policy.budget=9", "outside [1, 8]: policy=fixed_k keeps between 1 and top_k=8 experts"),
+        ("policy=fixed_k policy.budget=0.5", "outside [1, 8]"),
         ("policy=naee policy.budget=many", "not a number of experts"),
         ("+sweep=ban_threshold policy.budget=5", "both say how many experts policy=ban keeps"),
     ],

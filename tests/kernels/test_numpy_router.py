@@ -15,7 +15,7 @@ from banpick_kernels import reference
 from banpick_kernels.numpy_router import NumpyRouter, count_few
 from banpick_kernels.table import LayerTable, RouterTable
 
-PARTS = ("keep", "ban", "thresholds", "bias", "inserts")
+PARTS = ("keep", "mixed", "ban", "thresholds", "bias", "inserts")
 
 
 def table_of(parts: frozenset[str], experts: int, top_k: int, draw: random.Random) -> tuple[LayerTable, int]:
@@ -23,6 +23,8 @@ def table_of(parts: frozenset[str], experts: int, top_k: int, draw: random.Rando
     table, slots = RouterTable.neutral(1, experts, top_k), top_k
     if "keep" in parts:
         table.keep.fill_(draw.randint(1, top_k))
+    if "mixed" in parts and "ban" not in parts:
+        table.keep.fill_(draw.uniform(1, top_k))
     if "ban" in parts:
         table.ban.fill_(1)
         table.ban_k_min.fill_(draw.randint(1, top_k))
@@ -75,6 +77,8 @@ def logits_of(tokens: int, experts: int, kind: str, seed: int) -> Tensor:
     seed=st.integers(0, 2**16),
 )
 @example(frozenset({"ban", "inserts"}), 64, 128, 8, "ties", "softmax", True, 1)
+@example(frozenset({"mixed"}), 64, 128, 8, "ties", "softmax", True, 3)
+@example(frozenset({"mixed", "bias"}), 64, 128, 8, "broken", "softmax", True, 4)
 @example(frozenset({"thresholds"}), 64, 128, 8, "broken", "sigmoid", False, 2)
 def test_equals_the_reference(
     parts: frozenset[str], tokens: int, experts: int, top_k: int, kind: str, scoring: str, renormalize: bool, seed: int

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from triton_interpreter_cases import POLICIES, Case, Inputs, compare, inputs_of
+from triton_interpreter_cases import ALL, Case, Inputs, compare, inputs_of
 from triton_interpreter_exact import exact_cases
 from triton_interpreter_mutants import MUTANTS
 
@@ -50,7 +50,7 @@ def cases(draw: st.DrawFn) -> tuple[Case, int]:
         counters=draw(st.booleans()),
         stock=stock,
         filler=draw(st.sampled_from(("dup", "skip"))),
-        policies=tuple(draw(st.permutations(POLICIES))),
+        policies=tuple(draw(st.permutations(ALL))),
         scale=draw(st.sampled_from((1.0, 2.5))),
         seed=draw(st.integers(0, 2**31)),
     )

@@ -17,6 +17,7 @@ from banpick_kernels.table import LayerTable, RouterTable
 
 POLICIES: tuple[str, ...] = ("neutral", "keep", "ban", "thresholds", "tail", "boost")
 POLICIES += ("force_add", "force_replace", "range_add", "range_replace")
+ALL = (*POLICIES, "mixed")
 CLOSE = 1e-6
 POISON_ID, GUARD = -7, 128 * 32
 
@@ -83,7 +84,7 @@ def inputs_of(case: Case) -> Inputs:
         flip(0.3) if case.padding else None,
         (torch.rand(num_tokens, top_k, generator=rng), stock_ids_TK) if case.stock else None,
         torch.tensor([policy == "neutral" for policy in case.policies])
-        | (torch.tensor([policy == "keep" for policy in case.policies]) & (table.keep[:, 1] == top_k)),
+        | (torch.tensor([policy in ("keep", "mixed") for policy in case.policies]) & (table.keep[:, 1] == top_k)),
     )
 
 
@@ -101,6 +102,8 @@ def _set_policy(table: RouterTable, row: int, policy: str, case: Case, rng: torc
         table.logit_bias_PLE[row, :, int(draw(0, num_experts))] = float("-inf")
     elif policy == "keep":
         values = {"keep": 1 + int(draw(0, top_k))}
+    elif policy == "mixed":
+        values = {"keep": draw(1, top_k)}
     elif policy == "tail":
         values = {"tail_square": draw(0, 0.3)}
     elif policy == "thresholds":

@@ -62,6 +62,14 @@ def exact_cases() -> Iterator[tuple[str, Case, Inputs]]:
     given = Inputs(given.logits_TE, given.layer, correction_E, given.row_T, None, None, given.neutral_P)
     yield "equal score + correction", case, given
 
+    # Every fraction over the same token, then tokens that differ in the last bit, in rank order and in a sign of zero.
+    rows = [{"keep": 1 + step / 32} for step in range(65)]
+    case = Case(num_tokens=65, num_experts=8, top_k=3, slots=3, padding=False)
+    yield "a fraction is rounded by one number", case, given_by(case, torch.arange(8.0).expand(65, 8), rows)
+    logits_TE = torch.stack([torch.nextafter(torch.arange(8.0), torch.tensor(9.0)), *torch.eye(8), *(-torch.eye(8))])
+    case = Case(num_tokens=17, num_experts=8, top_k=3, slots=3, padding=False)
+    yield "a fraction among near and equal logits", case, given_by(case, logits_TE * -1.0, [{"keep": 2.5}] * 17)
+
     case = Case(num_tokens=2, num_experts=8, top_k=3, slots=3, padding=False)
     given = given_by(case, torch.tensor([[-0.0, 0.0] * 4, [0.0, -0.0] * 4]), [{}, {}])
     given.layer.logit_bias_PE.fill_(-0.0)

@@ -34,6 +34,13 @@ MUTANTS: dict[str, tuple[str, str]] = {
         "(k_min_T + (keep_T - k_min_T) * more_T + ROUND) - ROUND",
         "tl.floor(k_min_T + (keep_T - k_min_T) * more_T + 0.5)",
     ),
+    "a fraction is cut": ("whole_T + (uniform_T < count_T - whole_T)", "whole_T + (uniform_T < 0.0)"),
+    "a fraction goes by the wrong logits": (
+        "tl.where(slot_1S < K, _mixed(bits_TS)",
+        "tl.where(slot_1S < 1, _mixed(bits_TS)",
+    ),
+    "a fraction ignores the ranks": ("((slot_1S + 1).to(tl.uint32) * GOLDEN)", "(slot_1S * 0).to(tl.uint32)"),
+    "a fraction is unevenly mixed": ("(_mixed(token_T) >> UNUSED)", "(token_T >> UNUSED)"),
     "min_ratio is strict": ("share_TS >= (tl.load(values_T + MIN_RATIO)", "share_TS > (tl.load(values_T + MIN_RATIO)"),
     "mass takes one more": ("- mass_TS < tl.load(values_T + MASS)", "- mass_TS <= tl.load(values_T + MASS)"),
     "raw mass is divided": ("RAW_MASS)[:, None] > 0, weight_TS", "RAW_MASS)[:, None] > 0, share_TS"),

@@ -71,6 +71,7 @@ class TestBudget:
         [
             ("none", {}, (4, 4), 4),
             ("fixed_k", {"k": 3}, (3, 3), 4),
+            ("fixed_k", {"k": 2.5}, (2.5, 2.5), 4),
             ("pick", {"boost": 1, "key_experts": 3}, (4, 4), 4),
             ("pick", {"mode": "force_replace", "key_experts": 3}, (4, 4), 4),
             ("pick", {"mode": "range_replace", "key_experts": 3}, (4, 4), 4),
@@ -222,6 +223,7 @@ class TestIdentity:
     RULES: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("none", {}, "none"),
         ("fixed_k", {"k": 3}, "fixed_k k=3"),
+        ("fixed_k", {"k": 3.25}, "fixed_k k=3.25"),
         ("pick", {"boost": 1, "key_experts": 4}, "pick boost=1 key_experts=4"),
         ("pick", {"mode": "range_replace", "key_experts": 4, "boost": 3}, "pick range_replace key_experts=4"),
         ("pick", {"mode": "range_add", "range_factor": 1.5, "experts": {1: [2], 0: [3, 1]}},

@@ -240,7 +240,7 @@ def test_rules_are_told_by_what_a_checkpoint_has() -> None:
     assert list(states) == [name for name in POLICIES if name != "none"]
     assert states["expert_sample"].state == "idle" and states["fixed_k"].state == "sensible"
     assert states["diep"].eager and not states["ban"].eager
-    assert states["fixed_k"].remark == "k=1 is the only budget below its own"
+    assert states["fixed_k"].remark == "k=1 is the only whole budget below its own"
     assert states["ban"].remark == states["ban_pick"].remark == "k_min 1 unless typed"
     grouped = inspect("deepseek_v3")
     states = {sense.rule: sense for sense in rules_for(grouped.shape, grouped.described.routing, gpu=True)}

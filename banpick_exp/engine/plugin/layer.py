@@ -1,7 +1,7 @@
 """One hooked MoE layer: its policy values, its counters, and how it routes.
 
 Five ways, the cheapest that is exact:
-- nothing to edit (`none`, `fixed_k`, `boost`): vLLM's own router, asked with the changed logits or the smaller k;
+- nothing to edit (`none`, a whole `fixed_k`, `boost`): vLLM's own router, asked with the changed logits or smaller k;
 - on a GPU: the fused kernel, one launch (`banpick_kernels.triton_router`);
 - elsewhere up to 64 tokens: the whole router in numpy (`banpick_kernels.numpy_router`), equal and faster;
 - elsewhere, for grouped routers and for rules with hooks of their own (`banpick_kernels.layer_hooks`): vLLM's
@@ -106,7 +106,8 @@ class HookedLayer:
         self.thresholds = self.frozen or any(
             bool((getattr(table, name) != COLUMNS[name].neutral).any()) for name in THRESHOLDS
         )
-        prunes = self.thresholds or bool((table.ban > 0).any())
+        self.draws = self.frozen or bool((table.keep != table.keep.floor()).any())
+        prunes = self.thresholds or self.draws or bool((table.ban > 0).any())
         edits = self.inserts or prunes or self.masks or self.edit is not None
         # Adding a bias and keeping a constant k is what the stock router does anyway, given these logits and that k.
         self.stock_k = None if edits else min(self.slots, int(table.keep[0]))
@@ -158,6 +159,7 @@ class HookedLayer:
             ranking_TE=ranking_TE,
             inserts=self.inserts,
             thresholds=self.thresholds,
+            draws=self.draws,
             edit=self.edit,
         )
         return weights * spec.scaling, ids, kept

@@ -43,6 +43,7 @@ def trial_policies(num_experts: int, top_k: int) -> dict[str, Policy]:
         "ban": ("ban", ban),
         "pick range_replace": ("pick", {"mode": "range_replace", "experts": experts}),
         "fixed_k": ("fixed_k", {"k": max(1, top_k // 2)}),
+        "fixed_k of a fraction": ("fixed_k", {"k": max(1, top_k - 0.5)}),
         # A boost off the grid of the trial logits makes no ties.
         "pick boost": ("pick", {"mode": "boost", "boost": 1.503, "experts": experts}),
         "pick force_replace": ("pick", {"mode": "force_replace", "experts": experts}),
