@@ -280,15 +280,21 @@ def read_run(folder: RunFolder) -> Run:
     )
 
 
-def require_run(typed: str) -> Run:
-    """The run in a folder that was typed; says on stderr which of its records are left out.
-
-    Raises UserError, with what to type, for one that holds no finished point, or whose files cannot be opened.
-    """
+def require_folder(typed: str) -> RunFolder:
+    """The folder of a run that was typed. Raises UserError, with what to type, for one that holds no points."""
     folder = RunFolder(Path(typed).expanduser())
     if not folder.points.is_dir():
         what = f"has no {folder.points.name}/" if folder.path.is_dir() else "is no folder"
         raise UserError(f"{typed} {what}, so it is no run and there is nothing to report. {_what_to_type(folder.path)}")
+    return folder
+
+
+def opened_run(typed: str) -> Run:
+    """The run in a folder that was typed, whatever came of its points; says on stderr which records are left out.
+
+    Raises UserError, with what to type, for a folder that is no run, or whose files cannot be opened.
+    """
+    folder = require_folder(typed)
     try:
         run = read_run(folder)
     except OSError as error:
@@ -298,6 +304,12 @@ def require_run(typed: str) -> Run:
         ) from None
     for line in (*left_out_lines(run), *_aside_line(run)):
         print(line, file=sys.stderr)
+    return run
+
+
+def require_run(typed: str) -> Run:
+    """As `opened_run`. Raises UserError for a run that holds no finished point, too."""
+    run = opened_run(typed)
     if not run.done:
         reasons = sorted({str(record.reason) for record in run.records if record.reason})
         raise UserError(
