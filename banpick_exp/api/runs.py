@@ -13,13 +13,13 @@ from typing import Any, overload
 import polars as pl
 
 from banpick_exp.api.run import Run
-from banpick_exp.cluster.outputs import ListedRun, age_words, listing, points_words, state_words, verdict_words
+from banpick_exp.cluster.commands.list import HEAD, cells
+from banpick_exp.cluster.outputs import ListedRun, listing
 from banpick_exp.errors import UserError
 from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.run import opened_run
 from banpick_exp.run_folder import RunFolder
 
-HEAD = ("run", "state", "points", "age", "verdict")
 SHOWN = 20
 
 
@@ -87,12 +87,8 @@ class Runs(Sequence[Run]):
         return f"<Runs: {len(self)}{', the newest ' + self.listed[0].name if self.listed else ''}>"
 
     def _repr_html_(self) -> str:
-        cells = [
-            [escape(cell) for cell in (run.name, state_words(run), points_words(run), age, verdict_words(run))]
-            for run in self.listed[:SHOWN]
-            for age in [age_words(run.age_seconds)]
-        ]
-        return html_table(f"{len(self)} runs, the newest {min(SHOWN, len(self))} shown", HEAD, cells)
+        rows = [[escape(cell) for cell in cells(run)] for run in self.listed[:SHOWN]]
+        return html_table(f"{len(self)} runs, the newest {min(SHOWN, len(self))} shown", HEAD, rows)
 
 
 def runs(folder: str | os.PathLike[str] = "outputs") -> Runs:

@@ -260,7 +260,11 @@ def verdict_words(run: ListedRun) -> str:
     if run.reason is not None:
         return run.reason
     if run.headline is None:
-        return f"not told yet: report {run.name}" if run.recorded and run.phase != "running" else ""
+        return (
+            f"not told yet: python -m banpick_exp report {run.folder.path}"
+            if run.recorded and run.phase != "running"
+            else ""
+        )
     return run.headline if run.told_all else f"at its last report: {run.headline}"
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from banpick_exp.cluster.find_run import OUTPUT_DIR
 from banpick_exp.cluster.outputs import (
@@ -28,8 +28,10 @@ from banpick_exp.sweep.config import RunConfig
 
 SCHEMA = 1
 """Of --json; a field that changes its meaning is a new one."""
-PIPE_WIDTH = 240
-"""Where the output is no terminal, a verdict stands whole."""
+HEAD = ["run", "state", "points", "age", "verdict"]
+STATE = 1
+GAP = "  "
+LEAST_ROOM = 40
 MOST_OTHERS = 5
 COLOURS = {"running": "green", "stopping": "green", "starting": "green", "gone": "red", "damaged": "red"}
 DESCRIPTION = """\
@@ -80,33 +82,53 @@ def _folder(words: Sequence[str]) -> Path:
 
 def _print(found: Listing, folder: Path) -> None:
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
     if found.runs:
-        console.print(_table(found.runs), highlight=False)
+        for line in lines(found.runs, console.width if console.is_terminal else None):
+            console.print(line, soft_wrap=True, highlight=False)
     else:
         console.print(f"There is no run in {folder} yet.", markup=False, highlight=False, soft_wrap=True)
-    others = [f"{path.name} {why}" for path, why in found.others.items()]
+    others = [_one_line(f"{path.name} {why}") for path, why in found.others.items()]
     if others:
         more = f"; and {len(others) - MOST_OTHERS} more" if len(others) > MOST_OTHERS else ""
-        said = f"No runs: {'; '.join(map(shown, others[:MOST_OTHERS]))}{more}."
+        said = f"No runs: {'; '.join(others[:MOST_OTHERS])}{more}."
         console.print(said, markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
-def _table(runs: Sequence[ListedRun]) -> Table:
-    """A line a run; what the terminal has no room for is cut from the end of the verdict."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("points", no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True, overflow="ellipsis", ratio=1)
-    for run in runs:
-        words = (run.name, state_words(run), points_words(run), age_words(run.age_seconds), verdict_words(run))
-        cells = [escape(shown(each)) for each in words]
-        cells[1] = f"[{COLOURS.get(run.phase, 'default')}]{cells[1]}[/]"
-        table.add_row(*cells)
-    return table
+def lines(runs: Sequence[ListedRun], width: int | None) -> list[str]:
+    """A line a run, with Rich's markup. `width`: columns, so that a verdict is cut at its end; None cuts nothing.
+
+    Where a terminal leaves a verdict less than LEAST_ROOM columns, it has a line of its own.
+    """
+    rows = [[_one_line(cell) for cell in cells(run)] for run in runs]
+    widths = [max(cell_len(row[column]) for row in (HEAD, *rows)) for column in range(len(HEAD) - 1)]
+    before = sum(widths) + len(GAP) * len(widths)
+    beside = width is None or width - before >= LEAST_ROOM
+    found = [f"[bold]{GAP.join(_set(cell, size) for cell, size in zip(HEAD, [*widths, None], strict=True))}[/]"]
+    for run, row in zip(runs, rows, strict=True):
+        padded = [escape(_set(cell, size)) for cell, size in zip(row, widths, strict=False)]
+        padded[STATE] = f"[{COLOURS.get(run.phase, 'default')}]{padded[STATE]}[/]"
+        room = None if width is None else width - (before if beside else len(GAP))
+        verdict = escape(_cut(row[-1], room))
+        first = GAP.join(padded)
+        found += [f"{first}{GAP}{verdict}".rstrip()] if beside else [first, *([f"{GAP}{verdict}"] if verdict else [])]
+    return found
+
+
+def cells(run: ListedRun) -> list[str]:
+    """As HEAD names them."""
+    return [run.name, state_words(run), points_words(run), age_words(run.age_seconds), verdict_words(run)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(shown(text).split())
+
+
+def _set(text: str, size: int | None) -> str:
+    return text if size is None else set_cell_size(text, size)
+
+
+def _cut(text: str, room: int | None) -> str:
+    return text if room is None or cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
 
 
 def plain(found: Listing) -> dict[str, Any]:
