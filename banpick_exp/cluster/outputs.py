@@ -262,7 +262,7 @@ def verdict_words(run: ListedRun) -> str:
     if run.headline is None:
         return (
             f"not told yet: python -m banpick_exp report {run.folder.path}"
-            if run.recorded and run.phase != "running"
+            if run.recorded and run.phase not in ("running", "stopping", "starting")
             else ""
         )
     return run.headline if run.told_all else f"at its last report: {run.headline}"
