@@ -11,9 +11,10 @@ from polars.testing import assert_frame_equal
 from synthetic_run import SyntheticRun, ladder, pick_strength
 
 import banpick_exp as bp
+from banpick_exp.manifest import Manifest
 from banpick_exp.report.files import write_tables
 from banpick_exp.report.run import read_run
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 
 MANY = 200
 

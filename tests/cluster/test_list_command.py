@@ -19,9 +19,10 @@ from banpick_exp.cluster.commands.list import lines
 from banpick_exp.cluster.events import Events, read
 from banpick_exp.cluster.outputs import TAIL_BYTES, age_words, listing
 from banpick_exp.cluster.state import fold
+from banpick_exp.manifest import Manifest
 from banpick_exp.report.files import write_tables
 from banpick_exp.report.run import read_run
-from banpick_exp.run_folder import Manifest, RunFolder
+from banpick_exp.run_folder import RunFolder
 from banpick_exp.run_lock import held
 
 ROOT = Path(__file__).resolve().parents[2]
