@@ -91,8 +91,7 @@ def _report(typed: list[str], output: Path | None, policy: str | None) -> tuple[
     maps = [maps_or_none(run, policy) for run in runs]
     try:
         for run in runs:
-            if run.guards.height > run.most_shown:  # the page names the tables for what it does not tell
-                write_tables(run)
+            write_tables(run)  # for `list` and `bp.runs`, and the page names them for what it does not tell
         figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
         return runs, [*figures, write_page(runs, maps, path)]
     except OSError as error:
