@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import polars as pl
 
@@ -17,8 +17,7 @@ from banpick_exp.cluster.commands.list import HEAD, cells
 from banpick_exp.cluster.outputs import ListedRun, listing
 from banpick_exp.errors import UserError
 from banpick_exp.report.page.html_tables import html_table
-from banpick_exp.report.run import opened_run
-from banpick_exp.run_folder import RunFolder
+from banpick_exp.report.tables import table_of
 
 SHOWN = 20
 
@@ -99,20 +98,6 @@ def runs(folder: str | os.PathLike[str] = "outputs") -> Runs:
     return Runs([run for run in listing(Path(folder).expanduser()).runs if run.recorded])
 
 
-def _all_of(listed: Sequence[ListedRun], table: str) -> pl.LazyFrame:
-    frames = [_table_of(run.folder, table).select(pl.lit(run.name).alias("run"), pl.all()) for run in listed]
+def _all_of(listed: Sequence[ListedRun], table: Literal["points", "verdicts"]) -> pl.LazyFrame:
+    frames = [table_of(run.folder, table).select(pl.lit(run.name).alias("run"), pl.all()) for run in listed]
     return pl.concat(frames, how="diagonal_relaxed") if frames else pl.LazyFrame({"run": []}, schema={"run": pl.String})
-
-
-def _table_of(folder: RunFolder, table: str) -> pl.LazyFrame:
-    path = folder.table_path(table)
-    if folder.tells_all(path):
-        try:
-            scanned = pl.scan_parquet(path, glob=False)
-            scanned.collect_schema()
-            return scanned
-        # Damage makes Polars panic too, and a panic is no Exception.
-        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-            pass  # the records have it all
-    run = opened_run(str(folder.path))
-    return (run.frame_of_all if table == "points" else run.verdicts).lazy()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from banpick_exp.found import Found
-from banpick_exp.records import STATUSES
 from banpick_exp.report.failure import or_else
 from banpick_exp.report.figures.names import PARETO
 from banpick_exp.report.maps import NOTHING, Maps, map_figures, maps_of
@@ -70,13 +67,7 @@ def write_tables(run: Run) -> None:
     }
     for name, frame in frames.items():
         or_else(f"{name}.parquet", run.folder, functools.partial(_write_table, run, name, frame), _nothing, writes=True)
-    or_else("found.json", run.folder, lambda: run.folder.write_found(found_of(run)), _nothing, writes=True)
-
-
-def found_of(run: Run) -> Found:
-    """What is kept of a run for who looks at hundreds of them."""
-    statuses = Counter(record.status for record in (*run.records, *run.dev))
-    return Found(headline=run.headline, points={status: statuses[status] for status in STATUSES if statuses[status]})
+    or_else("found.json", run.folder, lambda: run.folder.write_found(run.found), _nothing, writes=True)
 
 
 def _write_table(run: Run, name: str, frame: Callable[[], pl.DataFrame]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,8 +32,9 @@ from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesO
 from banpick_exp.disk import ASIDE
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
+from banpick_exp.found import Found
 from banpick_exp.manifest import MANIFEST, Manifest
-from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.records import OVERALL, STATUSES, PointRecord
 from banpick_exp.report.published import Published, published_beside
 from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
@@ -128,6 +130,13 @@ class Run:
                 """["policy=top_p","policy.p=choice(0.7,0.8)"]]'"""
             )
         return headline(self.verdicts)
+
+    @property
+    def found(self) -> Found:
+        """What is kept of it for who looks at hundreds of runs."""
+        statuses = Counter(record.status for record in (*self.records, *self.dev))
+        counts = {status: statuses[status] for status in STATUSES if statuses[status]}
+        return Found(headline=self.headline, points=counts)
 
     @cached_property
     def hypervolume(self) -> list[Gain]:
