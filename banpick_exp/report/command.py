@@ -24,8 +24,8 @@ and leaves all of them in points.parquet. The same figures go into each run's fo
 pareto.png, and usage.png, influence.png and kept.png where the run has their numbers. Nothing is run again; all is read
 from the run folders.
 
-More than 24 runs are a line each: verdict, best policy at equal budget, a link to the run's own report. These are read from the
-tables that a run's end or an earlier report wrote, hundreds in seconds; --all draws each of them all the same.
+More than 24 runs are a line each: verdict, best policy at equal budget, a link to the run's own report. They are read
+from the tables that a run's end or an earlier report wrote, hundreds in seconds; --all draws each of them all the same.
 """
 EXAMPLES = """\
 examples:
