@@ -135,7 +135,7 @@ class Run:
     def found(self) -> Found:
         """What is kept of it for who looks at hundreds of runs."""
         statuses = Counter(record.status for record in (*self.records, *self.dev))
-        counts = {status: statuses[status] for status in STATUSES if statuses[status]}
+        counts: dict[str, int] = {status: statuses[status] for status in STATUSES if statuses[status]}
         return Found(headline=self.headline, points=counts)
 
     @cached_property

@@ -24,9 +24,10 @@ SWEEP = re.compile(r"^run = bp\.sweep\(.*\)$", re.MULTILINE)
 def shown(source: str, names: dict[str, Any]) -> Any:
     """Runs one cell; what its last line is, as a notebook would show it."""
     lines = ast.parse(source).body
-    last = lines.pop() if lines and isinstance(lines[-1], ast.Expr) else None
-    exec(compile(ast.Module(lines, []), "cell", "exec"), names)
-    return None if last is None else eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    last = lines[-1] if lines else None
+    shows = isinstance(last, ast.Expr)
+    exec(compile(ast.Module(lines[:-1] if shows else lines, []), "cell", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names) if isinstance(last, ast.Expr) else None
 
 
 @pytest.fixture
