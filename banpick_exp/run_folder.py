@@ -6,7 +6,7 @@
       checked/                                digests of records that were checked when they were written
       blocks/<fingerprint>.<n>.json           answers not yet a point
       trouble/                                what broke engines, where something did
-      points.parquet guards.parquet report.html *.png bill.json     at the end
+      points.parquet guards.parquet verdicts.parquet found.json report.html *.png bill.json     at the end
     <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
     <output_dir>/calibrations/<fingerprint>.blocks          of a calibration that is not added up yet
 
@@ -45,6 +45,7 @@ from banpick_exp.disk import (
     write_atomically,
 )
 from banpick_exp.errors import CannotWrite
+from banpick_exp.found import Found
 from banpick_exp.manifest import MANIFEST, Manifest, check_same_run, read_manifest, write_manifest
 from banpick_exp.records import (
     OUTCOME_COLUMNS,
@@ -356,6 +357,24 @@ class RunFolder(RunPaths):
     def write_bill(self, bill: Bill) -> None:
         """Replace the bill. Raises OSError where it cannot be written."""
         write_atomically(self.bill_path, (bill.model_dump_json(indent=1) + "\n").encode())
+
+    def found(self) -> Found | None:
+        """What the run found; None where no report was written. A damaged one is none: no result hangs on it."""
+        try:
+            return Found.model_validate_json(self.found_path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write_found(self, found: Found) -> None:
+        """Replace what it found. Raises OSError where it cannot be written."""
+        write_atomically(self.found_path, (found.model_dump_json(indent=1) + "\n").encode())
+
+    def tells_all(self, path: Path) -> bool:
+        """Whether a table of the run is there and was written after its last record: none came or went since."""
+        try:
+            return path.stat().st_mtime_ns >= self.points.stat().st_mtime_ns
+        except OSError:
+            return False
 
     def write_trace(self, name: str, trace: str) -> Path:
         """Keep the whole trace of an error whose reason is one line; returns its path."""

@@ -54,6 +54,11 @@ class RunPaths:
         return self.path / "bill.json"
 
     @property
+    def found_path(self) -> Path:
+        """The verdict in a sentence."""
+        return self.path / "found.json"
+
+    @property
     def lock(self) -> Path:
         """Who computes this run now; there while a driver does."""
         return self.path / "driver.lock"
@@ -122,5 +127,5 @@ class RunPaths:
         return self.path / "wandb"
 
     def table_path(self, name: str) -> Path:
-        """`points`, `guards` or `repeats`, as Parquet."""
+        """`points`, `verdicts`, `guards` or `repeats`, as Parquet."""
         return self.path / f"{name}.parquet"

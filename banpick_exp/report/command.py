@@ -23,6 +23,9 @@ again), heat maps, domains and sub-tasks against stock, budgets, guards, provena
 and leaves all of them in points.parquet. The same figures go into each run's folder as PNG for papers (300 dpi):
 pareto.png, and usage.png, influence.png and kept.png where the run has their numbers. Nothing is run again; all is read
 from the run folders.
+
+More than 24 runs are a line each: verdict, best policy at equal budget, a link to the run's own report. They are read
+from the tables that a run's end or an earlier report wrote, hundreds in seconds; --all draws each of them all the same.
 """
 EXAMPLES = """\
 examples:
@@ -39,7 +42,7 @@ def run(arguments: list[str]) -> int:
     Raises: UserError for a folder that is no finished run, for one typed twice, and for a page that cannot be written.
     """
     typed = _options().parse_args(arguments)
-    runs, files = _report(typed.runs, typed.output, typed.policy)
+    runs, files = _report(typed.runs, typed.output, typed.policy, typed.all)
     if typed.all:
         from banpick_exp.report.terminal import print_pareto, print_selection
 
@@ -76,13 +79,18 @@ def _options() -> Options:
     return parser
 
 
-def _report(typed: list[str], output: Path | None, policy: str | None) -> tuple[list[Run], list[Path]]:
+def _report(
+    typed: list[str], output: Path | None, policy: str | None, everything: bool
+) -> tuple[list[Run], list[Path]]:
     # Imported here: --help and a wrong option answer at once.
     from banpick_exp.report.files import draw_figures, maps_or_none, write_tables
+    from banpick_exp.report.page.overview import MOST_DRAWN
     from banpick_exp.report.page.page import write_page
     from banpick_exp.report.run import require_run
 
     _refuse_repeated(typed)
+    if len(typed) > MOST_DRAWN and not everything and policy is None:
+        return [], [_overview(typed, output or Path(REPORT))]
     runs = [require_run(folder) for folder in typed]
     path = output or (runs[0].folder.report if len(runs) == 1 else Path(runs[0].folder.report.name))
     for run in runs:
@@ -91,14 +99,29 @@ def _report(typed: list[str], output: Path | None, policy: str | None) -> tuple[
     maps = [maps_or_none(run, policy) for run in runs]
     try:
         for run in runs:
-            if run.guards.height > run.most_shown:  # the page names the tables for what it does not tell
-                write_tables(run)
+            write_tables(run)  # for `list` and `bp.runs`, and the page names them for what it does not tell
         figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
         return runs, [*figures, write_page(runs, maps, path)]
     except OSError as error:
         raise UserError(
             f"The report cannot be written ({error.strerror or error}): what lies there may be half a file. The points"
             " are whole. Make room or mend the folder, then type the same again."
+        ) from None
+
+
+def _overview(typed: list[str], path: Path) -> Path:
+    """The page of many runs, a line each."""
+    from banpick_exp.report.page.overview import write_overview
+    from banpick_exp.report.run import require_folder
+
+    folders = [require_folder(folder) for folder in typed]
+    _check_page(path)
+    try:
+        return write_overview(folders, path)
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written ({error.strerror or error}). Make room or type --output FILE with a file of"
+            " yours, then type the same again."
         ) from None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -15,6 +16,9 @@ from banpick_exp.report.page.page import write_page
 from banpick_exp.report.run import Run
 from banpick_exp.report.sentences import problems_a_point
 from banpick_exp.report.shown import MOST_DRAWN
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(run: Run, *, policy: str | None = None) -> list[Path]:
@@ -50,13 +54,20 @@ def draw_figures(run: Run, maps: Maps) -> list[Path]:
 
 
 def write_tables(run: Run) -> None:
-    """`points.parquet`, `guards.parquet` and, where there are any, `repeats.parquet`: every point and finding.
+    """`points.parquet`, `verdicts.parquet`, `guards.parquet` and, where there are any, `repeats.parquet`: every point
+    and finding; and `found.json`, the verdict in a sentence.
 
     Raises OSError where a file cannot be written; a table that cannot be made is named on stderr.
     """
-    frames = {"points": lambda: run.frame_of_all, "guards": lambda: run.guards, "repeats": lambda: run.repeats}
+    frames = {
+        "points": lambda: run.frame_of_all,
+        "verdicts": lambda: run.verdicts,
+        "guards": lambda: run.guards,
+        "repeats": lambda: run.repeats,
+    }
     for name, frame in frames.items():
         or_else(f"{name}.parquet", run.folder, functools.partial(_write_table, run, name, frame), _nothing, writes=True)
+    or_else("found.json", run.folder, lambda: run.folder.write_found(run.found), _nothing, writes=True)
 
 
 def _write_table(run: Run, name: str, frame: Callable[[], pl.DataFrame]) -> None:
@@ -72,20 +83,30 @@ def _listed(draw: Callable[[], Path]) -> Callable[[], list[Path]]:
     return lambda: [draw()]
 
 
+def front_figure(run: Run) -> Figure:
+    """`pareto.png` as a figure that is not written anywhere, for a notebook."""
+    from banpick_exp.report.figures.front import pareto_figure
+
+    return pareto_figure(**_front(run))
+
+
 def _draw_front(run: Run) -> Path:
     from banpick_exp.report.figures.front import pareto_png  # half a second of Matplotlib: not before a run
 
+    return pareto_png(path=run.folder.figure_path(PARETO), **_front(run))
+
+
+def _front(run: Run) -> dict[str, Any]:
+    """What the figure of the front is drawn from."""
     title = f"Routing policies on {run.models or 'model'}: {run.name}"
     mixed = "" if run.mixed_setups is None else " Points of different settings: each has a front of its own."
     drawn = run.showing(MOST_DRAWN) if run.unshown else run
     others = f" Small dots: {drawn.unshown:,} more." if drawn.unshown else ""
     subtitle = f"{problems_a_point(run)}.{others}{mixed}"
-    path = run.folder.figure_path(PARETO)
-    return pareto_png(
-        drawn.shown_rows(),
-        path,
-        title=title,
-        subtitle=f"{run.headline}  {subtitle}",
-        others=drawn.other_rows(),
-        published=run.published,
-    )
+    return {
+        "frame": drawn.shown_rows(),
+        "title": title,
+        "subtitle": f"{run.headline}  {subtitle}",
+        "others": drawn.other_rows(),
+        "published": run.published,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,8 +32,9 @@ from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesO
 from banpick_exp.disk import ASIDE, reading
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
+from banpick_exp.found import Found
 from banpick_exp.manifest import MANIFEST, Manifest
-from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.records import OVERALL, STATUSES, PointRecord
 from banpick_exp.report.published import Published, published_beside
 from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
@@ -128,6 +130,13 @@ class Run:
                 """["policy=top_p","policy.p=choice(0.7,0.8)"]]'"""
             )
         return headline(self.verdicts)
+
+    @property
+    def found(self) -> Found:
+        """What is kept of it for who looks at hundreds of runs."""
+        statuses = Counter(record.status for record in (*self.records, *self.dev))
+        counts: dict[str, int] = {status: statuses[status] for status in STATUSES if statuses[status]}
+        return Found(headline=self.headline, points=counts)
 
     @cached_property
     def hypervolume(self) -> list[Gain]:
@@ -280,19 +289,31 @@ def read_run(folder: RunFolder) -> Run:
     )
 
 
-def require_run(typed: str) -> Run:
-    """The run in a folder that was typed; says on stderr which of its records are left out.
-
-    Raises UserError, with what to type, for one that holds no finished point, or whose files cannot be opened.
-    """
+def require_folder(typed: str) -> RunFolder:
+    """The folder of a run that was typed. Raises UserError, with what to type, for one that holds no points."""
     folder = RunFolder(Path(typed).expanduser())
     if not folder.points.is_dir():
         what = f"has no {folder.points.name}/" if folder.path.is_dir() else "is no folder"
         raise UserError(f"{typed} {what}, so it is no run and there is nothing to report. {_what_to_type(folder.path)}")
+    return folder
+
+
+def opened_run(typed: str) -> Run:
+    """The run in a folder that was typed, whatever came of its points; says on stderr which records are left out.
+
+    Raises UserError, with what to type, for a folder that is no run, or whose files cannot be opened.
+    """
+    folder = require_folder(typed)
     with reading(typed):
         run = read_run(folder)
     for line in (*left_out_lines(run), *_aside_line(run)):
         print(line, file=sys.stderr)
+    return run
+
+
+def require_run(typed: str) -> Run:
+    """As `opened_run`. Raises UserError for a run that holds no finished point, too."""
+    run = opened_run(typed)
     if not run.done:
         reasons = sorted({str(record.reason) for record in run.records if record.reason})
         raise UserError(

@@ -92,6 +92,11 @@ def test_every_folder_is_a_package_and_rooms_are_imported_by_module() -> None:
             assert not imported, f"{name} imports {sorted(imported)}"
 
 
+def test_nothing_imports_the_package_itself() -> None:
+    """Its __init__ leads to the room on top: who imported it from below would stand on all rooms."""
+    assert arrows().find_modules_that_directly_import("banpick_exp") == set()
+
+
 def test_vllm_finds_its_plugin_without_loading_the_engine() -> None:
     """vLLM loads the entry point in every process it starts, before the platform is known."""
     code = "import sys, banpick_exp.engine.vllm_entry; print([n for n in ('vllm', 'torch') if n in sys.modules])"

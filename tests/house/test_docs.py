@@ -54,10 +54,11 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
-    folder = ladder(SyntheticRun(problems=40), ks=(6, 4)).write(tmp_path)
+    folder = ladder(SyntheticRun(problems=40), ks=(6, 4)).write(tmp_path / "ladder" / "first")
     code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
-    code = code.replace("outputs/pick_strength/<run>", str(folder))
+    code = code.replace("outputs/pick_strength/<run>", str(folder)).replace('"outputs"', repr(str(tmp_path)))
     found: dict[str, Any] = {}
     exec(code, found)
     assert found["weights"].shape == (5, 8) and found["kept"].any(dim=0).sum() > 0
-    assert found["front"].height and found["found"].height and "guard" in found["alarms"].columns
+    assert found["front"].height and "verdict" in found["found"].columns and "guard" in found["alarms"].columns
+    assert found["flips"].height and found["many"].collect()["label"].n_unique() == 3

@@ -21,8 +21,8 @@ from ray.exceptions import RayError
 from ray.util import list_named_actors
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group_table, remove_placement_group
 
-import banpick_exp
 import banpick_kernels
+from banpick_exp import errors
 from banpick_exp.versions import versions
 
 
@@ -34,11 +34,10 @@ def run_digest(run_dir: str) -> str:
 def code_digest() -> str:
     """Of the sources and versions that an engine started now is made from: one of other code may answer otherwise."""
     digest = hashlib.sha256(json.dumps(versions(), sort_keys=True).encode())
-    for package in (banpick_exp, banpick_kernels):
-        for root in package.__path__:
-            for path in sorted(Path(root).rglob("*.py")):
-                digest.update(f"{path.relative_to(root)}\0".encode())
-                digest.update(path.read_bytes())
+    for root in (Path(errors.__file__).parent, *map(Path, banpick_kernels.__path__)):
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
 

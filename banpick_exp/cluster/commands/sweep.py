@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from banpick_exp.cluster.plan import plan_run
+from banpick_exp.cluster.plan import RunPlan, plan_run
 from banpick_exp.cluster.spent import check_unspent
 from banpick_exp.sweep.dry_run import print_plan
 from banpick_exp.sweep.help import WELCOME
@@ -24,6 +24,14 @@ def run(arguments: list[str]) -> int:
     if plan.sweep.dry_run:
         print_plan(plan.sweep, plan.estimate, Console())
         return 0
+    return run_planned(plan)
+
+
+def run_planned(plan: RunPlan) -> int:
+    """Runs what was planned, to its report: 0, or 1 when a point failed or is invalid.
+
+    Ctrl-C raises KeyboardInterrupt with what to type to go on.
+    """
     check_unspent(plan)
     if plan.cluster.address is None:  # engines will be on this machine; others are asked as theirs start (`actor`)
         for task in dict.fromkeys(point.task for point in plan.sweep.corners):

@@ -24,6 +24,7 @@ from matplotlib.patheffects import withStroke
 from banpick_exp.analysis import accuracy_name
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
+from banpick_exp.report.figures.picture import Picture
 from banpick_exp.report.figures.styles import (
     MOST_SHADED,
     PAPER,
@@ -54,7 +55,19 @@ def pareto_png(
     others: pl.DataFrame | None = None,
     published: Sequence[Published] = (),
 ) -> Path:
-    """Two panels, 300 dpi: accuracy against the measured budget, and against the speed-up.
+    """`pareto_figure` as a file, 300 dpi; returns its path."""
+    return save(pareto_figure(frame, title=title, subtitle=subtitle, others=others, published=published), path)
+
+
+def pareto_figure(
+    frame: pl.DataFrame,
+    *,
+    title: str,
+    subtitle: str,
+    others: pl.DataFrame | None = None,
+    published: Sequence[Published] = (),
+) -> Figure:
+    """Two panels: accuracy against the measured budget, and against the speed-up.
 
     Args:
         frame: done rows of one domain with the columns of `points_frame`, `on_front` and `sure`.
@@ -66,7 +79,7 @@ def pareto_png(
     import matplotlib
 
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(10.2, 5.0), layout="constrained")
+        figure = Picture(figsize=(10.2, 5.0), layout="constrained")
         FigureCanvasAgg(figure)  # no pyplot: no window, no global state, safe beside Ray's threads
         engine: Any = figure.get_layout_engine()
         engine.set(rect=(0, 0.0, 1, 0.885), w_pad=0.08)
@@ -88,7 +101,7 @@ def pareto_png(
         figure.canvas.draw()  # the layout must be final before text can be measured
         _annotate(left, by_budget, errors="accuracy")
         _annotate(right, by_speed, errors="speedup")
-        return save(figure, path)
+        return figure
 
 
 def _dots(axes: Axes, frame: pl.DataFrame, x: str, styles: Mapping[str, Style]) -> None:

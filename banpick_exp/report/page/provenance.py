@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from banpick_exp import __version__
 from banpick_exp.records import PointRecord
 from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.page.rest import IN_TABLE, not_here
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
+from banpick_exp.versions import VERSION
 
 MOST_VALUES = 12
 """Of one setting that are spelt out."""
@@ -19,7 +19,7 @@ MOST_VALUES = 12
 
 def provenance_html(run: Run) -> str:
     """The run's command, one table of settings (a setting that differs between points says so), one of all points."""
-    parts = [f"<p>Drawn by banpick_exp {escape(__version__)} from <code>{escape(run.name)}</code>.</p>"]
+    parts = [f"<p>Drawn by banpick_exp {escape(VERSION)} from <code>{escape(run.name)}</code>.</p>"]
     if command := run.manifest.command:
         parts.append(f"<p>The whole run again: <code>{escape(command)}</code></p>")
     caption = f"Versions and settings of {run.name}"
