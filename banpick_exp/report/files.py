@@ -8,13 +8,11 @@ from pathlib import Path
 
 import polars as pl
 
+from banpick_exp.report.drawn import Draw, answers
 from banpick_exp.report.failure import or_else
-from banpick_exp.report.figures.names import PARETO
 from banpick_exp.report.maps import NOTHING, Maps, map_figures, maps_of
 from banpick_exp.report.page.page import write_page
 from banpick_exp.report.run import Run
-from banpick_exp.report.sentences import problems_a_point
-from banpick_exp.report.shown import MOST_DRAWN
 
 
 def write_report(run: Run, *, policy: str | None = None) -> list[Path]:
@@ -40,12 +38,16 @@ def maps_or_none(run: Run, policy: str | None = None) -> Maps:
 
 
 def draw_figures(run: Run, maps: Maps) -> list[Path]:
-    """The figures for papers (PNG, 300 dpi) in the run's folder: `pareto.png` and the heat maps it has numbers for."""
-    figures: dict[str, Callable[[], Path]] = {PARETO: functools.partial(_draw_front, run)} | map_figures(run, maps)
+    """The figures (PNG, 300 dpi) in the run's folder: the one that answers its question (`knobs.png` or `budget.png`),
+    `pareto.png` and the heat maps it has numbers for.
+    """
+    figures: dict[str, Callable[[], Path]] = {
+        name: functools.partial(_draw, run, name, draw) for name, draw in answers(run).items()
+    }
     found = []
-    for name, draw in figures.items():
+    for name, work in (figures | map_figures(run, maps)).items():
         path = run.folder.figure_path(name)
-        found += or_else(f"the figure {path.name}", run.folder, _listed(draw), lambda _: [], writes=True)
+        found += or_else(f"the figure {path.name}", run.folder, _listed(work), lambda _: [], writes=True)
     return found
 
 
@@ -72,20 +74,7 @@ def _listed(draw: Callable[[], Path]) -> Callable[[], list[Path]]:
     return lambda: [draw()]
 
 
-def _draw_front(run: Run) -> Path:
-    from banpick_exp.report.figures.front import pareto_png  # half a second of Matplotlib: not before a run
+def _draw(run: Run, name: str, draw: Draw) -> Path:
+    from banpick_exp.report.figures.sheet import SCREEN, save
 
-    title = f"Routing policies on {run.models or 'model'}: {run.name}"
-    mixed = "" if run.mixed_setups is None else " Points of different settings: each has a front of its own."
-    drawn = run.showing(MOST_DRAWN) if run.unshown else run
-    others = f" Small dots: {drawn.unshown:,} more." if drawn.unshown else ""
-    subtitle = f"{problems_a_point(run)}.{others}{mixed}"
-    path = run.folder.figure_path(PARETO)
-    return pareto_png(
-        drawn.shown_rows(),
-        path,
-        title=title,
-        subtitle=f"{run.headline}  {subtitle}",
-        others=drawn.other_rows(),
-        published=run.published,
-    )
+    return save(draw(SCREEN), run.folder.figure_path(name))
