@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 
 LONGEST = 26
 """Characters of a line of a name."""
-MOST_LINES = 3
+MOST_LINES = 2
 REACH = 0.42
 """How far from its mark a name may stand, in widths of the panel."""
 SHORTEST = 0.6
@@ -49,14 +49,15 @@ def place(
     if not names:
         return []
     limits, around = (axes.get_xlim(), axes.get_ylim()), _around(axes, marks)
-    _, _, texts, leaders = textalloc.allocate(
+    lines: dict[str, Any] = {"x_lines": [list(line[0])], "y_lines": [list(line[1])]} if len(line[0]) > 1 else {}
+    found: tuple[Any, ...] = textalloc.allocate(
         axes, [name.x for name in names], [name.y for name in names], [_wrapped(name.text) for name in names],
-        x_scatter=around[:, 0], y_scatter=around[:, 1],
-        x_lines=[list(line[0])] if len(line[0]) > 1 else None, y_lines=[list(line[1])] if len(line[0]) > 1 else None,
-        textsize=size, margin=0.004, min_distance=0.02, max_distance=REACH, nbr_candidates=600, draw_all=False,
-        linecolor="#666666", linewidth=0.07 * size, avoid_label_lines_overlap=True, avoid_crossing_label_lines=True,
-        textcolor="#111111", linespacing=1.0, zorder=5, plot_kwargs={"zorder": 2.5},
+        x_scatter=around[:, 0], y_scatter=around[:, 1], textsize=size, margin=0.004, min_distance=0.02,
+        max_distance=REACH, nbr_candidates=600, draw_all=False, linecolor="#333333", linewidth=0.08 * size,
+        avoid_label_lines_overlap=True, avoid_crossing_label_lines=True, textcolor="#111111", linespacing=1.0, zorder=5,
+        plot_kwargs={"zorder": 4.5}, **lines,
     )  # fmt: skip
+    texts, leaders = found[2:]
     axes.set(xlim=limits[0], ylim=limits[1])
     written = [text for text in texts if text is not None]
     for text in written:

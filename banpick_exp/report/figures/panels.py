@@ -23,6 +23,8 @@ from banpick_exp.report.published import Published, legend
 from banpick_exp.report.text import STOCK, in_words
 
 MOST_NAMED = 14
+MOST_BARS = 60
+"""Points that all have their bar; of more only the references and the gains, for bars would hide the points."""
 MOST_RULES = 4
 """Rules that are named where they are best; of more the legend tells them apart."""
 CROWD = 3
@@ -100,10 +102,10 @@ def names(axes: Any, frame: pl.DataFrame, sheet: Sheet, ringed: Ringed, *, few: 
 
     Three or more points of a rule at one budget share a name that counts them. The layout must be final.
     """
-    found = [_stock(frame), _ladder(frame), *_gains(frame, ringed)]
+    found: list[Name | None] = [*_gains(frame, ringed), _stock(frame), _ladder(frame)]
     if few and frame["policy"].n_unique() <= MOST_RULES + len(REFERENCE_POLICIES):
         found += _rules(frame, ringed)
-    found = [name for name in found if name is not None][:MOST_NAMED]
+    named = [name for name in found if name is not None][:MOST_NAMED]
     plain, ring = 0.4 * sheet.size, 0.7 * sheet.size
     marks = [
         (row["mean_kept"], 100 * row["accuracy"], ring if row["fingerprint"] in ringed else plain)
@@ -111,7 +113,7 @@ def names(axes: Any, frame: pl.DataFrame, sheet: Sheet, ringed: Ringed, *, few: 
     ]
     ladder = frame.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept")
     line = ladder["mean_kept"].to_list(), (100 * ladder["accuracy"]).to_list()
-    return place(axes, found, marks, line, sheet.size)
+    return place(axes, named, marks, line, sheet.size)
 
 
 def _stock(frame: pl.DataFrame) -> Name | None:
@@ -188,6 +190,9 @@ def _points(
         along = part["accuracy"] if errors == "accuracy" else part[x]
         low, high = part[f"{errors}_lo"].fill_null(along), part[f"{errors}_hi"].fill_null(along)
         # The spread is of the runs and the point their middle: a rounding below zero must not stop the figure.
+        if frame.height > MOST_BARS and name not in REFERENCE_POLICIES:
+            gain = part["fingerprint"].is_in(list(ringed))
+            low, high = (pl.select(pl.when(gain).then(end).otherwise(along)).to_series() for end in (low, high))
         bars = np.stack([(along - low).to_numpy(), (high - along).to_numpy()]).clip(0)
         yerr, xerr = (bars, None) if errors == "accuracy" else (None, bars)
         axes.errorbar(
