@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from banpick_exp.report.figures.panels import (
+    MOST_BARS,
     Ringed,
     budget_panel,
     dots,
@@ -28,6 +29,7 @@ from banpick_exp.report.figures.styles import family_styles
 from banpick_exp.report.published import Published
 
 NOTE = "Bars: 95\u00a0% intervals. "
+FEW_BARS = "Bars: 95\u00a0% intervals, of stock, fixed_k and ringed points alone. "
 RINGED = "Ringed: beats fixed_k at equal budget, over all domains and for all points at once."
 NO_RING = "No point is ringed: none beats fixed_k at equal budget over all domains."
 
@@ -55,7 +57,8 @@ def draw_front(
     )
     timed = frame["speedup"].drop_nulls().len() > 0
     lines, columns = (1 + timed, 1) if sheet.narrow else (1, 1 + timed)
-    note = NOTE + (RINGED if ringed else NO_RING)
+    bars = NOTE if frame.height <= MOST_BARS else FEW_BARS
+    note = bars + (RINGED if ringed else NO_RING)
     height = lines * (2.2 if sheet.narrow else 0.42 * sheet.width) + legend_inches(sheet, len(styles) + 1, note)
     height += 0.55 if sheet.titled else 0.0
     with figure_on(sheet, height) as figure:
