@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from banpick_exp.disk import write_atomically
 from banpick_exp.records import OVERALL
 from banpick_exp.report.drawn import Draw, answers
 from banpick_exp.report.equal_budget import is_near
 from banpick_exp.report.failure import or_else
 from banpick_exp.report.run import Run
 from banpick_exp.report.text import Row, in_words
-from banpick_exp.run_folder import write_atomically
 
 COLUMNS = (
     "label", "policy", "mean_kept", "accuracy", "accuracy_lo", "accuracy_hi", "reference", "difference",

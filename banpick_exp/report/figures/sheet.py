@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from banpick_exp.run_folder import write_atomically
+from banpick_exp.disk import write_atomically
 
 PAPER_SIZE = 7.0
 """Points of every text in a figure for papers."""

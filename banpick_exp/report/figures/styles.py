@@ -11,7 +11,6 @@ import polars as pl
 
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
-from banpick_exp.disk import write_atomically
 from banpick_exp.records import ON
 from banpick_exp.report.text import STOCK, in_words
 
