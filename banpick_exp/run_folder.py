@@ -7,6 +7,7 @@
       blocks/<fingerprint>.<n>.json           answers not yet a point
       trouble/                                what broke engines, where something did
       points.parquet guards.parquet verdicts.parquet found.json report.html *.png bill.json     at the end
+      paper/                                 figures and tables for a paper, where `report --paper` was typed
     <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
     <output_dir>/calibrations/<fingerprint>.blocks          of a calibration that is not added up yet
 

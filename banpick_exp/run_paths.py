@@ -118,8 +118,13 @@ class RunPaths:
         return self.path / "engines" / f"{engine}.json"
 
     def figure_path(self, name: str) -> Path:
-        """A figure for papers; the names are in `report.figures.names`."""
+        """A figure; the names are in `report.figures.names`."""
         return self.path / f"{name}.png"
+
+    @property
+    def paper(self) -> Path:
+        """Figures and tables at the sizes of a paper: `report --paper`."""
+        return self.path / "paper"
 
     @property
     def mirror(self) -> Path:

@@ -82,15 +82,15 @@ class Run:
         return flips(first, second)
 
     def plot(self) -> Figure:
-        """The front as a Matplotlib figure, as `report` draws it: accuracy against the measured budget, and speed.
+        """The figure that answers the sweep's question, as `report` draws it: a map of two knobs, a curve of one, or budgets.
 
         Raises UserError where no point is done.
         """
-        from banpick_exp.report.files import front_figure
+        from banpick_exp.report.files import answering_figure
 
         if not self.reported.done:
             raise UserError(f"{self.path}: no point is done, so there is nothing to draw. Its points are in .points.")
-        return front_figure(self.reported)
+        return answering_figure(self.reported)
 
     def _answered(self, name: str) -> PointRecord:
         records = [record for record in self.reported.records if name in (record.label, record.fingerprint)]

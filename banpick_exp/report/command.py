@@ -20,9 +20,9 @@ DESCRIPTION = """\
 Writes report.html: the verdict in words, the Pareto front (point at a mark for its numbers and the command that runs it
 again), heat maps, domains and sub-tasks against stock, budgets, guards, provenance. One file, no network needed, under
 3 MB: of more than 400 points it tells the front, the references and the best one by one, lists the others on demand,
-and leaves all of them in points.parquet. The same figures go into each run's folder as PNG for papers (300 dpi):
-pareto.png, and usage.png, influence.png and kept.png where the run has their numbers. Nothing is run again; all is read
-from the run folders.
+and leaves all of them in points.parquet. Figures go into each run's folder as PNG (300 dpi): the one that answers the
+sweep's question (knobs.png of one or two swept knobs, budget.png of many rules), pareto.png, and usage.png,
+influence.png and kept.png where the run has their numbers. Nothing is run again; all is read from the run folders.
 
 More than 24 runs are a line each: verdict, best policy at equal budget, a link to the run's own report. They are read
 from the tables that a run's end or an earlier report wrote, hundreds in seconds; --all draws each of them all the same.
@@ -32,6 +32,7 @@ examples:
   python -m banpick_exp report outputs/pick_strength/20261122-101500
   python -m banpick_exp report outputs/pick_strength/*             all runs of a sweep side by side
   python -m banpick_exp report RUN_A RUN_B --output compare.html
+  python -m banpick_exp report RUN --paper                         PDF, SVG, LaTeX and CSV in RUN/paper/
   python -m banpick_exp report RUN --policy "pick boost=1 key_experts=4"
 """
 
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
     Raises: UserError for a folder that is no finished run, for one typed twice, and for a page that cannot be written.
     """
     typed = _options().parse_args(arguments)
-    runs, files = _report(typed.runs, typed.output, typed.policy, typed.all)
+    runs, files = _report(typed.runs, typed.output, typed.policy, typed.all, paper=typed.paper)
     if typed.all:
         from banpick_exp.report.terminal import print_pareto, print_selection
 
@@ -71,6 +72,12 @@ def _options() -> Options:
         "--all", action="store_true", help="also print the table and every finding of the guards, what may be noise too"
     )
     parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="also write RUN/paper/: the figures 3.3 and 6.75 inches wide with 7 pt type and no title (PDF, SVG, PNG),"
+        " and the points with their verdicts as a LaTeX table (booktabs) and as CSV",
+    )
+    parser.add_argument(
         "--policy",
         metavar="LABEL",
         help="the point whose expert usage is drawn beside stock's, by label or fingerprint; default: the best at "
@@ -80,16 +87,17 @@ def _options() -> Options:
 
 
 def _report(
-    typed: list[str], output: Path | None, policy: str | None, everything: bool
+    typed: list[str], output: Path | None, policy: str | None, everything: bool, *, paper: bool
 ) -> tuple[list[Run], list[Path]]:
     # Imported here: --help and a wrong option answer at once.
     from banpick_exp.report.files import draw_figures, maps_or_none, write_tables
     from banpick_exp.report.page.overview import MOST_DRAWN
     from banpick_exp.report.page.page import write_page
+    from banpick_exp.report.paper import write_paper
     from banpick_exp.report.run import require_run
 
     _refuse_repeated(typed)
-    if len(typed) > MOST_DRAWN and not everything and policy is None:
+    if len(typed) > MOST_DRAWN and not everything and not paper and policy is None:
         return [], [_overview(typed, output or Path(REPORT))]
     runs = [require_run(folder) for folder in typed]
     path = output or (runs[0].folder.report if len(runs) == 1 else Path(runs[0].folder.report.name))
@@ -101,6 +109,8 @@ def _report(
         for run in runs:
             write_tables(run)  # for `list` and `bp.runs`, and the page names them for what it does not tell
         figures = [file for run, own in zip(runs, maps, strict=True) for file in draw_figures(run, own)]
+        if paper:
+            figures += [file for run in runs for file in write_paper(run)]
         return runs, [*figures, write_page(runs, maps, path)]
     except OSError as error:
         raise UserError(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from banpick_exp.report.drawn import Draw, answers
 from banpick_exp.report.failure import or_else
-from banpick_exp.report.figures.names import PARETO
 from banpick_exp.report.maps import NOTHING, Maps, map_figures, maps_of
 from banpick_exp.report.page.page import write_page
 from banpick_exp.report.run import Run
-from banpick_exp.report.sentences import problems_a_point
-from banpick_exp.report.shown import MOST_DRAWN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +42,16 @@ def maps_or_none(run: Run, policy: str | None = None) -> Maps:
 
 
 def draw_figures(run: Run, maps: Maps) -> list[Path]:
-    """The figures for papers (PNG, 300 dpi) in the run's folder: `pareto.png` and the heat maps it has numbers for."""
-    figures: dict[str, Callable[[], Path]] = {PARETO: functools.partial(_draw_front, run)} | map_figures(run, maps)
+    """The figures (PNG, 300 dpi) in the run's folder: the one that answers its question (`knobs.png` or `budget.png`),
+    `pareto.png` and the heat maps it has numbers for.
+    """
+    figures: dict[str, Callable[[], Path]] = {
+        name: functools.partial(_draw, run, name, draw) for name, draw in answers(run).items()
+    }
     found = []
-    for name, draw in figures.items():
+    for name, work in (figures | map_figures(run, maps)).items():
         path = run.folder.figure_path(name)
-        found += or_else(f"the figure {path.name}", run.folder, _listed(draw), lambda _: [], writes=True)
+        found += or_else(f"the figure {path.name}", run.folder, _listed(work), lambda _: [], writes=True)
     return found
 
 
@@ -83,30 +85,16 @@ def _listed(draw: Callable[[], Path]) -> Callable[[], list[Path]]:
     return lambda: [draw()]
 
 
-def front_figure(run: Run) -> Figure:
-    """`pareto.png` as a figure that is not written anywhere, for a notebook."""
-    from banpick_exp.report.figures.front import pareto_figure
+def answering_figure(run: Run) -> Figure:
+    """The figure that answers the run's question, not written anywhere: for a notebook."""
+    from banpick_exp.report.figures.sheet import SCREEN
 
-    return pareto_figure(**_front(run))
-
-
-def _draw_front(run: Run) -> Path:
-    from banpick_exp.report.figures.front import pareto_png  # half a second of Matplotlib: not before a run
-
-    return pareto_png(path=run.folder.figure_path(PARETO), **_front(run))
+    draw = next(iter(answers(run).values()))
+    figure: Figure = draw(SCREEN)
+    return figure
 
 
-def _front(run: Run) -> dict[str, Any]:
-    """What the figure of the front is drawn from."""
-    title = f"Routing policies on {run.models or 'model'}: {run.name}"
-    mixed = "" if run.mixed_setups is None else " Points of different settings: each has a front of its own."
-    drawn = run.showing(MOST_DRAWN) if run.unshown else run
-    others = f" Small dots: {drawn.unshown:,} more." if drawn.unshown else ""
-    subtitle = f"{problems_a_point(run)}.{others}{mixed}"
-    return {
-        "frame": drawn.shown_rows(),
-        "title": title,
-        "subtitle": f"{run.headline}  {subtitle}",
-        "others": drawn.other_rows(),
-        "published": run.published,
-    }
+def _draw(run: Run, name: str, draw: Draw) -> Path:
+    from banpick_exp.report.figures.sheet import SCREEN, save
+
+    return save(draw(SCREEN), run.folder.figure_path(name))

@@ -35,6 +35,7 @@ from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.found import Found
 from banpick_exp.manifest import MANIFEST, Manifest
 from banpick_exp.records import OVERALL, STATUSES, PointRecord
+from banpick_exp.report.equal_budget import is_gain
 from banpick_exp.report.published import Published, published_beside
 from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
@@ -107,6 +108,14 @@ class Run:
     def verdict_of(self) -> dict[tuple[str, str], Row]:
         """(fingerprint, domain) -> row of `verdicts`; references have none."""
         return {(row["fingerprint"], row["domain"]): row for row in self.verdicts.iter_rows(named=True)}
+
+    @cached_property
+    def ringed(self) -> frozenset[str]:
+        """Fingerprints of the points that a figure rings as gains: they beat fixed_k, at no larger a budget, over all
+        domains and for all points at once, and no other point is better beyond noise. A reference is none.
+        """
+        front = self.done_rows().filter("on_front")["fingerprint"]
+        return frozenset(name for name in front if is_gain(self.verdict_of.get((name, OVERALL))))
 
     @cached_property
     def on_dev(self) -> Run:

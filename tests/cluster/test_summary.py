@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(ladder(SyntheticRun(problems=12), ks=(4,)).write(tmp_path / "pick" / "run"))
 
 
-@pytest.mark.parametrize("at", ["run_folder.write_atomically", "report.figures.front.pareto_png"])
+@pytest.mark.parametrize("at", ["run_folder.write_atomically", "report.figures.front.draw_front"])
 def test_a_full_disk_costs_the_report_and_no_point(folder: RunFolder, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

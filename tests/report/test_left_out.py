@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_is_one_sentence(folder: RunFolder, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("banpick_exp.report.figures.front.pareto_png", full)
+    monkeypatch.setattr("banpick_exp.report.figures.front.draw_front", full)
     with pytest.raises(UserError, match=r"No space left on device.*The points are whole\. Make room"):
         command.run([str(folder.path)])
 

@@ -19,7 +19,8 @@ from synthetic_run import SyntheticRun, ladder
 
 from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.report import command
-from banpick_exp.report.figures.front import pareto_png
+from banpick_exp.report.figures.front import draw_front
+from banpick_exp.report.figures.sheet import SCREEN, save
 from banpick_exp.report.maps import NOTHING, maps_of
 from banpick_exp.report.page import page
 from banpick_exp.report.page.page import LARGEST, page_html, write_page
@@ -158,7 +159,8 @@ def test_the_table_on_demand_and_the_dots_hold_the_others(tmp_path: Path) -> Non
     marks = re.findall(r'data-p="(\d+)"', text)
     assert set(map(int, marks)) <= set(range(20))
     assert f"{len(run.done) - 20} more points" in text
-    drawn = pareto_png(fewer.shown_rows(), tmp_path / "x.png", title="t", subtitle="s", others=fewer.other_rows())
+    figure = draw_front(fewer.shown_rows(), SCREEN, title="t", text="s", others=fewer.other_rows())
+    drawn = save(figure, tmp_path / "x.png")
     assert drawn.stat().st_size > 50_000
 
 
@@ -216,7 +218,7 @@ def test_a_section_that_raises_costs_neither_the_page_nor_the_exit_code(
 @pytest.mark.parametrize(
     ("at", "named", "missing"),
     [
-        ("report.figures.front.pareto_png", "the figure pareto.png", ["pareto.png"]),
+        ("report.figures.front.draw_front", "the figure pareto.png", ["pareto.png"]),
         ("report.files.maps_of", "the heat maps", []),
         ("report.page.page.page_data", "what marks tell", []),
         ("report.files.write_page", "report.html", ["report.html"]),

@@ -90,8 +90,8 @@ def written(run_dir: Path) -> list[Path]:
 
 
 def test_picture_is_print_quality(written: list[Path]) -> None:
-    picture = image.imread(written[0])
-    assert written[0].name == "pareto.png" and picture.shape[1] >= 3000 and picture.shape[0] >= 1400
+    picture = image.imread(written[1])
+    assert written[1].name == "pareto.png" and picture.shape[1] == 2700 and picture.shape[0] >= 1000
     ink = (picture[..., :3].min(axis=2) < 0.9).mean()
     assert 0.01 < ink < 0.25  # neither blank nor black
     blue = np.abs(picture[..., :3] - np.array([0x00, 0x72, 0xB2]) / 255).max(axis=2) < 0.02
@@ -99,7 +99,7 @@ def test_picture_is_print_quality(written: list[Path]) -> None:
 
 
 def test_figures_for_papers_have_their_resolution(written: list[Path]) -> None:
-    assert [path.name for path in written] == ["pareto.png", "usage.png", "influence.png", "report.html"]
+    assert [path.name for path in written] == ["knobs.png", "pareto.png", "usage.png", "influence.png", "report.html"]
     for path in written[:-1]:
         with Image.open(path) as picture_:
             assert round(picture_.info["dpi"][0]) == 300 and min(picture_.size) > 600
@@ -132,7 +132,7 @@ def test_page_has_every_point_with_its_numbers(written: list[Path], run_dir: Pat
             assert f"<td>{accuracy}</td>" in page
     for domain in ("overall", *DOMAINS):
         assert f'<option value="{domain}">' in page and page.count(f'data-domain="{domain}"') == 2
-    for name in ("k=7", "k=2", "stock"):  # the ladder is drawn and named
+    for name in ("fixed_k k=7", "fixed_k k=2", "stock"):  # the ladder is drawn and named
         assert f">{name}</text>" in page
     assert "the engine stopped [Errno 12] &lt;cause&gt;" in page and "measured 8.00 kept where k=1 implies 1" in page
 
@@ -252,7 +252,7 @@ def test_a_folder_name_is_no_pattern(run_dir: Path, tmp_path: Path, capsys: pyte
     shutil.copytree(run_dir.parent.parent / "calibrations", tmp_path / "out[a]" / "calibrations")
     before = {path.name: path.read_bytes() for path in (folder / "points").iterdir()}
     assert command.run([str(folder)]) == 0
-    names = ("pareto.png", "usage.png", "influence.png", "report.html")
+    names = ("knobs.png", "pareto.png", "usage.png", "influence.png", "report.html")
     assert capsys.readouterr().out.splitlines() == [str(folder / name) for name in names]
     assert {path.name: path.read_bytes() for path in (folder / "points").iterdir()} == before
     page = (folder / "report.html").read_text()

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from banpick_exp.report.figures.styles import PAPER, STYLES, save
+from banpick_exp.report.figures.sheet import save
+from banpick_exp.report.figures.styles import PAPER, STYLES
 
 Rows = Sequence[Mapping[str, Any]]
 WIDTHS = {"decode": 3, "prefill": 1}

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from banpick_exp.report.figures.styles import PAPER, save
+from banpick_exp.report.figures.sheet import save
+from banpick_exp.report.figures.styles import PAPER
 
 
 def heat_map(matrix: Any, path: Path, title: str, colorbar_label: str) -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import polars as pl
 
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
-from banpick_exp.disk import write_atomically
 from banpick_exp.records import ON
 from banpick_exp.report.text import STOCK, in_words
 
@@ -55,14 +52,6 @@ PAPER = {
 }  # fmt: skip
 
 
-def save(figure: Any, path: Path) -> Path:
-    """Write a figure at 300 dpi, in the format of the file's name, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=300, facecolor="white", format=path.suffix.removeprefix(".").lower() or "png")
-    write_atomically(path, buffer.getvalue())
-    return path
-
-
 def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with `x`, its mean_kept, except that points of one budget stand beside each other, not on each other.
 
@@ -96,13 +85,6 @@ def family_styles(policies: Sequence[str]) -> dict[str, Style]:
         made = (styles[policy][0], markers[checkpoint], CHECKPOINT_SIZE) if checkpoint else styles[policy]
         found[name] = made
     return found
-
-
-def short_label(policy: str, label: str) -> str:
-    """What a figure has room for: `k=4` for the ladder, the knobs without the family's name for others."""
-    if ON in policy:
-        return label
-    return in_words(policy) if policy == STOCK else label.removeprefix(policy).strip() or label
 
 
 def _family_order(name: str) -> tuple[str, int, str]:

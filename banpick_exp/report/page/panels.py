@@ -14,7 +14,7 @@ import polars as pl
 from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.records import ON, OVERALL
-from banpick_exp.report.figures.styles import MOST_SHADED, Style, short_label, side_by_side
+from banpick_exp.report.figures.styles import MOST_SHADED, Style, side_by_side
 from banpick_exp.report.page.points import measure_of, point_index
 from banpick_exp.report.page.scatter import Hollow, Knots, Mark, Panel, Range, Shade, draw, extent
 from banpick_exp.report.published import Published
@@ -109,7 +109,7 @@ class _Drawing:
                 index=index[run.folder.path, row["fingerprint"]],
                 on_front=row["on_front"],
                 sure=row["sure"],
-                text=self._name(row),
+                text=self._name(row) if x == "x" else "",
             )
             for run, rows in self.placed
             for row in rows.iter_rows(named=True)
@@ -118,7 +118,7 @@ class _Drawing:
 
     def _name(self, row: Row) -> str:
         named = (row["policy"] in REFERENCE_POLICIES or ON in row["policy"]) and len(self.runs) == 1
-        return short_label(row["policy"], row["label"]) if named else ""
+        return in_words(row["label"]) if named else ""
 
     def _ladders(self, x: str) -> list[tuple[str, Knots]]:
         lines: list[tuple[str, Knots]] = []

@@ -6,7 +6,7 @@ Points are `<use>` elements that carry `data-p`, the index of the point in the p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -203,20 +203,33 @@ def _hollow(each: Hollow, scale: _Scale) -> str:
 
 
 def _labels(marks: Sequence[Mark], scale: _Scale) -> list[str]:
-    """Names beside their marks, where they cover no mark and no other name; without room they are left out."""
+    """Names that cover no mark and no other name, each at the nearest place beside its own mark, with a line to it
+    where that is not the next one; without room they are left out.
+    """
     taken = [(scale.x(m.x) - 5, scale.y(m.y) - 5, scale.x(m.x) + 5, scale.y(m.y) + 5) for m in marks]
     parts = []
     for mark in (each for each in marks if each.text):
         x, y, wide = scale.x(mark.x), scale.y(mark.y), 6.4 * len(mark.text)
-        for left, base in ((x + 9, y + 16), (x + 9, y - 8), (x - 9 - wide, y + 16), (x - 9 - wide, y - 8)):
+        for left, base, far in _beside(x, y, wide):
             box = (left, base - 10, left + wide, base + 2)
             inside = box[0] > LEFT and box[2] < WIDTH and box[1] > TOP and box[3] < HEIGHT - BOTTOM
             clear = all(box[0] > t[2] or t[0] > box[2] or box[1] > t[3] or t[1] > box[3] for t in taken)
             if inside and clear:
                 taken.append(box)
+                if far:
+                    end = min(max(x, box[0]), box[2]), box[3] if box[3] < y else box[1]
+                    parts.append(f'<path class="axis" d="M{x} {y}L{end[0]:.1f} {end[1]:.1f}"/>')
                 parts.append(f'<text class="tag" x="{left:.1f}" y="{base:.1f}">{escape(mark.text)}</text>')
                 break
     return parts
+
+
+def _beside(x: float, y: float, wide: float) -> Iterator[tuple[float, float, bool]]:
+    """Left end and base line of places for a name `wide` long, the nearest first, and whether it needs a line."""
+    for away in (0, 14, 28, 44):
+        for below in (True, False):
+            for left in (x + 9 + away / 2, x - 9 - away / 2 - wide, *([x - wide / 2] if away else [])):
+                yield left, y + 16 + away if below else y - 8 - away, away > 0
 
 
 def shape_path(marker: Any, size: float) -> str:
