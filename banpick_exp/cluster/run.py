@@ -104,10 +104,9 @@ class Run:
             engine_load_seconds=self._loads.seconds,
             points_computed=computed,
         )
-        code = finish(self._plan, self._tracker, self._console, totals)
-        if self._tell_what_is_left():
-            code = 1
-        code = 1 if stopped else code
+        left = self._what_is_left()
+        code = finish(self._plan, self._tracker, self._console, totals, left)
+        code = 1 if stopped or left else code
         self._end(code, begin, self._left())
         return code
 
@@ -115,8 +114,8 @@ class Run:
         """Points that have no record yet."""
         return sum(kind.strategy.points_left() for kind in self._kinds)
 
-    def _tell_what_is_left(self) -> bool:
-        """Say which points are left and why; whether there are any."""
+    def _what_is_left(self) -> str:
+        """Which points are left and why; empty where none are."""
         left: dict[str, list[Kind]] = {}
         for kind, why in zip(self._kinds, self._why_left, strict=False):  # none where nothing was run
             if why and kind.strategy.points_left():
@@ -126,11 +125,8 @@ class Run:
             count = sum(kind.strategy.points_left() for kind in kinds)
             of = f" of {', '.join(kind.name for kind in kinds)}" if len(kinds) < len(self._kinds) else ""
             told.append(f"{count} point(s){of} are left without a record: {why}.")
-        if told:
-            again = f"the same command with resume={self._plan.folder.path.name} goes on from here."
-            text = " ".join([*told, f"What is finished is kept; {again}"])
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
-        return bool(told)
+        again = f"the same command with resume={self._plan.folder.path.name} goes on from here."
+        return " ".join([*told, f"What is finished is kept; {again}"]) if told else ""
 
     def _lost_folder(self, error: OSError) -> OSError:
         """What is wrong with the run's folder; the error itself is raised where nothing is: Ray's GetTimeoutError is an
