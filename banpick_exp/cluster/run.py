@@ -78,6 +78,7 @@ class Run:
             points=computed,
             expected=float(computed),
             cluster=self._plan.cluster.address or self._plan.cluster.backend,
+            estimated_seconds=self._plan.sweep.seconds_by_past(pending, self._plan.engines) if pending else None,
         )
         stopped = False
         if kinds:

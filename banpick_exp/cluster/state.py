@@ -148,6 +148,8 @@ class _Driver:
     asked: int = 0
     """Points to compute at its begin."""
     point_ends: int = 0
+    estimated_seconds: float | None = None
+    """Of all its work, by what the same engines did before."""
     aside: int = 0
     """Records set aside since."""
     work: tuple[float, float] = (0.0, 0.0)
@@ -237,14 +239,16 @@ class Fold:
         return max(driver.asked - driver.point_ends, 0) + driver.aside
 
     def _eta(self, now: datetime) -> float | None:
-        """By the pace since the first work; calibrations and loads before it say nothing of points."""
+        """By the pace since the first work: calibrations and loads before it say nothing of points. Until there is one
+        by the past, where that is known and not used up."""
         driver = self._driver
         done, expected = driver.work
-        if driver.first_work is None or driver.work_at is None:
-            return None
+        if driver.first_work is None or driver.work_at is None or done <= driver.first_work[1]:
+            if driver.estimated_seconds is None or driver.begun is None:
+                return None
+            left = driver.estimated_seconds - seconds_between(driver.begun, now)
+            return left if left > 0 else None
         begin, before = driver.first_work
-        if done <= before:
-            return None
         pace = seconds_between(begin, driver.work_at) / (done - before)
         return max(pace * (expected - done) - seconds_between(driver.work_at, now), 0.0)
 
@@ -259,6 +263,7 @@ class Fold:
             begun=time,
             asked=points,
             work=(0.0, float(rest["expected"])),
+            estimated_seconds=rest["estimated_seconds"],
         )
 
     def _engine_waits(self, time: datetime, *, engine: Any, reason: Any, of_kind: Any) -> None:
@@ -284,7 +289,7 @@ class Fold:
 
     def _calibration_begun(self, time: datetime, *, engine: Any, calibration: Any, label: Any, **more: Any) -> None:
         shown = label if more["what"] is None else f"{label}: {more['what']}"
-        self._engine(engine, time).begin(Job(kind="calibration", label=shown, since=time))
+        self._engine(engine, time).begin(Job(kind="calibration", label=shown, since=time, what=more["what"]))
         done, expected = more["done"], more["expected"]
         known = self._driver.calibrations.get(calibration)
         if expected and (known is None or known.expected != expected or done < known.done):  # another part of it

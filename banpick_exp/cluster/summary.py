@@ -14,6 +14,7 @@ from rich.console import Console
 
 from banpick_exp.analysis import GUARDS
 from banpick_exp.cluster.billing import bill_of
+from banpick_exp.cluster.paces import paces_of
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.costs import Bill
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
@@ -24,6 +25,7 @@ from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, left_out_lines, read_run
 from banpick_exp.report.terminal import print_bill, print_pareto, print_repeats, print_selection, print_verdict
 from banpick_exp.report.tracking.wandb import Tracker
+from banpick_exp.sweep.past import remember
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +49,8 @@ def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals, le
     """
     run = read_run(plan.folder)
     bill = or_else("the bill", plan.folder, lambda: _bill(plan, run, totals), lambda _: None, writes=False)
+    if totals.points_computed:
+        _print("the speeds of its engines", run, lambda: remember(plan.folder.past, *paces_of(plan, run)))
     files, unwritten = _write(run, bill)
     console.print()
     for line in left_out_lines(run):
