@@ -32,6 +32,7 @@ from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.errors import INTERRUPTED, CannotWrite, UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.evaluation.cut import Cut
+from banpick_exp.report.spelling import fitting
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_lock import STALE_SECONDS, held
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
@@ -248,7 +249,7 @@ def run_sweep(plan: RunPlan) -> int:
     """
     end_on_signals()
     try:
-        console = Console()
+        console = fitting(Console())  # a pipe wraps nothing, a terminal without Unicode gets none
         with held(plan.folder) as note:  # before anything is read: what another driver writes is not finished
             if note is not None:
                 console.print(f"Note: {note}.", markup=False, highlight=False)

@@ -239,16 +239,25 @@ class Fold:
         return max(driver.asked - driver.point_ends, 0) + driver.aside
 
     def _eta(self, now: datetime) -> float | None:
-        """By the pace since the first work: calibrations and loads before it say nothing of points. Until there is one
-        by the past, where that is known and not used up."""
+        """By the pace of points since the first work, and by the past, which knows of loads and calibrations too, where
+        that is known and not used up: the later of the two. None where nobody can say."""
+        driver, by_pace = self._driver, self._by_pace(now)
+        if driver.estimated_seconds is None or driver.begun is None:
+            calibrating = any(engine.job and engine.job.kind == "calibration" for engine in driver.engines.values())
+            return None if calibrating else by_pace  # the pace of points says nothing of a calibration
+        by_past = driver.estimated_seconds - seconds_between(driver.begun, now)
+        if by_past <= 0 or driver.work[0] == driver.work[1]:
+            return by_pace
+        return by_past if by_pace is None else max(by_pace, by_past)
+
+    def _by_pace(self, now: datetime) -> float | None:
         driver = self._driver
         done, expected = driver.work
-        if driver.first_work is None or driver.work_at is None or done <= driver.first_work[1]:
-            if driver.estimated_seconds is None or driver.begun is None:
-                return None
-            left = driver.estimated_seconds - seconds_between(driver.begun, now)
-            return left if left > 0 else None
+        if driver.first_work is None or driver.work_at is None:
+            return None
         begin, before = driver.first_work
+        if done <= before:
+            return None
         pace = seconds_between(begin, driver.work_at) / (done - before)
         return max(pace * (expected - done) - seconds_between(driver.work_at, now), 0.0)
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from banpick_exp.report.equal_budget import is_near
-from banpick_exp.report.text import Row, in_words, points, span, speed_text
+from banpick_exp.report.text import STOCK, Row, in_words, points, span, speed_text
 
 HEAD = ("policy", "verdict", "points [95 %]", "kept", "speed", "")
 GAP = 2
@@ -88,7 +88,11 @@ def short_speed(row: Row) -> str:
 def _verdict(row: Row, verdict: Row | None) -> tuple[str, str]:
     """What it is held against with which result, and the difference there."""
     if verdict is None:
-        return ("stock", "-") if row["delta"] is None else ("(to stock)", span(row, "delta", "+.1f", 100))
+        return (
+            ("stock", "-")
+            if row["policy"] == STOCK or row["delta"] is None
+            else ("(to stock)", span(row, "delta", "+.1f", 100))
+        )
     if verdict["verdict"] == "unmatched":
         return "unmatched", "-"
     return f"{verdict['verdict']} {short_rival(verdict)}{'' if is_near(verdict) else '*'}", points(

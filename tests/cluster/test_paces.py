@@ -161,6 +161,14 @@ def test_the_eta_before_the_first_point_is_the_pasts() -> None:
     events += [event(20, "engine_ready", **engine), event(30, "point_begun", **engine, **work)]
     assert fold(events, now=at).eta_seconds == 70.0
     events += [event(40, "progress", done=1.0, expected=4.0)]
-    assert fold(events, now=at).eta_seconds == 20.0, "then the pace of this run: 10 s a point"
+    assert fold(events, now=at).eta_seconds == 70.0, "the pace of this run, 10 s a point, says 20 s: the later counts"
+    slow = [*events[:-1], event(90, "progress", done=1.0, expected=4.0)]
+    assert fold(slow, now=BEGIN + timedelta(seconds=90)).eta_seconds == 180.0
+    over = event(50, "progress", done=4.0, expected=4.0)
+    assert fold([*events, over], now=at).eta_seconds == 0.0, "nothing is left"
+    calibrating = event(50, "calibration_begun", engine="e", calibration="c", label="pick")
+    assert fold([*events, calibrating], now=at).eta_seconds == 70.0
     unknown = event(0, "run_begun", points=4, expected=4.0)
     assert fold([unknown, *events[1:4]], now=at).eta_seconds is None
+    assert fold([unknown, *events[1:]], now=at).eta_seconds == 20.0, "10 s a point"
+    assert fold([unknown, *events[1:], calibrating], now=at).eta_seconds is None, "of which a pace says nothing"
