@@ -40,6 +40,7 @@ LINES_MEAN = (
 )
 WIDE = 160  # columns of a terminal, from which on all columns of the table are printed where they fit
 LISTED = 12  # lines of one kind; the rest is in the run's guards.parquet
+LISTED_NARROW = 3  # the same below WIDE columns, where each takes two lines
 COLOURS = {"beats": "green", "loses": "red", "ties": "dim"}
 STATUS_COLOURS = {"invalid": "yellow", "dropped": "dim", "failed": "red"}
 
@@ -273,7 +274,7 @@ def _print_findings(
     rows: pl.DataFrame, colour: Callable[[Row], str], style: str | None, console: Console, everything: bool
 ) -> None:
     """A line each, the first of them unless `everything` is to be seen."""
-    listed = rows.height if everything else LISTED
+    listed = rows.height if everything else LISTED if console.width >= WIDE else LISTED_NARROW
     for row in rows.head(listed).iter_rows(named=True):
         where = "" if row["domain"] == OVERALL else f" ({row['domain']})"
         said = escape(f"{row['label']}{where}: {row['detail']}")

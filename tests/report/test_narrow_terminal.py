@@ -162,3 +162,12 @@ def test_no_color_says_the_same(run: Run) -> None:
 def test_what_is_cut_fits(room: int) -> None:
     for text in ("ban_pick lambda=0.5 key_experts=16", "名前" * 12, "ab"):
         assert cell_len(cut(text, room)) <= max(room, 0)
+
+
+def test_a_narrow_terminal_names_few_findings(tmp_path: Path) -> None:
+    synthetic = ladder(SyntheticRun(problems=400))
+    for number in range(8):
+        synthetic.add("pick", {"boost": number}, shift={"math": -0.3, "code": -0.3})
+    run = run_of(synthetic, tmp_path)
+    found = {width: printed(run, width).count("guard subtask_drop") for width in (80, None)}
+    assert found[80] == 3 < found[None] and "more like these" in printed(run, 80)
