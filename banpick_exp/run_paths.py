@@ -44,6 +44,11 @@ class RunPaths:
         return self.path.parent.parent / "solved"
 
     @property
+    def past(self) -> Path:
+        """What engines did on this machine before, shared like calibrations (`sweep.past`)."""
+        return self.path.parent.parent / "past.json"
+
+    @property
     def progress(self) -> Path:
         """How far a calibration is: written by its engine, read by the driver."""
         return self.path / "progress.json"

@@ -161,6 +161,12 @@ def _compared(family: Sequence[_Pairing]) -> dict[_Pairing, Comparison]:
     return dict(zip(family, comparisons, strict=True))
 
 
+def gains_in(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `verdicts` that beat a fixed_k reference which keeps as many experts or more, the surest first."""
+    beats = frame.filter((pl.col("verdict") == "beats") & (pl.col("against") == "fixed_k"))
+    return beats.filter(pl.col("budget_gap") <= EQUAL_BUDGET_TOLERANCE).sort("lo_simultaneous", descending=True)
+
+
 def headline(frame: pl.DataFrame) -> str:
     """The conclusion of a sweep in one sentence, from `verdicts`; percentages points and the simultaneous interval.
 
@@ -171,8 +177,7 @@ def headline(frame: pl.DataFrame) -> str:
     if compared.height == 0:
         return "No verdict: no policy point and fixed_k reference finished together."
     total = compared["fingerprint"].n_unique()
-    beats = compared.filter(pl.col("verdict") == "beats")
-    gains = beats.filter(pl.col("budget_gap") <= EQUAL_BUDGET_TOLERANCE).sort("lo_simultaneous", descending=True)
+    gains = gains_in(frame)
     if gains.height:
         best = gains.row(0, named=True)
         where = OVERALL if best["domain"] == OVERALL else f"on {best['domain']}"

@@ -82,7 +82,7 @@ class Run:
         return flips(first, second)
 
     def plot(self) -> Figure:
-        """The figure that answers the sweep's question, as `report` draws it: a map of two knobs, a curve of one, or budgets.
+        """The figure that answers the sweep's question, as `report` draws it: of one or two knobs, or of budgets.
 
         Raises UserError where no point is done.
         """

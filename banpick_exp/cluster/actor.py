@@ -78,7 +78,7 @@ class EngineActor:
     def calibrate(
         self,
         point: Point,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int, int, str], None] | None = None,
         parts: Sequence[Part] | None = None,
     ) -> float:
         """Measure what is not there yet of the calibration `point` needs, or `parts` of it. Returns seconds (0: none).
@@ -92,8 +92,8 @@ class EngineActor:
         """Measure one block of the calibration `point` needs and write its file. Returns seconds (0: it was there)."""
         return self._session.calibrate_block(point, block)
 
-    def _report_progress(self, done: int, total: int) -> None:
-        progress = CalibrationProgress(done=done, total=total)
+    def _report_progress(self, done: int, total: int, of: str) -> None:
+        progress = CalibrationProgress(done=done, total=total, of=of)
         write_atomically(self._folder.progress, json.dumps(asdict(progress)).encode())
 
     def run_block(self, point: Point, cut: Cut, number: int) -> float:

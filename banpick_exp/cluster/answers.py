@@ -24,7 +24,9 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationProgress:
-    """Layers done of all layers over all domains: what `progress.json` holds."""
+    """Changes times problems measured so far of a part of a calibration: what `progress.json` holds."""
 
     done: int
     total: int
+    of: str = ""
+    """`math, layer 3 of 4`: what is measured now."""

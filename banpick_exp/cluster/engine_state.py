@@ -23,6 +23,8 @@ class Job:
     block: int | None = None
     """Counted from 0, of `of`."""
     of: int | None = None
+    what: str | None = None
+    """Of a calibration in blocks, which one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,6 +42,7 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
         "points": _COUNT,
         "expected": _NUMBER,
         "cluster": _TEXT,
+        "estimated_seconds": _MAYBE_NUMBER,
     },
     "engine_starting": {"engine": _TEXT, "point": _TEXT, "of_kind": _MAYBE_TEXT},
     "engine_ready": {"engine": _TEXT, "seconds": _NUMBER, "host": _TEXT, "pid": _COUNT, "layers": _COUNT},
@@ -73,7 +74,8 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
 }
 """Kind -> its fields and what each may be. `point` and `calibration` are fingerprints, `engine` the name of a slot,
 seconds are seconds; `points` of run_begun counts those that this driver has to compute, `expected` and `progress` are
-work in points, of this driver too; `of_kind` tells an engine from those of other kinds, where the run has any;
+work in points, of this driver too; `estimated_seconds`: of all of it, where it is known how fast its engines are;
+`of_kind` tells an engine from those of other kinds, where the run has any;
 `accuracy` and `delta` are shares, 0.612 and -0.013; `point_aside`: a finished record was set aside, its point counts as
 not run. Of a calibration in blocks `what` names the block, `done` and `expected` are changes times problems of the part
 that it belongs to. What may be absent reads as None."""

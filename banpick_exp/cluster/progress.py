@@ -1,4 +1,5 @@
-"""What a person sees of a run: one live table with an ETA on a terminal, one line a point elsewhere.
+"""What a person sees of a run: one live table with an ETA on a terminal; elsewhere one line a point, and one when what
+engines do has changed.
 
 Drawn from the run's events alone, so that `status` shows the same on another machine. The table has the same height
 for one engine and for a thousand.
@@ -6,7 +7,6 @@ for one engine and for a thousand.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections import Counter
@@ -23,12 +23,17 @@ from rich.table import Table
 
 from banpick_exp.cluster.engine_state import EngineState
 from banpick_exp.cluster.events import Event
+from banpick_exp.cluster.phases import call_progress, clock, doing, phase
 from banpick_exp.cluster.state import Fold, Measured, PointEnd, RunState
 
 MOST_LINES = 8
 """Points, and engines, that have a line of their own."""
 MOST_KINDS = 4
 """Kinds of engines that have."""
+TICK_SECONDS = 1.0
+"""Between two looks at what engines do, where there is no table."""
+QUIET_SECONDS = 30.0
+"""At least, after a line, until one says that they do something else."""
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a terminal would obey rather than show; labels and reasons may hold anything."""
 
@@ -36,8 +41,8 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class Display:
     """A listener of `Events`, and a context manager around the time in which the table is drawn."""
 
-    def __init__(self, console: Console, *, progress_file: Path) -> None:
-        """`progress_file`: how far a calibration is."""
+    def __init__(self, console: Console, *, progress_file: Path, tick_seconds: float | None = TICK_SECONDS) -> None:
+        """`progress_file`: how far a calibration is. `tick_seconds`: None where somebody else calls `tick`."""
         self._console, self._progress_file = console, progress_file
         self._fold = Fold()
         self._folding = threading.Lock()  # the table is drawn from a thread of its own: a call may take hours
@@ -46,10 +51,20 @@ class Display:
             if console.is_terminal
             else None
         )
+        self._told: tuple[datetime, str] | None = None
+        """When the last line was printed, and what engines did by the last that said so."""
+        self._over = threading.Event()
+        self._ticking = (
+            threading.Thread(target=self._tick_on, args=(tick_seconds,), daemon=True, name="phases")
+            if self._live is None and tick_seconds is not None
+            else None
+        )
 
     def __enter__(self) -> Display:
         if self._live:
             self._live.__enter__()
+        if self._ticking:
+            self._ticking.start()
         return self
 
     def __exit__(
@@ -57,6 +72,26 @@ class Display:
     ) -> None:
         if self._live:
             self._live.__exit__(kind, error, trace)
+        self._over.set()
+        if self._ticking:
+            self._ticking.join()
+
+    def _tick_on(self, seconds: float) -> None:
+        while not self._over.wait(seconds):
+            self.tick(datetime.now(UTC))
+
+    def tick(self, now: datetime) -> None:
+        """Print what engines do, where that is no longer what was said and the last line is QUIET_SECONDS old."""
+        with self._folding:
+            state = self._fold.state(now)
+        if state.begun is None or state.over or not (words := phase(state, self._progress_file)):
+            return
+        if self._told is not None:
+            when, before = self._told
+            if words == before or (before and (now - when).total_seconds() < QUIET_SECONDS):
+                return
+        self._told = now, words
+        self._print(f"  {clock(state.seconds)} {words}  ({eta_words(state)})")
 
     def __call__(self, event: Event) -> None:
         """Take an event; notes are printed, and where there is no table a line a point."""
@@ -64,6 +99,8 @@ class Display:
             self._fold.add(event)
             ended = event.kind == "point_done" and self._live is None
             state = self._fold.state(event.time) if ended else None
+        if self._told is not None and (event.kind == "note" or ended):
+            self._told = event.time, self._told[1]
         # Not under the lock: printing draws the table too.
         if event.kind == "note":
             self._print(f"  {event.fields['text']}")
@@ -72,7 +109,8 @@ class Display:
             self._print(f"  [{state.ended_now}/{state.asked_now}] {_line(state.recent[-1])}  ({eta})")
 
     def _print(self, text: str) -> None:
-        self._console.print(shown(text), highlight=False, markup=False)  # errors hold brackets
+        wraps = self._console.is_terminal  # a pipe gets whole lines
+        self._console.print(shown(text), highlight=False, markup=False, soft_wrap=not wraps)  # errors hold brackets
 
     def _draw(self) -> RenderableType:
         now = datetime.now(UTC)
@@ -96,7 +134,7 @@ def drawn(state: RunState, now: datetime, progress_file: Path) -> list[Renderabl
     parts: list[RenderableType] = []
     if state.recent:
         parts.append(_points(state.recent))
-    parts += _most([_running_line(engine, now) for engine in state.running], MOST_LINES)
+    parts += _most([_running_line(engine, now, progress_file) for engine in state.running], MOST_LINES)
     calibrating = [e.job.since for e in state.engines if e.job and e.job.kind == "calibration"]
     if calibrating:
         in_blocks = _blocks_line(state.calibrations, now)
@@ -122,10 +160,10 @@ def _most(lines: Sequence[str], most: int) -> Iterable[str]:
     return [*lines[:most], f"[dim]... and {more} more[/]"] if more > 0 else lines
 
 
-def _running_line(engine: EngineState, now: datetime) -> str:
-    seconds = max((now - engine.since).total_seconds(), 0.0)
+def _running_line(engine: EngineState, now: datetime, progress_file: Path) -> str:
+    seconds = clock((now - engine.since).total_seconds())
     where = "".join(f"  [dim]{escape(shown(text))}[/]" for text in (engine.host, engine.of_kind) if text)
-    return f"[dim]{job_words(engine)}[/] {escape(shown(_of_what(engine)))}  {seconds:.0f} s{where}"
+    return f"{escape(shown(doing(engine, call_progress(progress_file))))}  {seconds}{where}"
 
 
 def job_words(engine: EngineState) -> str:
@@ -136,10 +174,6 @@ def job_words(engine: EngineState) -> str:
     if job.kind == "block" and job.block is not None:
         return f"block {job.block + 1} of {job.of}"
     return "calibrate" if job.kind == "calibration" else job.kind
-
-
-def _of_what(engine: EngineState) -> str:
-    return engine.name if engine.job is None else engine.job.label
 
 
 def engine_counts(engines: Sequence[EngineState]) -> list[str]:
@@ -163,10 +197,8 @@ def _counted(engines: Sequence[EngineState], kind: str | None) -> str:
 def _bar(state: RunState) -> Table:
     bar = Table.grid(padding=(0, 1))
     ended, asked = state.ended_now, max(state.asked_now, state.ended_now)
-    minutes, seconds = divmod(int(state.seconds), 60)
-    elapsed = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
     bar.add_row(
-        "points", ProgressBar(total=max(asked, 1), completed=ended, width=40), f"{ended}/{asked}", elapsed,
+        "points", ProgressBar(total=max(asked, 1), completed=ended, width=40), f"{ended}/{asked}", clock(state.seconds),
         eta_words(state),
     )  # fmt: skip
     return bar
@@ -184,13 +216,13 @@ def _blocks_line(calibrations: Sequence[Measured], now: datetime) -> str | None:
 
 
 def _calibration_line(since: datetime, now: datetime, progress_file: Path) -> str:
-    try:
-        progress = json.loads(progress_file.read_text())
-        done, total = max(progress["done"], 1), progress["total"]
-        left = (now - since).total_seconds() / done * (total - done)
-        return f"calibrating: {100 * progress['done'] / total:.0f} % of the changes, ETA {max(left, 0):.0f} s"
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    found = call_progress(progress_file)
+    if found is None:
         return "calibrating ..."
+    eta = "-"
+    if 0 < found.share <= 1:
+        eta = f"{(now - since).total_seconds() * max(1 / found.share - 1, 0):.0f} s"
+    return f"calibrating: {100 * found.share:.0f} % of the changes, ETA {eta}"
 
 
 def _cells(end: PointEnd) -> list[str]:

@@ -32,6 +32,7 @@ from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.errors import INTERRUPTED, CannotWrite, UserError
 from banpick_exp.evaluation.blocks import AnsweredBlock
 from banpick_exp.evaluation.cut import Cut
+from banpick_exp.report.spelling import fitting
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_lock import STALE_SECONDS, held
 from banpick_exp.sweep.config import OptunaSearch, RacingSearch
@@ -78,6 +79,7 @@ class Run:
             points=computed,
             expected=float(computed),
             cluster=self._plan.cluster.address or self._plan.cluster.backend,
+            estimated_seconds=self._plan.sweep.seconds_by_past(pending, self._plan.engines) if pending else None,
         )
         stopped = False
         if kinds:
@@ -104,10 +106,9 @@ class Run:
             engine_load_seconds=self._loads.seconds,
             points_computed=computed,
         )
-        code = finish(self._plan, self._tracker, self._console, totals)
-        if self._tell_what_is_left():
-            code = 1
-        code = 1 if stopped else code
+        left = self._what_is_left()
+        code = finish(self._plan, self._tracker, self._console, totals, left)
+        code = 1 if stopped or left else code
         self._end(code, begin, self._left())
         return code
 
@@ -115,8 +116,8 @@ class Run:
         """Points that have no record yet."""
         return sum(kind.strategy.points_left() for kind in self._kinds)
 
-    def _tell_what_is_left(self) -> bool:
-        """Say which points are left and why; whether there are any."""
+    def _what_is_left(self) -> str:
+        """Which points are left and why; empty where none are."""
         left: dict[str, list[Kind]] = {}
         for kind, why in zip(self._kinds, self._why_left, strict=False):  # none where nothing was run
             if why and kind.strategy.points_left():
@@ -126,11 +127,8 @@ class Run:
             count = sum(kind.strategy.points_left() for kind in kinds)
             of = f" of {', '.join(kind.name for kind in kinds)}" if len(kinds) < len(self._kinds) else ""
             told.append(f"{count} point(s){of} are left without a record: {why}.")
-        if told:
-            again = f"the same command with resume={self._plan.folder.path.name} goes on from here."
-            text = " ".join([*told, f"What is finished is kept; {again}"])
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True, style="red")
-        return bool(told)
+        again = f"the same command with resume={self._plan.folder.path.name} goes on from here."
+        return " ".join([*told, f"What is finished is kept; {again}"]) if told else ""
 
     def _lost_folder(self, error: OSError) -> OSError:
         """What is wrong with the run's folder; the error itself is raised where nothing is: Ray's GetTimeoutError is an
@@ -251,7 +249,7 @@ def run_sweep(plan: RunPlan) -> int:
     """
     end_on_signals()
     try:
-        console = Console()
+        console = fitting(Console())  # a pipe wraps nothing, a terminal without Unicode gets none
         with held(plan.folder) as note:  # before anything is read: what another driver writes is not finished
             if note is not None:
                 console.print(f"Note: {note}.", markup=False, highlight=False)

@@ -148,6 +148,8 @@ class _Driver:
     asked: int = 0
     """Points to compute at its begin."""
     point_ends: int = 0
+    estimated_seconds: float | None = None
+    """Of all its work, by what the same engines did before."""
     aside: int = 0
     """Records set aside since."""
     work: tuple[float, float] = (0.0, 0.0)
@@ -237,7 +239,18 @@ class Fold:
         return max(driver.asked - driver.point_ends, 0) + driver.aside
 
     def _eta(self, now: datetime) -> float | None:
-        """By the pace since the first work; calibrations and loads before it say nothing of points."""
+        """By the pace of points since the first work, and by the past, which knows of loads and calibrations too, where
+        that is known and not used up: the later of the two. None where nobody can say."""
+        driver, by_pace = self._driver, self._by_pace(now)
+        if driver.estimated_seconds is None or driver.begun is None:
+            calibrating = any(engine.job and engine.job.kind == "calibration" for engine in driver.engines.values())
+            return None if calibrating else by_pace  # the pace of points says nothing of a calibration
+        by_past = driver.estimated_seconds - seconds_between(driver.begun, now)
+        if by_past <= 0 or driver.work[0] == driver.work[1]:
+            return by_pace
+        return by_past if by_pace is None else max(by_pace, by_past)
+
+    def _by_pace(self, now: datetime) -> float | None:
         driver = self._driver
         done, expected = driver.work
         if driver.first_work is None or driver.work_at is None:
@@ -259,6 +272,7 @@ class Fold:
             begun=time,
             asked=points,
             work=(0.0, float(rest["expected"])),
+            estimated_seconds=rest["estimated_seconds"],
         )
 
     def _engine_waits(self, time: datetime, *, engine: Any, reason: Any, of_kind: Any) -> None:
@@ -284,7 +298,7 @@ class Fold:
 
     def _calibration_begun(self, time: datetime, *, engine: Any, calibration: Any, label: Any, **more: Any) -> None:
         shown = label if more["what"] is None else f"{label}: {more['what']}"
-        self._engine(engine, time).begin(Job(kind="calibration", label=shown, since=time))
+        self._engine(engine, time).begin(Job(kind="calibration", label=shown, since=time, what=more["what"]))
         done, expected = more["done"], more["expected"]
         known = self._driver.calibrations.get(calibration)
         if expected and (known is None or known.expected != expected or done < known.done):  # another part of it

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from banpick_exp.analysis import GUARDS
 from banpick_exp.cluster.billing import bill_of
+from banpick_exp.cluster.paces import paces_of
 from banpick_exp.cluster.plan import RunPlan
 from banpick_exp.costs import Bill
 from banpick_exp.evaluation.calibration.artifact import artifact_folder
@@ -22,8 +23,9 @@ from banpick_exp.report.failure import or_else
 from banpick_exp.report.files import write_report, write_tables
 from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, left_out_lines, read_run
-from banpick_exp.report.terminal import print_bill, print_pareto, print_repeats, print_selection
+from banpick_exp.report.terminal import print_bill, print_pareto, print_repeats, print_selection, print_verdict
 from banpick_exp.report.tracking.wandb import Tracker
+from banpick_exp.sweep.past import remember
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,30 +39,37 @@ class Totals:
     points_computed: int
 
 
-def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals) -> int:
-    """Report what is on disk (the truth), not what is in memory.
+def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals, left: str = "") -> int:
+    """Report what is on disk (the truth), not what is in memory; the verdict stands last of all.
+
+    `left`: what to say of points that have no record.
 
     Returns the exit code: 1 when a point failed or is invalid, by its record or by a guard, or where no report could be
     written.
     """
     run = read_run(plan.folder)
     bill = or_else("the bill", plan.folder, lambda: _bill(plan, run, totals), lambda _: None, writes=False)
+    if totals.points_computed:
+        _print("the speeds of its engines", run, lambda: remember(plan.folder.past, *paces_of(plan, run)))
     files, unwritten = _write(run, bill)
     console.print()
     for line in left_out_lines(run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     _print("the table of the points", run, lambda: print_pareto(run, console))
     _print("the table of the repeats", run, lambda: print_repeats(run, console))
-    console.print(_spent(run, totals), highlight=False)
+    _print("the table of the selection", run, lambda: print_selection(run, console))
+    console.print(_spent(run, totals), highlight=False, soft_wrap=not console.is_terminal)
     _print("the bill", run, lambda: print_bill(bill, console))
     for file in files:
         console.print(f"  {file}", markup=False, highlight=False, soft_wrap=True)
-    _print("the table of the selection", run, lambda: print_selection(run, console))
     if unwritten is not None:
         console.print(unwritten, markup=False, highlight=False, soft_wrap=True, style="red")
     failures = tracker.finish(_summary_or_totals(run, totals) | _costs(bill), _artifacts(plan))
     for failure in failures:
         console.print(f"W&B: {failure}. The records are complete.", markup=False, highlight=False, soft_wrap=True)
+    if left:
+        console.print(left, markup=False, highlight=False, soft_wrap=True, style="red")
+    _print("the verdict", run, lambda: print_verdict(run, console))
     return 1 if _any_invalid(run) or unwritten is not None else 0
 
 

@@ -26,7 +26,7 @@ from banpick_exp.records import CorruptRecord, outcomes_of
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.versions import versions
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 """(measured, of how many), as the calibration counts."""
 
 

@@ -112,14 +112,14 @@ def run(arguments: list[str]) -> int:
     from banpick_exp.analysis import choose, report_on_test
     from banpick_exp.report.run import require_run
     from banpick_exp.report.sentences import alarms
-    from banpick_exp.report.terminal import unwrapped
+    from banpick_exp.report.spelling import fitting
 
     dev = require_run(typed.dev)
     test = None if typed.test is None else require_run(typed.test)
     _require_candidates(dev, typed.dev)
     chosen = choose(dev.records, dev.outcomes, score=typed.score, per_budget=typed.budget, per_policy=typed.per_policy)
     found = None if test is None else report_on_test(chosen, test.records, test.outcomes)
-    console = unwrapped(Console())
+    console = fitting(Console())
     for alarm in alarms(dev):
         console.print(f"Read this first: {alarm}", markup=False, highlight=False, soft_wrap=True)
     console.print(_chosen_table(chosen, typed.score))

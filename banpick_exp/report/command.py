@@ -44,14 +44,15 @@ def run(arguments: list[str]) -> int:
     """
     typed = _options().parse_args(arguments)
     runs, files = _report(typed.runs, typed.output, typed.policy, typed.all, paper=typed.paper)
+    for path in files:
+        print(path, flush=True)
     if typed.all:
-        from banpick_exp.report.terminal import print_pareto, print_selection
+        from banpick_exp.report.terminal import print_pareto, print_selection, print_verdict
 
         for each in runs:
             print_pareto(each, Console(), everything=True)
             print_selection(each, Console())
-    for path in files:
-        print(path)
+            print_verdict(each, Console())
     return 0
 
 

@@ -256,11 +256,11 @@ def run(arguments: list[str]) -> int:
     from rich.table import Table
 
     from banpick_exp.report.run import require_run
-    from banpick_exp.report.terminal import unwrapped
+    from banpick_exp.report.spelling import fitting
 
     found = compare_runs(require_run(typed.grid), [require_run(name) for name in typed.runs])
     tables = [found.by_run(), found.by_point()]
-    console = unwrapped(Console())
+    console = fitting(Console())
     for head, *rows in tables:
         table = Table(*map(escape, head))
         for row in rows:

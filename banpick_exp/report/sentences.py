@@ -6,13 +6,14 @@ import polars as pl
 
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
 from banpick_exp.analysis.finding import READ_FIRST
+from banpick_exp.analysis.verdict import gains_in
 from banpick_exp.records import OVERALL, STATUSES
 from banpick_exp.report.equal_budget import NAMED, equal_budget_sentence, has_solved, is_near
 from banpick_exp.report.repeats import repeats_sentence
 from banpick_exp.report.rivals import rivals_command
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import selection_sentences
-from banpick_exp.report.text import STOCK, against, points
+from banpick_exp.report.text import STOCK, Row, against, points, rival
 
 
 def sentences(run: Run) -> list[str]:
@@ -23,6 +24,36 @@ def sentences(run: Run) -> list[str]:
     lines += [repeats_sentence(run), equal_budget_sentence(run.verdicts) if has_solved(run.frame) else ""]
     lines += selection_sentences(run)
     return [line for line in lines if line]
+
+
+def closing(run: Run) -> str:
+    """The headline, and of the point that it names, or that came nearest to a gain, the measured budget and speed."""
+    gains = gains_in(run.verdicts)
+    if gains.height:
+        (best,) = gains.head(1).iter_rows(named=True)
+        return f"{run.headline} It keeps {_kept_and_speed(run, best)}."
+    near = run.verdicts.filter((pl.col("domain") == OVERALL) & (pl.col("verdict") == "ties"))
+    near = near.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
+    if near.height == 0 or run.headline.startswith("No verdict"):
+        return run.headline
+    (best,) = near.sort("lo_simultaneous", descending=True).head(1).iter_rows(named=True)
+    said = f"{points(best, simultaneous=True)} points to {rival(best)}"
+    return f"{run.headline} Nearest to one: {best['label']}, {said}, keeps {_kept_and_speed(run, best)}."
+
+
+def _kept_and_speed(run: Run, verdict: Row) -> str:
+    """`5.02 experts a token, at 1.08x the speed of stock [1.05, 1.11]`: of a row of `verdicts`, all domains."""
+    (row,) = run.done_rows().filter(pl.col("fingerprint") == verdict["fingerprint"]).iter_rows(named=True)
+    kept = f"{row['mean_kept']:.2f} experts a token"
+    ratio, low, high = row["speedup"], row["speedup_lo"], row["speedup_hi"]
+    if ratio is None:
+        return f"{kept}; its speed was not timed beside that stock"
+    if low is None or high is None or low == high:
+        return f"{kept}, at {ratio:.2f}x the speed of stock"
+    interval = f"[{low:.2f}, {high:.2f}]"
+    if low <= 1 <= high:
+        return f"{kept}, and its speed ties with stock's ({ratio:.2f}x {interval})"
+    return f"{kept}, at {ratio:.2f}x the speed of stock {interval}"
 
 
 def alarms(run: Run) -> list[str]:

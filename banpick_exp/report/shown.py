@@ -19,6 +19,8 @@ MOST_SHOWN = 400
 """Points that the page and the figures tell one by one; as many findings of guards, too."""
 MOST_PRINTED = 100
 """Rows of the printed table."""
+MOST_LISTED = 40
+"""The same on a terminal too narrow for all columns: what is at the top must not have gone by."""
 MOST_DRAWN = 120
 """Marks with an interval in a figure for papers, where the page does not tell all points either."""
 MOST_EFFECTS = 40

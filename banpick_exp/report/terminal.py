@@ -1,4 +1,4 @@
-"""What a run found, printed: the table of its points, the conclusion below, and what did not finish."""
+"""What a run found, printed: the table of its points, what did not finish, what is doubtful; then the verdict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE, accuracy_name
@@ -16,43 +17,47 @@ from banpick_exp.records import OVERALL
 from banpick_exp.report.bill import HEAD as COSTS
 from banpick_exp.report.bill import bill_caption, bill_rows
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
+from banpick_exp.report.one_line import Line, lines_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
 from banpick_exp.report.rivals import rivals_command
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import dev_rows, result_rows, selection_sentences
-from banpick_exp.report.sentences import alarms, hypervolume_sentence, made_from_sentences
-from banpick_exp.report.shown import MOST_PRINTED
+from banpick_exp.report.sentences import alarms, closing, hypervolume_sentence, made_from_sentences
+from banpick_exp.report.shown import MOST_LISTED, MOST_PRINTED
+from banpick_exp.report.spelling import UNWRAPPED, fitting
 from banpick_exp.report.text import MARKS, Row, in_words, span, speed_text, verdict_text
 
 FRONT = {(True, True): "●", (True, False): "○", (False, False): ""}
 """(on_front, sure) -> its sign."""
-WIDE = 220  # columns, where the output is no terminal: a log wraps nothing
+COLUMNS_MEAN = (
+    "● on the front for sure, ○ within noise: no other point is at least as good in accuracy, speed-up and kept experts"
+    " and better in one beyond noise. ⚠ a guard was raised. At equal budget: same problems, interval right for all"
+    " policies of the sweep at once."
+)
+LINES_MEAN = (
+    "verdict: against the fixed_k point of the nearest measured budget, the interval right for all policies at once;"
+    " stock and fixed_k: to stock. ● on the front for sure, ○ within noise, ⚠ a guard was raised."
+)
+WIDE = 160  # columns of a terminal, from which on all columns of the table are printed where they fit
 LISTED = 12  # lines of one kind; the rest is in the run's guards.parquet
+LISTED_NARROW = 3  # the same below WIDE columns, where each takes two lines
 COLOURS = {"beats": "green", "loses": "red", "ties": "dim"}
 STATUS_COLOURS = {"invalid": "yellow", "dropped": "dim", "failed": "red"}
 
 
-def unwrapped(console: Console) -> Console:
-    """The console itself, or where it is no terminal one that is WIDE."""
-    return console if console.is_terminal else Console(file=console.file, width=max(WIDE, console.width))
-
-
 def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everything: bool = False) -> None:
-    """Print the points of one domain as a table, the conclusion below, then invalid and failed points with reasons, and
-    what the guards say of the others.
+    """Print the points of one domain as a table, then invalid and failed points with reasons, and what the guards say
+    of the others. The verdict is `print_verdict`'s.
 
-    What stock's own answers say against the task stands before the conclusion. Of more than MOST_PRINTED points the
-    foremost are printed (`report.shown`). `everything`: all of them, and what may be noise too.
+    Of more than MOST_PRINTED points the foremost are printed (`report.shown`), on a terminal too narrow for all columns
+    MOST_LISTED. `everything`: all of them, and what may be noise too.
     """
-    console = unwrapped(console)
+    console = fitting(console)
     done = run.done_rows(domain)
     if done.height:
         _print_points(run, done, domain, console, everything)
     else:
         console.print("No point finished: there is no front to show.")
-    for alarm in alarms(run):
-        console.print(f"[bold red]Read this first:[/] {escape(alarm)}", soft_wrap=True, highlight=False)
-    console.print(f"\n[bold]{escape(run.headline)}[/bold]")
     if said := hypervolume_sentence(run):
         console.print(escape(said))
     _print_equal_budgets(run, console)
@@ -61,12 +66,21 @@ def print_pareto(run: Run, console: Console, *, domain: str = OVERALL, everythin
         _print_guards(run, done, console, everything)
 
 
+def print_verdict(run: Run, console: Console) -> None:
+    """The last lines: what stock's own answers say against the task, then the verdict with its budget and its speed."""
+    console = fitting(console)
+    console.print()
+    for alarm in alarms(run):
+        console.print(f"[bold red]Read this first:[/] {escape(alarm)}", highlight=False)
+    console.print(f"[bold]{escape(closing(run))}[/bold]", highlight=False)
+
+
 def print_repeats(run: Run, console: Console) -> None:
     """How far scores move between repeats; nothing without any."""
     rows = overall_repeats(run)
     if rows.height == 0:
         return
-    console = unwrapped(console)
+    console = fitting(console)
     table = Table(title="Repeats: the same point in other batches and another order", title_justify="left")
     for name in HEAD:
         table.add_column(name, justify="left" if name == "policy" else "right")
@@ -85,7 +99,7 @@ def print_bill(bill: Bill | None, console: Console) -> None:
         table.add_column(name, justify="right" if name else "left")
     for row in bill_rows(bill):
         table.add_row(*row)
-    console = unwrapped(console)
+    console = fitting(console)
     console.print(bill_caption(bill), highlight=False)
     console.print(table)
 
@@ -94,7 +108,7 @@ def print_selection(run: Run, console: Console) -> None:
     """What dev chose and what the split of the result says of it; nothing under any search but select."""
     if not run.picks:
         return
-    console = unwrapped(console)
+    console = fitting(console)
     head, rows = dev_rows(run)
     _print_rows("Dev chooses (the best of many looks better there than it is)", head, rows, console)
     _print_unfinished(run.on_dev, console, everything=False)
@@ -115,56 +129,85 @@ def _print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
 
 def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console, everything: bool) -> None:
     """The table and what its signs mean."""
-    told = run.foremost(len(run.done) if everything else MOST_PRINTED)
-    verdict_of = {
-        row["fingerprint"]: row for (name, at), row in run.verdict_of.items() if at == domain and name in told
-    }
-    count = done.height
-    done = done.filter(pl.Series([name in told for name in done["fingerprint"]], dtype=pl.Boolean))
-    alarmed = set(run.raised["fingerprint"])
-    console.print(_points_table(done, verdict_of, domain, alarmed, narrow=console.width < WIDE))
-    if done.height < count:
+    shown = _Shown(run, done, domain, len(run.done) if everything else MOST_PRINTED)
+    table: Table = _points_table(shown, domain)
+    in_lines = console.width < WIDE or _width(table, console) > console.width
+    if in_lines:
+        shown = _Shown(run, done, domain, len(run.done) if everything else MOST_LISTED)
+        title = f"Against fixed_k at equal budget ({domain}{_asked(shown.rows)})"
+        table = lines_table(shown.lines(), title, console.width, COLOURS)
+    console.print(table)
+    if shown.rows.height < done.height:
         typed = escape(f"python -m banpick_exp report {run.folder.path} --all")
         chosen = "the front, the references, the best of each rule at each budget, the largest differences"
-        said = f"[dim]{done.height} of {count:,} points, {chosen} first; all of them: {typed}[/dim]"
+        said = f"[dim]{shown.rows.height} of {done.height:,} points, {chosen} first; all of them: {typed}[/dim]"
         console.print(said, soft_wrap=True, highlight=False)
-    console.print(
-        "[dim]● on the front for sure, ○ within noise: no other point is at least as good in accuracy, speed-up and "
-        "kept experts and better in one beyond noise. ⚠ a guard was raised. At equal budget: same problems, interval "
-        "right for all policies of the sweep at once.[/dim]"
-    )
+    console.print(f"[dim]{LINES_MEAN if in_lines else COLUMNS_MEAN}[/dim]", highlight=False)
     for line in made_from_sentences(run):
         console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True, highlight=False)
-    if not all(map(is_near, verdict_of.values())):
+    if not all(map(is_near, shown.verdict_of.values())):
         far = f"its measured budget is more than {EQUAL_BUDGET_TOLERANCE} experts away from the nearest fixed_k point."
-        console.print(f"[dim]* not at equal budget: {far}[/dim]")
+        console.print(f"[dim]* not at equal budget: {far}[/dim]", highlight=False)
         if typed := rivals_command(run):
             console.print(f"[dim]  rivals that keep as many: {escape(typed)}[/dim]", soft_wrap=True, highlight=False)
-    noted = [row for row in verdict_of.values() if row["note"] and is_near(row)]
+    noted = [] if in_lines else [row for row in shown.verdict_of.values() if row["note"] and is_near(row)]
     for row in noted if everything else noted[:LISTED]:
         console.print(f"[dim]{escape(row['label'])}: {escape(row['note'])}.[/dim]")
     if len(noted) > LISTED and not everything:
         console.print(f"[dim]... and {len(noted) - LISTED} more such notes[/dim]")
 
 
-def _points_table(
-    done: pl.DataFrame, verdict_of: Mapping[str, Row], domain: str, alarmed: set[str], *, narrow: bool
-) -> Table:
-    asked = done["n_problems"].unique().to_list()
-    of_all = f", {asked[0]:,} problems" if len(asked) == 1 else ""
+class _Shown:
+    """The foremost points of a domain, those that keep most first."""
+
+    def __init__(self, run: Run, done: pl.DataFrame, domain: str, most: int) -> None:
+        told = run.foremost(most)
+        rows = done.filter(pl.Series([name in told for name in done["fingerprint"]], dtype=pl.Boolean))
+        self.rows = rows.sort("mean_kept", "accuracy", descending=True)
+        self.verdict_of: Mapping[str, Row] = {
+            row["fingerprint"]: row for (name, at), row in run.verdict_of.items() if at == domain and name in told
+        }
+        self._alarmed = set(run.raised["fingerprint"])
+
+    def lines(self) -> list[Line]:
+        """A point each."""
+        return [
+            Line(
+                row=row,
+                verdict=self.verdict_of.get(row["fingerprint"]),
+                signs=FRONT[row["on_front"], row["sure"]] + ("⚠" if row["fingerprint"] in self._alarmed else ""),
+            )
+            for row in self.rows.iter_rows(named=True)
+        ]
+
+
+def _asked(rows: pl.DataFrame) -> str:
+    """`, 1,200 problems`; nothing where points were asked different numbers."""
+    asked = rows["n_problems"].unique().to_list()
+    return f", {asked[0]:,} problems" if len(asked) == 1 else ""
+
+
+def _width(table: Table, console: Console) -> int:
+    """Columns of the terminal that it takes without a cell wrapped."""
+    return Measurement.get(console, console.options.update_width(UNWRAPPED), table).maximum
+
+
+def _points_table(shown: _Shown, domain: str) -> Table:
+    """All columns, nothing wrapped."""
+    of_all = _asked(shown.rows)
     table = Table(title=f"Pareto table ({domain}{of_all})", title_justify="left")
     table.add_column("", no_wrap=True)
-    table.add_column("policy", no_wrap=not narrow)
-    columns = ((f"{accuracy_name(done)} % [95 %]", 18), ("vs stock [95 %]", 20), ("speed-up [95 %]", 22), ("kept", 5))
-    for name, width in (*columns, ("truncated %", 5), ("gap", 5)):
-        table.add_column(name, justify="right", min_width=width)
+    table.add_column("policy", no_wrap=True)
+    accuracy = f"{accuracy_name(shown.rows)} % [95 %]"
+    for name in (accuracy, "vs stock [95 %]", "speed-up [95 %]", "kept", "truncated %", "gap"):
+        table.add_column(name, justify="right", no_wrap=True)
     if not of_all:
-        table.add_column("n", justify="right")
-    table.add_column("at equal budget [points]", no_wrap=not narrow)
-    for row in done.sort("mean_kept", "accuracy", descending=True).iter_rows(named=True):
-        verdict = verdict_of.get(row["fingerprint"])
+        table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("at equal budget [points]", no_wrap=True)
+    for line in shown.lines():
+        row, verdict = line.row, line.verdict
         table.add_row(
-            FRONT[row["on_front"], row["sure"]] + ("⚠" if row["fingerprint"] in alarmed else ""),
+            line.signs,
             escape(row["label"]) + (f" [dim]{escape(row['solved_knob'])}[/dim]" if row["solved_knob"] else ""),
             escape(span(row, "accuracy", ".1f", 100)),
             escape(span(row, "delta", "+.1f", 100)),
@@ -195,7 +238,8 @@ def _print_equal_budgets(run: Run, console: Console) -> None:
     for policy, cells in found.cells:
         coloured = [f"[{colours.get(cell[:1], 'default')}]{escape(cell)}[/]" for cell in cells]
         table.add_row(escape(policy), *coloured)
-    console.print(table)
+    if _width(table, console) <= console.width:
+        console.print(table)
     console.print(escape(equal_budget_sentence(run.verdicts)))
 
 
@@ -230,7 +274,7 @@ def _print_findings(
     rows: pl.DataFrame, colour: Callable[[Row], str], style: str | None, console: Console, everything: bool
 ) -> None:
     """A line each, the first of them unless `everything` is to be seen."""
-    listed = rows.height if everything else LISTED
+    listed = rows.height if everything else LISTED if console.width >= WIDE else LISTED_NARROW
     for row in rows.head(listed).iter_rows(named=True):
         where = "" if row["domain"] == OVERALL else f" ({row['domain']})"
         said = escape(f"{row['label']}{where}: {row['detail']}")

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from banpick_exp.config import Section, shown, suggestion, validated
 from banpick_exp.errors import UserError
 
-RESERVED_NAMES = ("calibrations", "solved")
-"""Folders of output_dir that all sweeps share."""
+RESERVED_NAMES = ("calibrations", "solved", "past.json")
+"""What all sweeps share in output_dir."""
 
 
 class SweepConfig(Section):
@@ -31,7 +31,7 @@ class SweepConfig(Section):
     def _name_is_a_folder_of_its_own(self) -> SweepConfig:
         if self.name.startswith(".") or self.name in RESERVED_NAMES:
             raise ValueError(
-                f"sweep.name={self.name} is no name for a sweep: its runs would lie among the folders that all sweeps"
+                f"sweep.name={self.name} is no name for a sweep: its runs would lie among what all sweeps"
                 f" share, or outside of output_dir. Type another, e.g. sweep.name=mine (not"
                 f" {', '.join(RESERVED_NAMES)}, nor one that begins with a dot)"
             )

@@ -1,6 +1,7 @@
 """What a plan costs, roughly, before anything starts: time, tokens, GPU-hours or core-hours, and why.
 
-CPU engines by what was measured, GPU engines by `roofline`. Prices are within a factor of 3 where they could be held
+By what the same engine did on this machine before (`past`); else CPU engines by what was measured elsewhere, GPU
+engines by `roofline`. Prices are within a factor of 3 where they could be held
 against measurements (docs/performance.md); nobody starts a week by mistake.
 """
 
@@ -9,8 +10,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from banpick_exp.evaluation.budget.root_search import MAX_PROBES
@@ -21,6 +22,7 @@ from banpick_exp.models.shape import MoeShape
 from banpick_exp.models.sizes import sizes_of
 from banpick_exp.policy.budget import EXPECTED_PROBES, SAMPLE_PROBLEMS
 from banpick_exp.sweep.config import Hardware
+from banpick_exp.sweep.past import Pace, Past, asked
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.roofline import Roofline, roofline
 
@@ -65,7 +67,9 @@ class KindCost:
     """Of one engine: GPUs, or cores of a CPU engine."""
     speed: Speed
     roofline: Roofline | None
-    """Of a GPU engine: where its speed comes from."""
+    """Of a GPU engine: where its speed comes from, where it was not measured."""
+    pace: Pace | None
+    """What it did on this machine before."""
     generated: float
     """Tokens, as answers usually end."""
     max_generated: int
@@ -153,39 +157,55 @@ class Estimate:
         """On the wall clock."""
         return sum(kind.wall_seconds for kind in self.kinds)
 
+    @property
+    def by_past(self) -> bool:
+        """Whether it stands on what the same engines did on this machine, their load and their answers."""
+        paces = [kind.pace for kind in self.kinds]
+        return bool(paces) and all(pace is not None and pace.load_seconds and pace.generate for pace in paces)
+
 
 H100 = Hardware()
+NO_PAST = Past()
+Made = frozenset[tuple[str, Part | None]]
+"""Calibrations that are there: fingerprint, and the part; None is the artifact itself."""
 
 
 def estimate(
-    points: Sequence[Point], engines: int, sampled: Sequence[Point] = (), hardware: Hardware = H100
+    points: Sequence[Point],
+    engines: int,
+    sampled: Sequence[Point] = (),
+    hardware: Hardware = H100,
+    *,
+    past: Past = NO_PAST,
+    there: Made = frozenset(),
 ) -> Estimate:
     """The price of the points; `engines` is how many copies of one engine work side by side.
 
-    `sampled`: points like those that a search will draw. `hardware`: what a GPU is taken for.
+    `sampled`: points like those that a search will draw. `hardware`: what a GPU is taken for. `there`: what need not be
+    measured again.
     """
     by_engine: dict[str, list[Point]] = {}
     for point in (*points, *sampled):
         by_engine.setdefault(point.engine_fingerprint, []).append(point)
-    return Estimate(kinds=tuple(_kind(shared, engines, hardware) for shared in by_engine.values()))
+    return Estimate(kinds=tuple(_kind(shared, engines, hardware, past, there) for shared in by_engine.values()))
 
 
-def _kind(points: Sequence[Point], engines: int, hardware: Hardware) -> KindCost:
-    first, by_roof = points[0], gpu_roofline(points[0], hardware)
-    speed = speed_of(first, hardware)
+def _kind(points: Sequence[Point], engines: int, hardware: Hardware, past: Past, there: Made) -> KindCost:
+    first, by_roof, devices = points[0], gpu_roofline(points[0], hardware), devices_of(points[0], engines)
+    pace = past.of(first, devices)
+    speed = _as_measured(speed_of(first, hardware), pace)
     blocks = sum(map(_blocks, points))
     slots = max(1, min(engines, blocks))
-    needed = {point.calibration_need: point for point in points if point.calibration_files}
-    made = {point.calibration_fingerprint: point for point in needed.values()}
-    read = sum(map(scoring_tokens, needed.values())) + sum(map(calibration_tokens, made.values()))
-    costs = [point_cost(point, speed) for point in points]
+    read = calibrating_tokens(points, there)
+    costs = [point_cost(point, speed, pace) for point in points]
     return KindCost(
         point=first,
         points=len(points),
         engines=slots,
-        devices=devices_of(first, engines),
+        devices=devices,
         speed=speed,
         roofline=by_roof,
+        pace=pace,
         generated=sum(cost.generated for cost in costs),
         max_generated=sum(_most(point).written for point in points),
         prompted=sum(cost.prompted for cost in costs),
@@ -217,17 +237,45 @@ class PointCost:
         return self.answer_seconds + self.time_seconds
 
 
-def point_cost(point: Point, speed: Speed) -> PointCost:
+def _as_measured(speed: Speed, pace: Pace | None) -> Speed:
+    """The speed with what was measured in place of what is assumed."""
+    if pace is None:
+        return speed
+    return replace(
+        speed,
+        start_seconds=pace.load_seconds or speed.start_seconds,
+        generate=pace.generate or speed.generate,
+        prefill=pace.prefill or speed.prefill,
+        prompts_apart=speed.prompts_apart and pace.generate is None,
+    )
+
+
+def calibrating_tokens(points: Iterable[Point], there: Made = frozenset()) -> float:
+    """Tokens that pass through the model while what these points read of calibrations is made."""
+    needed = {point.calibration_need: point for point in points if point.calibration_files}
+    made = {point.calibration_fingerprint: point for point in needed.values()}
+    whole = sum(calibration_tokens(point) for name, point in made.items() if (name, None) not in there)
+    return whole + sum(
+        part_tokens(point, part)
+        for point in needed.values()
+        for part in point.calibration_parts
+        if (point.calibration_fingerprint, part) not in there
+    )
+
+
+def point_cost(point: Point, speed: Speed, pace: Pace | None = None) -> PointCost:
     """What a point takes of an engine of that speed."""
     usual, _ = solving(point)
-    asked = answers_of(point) + usual
+    tokens = answers_of(point) + usual
+    known = None if pace is None else pace.lengths.get(asked(point))
+    length = ASSUMED_LENGTH if known is None else known / point.task.max_tokens
     prompted = _written_problems(point) * prompt_tokens(point)
     return PointCost(
-        generated=ASSUMED_LENGTH * asked.written,
+        generated=length * tokens.written,
         prompted=prompted,
-        read=asked.read,
-        answer_seconds=asked.seconds(speed, ASSUMED_LENGTH) + (prompted / speed.prefill if speed.prompts_apart else 0),
-        time_seconds=0.0 if point.repeat else point.task.speed_seconds,
+        read=tokens.read,
+        answer_seconds=tokens.seconds(speed, length) + (prompted / speed.prefill if speed.prompts_apart else 0),
+        time_seconds=0.0 if point.repeat else point.task.speed_seconds * ((pace and pace.clock) or 1.0),
     )
 
 
@@ -383,11 +431,6 @@ def calibration_tokens(point: Point) -> float:
 def artifact_tokens(shape: MoeShape, settings: CalibrationConfig, domains: int) -> float:
     """The same for any checkpoint."""
     return 2 * shape.num_layers * settings.samples * tokens_of_change(shape, settings, domains)
-
-
-def scoring_tokens(point: Point) -> float:
-    """The same while the parts of the artifact are measured that a point follows."""
-    return sum(part_tokens(point, name) for name in point.calibration_parts)
 
 
 def part_tokens(point: Point, name: Part) -> float:

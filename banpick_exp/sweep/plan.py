@@ -16,6 +16,9 @@ from typing import TypeVar
 from banpick_exp.config import Section
 from banpick_exp.disk import check_writable
 from banpick_exp.errors import UserError
+from banpick_exp.evaluation.calibration.artifact import METADATA as CALIBRATION
+from banpick_exp.evaluation.calibration.artifact import artifact_folder, parts_in
+from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.manifest import MANIFEST, DamagedManifest, Manifest
 from banpick_exp.models.checkpoint import Checkpoint
 from banpick_exp.models.shape import MoeShape
@@ -26,9 +29,10 @@ from banpick_exp.setups import nearest_differences
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
 from banpick_exp.sweep.config import Hardware, OptunaSearch, RunBudget, RunConfig, SearchConfig, SelectSearch
-from banpick_exp.sweep.estimate import Estimate, estimate
+from banpick_exp.sweep.estimate import NO_PAST, Estimate, Made, estimate
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
+from banpick_exp.sweep.past import Past, read_past
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.resume import check_setups, setups_of
 from banpick_exp.sweep.search.selection import ON_DEV, Stages, stages_of
@@ -66,6 +70,10 @@ class SweepPlan:
     resume: bool
     dry_run: bool
     command: str
+    past: Past = NO_PAST
+    """What engines did on this machine before."""
+    there: Made = frozenset()
+    """Calibrations, and parts of them, that were there when this was planned."""
 
     def by_engine(self) -> dict[str, tuple[Point, ...]]:
         """Points by engine_fingerprint, in the order to load the engines."""
@@ -93,7 +101,12 @@ class SweepPlan:
         later: tuple[Point, ...] = () if self.stages is None else self.stages.at_most()
         if isinstance(self.search, OptunaSearch):
             later = self.corners[-1:] * self.search.trials
-        return estimate(self.points, engines, later, self.hardware)
+        return estimate(self.points, engines, later, self.hardware, past=self.past, there=self.there)
+
+    def seconds_by_past(self, points: Sequence[Point], engines: int) -> float | None:
+        """How long these points take, where it is known how fast their engines are on this machine."""
+        cost = estimate(points, engines, (), self.hardware, past=self.past, there=self.there)
+        return cost.seconds if cost.by_past else None
 
     def manifest(self) -> Manifest:
         """What `run.json` says; a resumed run must agree in it."""
@@ -148,6 +161,8 @@ def plan_sweep(
         resume=begun,
         dry_run=run.dry_run,
         command=shlex.join(["python", "-m", "banpick_exp", *arguments]),
+        past=read_past(folder.past),
+        there=_there(planned.corners, folder),
     )
     if plan.resume:
         plan = _checked_to_go_on(plan)
@@ -209,6 +224,17 @@ def _staged(
         )
     corners = (*stages.points, *stages.twins.values())
     return _Planned(stages.points, (), corners, tuple(dict.fromkeys((*notes, *maker.notes))), stages)
+
+
+def _there(points: Iterable[Point], folder: RunFolder) -> Made:
+    """What of the calibrations that these points read need not be measured."""
+    found: set[tuple[str, Part | None]] = set()
+    for name, point in {point.calibration_fingerprint: point for point in points}.items():
+        if name is not None:
+            artifact = artifact_folder(point.calibration, folder.calibrations, name)
+            if (artifact / CALIBRATION).is_file():
+                found |= {(name, None), *((name, part) for part in parts_in(artifact))}
+    return frozenset(found)
 
 
 def _folder(run: RunConfig, now: datetime) -> tuple[RunFolder, bool]:

@@ -35,8 +35,10 @@ def price_lines(plan: SweepPlan, cost: Estimate) -> list[str]:
 def total_line(cost: Estimate) -> str:
     """`Estimate: about 3.1 h (rough), 24.8 GPU-hours: ...`."""
     loads = f"{cost.engine_loads} engine load" + "s" * (cost.engine_loads != 1)
+    rough = f"rough (a factor of {FACTOR} either way)"
+    sure = "by what the same engines did on this machine before" if cost.by_past else rough
     return (
-        f"Estimate: about {duration(cost.seconds)} on the clock{_hours(cost)}, rough (a factor of {FACTOR} either way)."
+        f"Estimate: about {duration(cost.seconds)} on the clock{_hours(cost)}, {sure}."
         f" Engine time: {loads} {duration(cost.load_seconds)}, calibration {duration(cost.calibration_seconds)},"
         f" answers {duration(cost.answer_seconds)} for {cost.generated_tokens:,.0f} tokens (at most"
         f" {cost.max_generated_tokens:,} tokens){_read(cost)}, clock {duration(cost.time_seconds)}."
@@ -94,7 +96,13 @@ def _same_engine(point: Point, kind: KindCost) -> bool:
 
 def _model(kind: KindCost) -> list[str]:
     """What speeds follow from."""
-    roof, speed = kind.roofline, kind.speed
+    roof, speed, pace = kind.roofline, kind.speed, kind.pace
+    if pace is not None and pace.generate is not None:
+        calibrating = f", calibration {pace.prefill:,.0f} tokens/s" if pace.prefill else ""
+        return [
+            f"measured on this machine before: load {speed.start_seconds:.0f} s, decode {speed.generate:,.0f} tokens/s"
+            f" with prompts and grading{calibrating}"
+        ]
     if roof is None:
         size = weight_bytes(kind.point.checkpoint.location)
         weights = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
@@ -159,7 +167,7 @@ def points_that_fit(points: Sequence[Point], cost: Estimate, hours: float, *, gp
         spent += kind.devices * kind.load_seconds / 3600
         calibrating = kind.hours - kind.devices * (kind.load_seconds + answering) / 3600
         for point in (point for point in points if _same_engine(point, kind)):
-            spent += kind.devices * point_cost(point, kind.speed).seconds / 3600
+            spent += kind.devices * point_cost(point, kind.speed, kind.pace).seconds / 3600
             if point.calibration_need is not None:
                 spent, calibrating = spent + calibrating, 0.0
             if spent > hours:

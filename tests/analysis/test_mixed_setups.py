@@ -15,7 +15,7 @@ from banpick_exp.analysis import guards
 from banpick_exp.records import PointRecord
 from banpick_exp.report.run import read_run
 from banpick_exp.report.sentences import sentences
-from banpick_exp.report.terminal import print_pareto
+from banpick_exp.report.terminal import print_pareto, print_verdict
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.setups import numbered, setup_of_record
 from banpick_exp.sweep.plan import plan_sweep
@@ -62,6 +62,7 @@ def test_the_table_claims_no_number_of_problems_for_all(tmp_path: Path) -> None:
     folder = RunFolder(mixed("task", "max_problems", (40, 20)).write(tmp_path / "sweep" / "run"))
     file = io.StringIO()
     print_pareto(read_run(folder), Console(file=file, width=250))
+    print_verdict(read_run(folder), Console(file=file, width=250))
     said = file.getvalue()
     assert said.index("task.max_problems (20, 40)") < said.index("No gain")
     assert said.count("mixed_setups") == 1

@@ -96,7 +96,7 @@ def test_every_array_is_that_of_one_call(tiny_engine: Engine, tmp_path: Path, ty
     assert point_of(whole).calibration_fingerprint == point_of(divided).calibration_fingerprint
     for plan in (whole, divided):
         EngineActor(point_of(plan), str(plan.folder.path), tiny_engine).calibrate(
-            point_of(plan), lambda done, total: None, parts
+            point_of(plan), lambda done, total, of: None, parts
         )
     assert block_layers(point_of(whole), None) is None, "the embedded model is calibrated in one call"
     found = measured(whole)

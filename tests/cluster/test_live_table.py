@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from banpick_exp.cluster.events import JSON, Events
+from banpick_exp.cluster.events import JSON, KINDS, Event, Events
 from banpick_exp.cluster.progress import MOST_LINES, Display
 from banpick_exp.run_folder import RunFolder
 
@@ -24,7 +26,7 @@ class Watched:
         self.output = io.StringIO()
         self.folder = RunFolder(folder)
         console = Console(file=self.output, force_terminal=terminal, width=150, color_system=None)
-        self.display = Display(console, progress_file=self.folder.progress)
+        self.display = Display(console, progress_file=self.folder.progress, tick_seconds=None)
         self.events = Events(self.folder, [self.display])
 
     def begin(self, points: int) -> None:
@@ -105,7 +107,7 @@ def test_several_kinds_of_engines_have_a_line_each(live: Watched) -> None:
     lines = live.drawn()
     assert any(line.startswith("engines 2 (large): 1 busy, 1 idle; at work") for line in lines)
     assert any(line.startswith("engines 3 (small): 2 idle, 1 waiting; at work") for line in lines)
-    assert any(line.startswith("point fixed_k k=2") and line.endswith("node1  large") for line in lines)
+    assert any(line.startswith("asking fixed_k k=2") and line.endswith("node1  large") for line in lines)
     for n in range(2):
         live.events.write("engine_closed", engine=f"large-{n}")
     told = [line for line in live.drawn() if line.startswith("engines")]
@@ -170,3 +172,90 @@ def test_events_and_drawing_do_not_wait_for_each_other(live: Watched) -> None:
     worker.join(30)
     assert not worker.is_alive()
     assert "note 999" in live.output.getvalue()
+
+
+# ------------------------------------------------------------ phases; the clock is fed
+
+BEGIN = datetime(2026, 11, 27, 10, 0, tzinfo=UTC)
+
+
+def happens(watched: Watched, second: float, kind: str, **fields: JSON) -> None:
+    """An event at a time of ours."""
+    every = {name: fields.get(name) for name in KINDS[kind]}
+    watched.display(Event(BEGIN + timedelta(seconds=second), kind, every))
+
+
+def looks(watched: Watched, *seconds: float) -> list[str]:
+    """What is printed by looks at these times."""
+    before = len(watched.output.getvalue())
+    for second in seconds:
+        watched.display.tick(BEGIN + timedelta(seconds=second))
+    return watched.output.getvalue()[before:].splitlines()
+
+
+def test_a_pipe_is_told_what_engines_do_when_it_changes_and_not_too_often(piped: Watched) -> None:
+    assert looks(piped, 0) == [], "nothing was begun"
+    happens(piped, 0, "run_begun", command="c", host="h", pid=1, points=3, expected=3.0, estimated_seconds=200.0)
+    assert looks(piped, 1) == []
+    happens(piped, 2, "engine_starting", engine="e", point="p")
+    assert looks(piped, 3, 4, 100) == ["  0:03 loading the engine  (ETA 197 s)"], "none while nothing changes"
+    happens(piped, 110, "engine_ready", engine="e", seconds=1.0, host="n", pid=2, layers=4)
+    happens(piped, 110, "calibration_begun", engine="e", calibration="c", label="pick boost=1")
+    assert looks(piped, 111, 112) == ["  1:51 calibrating for pick boost=1  (ETA 89 s)"]
+    piped.folder.progress.write_text(json.dumps({"done": 1, "total": 4, "of": "math, layer 3 of 4"}))
+    assert looks(piped, 113, 140) == [], "30 s have not gone by"
+    assert looks(piped, 141, 150) == ["  2:21 calibrating math, layer 3 of 4  (ETA 59 s)"]
+    happens(piped, 160, "calibration_done", engine="e", calibration="c", seconds=50.0)
+    happens(piped, 160, "note", text="calibrated in 50.0 s")
+    happens(piped, 160, "point_begun", engine="e", point="p", label="none")
+    assert looks(piped, 189) == [], "the note was a line, too"
+    assert looks(piped, 190, 3700) == ["  3:10 asking stock  (ETA 10 s)"]
+    happens(piped, 3701, "engine_closed", engine="e")
+    happens(piped, 3701, "run_ended", code=0, seconds=3701.0, left=0)
+    assert looks(piped, 4000) == []
+
+
+def test_many_engines_are_one_line(piped: Watched) -> None:
+    happens(piped, 0, "run_begun", command="c", host="h", pid=1, points=9, expected=9.0)
+    for n, block in enumerate((0, 0, 0, 1, 1, 2)):
+        happens(piped, 1, "block_begun", engine=f"e{n}", point="p", label="none", block=block, of=8)
+    assert looks(piped, 3661) == [
+        "  1:01:01 asking stock, block 1 of 8 (x3); asking stock, block 2 of 8 (x2); 1 more engines at work  (ETA -)"
+    ]
+
+
+def test_an_engine_that_waits_is_said_to(piped: Watched) -> None:
+    happens(piped, 0, "run_begun", command="c", host="h", pid=1, points=9, expected=9.0)
+    happens(piped, 1, "engine_waits", engine="e", reason="there is no room for it yet")
+    assert looks(piped, 5) == ["  0:05 waiting for room  (ETA -)"]
+
+
+def test_a_long_line_in_a_pipe_is_one_line(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, terminal=False)
+    watched.done("pick offsets=" + "x" * 300, "failed", reason="y" * 300)
+    assert len(watched.output.getvalue().splitlines()) == 1
+
+
+def test_a_pipe_is_looked_at_by_itself_and_left_alone_after(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, terminal=False)
+    display = Display(watched.display._console, progress_file=watched.folder.progress, tick_seconds=0.01)
+    events = Events(watched.folder, [display])
+    with display:
+        events.write("run_begun", command="c", host="h", pid=1, points=1, expected=1.0, cluster="inline")
+        events.write("engine_starting", engine="e", point="p")
+        deadline = time.monotonic() + 60
+        while "loading the engine" not in watched.output.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not any(thread.name == "phases" for thread in threading.enumerate())
+
+
+def test_the_table_names_the_phases_too(live: Watched) -> None:
+    live.begin(points=2)
+    live.events.write("engine_starting", engine="e", point="p")
+    assert any(line.startswith("loading the engine  0:0") for line in live.drawn())
+    live.events.write("calibration_begun", engine="e", calibration="c", label="pick")
+    live.folder.progress.write_text(json.dumps({"done": 1, "total": 4, "of": "gain of math, layers 1 to 4 of 4"}))
+    assert any(line.startswith("calibrating gain of math, layers 1 to 4 of 4  0:0") for line in live.drawn())
+    live.events.write("point_begun", engine="e", point="p", label="none")
+    assert any(line.startswith("asking stock  0:0") for line in live.drawn())

@@ -127,7 +127,7 @@ def test_json(folder: RunFolder, at_work: Events, capsys: pytest.CaptureFixture[
     assert list(engine) == [
         "name", "of_kind", "phase", "since", "reason", "host", "pid", "load_seconds", "layers", "job", "blocks", "busy",
     ]  # fmt: skip
-    assert list(engine["job"]) == ["kind", "label", "since", "point", "block", "of"]
+    assert list(engine["job"]) == ["kind", "label", "since", "point", "block", "of", "what"]
     assert engine["job"]["kind"] == "block" and engine["job"]["since"] == engine["since"]
     (failed,) = found["failed"]
     assert list(failed) == ["time", "point", "label", "status", "reason", "accuracy", "delta", "speedup", "kept"]

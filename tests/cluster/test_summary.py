@@ -13,6 +13,7 @@ from rich.console import Console
 from synthetic_run import SyntheticRun, ladder
 
 from banpick_exp.cluster.summary import Totals, finish
+from banpick_exp.report.run import read_run
 from banpick_exp.run_folder import RunFolder
 
 NOTHING = Totals(seconds=1, engine_loads=0, engine_slots=0, engine_load_seconds=0, points_computed=0)
@@ -23,11 +24,11 @@ class FakeTracker:
         return []
 
 
-def ended(folder: RunFolder) -> tuple[int, str]:
+def ended(folder: RunFolder, left: str = "") -> tuple[int, str]:
     """The exit code, and what is printed."""
     output = io.StringIO()
     plan = SimpleNamespace(folder=folder, sweep=SimpleNamespace(calibrations=dict))
-    code = finish(cast(Any, plan), cast(Any, FakeTracker()), Console(file=output, width=200), NOTHING)
+    code = finish(cast(Any, plan), cast(Any, FakeTracker()), Console(file=output, width=200), NOTHING, left)
     return code, output.getvalue()
 
 
@@ -58,3 +59,20 @@ def test_what_was_damaged_meanwhile_is_told(folder: RunFolder) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     _, printed = ended(folder)
     assert f"Left out: {path}: not readable as JSON" in printed and path.exists()
+
+
+def test_the_verdict_is_the_last_that_is_said(tmp_path: Path) -> None:
+    synthetic = ladder(SyntheticRun(problems=12), ks=(4,))
+    synthetic.add("ban", {"lambda": 0.5}, kept=4.1, churn=0.1)
+    folder = RunFolder(synthetic.write(tmp_path / "ban" / "run"))
+    _, printed = ended(folder, left="7 point(s) are left without a record: it was late. " + "x" * 300)
+    *before, last = printed.splitlines()
+    assert last.startswith(read_run(folder).headline) and "keeps 4.10 experts a token" in last
+    where = {
+        word: n
+        for n, line in enumerate(before)
+        for word in ("Pareto table", "report.html", "7 point(s)")
+        if word in line
+    }
+    assert list(where) == sorted(where, key=lambda word: where[word]) and len(where) == 3
+    assert before[where["7 point(s)"]].endswith("xxx"), "in a pipe it is one line"

@@ -16,7 +16,7 @@ from synthetic_run import SyntheticRun, ladder, pick_strength, three_times
 from banpick_exp.report.files import write_report
 from banpick_exp.report.repeats import repeats_sentence, repeats_summary
 from banpick_exp.report.run import Run, read_run
-from banpick_exp.report.terminal import print_pareto, print_repeats
+from banpick_exp.report.terminal import print_pareto, print_repeats, print_verdict
 from banpick_exp.run_folder import RunFolder
 
 
@@ -35,6 +35,7 @@ def written(synthetic: SyntheticRun, folder: Path) -> Run:
 def printed(run: Run, **options: Any) -> str:
     stream = io.StringIO()
     print_pareto(run, Console(file=stream), **options)
+    print_verdict(run, Console(file=stream))
     return stream.getvalue()
 
 

@@ -131,10 +131,10 @@ def _measure(point: Point, missing: Sequence[Part], run_dir: Path, console: Cons
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         for parts in [[], *([name] for name in missing)]:
-            task = progress.add_task(", ".join(parts) or "layers", total=None)
+            task = progress.add_task("calibrating", total=None)
 
-            def show(done: int, total: int, task: TaskID = task) -> None:
-                progress.update(task, completed=done, total=total)
+            def show(done: int, total: int, of: str, task: TaskID = task) -> None:
+                progress.update(task, completed=done, total=total, description=f"calibrating {of}")
 
             actor.calibrate(point, show, parts)
     actor.close()

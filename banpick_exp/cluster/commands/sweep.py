@@ -6,6 +6,7 @@ from rich.console import Console
 
 from banpick_exp.cluster.plan import RunPlan, plan_run
 from banpick_exp.cluster.spent import check_unspent
+from banpick_exp.report.spelling import fitting
 from banpick_exp.sweep.dry_run import print_plan
 from banpick_exp.sweep.help import WELCOME
 from banpick_exp.sweep.help import help_page as help_page
@@ -22,7 +23,7 @@ def run(arguments: list[str]) -> int:
         return BAD_INPUT
     plan = plan_run(arguments)
     if plan.sweep.dry_run:
-        print_plan(plan.sweep, plan.estimate, Console())
+        print_plan(plan.sweep, plan.estimate, fitting(Console()))
         return 0
     return run_planned(plan)
 

@@ -15,8 +15,8 @@ from banpick_exp.evaluation.calibration.probe import Candidate, Judging, Objecti
 from banpick_exp.evaluation.calibration.scores import GAIN_CAP
 from banpick_exp.evaluation.calibration.sequences import in_steps
 
-OnProgress = Callable[[int, int], None]
-"""(changes times problems that are measured, of how many)."""
+OnProgress = Callable[[int, int, str], None]
+"""(changes times problems that are measured, of how many, and of what: `math, layer 3 of 4`)."""
 
 
 class Work:
@@ -24,10 +24,23 @@ class Work:
 
     def __init__(self, planned: float, on_progress: OnProgress) -> None:
         self._planned, self._done, self._on_progress = round(planned), 0, on_progress
+        self._of, self._layers = "", 0
 
-    def add(self, changes: float) -> None:
+    def begin(self, of: str, layers: int) -> None:
+        """What is measured from now on: a domain of a model with so many MoE layers."""
+        self._of, self._layers = of, layers
+        self._tell(of)
+
+    def add(self, changes: float, first: int | None = None, last: int | None = None) -> None:
+        """`first` to `last`: the layers that were changed, counted from 0."""
         self._done += round(changes)
-        self._on_progress(min(self._done, self._planned), self._planned)
+        if first is None or last is None:
+            return self._tell(self._of)
+        which = f"layer {first + 1}" if first == last else f"layers {first + 1} to {last + 1}"
+        return self._tell(f"{self._of}, {which} of {self._layers}")
+
+    def _tell(self, of: str) -> None:
+        self._on_progress(min(self._done, self._planned), self._planned, of)
 
 
 class Judge:
@@ -71,15 +84,15 @@ class Judge:
                 values[np.ix_(part, columns)] = found.values
                 if self._judging.objective == "kl":  # a mean over positions; a gain is one of a whole answer
                     weights[columns] = found.positions
-                self._count(len(part) * len(step), found)
+                self._count(found, len(part) * len(step), [candidates[number].layer for number in part])
         return values if self._judging.objective == "kl" else values.clip(-GAIN_CAP, GAIN_CAP), weights
 
-    def _count(self, changes: int, found: passes.Changed) -> None:
+    def _count(self, found: passes.Changed, changes: int, layers: Sequence[int]) -> None:
         self._itself = max(self._itself, found.itself)
         self._changes += changes
         self._layer_tokens += found.layer_tokens
         self._out_of_reach += found.out_of_reach
-        self._work.add(changes)
+        self._work.add(changes, min(layers), max(layers))
 
     def told(self) -> dict[str, float]:
         """How all of it was measured so far."""

@@ -53,7 +53,7 @@ def calibrate(
     shape: MoeShape,
     task: TaskConfig,
     settings: CalibrationConfig,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total, of: None,
     *,
     identity: str | None = None,
     division: Division | None = None,
@@ -75,7 +75,7 @@ def score(
     domains: Domains,
     settings: CalibrationConfig,
     name: Part,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: OnProgress = lambda done, total, of: None,
     *,
     shortcuts: Shortcuts = "all",
     division: Division | None = None,
@@ -128,7 +128,7 @@ def measure_block(
         if domains is None
         else _ScoreBlocks(engine, division, domains, "all")
     )
-    asked.measure(block, whole, Work(division.changes(block), lambda done, total: None))
+    asked.measure(block, whole, Work(division.changes(block), lambda done, total, of: None))
     engine.set_policy("none", {})
     return True
 
@@ -161,6 +161,7 @@ class _ArtifactBlocks:
     def measure(self, block: Block, whole: Sequence[Sequence[Found]], work: Work) -> None:
         """`whole`: the stages before."""
         division, settings, domain = self._division, self._division.settings, block.stage.domain
+        work.begin(domain, division.shape.num_layers)
         if block.stage.number == ANSWERS:
             if not self._problems:
                 most = max(settings.samples, settings.gain_samples)
@@ -320,6 +321,7 @@ class _ScoreBlocks:
         division, domain = self._division, self._domains[block.stage.domain]
         name, shape = division.part, division.shape
         assert name is not None
+        work.begin(f"{name} of {block.stage.domain}", shape.num_layers)
         labelled = PARTS[name].labelled
         kept = (domain.right_ids, domain.right_marks) if labelled else (domain.own_ids, domain.own_marks)
         objective: Objective = "gain" if labelled else "kl"
