@@ -100,7 +100,7 @@ def test_answers_longer_than_the_model(tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_model(tmp_path: Path) -> None:
     files = f'task.data_files="{tmp_path}/{{domain}}_{{split}}.jsonl"'
     typed = ["task=jsonl", "task.domains=[math]", "task.chat_template=false", "task.max_tokens=24", files]
-    for length, remedy in ((110, "engine.max_model_len=13"), (300, "leave them out")):
+    for length, remedy in ((110, "engine.max_model_len=13"), (300, "shorter problems")):
         (tmp_path / "math_test.jsonl").write_text(json.dumps({"prompt": "1+" * (length // 2) + "=", "answer": "2"}))
         message = refusal(*FIXED, *typed)
         assert remedy in message

@@ -266,5 +266,5 @@ def test_one_command_fetches_all(folder: Path, capsys: pytest.CaptureFixture[str
 
 def test_tasks_of_lm_eval_that_have_a_file_of_ours_go_by_their_names() -> None:
     shipped = {path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml")
-               if "\nsource: lm_eval" in path.read_text() and "\nname: ?" not in path.read_text()}  # fmt: skip
+               if "\nsource: lm_eval" in path.read_text() and "\nname: null" not in path.read_text()}  # fmt: skip
     assert shipped == set(tasks_command.OF_LM_EVAL)
