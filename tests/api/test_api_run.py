@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from matplotlib.text import Text
 from polars.testing import assert_frame_equal
 from rich.console import Console
 from synthetic_run import SyntheticRun, ladder, pick_strength
@@ -18,7 +19,7 @@ import banpick_exp as bp
 from banpick_exp.report.files import write_tables
 from banpick_exp.report.run import Run as ReportedRun
 from banpick_exp.report.run import read_run
-from banpick_exp.report.terminal import print_pareto
+from banpick_exp.report.terminal import print_pareto, print_verdict
 from banpick_exp.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,9 @@ def test_a_run_without_knobs_has_a_struct_too(tmp_path: Path) -> None:
 
 def test_the_front_and_the_verdicts_are_those_that_are_printed(run: bp.Run, reported: ReportedRun) -> None:
     stream = io.StringIO()
-    print_pareto(reported, Console(file=stream))
+    console = Console(file=stream, width=300)
+    print_pareto(reported, console)
+    print_verdict(reported, console)
     printed = stream.getvalue()
     front = run.front()
     assert 0 < front.height < run.points.filter(pl.col("domain") == "overall").height
@@ -127,8 +130,8 @@ def test_a_notebook_shows_the_verdict_and_a_small_table(run: bp.Run) -> None:
 
 def test_the_figure_is_that_of_the_report(run: bp.Run) -> None:
     figure = run.plot()
-    left, right = figure.axes
-    assert "kept per token" in left.get_xlabel() and "speed-up" in right.get_xlabel()
+    said = {text.get_text() for text in figure.findobj(Text)} | {figure.get_suptitle()}
+    assert {"boost", "key_experts"} <= said and any("at equal budget" in each for each in said)
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
