@@ -34,6 +34,7 @@ LINE = ["policy=fixed_k", "policy.k=4", "tracking=none", "dry_run=true"]
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """100 problems of four choices."""
     keep_to(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)  # what sweeps took on this machine, in outputs/, is no part of it
     path = write_task(tmp_path, "places", CHOICES, ROWS)
     build(str(path))
     return f"task.name={path}"
