@@ -82,10 +82,10 @@ def read_table(path: Path) -> pl.DataFrame:
 
     Raises OSError where it cannot be opened, ValueError where it is not Parquet.
     """
-    return table_of(path.read_bytes(), path.name)
+    return table_in(path.read_bytes(), path.name)
 
 
-def table_of(data: bytes, name: str) -> pl.DataFrame:
+def table_in(data: bytes, name: str) -> pl.DataFrame:
     """The table in the bytes of a Parquet file; `name` is what an error calls it. ValueError where they are none."""
     import polars as pl
 

@@ -41,7 +41,7 @@ from banpick_exp.disk import (
     opener,
     parquet_bytes,
     read_table,
-    table_of,
+    table_in,
     unwritable,
     write_atomically,
 )
@@ -313,7 +313,7 @@ class RunFolder(RunPaths):
         data = path.read_bytes()
         if seal is not None and digest(data) != seal:
             raise ValueError(f"{path.name} is edited or damaged, or of another point: the record has another digest")
-        frame = table_of(data, path.name)  # whole: a file cut in the middle can still have a readable footer elsewhere
+        frame = table_in(data, path.name)  # whole: a file cut in the middle can still have a readable footer elsewhere
         columns = frame.columns
         if not set(REQUIRED_COLUMNS) <= set(columns) <= set(OUTCOME_COLUMNS):
             raise ValueError(f"{path.name} has the columns {', '.join(columns)}")

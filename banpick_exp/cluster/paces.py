@@ -20,11 +20,11 @@ LEAST_SECONDS = 0.5
 
 def paces_of(plan: RunPlan, run: Run) -> list[Pace]:
     """One for each kind of engine that did something, all drivers of the run together."""
-    kinds = plan.sweep.by_engine()
+    kinds, events = plan.sweep.by_engine(), read(plan.folder).events
     found = []
     for name, points in kinds.items():
         account = Account(lambda _: Devices(0, 0))
-        for event in read(plan.folder).events:
+        for event in events:
             if name in str(event.fields.get("engine", name)):  # an engine is named after its kind
                 account.add(event)
         known = {point.fingerprint: point for point in points}
@@ -53,11 +53,12 @@ def _pace(
     answering = seconds["answer"] + seconds["point"] - clock - solving
     tokens, answers = 0, dict[str, tuple[int, int]]()
     for record in records:
-        outcomes = run.outcomes[record.fingerprint]["tokens"]
-        tokens += int(outcomes.sum())
+        of_answers = run.outcomes[record.fingerprint]["tokens"]
+        written = int(of_answers.sum())
+        tokens += written
         how = asked(known.get(record.fingerprint, first))
         before = answers.get(how, (0, 0))
-        answers[how] = before[0] + int(outcomes.sum()), before[1] + outcomes.len()
+        answers[how] = before[0] + written, before[1] + of_answers.len()
     if any(point.reading for point in points):  # likelihoods are read and write nothing: no rate of what is written
         tokens, answers = 0, {}
     # What an earlier driver of this run measured is there now, and its seconds are in the account.

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from banpick_exp.cluster.engine_state import EngineState
 from banpick_exp.cluster.events import Event
-from banpick_exp.cluster.phases import call_progress, clock, doing, phase
+from banpick_exp.cluster.phases import CallProgress, call_progress, clock, doing, phase
 from banpick_exp.cluster.state import Fold, Measured, PointEnd, RunState
 
 MOST_LINES = 8
@@ -134,11 +134,12 @@ def drawn(state: RunState, now: datetime, progress_file: Path) -> list[Renderabl
     parts: list[RenderableType] = []
     if state.recent:
         parts.append(_points(state.recent))
-    parts += _most([_running_line(engine, now, progress_file) for engine in state.running], MOST_LINES)
+    progress = call_progress(progress_file)  # of one call that measures a calibration whole, the same for every line
+    parts += _most([_running_line(engine, now, progress) for engine in state.running], MOST_LINES)
     calibrating = [e.job.since for e in state.engines if e.job and e.job.kind == "calibration"]
     if calibrating:
         in_blocks = _blocks_line(state.calibrations, now)
-        parts.append(in_blocks or _calibration_line(min(calibrating), now, progress_file))
+        parts.append(in_blocks or _calibration_line(min(calibrating), now, progress))
     if len(state.engines) > 1:
         parts += _most([f"engines {escape(shown(line))}" for line in engine_counts(state.engines)], MOST_KINDS)
     parts.append(_bar(state))
@@ -160,10 +161,10 @@ def _most(lines: Sequence[str], most: int) -> Iterable[str]:
     return [*lines[:most], f"[dim]... and {more} more[/]"] if more > 0 else lines
 
 
-def _running_line(engine: EngineState, now: datetime, progress_file: Path) -> str:
+def _running_line(engine: EngineState, now: datetime, progress: CallProgress | None) -> str:
     seconds = clock((now - engine.since).total_seconds())
     where = "".join(f"  [dim]{escape(shown(text))}[/]" for text in (engine.host, engine.of_kind) if text)
-    return f"{escape(shown(doing(engine, call_progress(progress_file))))}  {seconds}{where}"
+    return f"{escape(shown(doing(engine, progress)))}  {seconds}{where}"
 
 
 def job_words(engine: EngineState) -> str:
@@ -215,8 +216,7 @@ def _blocks_line(calibrations: Sequence[Measured], now: datetime) -> str | None:
     return f"calibrating: {100 * done / expected:.0f} % of the changes, ETA {eta}"
 
 
-def _calibration_line(since: datetime, now: datetime, progress_file: Path) -> str:
-    found = call_progress(progress_file)
+def _calibration_line(since: datetime, now: datetime, found: CallProgress | None) -> str:
     if found is None:
         return "calibrating ..."
     eta = "-"

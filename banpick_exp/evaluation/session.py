@@ -14,6 +14,7 @@ from banpick_exp.evaluation.calibrated import artifact_of, division_of
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.evaluation.calibration.artifact import parts_in
 from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
+from banpick_exp.evaluation.calibration.judge import OnProgress
 from banpick_exp.evaluation.calibration.measure import calibrate, measure_block, score
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.calibration.stored import Block
@@ -25,9 +26,6 @@ from banpick_exp.policy import Calibration, parse_policy
 from banpick_exp.records import CorruptRecord, outcomes_of
 from banpick_exp.run_folder import RunFolder
 from banpick_exp.versions import versions
-
-Progress = Callable[[int, int, str], None]
-"""(measured, of how many), as the calibration counts."""
 
 
 def engine_of(trial: Trial) -> Engine:
@@ -51,7 +49,7 @@ class Session:
     def calibrate(
         self,
         trial: Trial,
-        on_progress: Progress,
+        on_progress: OnProgress,
         parts: Sequence[Part] | None = None,
         layers_of: Callable[[Part | None], int | None] = lambda part: None,
     ) -> float:

@@ -30,11 +30,6 @@ def is_near(row: Row) -> bool:
     return row["budget_gap"] is None or abs(row["budget_gap"]) <= EQUAL_BUDGET_TOLERANCE
 
 
-def is_gain(row: Row | None) -> bool:
-    """Whether a row of `verdicts` is a gain as the headline counts them: it beats fixed_k, and keeps no more."""
-    return row is not None and row["verdict"] == "beats" and row["budget_gap"] <= EQUAL_BUDGET_TOLERANCE
-
-
 def has_solved(frame: pl.DataFrame) -> bool:
     """Whether a knob was solved for any of these points (`points_frame`)."""
     return frame["budget_target"].drop_nulls().len() > 0

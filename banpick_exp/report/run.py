@@ -29,13 +29,13 @@ from banpick_exp.analysis import (
 from banpick_exp.analysis.finding import AGAINST_STOCK
 from banpick_exp.analysis.frame import vs_base
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesOnce
+from banpick_exp.analysis.verdict import gains_in
 from banpick_exp.disk import ASIDE, reading
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.found import Found
 from banpick_exp.manifest import MANIFEST, Manifest
 from banpick_exp.records import OVERALL, STATUSES, PointRecord
-from banpick_exp.report.equal_budget import is_gain
 from banpick_exp.report.published import Published, published_beside
 from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
@@ -114,8 +114,8 @@ class Run:
         """Fingerprints of the points that a figure rings as gains: they beat fixed_k, at no larger a budget, over all
         domains and for all points at once, and no other point is better beyond noise. A reference is none.
         """
-        front = self.done_rows().filter("on_front")["fingerprint"]
-        return frozenset(name for name in front if is_gain(self.verdict_of.get((name, OVERALL))))
+        gains = gains_in(self.verdicts).filter(pl.col("domain") == OVERALL)["fingerprint"]
+        return frozenset(gains) & frozenset(self.done_rows().filter("on_front")["fingerprint"])
 
     @cached_property
     def on_dev(self) -> Run:

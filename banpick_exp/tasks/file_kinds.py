@@ -77,7 +77,7 @@ def refuse_other_forms(path: Path, text: str, needed: tuple[str, ...]) -> None:
     if text.lstrip().startswith("["):
         raise UserError(
             f"{path} is one JSON list, not one object a line: no problem could be read. Type"
-            f" {_as_lines(path, 'json.load(file)')} > NEW.jsonl."
+            f" {_as_lines(path)} > NEW.jsonl."
         )
     if _spread_out(text):
         raise UserError(
@@ -94,10 +94,9 @@ def refuse_other_forms(path: Path, text: str, needed: tuple[str, ...]) -> None:
             )
 
 
-def _as_lines(path: Path, rows: str) -> str:
-    script = (
-        f"import json; file = open({str(path)!r}, encoding='utf-8-sig'); [print(json.dumps(row)) for row in {rows}]"
-    )
+def _as_lines(path: Path) -> str:
+    opened = f"open({str(path)!r}, encoding='utf-8-sig')"
+    script = f"import json; file = {opened}; [print(json.dumps(row)) for row in json.load(file)]"
     return f"python -c {quote(script)}"
 
 

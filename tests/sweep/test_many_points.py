@@ -125,7 +125,7 @@ def test_what_was_checked_when_it_was_written_is_not_counted_again(
     def counted(data: bytes, name: str) -> pl.DataFrame:
         raise AssertionError(f"{name} was counted again")
 
-    monkeypatch.setattr(run_folder, "table_of", counted)
+    monkeypatch.setattr(run_folder, "table_in", counted)
     assert folder.load_points() == (whole.records, whole.left_out) and len(whole.records) == 18
     assert folder.load_remembered() == ([remembered(record) for record in whole.records], whole.left_out)
     for path in folder.checked.iterdir():

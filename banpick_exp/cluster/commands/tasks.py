@@ -104,7 +104,9 @@ def table() -> str:
     for name, source in SOURCES.items():
         if name in CORPORA:
             lines.append(
-                ROW.format(name, "text", "", "", "", _licence(source.licence, 33), _here(name, source, ("general",)))
+                ROW.format(
+                    name, "text", "", "", "", _licence(source.licence, LICENCE_ROOM), _here(name, source, ("general",))
+                )
             )
             continue
         task = task_of(name)

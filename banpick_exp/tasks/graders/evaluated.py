@@ -16,56 +16,12 @@ ARITHMETIC = (
 )  # fmt: skip
 MADE_BY_SYMPY = frozenset({"Integer", "Float", "Rational", "Symbol"})
 """What sympy's parser writes around numbers and names before it evaluates."""
-FUNCTIONS = frozenset(
-    [
-        "abs",
-        "Abs",
-        "sign",
-        "sqrt",
-        "cbrt",
-        "root",
-        "exp",
-        "log",
-        "ln",
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "asin",
-        "acos",
-        "atan",
-        "acot",
-        "asec",
-        "acsc",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "sech",
-        "csch",
-        "asinh",
-        "acosh",
-        "atanh",
-        "acoth",
-        "erf",
-        "erfc",
-        "erfi",
-        "gamma",
-        "factorial",
-        "floor",
-        "ceiling",
-        "Ei",
-        "Si",
-        "Ci",
-        "Shi",
-        "Chi",
-        "li",
-        "Min",
-        "Max",
-    ]
-)
+FUNCTIONS = frozenset({
+    "abs", "Abs", "sign", "sqrt", "cbrt", "root", "exp", "log", "ln", "sin", "cos", "tan", "cot", "sec", "csc",
+    "asin", "acos", "atan", "acot", "asec", "acsc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "asinh",
+    "acosh", "atanh", "acoth", "erf", "erfc", "erfi", "gamma", "factorial", "floor", "ceiling", "Ei", "Si", "Ci",
+    "Shi", "Chi", "li", "Min", "Max",
+})  # fmt: skip
 CONSTANTS = frozenset({"pi", "E", "I", "oo"})
 
 

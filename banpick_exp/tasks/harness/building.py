@@ -20,7 +20,7 @@ from banpick_exp.config import suggestion
 from banpick_exp.disk import create_folder, write_atomically
 from banpick_exp.errors import UserError
 from banpick_exp.tasks.harness.calibrating import CalibrationLines, calibration_lines
-from banpick_exp.tasks.harness.place import CALIBRATION, problems_path, version
+from banpick_exp.tasks.harness.place import CALIBRATION, how_to_make, problems_path, version
 from banpick_exp.tasks.harness.rebuilt import rebuilt, results
 from banpick_exp.tasks.harness.sources import Sources, is_local, package_folder, runs_code, sources_of
 from banpick_exp.tasks.invisible import invisible
@@ -145,7 +145,7 @@ def _task_code(name: str, yaml: Path) -> Iterator[None]:
             f" Type pip install {error.name} (the task may want more: pip install 'lm-eval[ifeval]')."
         ) from error
     except (Exception, SystemExit) as error:  # whatever a task's code, datasets or the Hub raise
-        mend = f"Mend {yaml}, then type python -m banpick_exp lm_eval {quote(name)} again."
+        mend = f"Mend {yaml}, then type {how_to_make(name)} again."
         unreached = (
             "Where its data is on the Hugging Face Hub and there is no network here, type this on a machine that has"
             f" one and copy the file it writes to {problems_path(name)}."
