@@ -19,6 +19,7 @@ DIED = ("EngineDeadError",)
 
 NO_MEMORY = re.compile(
     r"^(MemoryError|OutOfMemoryError)\b|can't allocate memory|[Cc]annot allocate memory|out of memory|bad_alloc"
+    r"|could not create a (primitive|memory)"  # all that oneDNN says of it
 )
 """In what a call raised: an allocation that failed in the engine's process, which may have left requests behind that
 nobody waits for. So the engine is replaced and the work repeated, as if the process had died of it."""
@@ -67,14 +68,14 @@ def lost_with(error: str, said: str) -> str | None:
     """Why an engine is lost of which a call raised `error` and said that; None where it can be asked for more.
 
     >>> lost_with("RuntimeError", "RuntimeError: DefaultCPUAllocator: can't allocate memory")[:40]
-    'an allocation failed in its process (Run'
+    'an allocation of memory failed in its pr'
     >>> lost_with("ValueError", "ValueError: no such rule") is None
     True
     """
     if error in DIED:
         return said
     if NO_MEMORY.search(said):
-        return f"an allocation failed in its process ({said}). {LESS_MEMORY}"
+        return f"an allocation of memory failed in its process ({said}). {LESS_MEMORY}"
     return None
 
 

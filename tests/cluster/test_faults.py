@@ -94,6 +94,7 @@ def test_what_ray_says_when_memory_ran_out_is_one_line_with_a_remedy() -> None:
         ("MemoryError", "MemoryError: MemoryError()"),
         ("OutOfMemoryError", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."),
         ("RuntimeError", "RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        ("RuntimeError", "RuntimeError: could not create a primitive"),
         ("OSError", "OSError: [Errno 12] Cannot allocate memory"),
         ("EngineDeadError", "EngineDeadError: EngineCore encountered an issue."),
     ],
