@@ -217,7 +217,7 @@ class RunFolder(RunPaths):
         left_out: list[LeftOut] = []
         checked = self._checked()
         for path in self.record_files():
-            record = self._read_checked(path.stem, checked.get(path.stem), read_checked)
+            record = self._read_checked(path, checked.get(path.stem), read_checked)
             if record is None:
                 found = self._read_or_leave_out(path)
                 if isinstance(found, LeftOut):
@@ -251,7 +251,7 @@ class RunFolder(RunPaths):
 
     def _read_checked(
         self,
-        fingerprint: str,
+        path: Path,
         noted: Container[str] | None,
         read: Callable[[bytes], tuple[PointRecord, str | None]],
     ) -> PointRecord | None:
@@ -259,15 +259,15 @@ class RunFolder(RunPaths):
         if noted is None:
             return None
         try:
-            content = self.record_path(fingerprint).read_bytes()
+            content = path.read_bytes()
             if digest(content) not in noted:
                 return None
             record, seal = read(content)
-            if seal is not None and digest(self.outcomes_path(fingerprint).read_bytes()) != seal:
+            if seal is not None and digest(self.outcomes_path(path.stem).read_bytes()) != seal:
                 return None
         except (OSError, ValueError, LookupError):
             return None  # said by who checks all
-        return record if record.fingerprint == fingerprint else None
+        return record if record.fingerprint == path.stem else None
 
     def set_aside(self, left_out: LeftOut) -> None:
         """Rename a record that is wrong in its content to `x.json.corrupt`: its point counts as not run.
@@ -285,8 +285,9 @@ class RunFolder(RunPaths):
         """The JSON files of finished points, by name."""
         if not self.points.is_dir():
             return []
-        names = sorted(name for name in os.listdir(self.points) if name.endswith(".json") and name[0] != ".")
-        return [self.points / name for name in names]
+        points = self.points
+        names = sorted(name for name in os.listdir(points) if name.endswith(".json") and name[0] != ".")
+        return [points / name for name in names]
 
     def points_begun(self) -> set[str]:
         """Fingerprints of all points of which a record or a block is there."""
