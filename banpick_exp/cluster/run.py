@@ -41,6 +41,7 @@ from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.cuts import cut_of
 from banpick_exp.sweep.search.dividing import Divided
 from banpick_exp.sweep.search.grid import Grid
+from banpick_exp.sweep.search.ladder import Laddered
 from banpick_exp.sweep.search.optuna import Sampling
 from banpick_exp.sweep.search.racing import Race
 from banpick_exp.sweep.search.selection import Selection
@@ -173,7 +174,9 @@ class Run:
         if sweep.stages is not None:
             return Selection(sweep.stages, records, self._note)
         names = {point.fingerprint for point in pending}
-        return Grid([point for point in points if point.fingerprint in names])
+        grid = Grid([point for point in points if point.fingerprint in names])
+        rungs = [point for point in sweep.rungs if point.engine_fingerprint == points[0].engine_fingerprint]
+        return Laddered(grid, points, rungs, records, self._note) if rungs else grid
 
     def _progress(self) -> tuple[float, float]:
         """Work done and expected of all kinds, in points."""

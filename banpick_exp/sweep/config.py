@@ -42,6 +42,8 @@ class GridSearch(Section):
     """Every point of the space, on every problem."""
 
     name: Literal["grid"] = "grid"
+    ladder: Literal["auto", "none"] = "auto"
+    """`auto`: once its points ran, fixed_k at the integers beside each measured budget runs too."""
 
 
 class RacingSearch(Section):

@@ -28,13 +28,22 @@ from banpick_exp.run_names import find_run_dir, new_run_dir
 from banpick_exp.setups import nearest_differences
 from banpick_exp.sweep.command import Command, parse_command
 from banpick_exp.sweep.compose import Composer
-from banpick_exp.sweep.config import Hardware, OptunaSearch, RunBudget, RunConfig, SearchConfig, SelectSearch
+from banpick_exp.sweep.config import (
+    GridSearch,
+    Hardware,
+    OptunaSearch,
+    RunBudget,
+    RunConfig,
+    SearchConfig,
+    SelectSearch,
+)
 from banpick_exp.sweep.estimate import NO_PAST, Estimate, Made, estimate
 from banpick_exp.sweep.make_points import PointMaker
 from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of, merged, parse_axis
 from banpick_exp.sweep.past import Past, read_past
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.resume import check_setups, setups_of
+from banpick_exp.sweep.search.ladder import possible_rungs
 from banpick_exp.sweep.search.selection import ON_DEV, Stages, stages_of
 from banpick_exp.sweep.search.strategy import setup
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
@@ -44,6 +53,7 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.registry import benchmark_of
 
 SectionT = TypeVar("SectionT", bound=Section)
+LADDER = ("policy=fixed_k", "policy.k=range(1,K)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +69,8 @@ class SweepPlan:
     """The points, and those that a search may add: what is needed of engines and calibrations shows there."""
     stages: Stages | None
     """What search=select chooses from, and what it may ask once it has; None under any other."""
+    rungs: tuple[Point, ...]
+    """fixed_k points that search.ladder=auto may add once budgets are measured; none of `points`."""
     maker: PointMaker
     """Makes the points that are sampled later."""
     notes: tuple[str, ...]
@@ -98,7 +110,7 @@ class SweepPlan:
 
     def estimate(self, engines: int) -> Estimate:
         """How long it takes with `engines` copies of each engine side by side."""
-        later: tuple[Point, ...] = () if self.stages is None else self.stages.at_most()
+        later: tuple[Point, ...] = self.rungs if self.stages is None else self.stages.at_most()
         if isinstance(self.search, OptunaSearch):
             later = self.corners[-1:] * self.search.trials
         return estimate(self.points, engines, later, self.hardware, past=self.past, there=self.there)
@@ -152,6 +164,7 @@ def plan_sweep(
         spaces=planned.spaces,
         corners=planned.corners,
         stages=planned.stages,
+        rungs=planned.rungs,
         maker=maker,
         notes=(*planned.notes, *missing),
         sections=others,
@@ -177,7 +190,7 @@ def _checked_to_go_on(plan: SweepPlan) -> SweepPlan:
         plan.folder.check_manifest(manifest)
     except DamagedManifest as error:
         begun = plan.folder.points_begun()
-        if not begun or begun - {point.fingerprint for point in plan.points}:
+        if not begun or begun - {point.fingerprint for point in (*plan.points, *plan.rungs)}:
             raise
         kept = "what is computed there is all of this command's own points, and is kept"
         note = f"{str(error).partition(': nobody')[0]}: {kept}; the file is written anew"
@@ -193,6 +206,7 @@ class _Planned:
     corners: tuple[Point, ...]
     notes: tuple[str, ...]
     stages: Stages | None = None
+    rungs: tuple[Point, ...] = ()
 
 
 def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
@@ -203,11 +217,23 @@ def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
         return _staged(maker, blocks, run, run.search, shipped)
     if not isinstance(run.search, OptunaSearch):
         points, notes = _points(maker, blocks, run.sweep.reference, shipped)
-        return _Planned(points, (), points, tuple(notes))
+        ladder = isinstance(run.search, GridSearch) and run.search.ladder == "auto"
+        return _Planned(points, (), points, tuple(notes), rungs=_rungs(maker, blocks, points) if ladder else ())
     corners, _ = _points(maker, [cornered(block) for block in blocks], run.sweep.reference, shipped)
     spaces, given = _spaces(blocks, corners[0].checkpoint.shape)
     points, notes = _points(maker, given, run.sweep.reference, shipped)
     return _Planned(points, spaces, corners, tuple(notes))
+
+
+def _rungs(maker: PointMaker, blocks: Sequence[Block], points: Sequence[Point]) -> tuple[Point, ...]:
+    """The fixed_k points, under every setting, that these points may need as rivals and that are not among them."""
+    varied = _varied([assignment for block in blocks for assignment in maker.assignments(block)])
+    fixed_k = [
+        maker.point(assignment, varied)
+        for setting in _settings(blocks)
+        for assignment in maker.assignments(merged(LADDER, setting))
+    ]
+    return possible_rungs(fixed_k, points)
 
 
 def _staged(
@@ -292,10 +318,10 @@ def _points(
         if not assignments:
             raise UserError(_why_empty(block))
     # Stock and the ladder under every setting that the search space visits: a result is held against its own engine.
-    settings = sorted({tuple(text for text in block if not _is_policy(text)) for block in blocks})
+    settings = _settings(blocks)
     references = dict.fromkeys(merged(each, setting) for each in [("policy=none",), *reference] for setting in settings)
     every = [assignment for _, assignments in spaces for assignment in assignments]
-    varied = (*told, *(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every)))
+    varied = (*told, *_varied(every))
     found: dict[str, Point] = {}
     for block in references:
         for assignment in maker.assignments(block):
@@ -499,6 +525,16 @@ def _one_a_setting(points: Iterable[Point]) -> list[Point]:
         parts = (id(point.model), id(point.engine), id(point.task), id(point.checkpoint))
         first.setdefault((*parts, point.data_identity, point.seed), point)
     return list(first.values())
+
+
+def _settings(blocks: Sequence[Block]) -> list[Block]:
+    """All but the policies of the blocks, each once."""
+    return sorted({tuple(text for text in block if not _is_policy(text)) for block in blocks})
+
+
+def _varied(every: Sequence[Assignment]) -> tuple[str, ...]:
+    """Keys besides the policy's that differ between assignments: labels show them."""
+    return tuple(key for key in dict.fromkeys(key for a in every for key in a) if _varies(key, every))
 
 
 def _varies(key: str, assignments: Sequence[Assignment]) -> bool:
