@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600)]
 SWEEP = [
     "policy=top_p", "policy.p=range(0.30,0.89,0.02)", "task.max_problems=10", "task.speed_seconds=2",
     "cluster=standing", "cluster.engines=1", "engine.cpus=1", "cluster.dead_seconds=30",
+    "search.ladder=none",
 ]  # fmt: skip
 POINTS, PROBLEMS = 31, 30
 """So many that a fast machine is not through before the loss of a node is noticed: Ray takes up to half a minute."""

@@ -18,7 +18,7 @@ SWEEP = [
     "cluster.engines=1", "cluster.dead_seconds=20",
 ]  # fmt: skip
 POINTS, PROBLEMS = 7, 60
-LONGER = ["policy=top_p", "policy.p=range(0.30,0.89,0.02)", *SWEEP[2:]]
+LONGER = ["policy=top_p", "policy.p=range(0.30,0.89,0.02)", "search.ladder=none", *SWEEP[2:]]
 LONGER_POINTS = 31
 """An engine lives for some points on what it has taken already: a short sweep may end before it asks for more."""
 
