@@ -40,7 +40,7 @@ def test_optuna_plans_the_references_and_keeps_the_space(plan: Any) -> None:
     tokens = {point.label: point for point in found.corners}
     assert {"ban lambda=0.2 k_min=2", "ban lambda=1.5 k_min=3"} <= set(tokens)
     assert "optuna draws 24 points, 8 at random, from policy=ban policy.lambda=interval(0.2,1.5)" in search_line(found)
-    grid = plan("policy=ban", "policy.lambda=choice(0.2,1.5)", "policy.k_min=2")
+    grid = plan("policy=ban", "policy.lambda=choice(0.2,1.5)", "policy.k_min=2", "search.ladder=none")
     assert found.estimate(1).max_generated_tokens == grid.estimate(1).max_generated_tokens // 3 * (3 + 24)
 
 
