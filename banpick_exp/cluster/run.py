@@ -175,8 +175,7 @@ class Run:
             return Selection(sweep.stages, records, self._note)
         names = {point.fingerprint for point in pending}
         grid = Grid([point for point in points if point.fingerprint in names])
-        rungs = [point for point in sweep.rungs if point.engine_fingerprint == points[0].engine_fingerprint]
-        return Laddered(grid, points, rungs, records, self._note) if rungs else grid
+        return Laddered(grid, points, sweep.ladder, records, self._note)
 
     def _progress(self) -> tuple[float, float]:
         """Work done and expected of all kinds, in points."""

@@ -12,9 +12,8 @@ from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
 from banpick_exp.records import OVERALL, PointRecord
 from banpick_exp.report.run import Run
 from banpick_exp.sweep.overrides import key_of
+from banpick_exp.sweep.search import ladder
 
-REACH = 0.1
-"""Experts a token: a rung serves policies that keep so many more than it does."""
 REFERENCE = "sweep.reference"
 
 
@@ -25,17 +24,9 @@ def missing_rungs(run: Run) -> list[float]:
     """
     near = pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE
     far = run.verdicts.filter((pl.col("domain") == OVERALL) & ~near.fill_null(False))
-    native = {record.fingerprint: record.model.top_k for record in run.done}
-    kept = [
-        round(row["mean_kept"], 2)
-        for row in far.sort("mean_kept").iter_rows(named=True)
-        if row["mean_kept"] < (native[row["fingerprint"]] or math.inf)
-    ]
-    rungs: list[float] = []
-    for k in kept:
-        if k >= 1 and (not rungs or k - rungs[-1] > REACH):
-            rungs.append(k)
-    return rungs
+    native = {record.fingerprint: record.model.top_k or math.inf for record in run.done}
+    kept = [row["mean_kept"] for row in far.iter_rows(named=True) if row["mean_kept"] < native[row["fingerprint"]]]
+    return ladder.missing_rungs(kept, (), math.inf)
 
 
 def rivals_command(run: Run) -> str:

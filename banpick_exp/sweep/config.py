@@ -43,7 +43,7 @@ class GridSearch(Section):
 
     name: Literal["grid"] = "grid"
     ladder: Literal["auto", "none"] = "auto"
-    """`auto`: once its points ran, fixed_k at the integers beside each measured budget runs too."""
+    """`auto`: once its points ran, fixed_k runs at each measured budget that has none within 0.25 experts."""
 
 
 class RacingSearch(Section):

@@ -48,10 +48,10 @@ def print_plan(plan: SweepPlan, cost: Estimate, console: Console) -> None:
         )
     if plan.search.name != "grid":
         console.print(Text(search_line(plan), overflow="fold"))
-    if plan.rungs:
+    if plan.ladder.asking:
         console.print(
-            f"Ladder: up to {_count(len(plan.rungs), 'rung')} of fixed_k more, those beside each measured budget, once"
-            " the points above have run (search.ladder=none leaves them out); they are in the price."
+            f"Ladder: up to {_count(len(plan.ladder.asking), 'fixed_k point')} more, one at each measured budget that"
+            " has none, once the points above have run (search.ladder=none leaves them out); they are in the price."
         )
     for line in price_lines(plan, cost):
         console.print(Text(line, overflow="fold"), soft_wrap=True)

@@ -43,7 +43,7 @@ from banpick_exp.sweep.overrides import Assignment, Block, edited_blocks, key_of
 from banpick_exp.sweep.past import Past, read_past
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.resume import check_setups, setups_of
-from banpick_exp.sweep.search.ladder import possible_rungs
+from banpick_exp.sweep.search.ladder import NO_LADDER, Ladder, asking
 from banpick_exp.sweep.search.selection import ON_DEV, Stages, stages_of
 from banpick_exp.sweep.search.strategy import setup
 from banpick_exp.sweep.space import Space, check_sampled, cornered, space_of
@@ -53,7 +53,7 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.registry import benchmark_of
 
 SectionT = TypeVar("SectionT", bound=Section)
-LADDER = ("policy=fixed_k", "policy.k=range(1,K)")
+RUNG = ("policy=fixed_k", "policy.k=1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +69,8 @@ class SweepPlan:
     """The points, and those that a search may add: what is needed of engines and calibrations shows there."""
     stages: Stages | None
     """What search=select chooses from, and what it may ask once it has; None under any other."""
-    rungs: tuple[Point, ...]
-    """fixed_k points that search.ladder=auto may add once budgets are measured; none of `points`."""
+    ladder: Ladder
+    """What search.ladder=auto may add once budgets are measured."""
     maker: PointMaker
     """Makes the points that are sampled later."""
     notes: tuple[str, ...]
@@ -110,7 +110,7 @@ class SweepPlan:
 
     def estimate(self, engines: int) -> Estimate:
         """How long it takes with `engines` copies of each engine side by side."""
-        later: tuple[Point, ...] = self.rungs if self.stages is None else self.stages.at_most()
+        later: tuple[Point, ...] = self.ladder.at_most() if self.stages is None else self.stages.at_most()
         if isinstance(self.search, OptunaSearch):
             later = self.corners[-1:] * self.search.trials
         return estimate(self.points, engines, later, self.hardware, past=self.past, there=self.there)
@@ -164,7 +164,7 @@ def plan_sweep(
         spaces=planned.spaces,
         corners=planned.corners,
         stages=planned.stages,
-        rungs=planned.rungs,
+        ladder=planned.ladder,
         maker=maker,
         notes=(*planned.notes, *missing),
         sections=others,
@@ -190,7 +190,7 @@ def _checked_to_go_on(plan: SweepPlan) -> SweepPlan:
         plan.folder.check_manifest(manifest)
     except DamagedManifest as error:
         begun = plan.folder.points_begun()
-        if not begun or begun - {point.fingerprint for point in (*plan.points, *plan.rungs)}:
+        if not begun or begun - {point.fingerprint for point in plan.points}:
             raise
         kept = "what is computed there is all of this command's own points, and is kept"
         note = f"{str(error).partition(': nobody')[0]}: {kept}; the file is written anew"
@@ -206,7 +206,7 @@ class _Planned:
     corners: tuple[Point, ...]
     notes: tuple[str, ...]
     stages: Stages | None = None
-    rungs: tuple[Point, ...] = ()
+    ladder: Ladder = NO_LADDER
 
 
 def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
@@ -217,23 +217,30 @@ def _planned(command: Command, run: RunConfig, maker: PointMaker) -> _Planned:
         return _staged(maker, blocks, run, run.search, shipped)
     if not isinstance(run.search, OptunaSearch):
         points, notes = _points(maker, blocks, run.sweep.reference, shipped)
-        ladder = isinstance(run.search, GridSearch) and run.search.ladder == "auto"
-        return _Planned(points, (), points, tuple(notes), rungs=_rungs(maker, blocks, points) if ladder else ())
+        wanted = isinstance(run.search, GridSearch) and run.search.ladder == "auto"
+        ladder = _ladder(maker, blocks, points) if wanted else NO_LADDER
+        return _Planned(points, (), points, tuple(notes), ladder=ladder)
     corners, _ = _points(maker, [cornered(block) for block in blocks], run.sweep.reference, shipped)
     spaces, given = _spaces(blocks, corners[0].checkpoint.shape)
     points, notes = _points(maker, given, run.sweep.reference, shipped)
     return _Planned(points, spaces, corners, tuple(notes))
 
 
-def _rungs(maker: PointMaker, blocks: Sequence[Block], points: Sequence[Point]) -> tuple[Point, ...]:
-    """The fixed_k points, under every setting, that these points may need as rivals and that are not among them."""
+def _ladder(maker: PointMaker, blocks: Sequence[Block], points: Sequence[Point]) -> Ladder:
+    """How fixed_k of any k is made under every setting of these points, and which of them may ask for one."""
+    lacking = asking(points)
+    if not lacking:
+        return NO_LADDER
     varied = _varied([assignment for block in blocks for assignment in maker.assignments(block)])
-    fixed_k = [
-        maker.point(assignment, varied)
-        for setting in _settings(blocks)
-        for assignment in maker.assignments(merged(LADDER, setting))
-    ]
-    return possible_rungs(fixed_k, points)
+    under: dict[tuple[object, ...], Assignment] = {}
+    for setting in _settings(blocks):
+        for assignment in maker.assignments(merged(RUNG, setting)):
+            under[setup(maker.point(assignment, varied))] = assignment
+
+    def at(point: Point, k: float) -> Point:
+        return maker.point(under[setup(point)] | {"policy.k": k}, varied)
+
+    return Ladder(at=at, asking=lacking)
 
 
 def _staged(

@@ -35,9 +35,9 @@ def coarse() -> SyntheticRun:
 
 def test_the_command_brings_the_rungs_that_are_missing(tmp_path: Path) -> None:
     run = written(coarse(), tmp_path / "run")
-    assert missing_rungs(run) == [4.6, 5.38, 7.21], "4.2 is near 4, and 4.66 near 4.6"
+    assert missing_rungs(run) == [4.6, 5.38, 7], "4.2 is near 4, 4.66 near 4.6, and 7.21 near 7"
     typed = rivals_command(run)
-    assert typed.endswith("""'sweep.reference=[["policy=fixed_k","policy.k=choice(4,4.6,5.38,6,7.21)"]]'""")
+    assert typed.endswith("""'sweep.reference=[["policy=fixed_k","policy.k=choice(4,4.6,5.38,6,7)"]]'""")
     places = [f"output_dir={tmp_path}", "dry_run=true"]
     labels = [point.label for point in plan_sweep([*shlex.split(typed)[3:], *places]).points]
     assert labels[:6] == ["none", *(f"fixed_k k={k}" for k in ("4", "4.6", "5.38", "6", "7.21"))]

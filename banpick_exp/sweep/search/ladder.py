@@ -1,81 +1,118 @@
-"""`search.ladder=auto`: when every point of a grid has run, the fixed_k points beside each measured budget run too.
+"""`search.ladder=auto`: when every point of a grid has run, points that no fixed_k matches in budget get one that does.
 
-A policy is held against fixed_k of about its budget, and what a rule keeps is known only once it ran. So no sweep ends
-without a rival for each of its points, whatever was typed; points that the sweep has already are not added.
+A policy is held against fixed_k of about its budget, and what a rule keeps is known only once it ran. So the rivals are
+made while the run works: for each measured budget the nearest whole k where that is near enough, else fixed_k of that
+very budget (`fixed_k k=4.6`). Points that the sweep has already, stock among them, are rivals too, so nothing is added
+where nothing is missing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
 from banpick_exp.policy.rules.fixed_k import FixedK
 from banpick_exp.records import PointRecord
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.search.strategy import Strategy, Work, setup
 
-EXACT = 0.005
-"""Experts a token; a measured budget this near to an integer has that one rung alone."""
-
-Rung = tuple[tuple[object, ...], int]
-"""Set-up and k."""
+REACH = 0.1
+"""Experts a token: a rung with a fraction serves policies that keep up to so many more than it does."""
 
 
-def rung_of(point: Point) -> Rung:
-    """Of a fixed_k point."""
-    assert isinstance(point.rule, FixedK)
-    return setup(point), int(point.rule.k)
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """What the ladder of a sweep may add: none of it is a point before budgets are measured."""
+
+    at: Callable[[Point, float], Point]
+    """fixed_k of that k, under the set-up of the point."""
+    asking: tuple[Point, ...]
+    """The points that may end without a rival."""
+
+    def at_most(self) -> tuple[Point, ...]:
+        """One rung for each, at the most that it may keep: what the price counts."""
+        return tuple(self.at(point, _budget(point)[1]) for point in self.asking)
 
 
-def possible_rungs(fixed_k: Iterable[Point], points: Sequence[Point]) -> tuple[Point, ...]:
-    """Those of the `fixed_k` points that the points of a grid may need and that are none of them.
+NO_LADDER = Ladder(at=lambda point, k: point, asking=())
+
+
+def asking(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Those points that may end without a rival among them, by what their rules may keep.
 
     Repeats ask for none, as verdicts are of the first; nor does a checkpoint that was made from another, which is held
     against that one's ladder.
     """
-    asked: set[Rung] = set()
+    rivals: dict[tuple[object, ...], list[float]] = {}
     for point in points:
-        if not _asks(point):
+        if point.rule.is_reference:
+            rivals.setdefault(setup(point), []).append(_budget(point)[1])
+    found = []
+    for point in points:
+        if point.rule.is_reference or point.repeat or point.checkpoint.base is not None:
             continue
-        low, high = point.rule.budget(point.checkpoint.shape)
-        if point.budget is not None:
-            low = high = point.budget
-        asked |= {(setup(point), k) for k in range(math.floor(low), math.ceil(high) + 1)}
-    known = {point.fingerprint for point in points}
-    rungs = {p.fingerprint: p for p in fixed_k if rung_of(p) in asked and p.fingerprint not in known}
-    return tuple(rungs.values())
+        if not covers(rivals.get(setup(point), ()), *_budget(point)):
+            found.append(point)
+    return tuple(found)
 
 
-def neighbours(kept: float) -> list[int]:
-    """The integers beside a measured budget.
+def covers(rivals: Iterable[float], low: float, high: float) -> bool:
+    """Whether each budget from `low` to `high` has one of these within EQUAL_BUDGET_TOLERANCE.
 
-    >>> neighbours(4.4), neighbours(5.001)
-    ([4, 5], [5])
+    >>> covers([4, 8], 7.9, 8), covers([4, 5], 4, 5), covers([], 1, 1)
+    (True, False, False)
     """
-    near = round(kept)
-    return [near] if abs(kept - near) <= EXACT else [math.floor(kept), math.ceil(kept)]
+    reached = low
+    for kept in sorted(rivals):
+        if kept - EQUAL_BUDGET_TOLERANCE <= reached:
+            reached = max(reached, kept + EQUAL_BUDGET_TOLERANCE)
+    return reached > high
 
 
-def _asks(point: Point) -> bool:
-    return not point.rule.is_reference and not point.repeat and point.checkpoint.base is None
+def missing_rungs(measured: Iterable[float], rivals: Iterable[float], top_k: float) -> list[float]:
+    """k, ascending and to two decimals, of the fixed_k points that these measured budgets lack.
+
+    None for a budget below one expert, nor for one above `top_k`: no rung is there.
+
+    >>> missing_rungs([4.6, 4.65, 5.1, 7.9, 8.0], rivals=[8], top_k=8)
+    [4.6, 5]
+    """
+    rungs: list[float] = []
+    known = list(rivals)
+    for kept in sorted(measured):
+        if kept > top_k or any(abs(kept - rival) <= EQUAL_BUDGET_TOLERANCE for rival in known):
+            continue
+        if abs(kept - round(kept)) <= EQUAL_BUDGET_TOLERANCE and 1 <= round(kept) < top_k:
+            rungs.append(round(kept))
+            known.append(rungs[-1])
+        elif round(kept, 2) >= 1 and not any(0 <= kept - rung <= REACH for rung in rungs):
+            rungs.append(round(kept, 2))
+    return rungs
+
+
+def _budget(point: Point) -> tuple[float, float]:
+    """Least and most that it may keep."""
+    return point.rule.budget(point.checkpoint.shape) if point.budget is None else (point.budget, point.budget)
 
 
 class Laddered:
-    """The points of `whole`, then the rungs beside what they were measured to keep."""
+    """The points of `whole`, then the rungs that their measured budgets lack."""
 
     def __init__(
         self,
         whole: Strategy,
         points: Sequence[Point],
-        rungs: Sequence[Point],
+        ladder: Ladder,
         records: Mapping[str, PointRecord],
         note: Callable[[str], None],
     ) -> None:
-        """`points`: all of `whole`, finished ones too; `rungs`: what may be added; `records`: what is finished already,
-        by fingerprint; `note`: is told what is added."""
-        self._whole, self._records, self._note = whole, dict(records), note
-        self._points = [point for point in points if _asks(point)]
-        self._rungs = {rung_of(point): point for point in rungs}
+        """`points`: all of `whole`, finished ones too; `records`: what is finished already, by fingerprint; `note`: is
+        told what is added."""
+        self._whole, self._points, self._at = whole, points, ladder.at
+        self._records, self._note = dict(records), note
+        names = {point.fingerprint for point in points}
+        self._asking = [point for point in ladder.asking if point.fingerprint in names]
         self._added: set[str] | None = None
         """Rungs that have no record yet; None until all budgets are measured."""
         self._done = 0
@@ -96,36 +133,40 @@ class Laddered:
         return self._whole.waiting()
 
     def to_come(self) -> int:
-        return self._whole.to_come() + (len(self._open()) if self._added is None else 0)
+        return self._whole.to_come() + (len(self._asking) if self._added is None else 0)
 
     def points_left(self) -> int:
-        return self._whole.points_left() + len(self._open() if self._added is None else self._added)
+        return self._whole.points_left() + (0 if self._added is None else len(self._added))
 
     def progress(self) -> tuple[float, float]:
         done, total = self._whole.progress()
-        later = len(self._open() if self._added is None else self._added)
-        return done + self._done, total + self._done + later
-
-    def _open(self) -> list[Point]:
-        """Rungs without a record, whether or not they will be asked for."""
-        return [point for point in self._rungs.values() if point.fingerprint not in self._records]
+        return done + self._done, total + self._done + (0 if self._added is None else len(self._added))
 
     def _next(self) -> list[Work]:
-        """The rungs that are needed, once every other point is over; nothing before, and nothing a second time."""
+        """The rungs that are missing, once every other point is over; nothing before, and nothing a second time."""
         if self._added is not None or self._whole.points_left():
             return []
-        found: dict[str, Point] = {}
-        for point in self._points:
-            record = self._records.get(point.fingerprint)
-            if record is None or record.status != "done":
-                continue
-            for k in neighbours(record.measured.overall.mean_kept):
-                rung = self._rungs.get((setup(point), k))
-                if rung is not None and rung.fingerprint not in self._records:
-                    found[rung.fingerprint] = rung
-        self._added = set(found)
-        rungs = sorted(found.values(), key=lambda point: -rung_of(point)[1])
+        by_setup: dict[tuple[object, ...], list[Point]] = {}
+        for point in self._asking:
+            by_setup.setdefault(setup(point), []).append(point)
+        rungs = [rung for points in by_setup.values() for rung in self._missing(points)]
+        self._added = {point.fingerprint for point in rungs}
         if rungs:
             names = ", ".join(point.label for point in rungs)
             self._note(f"the rivals of what was measured follow: {names} (search.ladder=none leaves them out)")
         return [Work(point=point) for point in rungs]
+
+    def _missing(self, points: Sequence[Point]) -> list[Point]:
+        """Of points of one set-up, the most experts first; without those that an earlier driver ran."""
+        one = points[0]
+        beside = [point for point in self._points if point.rule.is_reference and setup(point) == setup(one)]
+        earlier = {record.knobs["k"] for record in self._records.values() if record.series == FixedK.name}
+        beside += [rung for k in sorted(earlier) if (rung := self._at(one, k)).fingerprint in self._records]
+        measured, rivals = self._kept(points), self._kept(beside)
+        rungs = [self._at(one, k) for k in missing_rungs(measured, rivals, one.checkpoint.shape.top_k)]
+        return [rung for rung in reversed(rungs) if rung.fingerprint not in self._records]
+
+    def _kept(self, points: Iterable[Point]) -> list[float]:
+        """Measured budgets of those that are done."""
+        found = (self._records.get(point.fingerprint) for point in points)
+        return [record.measured.overall.mean_kept for record in found if record is not None and record.status == "done"]
