@@ -67,6 +67,7 @@ KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
         "kept": _MAYBE_NUMBER,
     },
     "point_aside": {"point": _TEXT, "label": _TEXT, "reason": _MAYBE_TEXT},
+    "points_added": {"points": _COUNT},
     "progress": {"done": _NUMBER, "expected": _NUMBER},
     "note": {"text": _TEXT},
     "stop_asked": {"by": _TEXT},
@@ -77,7 +78,8 @@ seconds are seconds; `points` of run_begun counts those that this driver has to 
 work in points, of this driver too; `estimated_seconds`: of all of it, where it is known how fast its engines are;
 `of_kind` tells an engine from those of other kinds, where the run has any;
 `accuracy` and `delta` are shares, 0.612 and -0.013; `point_aside`: a finished record was set aside, its point counts as
-not run. Of a calibration in blocks `what` names the block, `done` and `expected` are changes times problems of the part
+not run; `points_added`: that many more than run_begun said.
+Of a calibration in blocks `what` names the block, `done` and `expected` are changes times problems of the part
 that it belongs to. What may be absent reads as None."""
 
 

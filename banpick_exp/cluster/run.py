@@ -62,6 +62,8 @@ class Run:
         self._kinds: Sequence[Kind] = ()
         self._why_left: Sequence[str | None] = ()
         """Of each kind why points of it are left without a record, where some are."""
+        self._rungs = 0
+        """Points that the ladder added while the run worked."""
         self._stays = ""
         """What to say of engines that a signal leaves on the cluster."""
 
@@ -71,7 +73,7 @@ class Run:
         pending = self._ledger.pending()
         self._ledger.start_mirror()
         kinds = self._kinds = self._kinds_of(pending)
-        computed = self._left()
+        computed, self._rungs = self._left(), 0  # those that wait already are among what is left
         self._events.write(
             "run_begun",
             command=self._plan.sweep.command,
@@ -105,7 +107,7 @@ class Run:
             engine_loads=self._loads.count,
             engine_slots=self._loads.slots,
             engine_load_seconds=self._loads.seconds,
-            points_computed=computed,
+            points_computed=computed + self._rungs,
         )
         left = self._what_is_left()
         code = finish(self._plan, self._tracker, self._console, totals, left)
@@ -175,7 +177,7 @@ class Run:
             return Selection(sweep.stages, records, self._note)
         names = {point.fingerprint for point in pending}
         grid = Grid([point for point in points if point.fingerprint in names])
-        return Laddered(grid, points, sweep.ladder, records, self._note)
+        return Laddered(grid, points, sweep.ladder, records, self._added)
 
     def _progress(self) -> tuple[float, float]:
         """Work done and expected of all kinds, in points."""
@@ -227,6 +229,12 @@ class Run:
 
     def _note(self, text: str) -> None:
         self._events.write("note", text=text)
+
+    def _added(self, rungs: Sequence[Point]) -> None:
+        names = ", ".join(point.label for point in rungs)
+        self._note(f"the rivals of what was measured follow: {names} (search.ladder=none leaves them out)")
+        self._events.write("points_added", points=len(rungs))
+        self._rungs += len(rungs)
 
 
 def end_on_signals() -> None:

@@ -275,6 +275,9 @@ class Fold:
             estimated_seconds=rest["estimated_seconds"],
         )
 
+    def _points_added(self, time: datetime, *, points: Any) -> None:
+        self._driver.asked += points
+
     def _engine_waits(self, time: datetime, *, engine: Any, reason: Any, of_kind: Any) -> None:
         slot = self._engine(engine, time)
         slot.unloaded(time, "waiting", reason)

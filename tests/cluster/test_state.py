@@ -67,6 +67,11 @@ AT_WORK = [
 ]
 
 
+def test_points_that_a_ladder_adds_are_asked_for_too() -> None:
+    state = fold([*AT_WORK, event(33, "points_added", points=2)], now=at(35))
+    assert (state.ended_now, state.asked_now, state.left, state.total) == (1, 6, 5, 6)
+
+
 def test_a_run_at_work() -> None:
     state = fold(AT_WORK, now=at(35))
     assert (state.phase, state.host, state.pid, state.seconds) == ("running", "node1", 7, 35)

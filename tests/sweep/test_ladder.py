@@ -107,6 +107,7 @@ def test_a_run_ends_with_a_rival_for_each_point_and_repeats_none(
     code, said = ran(plan)
     assert code == 0
     assert "fixed_k k=4.4 (search.ladder=none leaves them out)" in said
+    assert "[1/1] fixed_k k=4.4" in said
     found = read_run(plan.folder)
     assert ladder_of(plan) == ["fixed_k k=4.4"]
     assert set(found.verdicts["reference_label"]) == {"fixed_k k=4.4"} and "No verdict" not in found.headline

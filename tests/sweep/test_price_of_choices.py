@@ -94,7 +94,9 @@ def rows_of(plan: SweepPlan) -> list[list[str]]:
 
 
 def test_a_knob_is_solved_by_reading(task: str) -> None:
-    plan = plan_sweep(["policy=naee", "policy.budget=4", *LINE[2:], "task=lm_eval", task, "task.max_tokens=9"])
+    plan = plan_sweep(
+        ["policy=naee", "policy.budget=4", "search.ladder=none", *LINE[2:], "task=lm_eval", task, "task.max_tokens=9"]
+    )
     point = plan.points[-1]
     assert point.budget == 4
     (kind,) = plan.estimate(1).kinds

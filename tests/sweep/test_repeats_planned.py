@@ -61,7 +61,8 @@ def test_repeats_that_mean_nothing_are_refused(plan: Any, typed: list[str], word
 
 
 def test_a_repeat_costs_no_timed_runs(plan: Any) -> None:
-    once, twice = plan(*SWEEP).estimate(1), plan(*SWEEP, "repeats=2").estimate(1)
+    alone = "search.ladder=none"  # repeats ask for no rivals
+    once, twice = plan(*SWEEP, alone).estimate(1), plan(*SWEEP, alone, "repeats=2").estimate(1)
     assert twice.max_generated_tokens == 2 * once.max_generated_tokens, "all is asked again"
     timed = len(plan(*SWEEP).points) * plan(*SWEEP).points[0].task.speed_seconds
     assert once.time_seconds == twice.time_seconds == pytest.approx(timed), "nothing is timed again"

@@ -92,8 +92,10 @@ def missing_rungs(measured: Iterable[float], rivals: Iterable[float], top_k: flo
 
 
 def _budget(point: Point) -> tuple[float, float]:
-    """Least and most that it may keep."""
-    return point.rule.budget(point.checkpoint.shape) if point.budget is None else (point.budget, point.budget)
+    """Least and most that it may keep of what the checkpoint selects: no rung is above that."""
+    shape = point.checkpoint.shape
+    low, high = point.rule.budget(shape) if point.budget is None else (point.budget, point.budget)
+    return low, min(high, shape.top_k)
 
 
 class Laddered:
@@ -105,12 +107,12 @@ class Laddered:
         points: Sequence[Point],
         ladder: Ladder,
         records: Mapping[str, PointRecord],
-        note: Callable[[str], None],
+        added: Callable[[Sequence[Point]], None],
     ) -> None:
-        """`points`: all of `whole`, finished ones too; `records`: what is finished already, by fingerprint; `note`: is
-        told what is added."""
+        """`points`: all of `whole`, finished ones too; `records`: what is finished already, by fingerprint; `added`: is
+        told of the rungs."""
         self._whole, self._points, self._at = whole, points, ladder.at
-        self._records, self._note = dict(records), note
+        self._records, self._tell = dict(records), added
         names = {point.fingerprint for point in points}
         self._asking = [point for point in ladder.asking if point.fingerprint in names]
         self._added: set[str] | None = None
@@ -152,8 +154,7 @@ class Laddered:
         rungs = [rung for points in by_setup.values() for rung in self._missing(points)]
         self._added = {point.fingerprint for point in rungs}
         if rungs:
-            names = ", ".join(point.label for point in rungs)
-            self._note(f"the rivals of what was measured follow: {names} (search.ladder=none leaves them out)")
+            self._tell(rungs)
         return [Work(point=point) for point in rungs]
 
     def _missing(self, points: Sequence[Point]) -> list[Point]:
