@@ -62,6 +62,33 @@ def lines_table(lines: Sequence[Line], title: str, width: int, colours: Mapping[
     return table
 
 
+def fitted_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Text as a table of at most `width` columns, one line a row; only headings wrap.
+
+    Where there is no room, the cells of the widest column lose their middle, then the last columns go.
+    """
+    columns = len(head)
+    cells = [max((cell_len(row[column]) for row in rows), default=0) for column in range(columns)]
+    widths = [max(cell, cell_len(name)) for cell, name in zip(cells, head, strict=True)]
+    if sum(widths) + GAP * columns > width:
+        widths = [max(cell, *map(cell_len, (name.split() or [""]))) for cell, name in zip(cells, head, strict=True)]
+    widest = cells.index(max(cells))
+    while True:
+        others = sum(wide + GAP for column, wide in enumerate(widths[:columns]) if column != widest)
+        if width - others >= SHORTEST_LABEL or columns <= widest + 1:
+            break
+        columns -= 1
+    room = max(min(widths[widest], width - others), 1)
+    table = Table(title=cut(title, width), title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0))
+    for column in range(columns):
+        wide = room if column == widest else widths[column]
+        table.add_column(escape(head[column]), width=wide, justify="right" if column > widest else "left")
+    for row in rows:
+        told = [cut(text, room) if column == widest else text for column, text in enumerate(row[:columns])]
+        table.add_row(*map(escape, told))
+    return table
+
+
 def cut(text: str, room: int) -> str:
     """The text in at most `room` cells of a terminal: its begin and its end, where knobs differ.
 

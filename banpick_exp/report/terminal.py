@@ -17,7 +17,7 @@ from banpick_exp.records import OVERALL
 from banpick_exp.report.bill import HEAD as COSTS
 from banpick_exp.report.bill import bill_caption, bill_rows
 from banpick_exp.report.equal_budget import equal_budget_sentence, has_solved, is_near, verdict_table
-from banpick_exp.report.one_line import Line, lines_table
+from banpick_exp.report.one_line import Line, fitted_table, lines_table
 from banpick_exp.report.repeats import HEAD, overall_repeats, repeat_cells, repeats_sentence
 from banpick_exp.report.rivals import rivals_command
 from banpick_exp.report.run import Run
@@ -81,12 +81,9 @@ def print_repeats(run: Run, console: Console) -> None:
     if rows.height == 0:
         return
     console = fitting(console)
-    table = Table(title="Repeats: the same point in other batches and another order", title_justify="left")
-    for name in HEAD:
-        table.add_column(name, justify="left" if name == "policy" else "right")
-    for row in rows.iter_rows(named=True):
-        table.add_row(*map(escape, repeat_cells(row)))
-    console.print(table)
+    cells = [repeat_cells(row) for row in rows.iter_rows(named=True)]
+    title = "Repeats: the same point in other batches and another order"
+    console.print(fitted_table(title, HEAD, cells, console.width))
     console.print(f"[bold]{escape(repeats_sentence(run))}[/bold]")
 
 
@@ -119,12 +116,7 @@ def print_selection(run: Run, console: Console) -> None:
 
 
 def _print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in head:
-        table.add_column(escape(name))
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+    console.print(fitted_table(title, head, rows, console.width))
 
 
 def _print_points(run: Run, done: pl.DataFrame, domain: str, console: Console, everything: bool) -> None:

@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from synthetic_run import DOMAINS, SyntheticRun, ladder, pick_strength
 
-from banpick_exp.report.one_line import cut
+from banpick_exp.report.one_line import cut, fitted_table
+from banpick_exp.report.repeats import HEAD
 from banpick_exp.report.run import Run
 from banpick_exp.report.shown import MOST_LISTED
 from banpick_exp.report.spelling import IN_ASCII
@@ -171,3 +172,21 @@ def test_a_narrow_terminal_names_few_findings(tmp_path: Path) -> None:
     run = run_of(synthetic, tmp_path)
     found = {width: printed(run, width).count("guard subtask_drop") for width in (80, None)}
     assert found[80] == 3 < found[None] and "more like these" in printed(run, 80)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_tables_of_repeats_and_of_dev_have_a_line_a_row(width: int) -> None:
+    label = "ban_pick lambda=0.5 key_experts=16 boost=0.25"
+    for head, row in (
+        (HEAD, [label, "3", "70.1", "0.12", "70.0 to 70.3", "1.2", "0.94"]),
+        (["group", "candidate", "accuracy on dev %", "vs stock, points", ""], ["own", label, "70.3", "+1.2", "chosen"]),
+    ):
+        out = io.StringIO()
+        Console(file=out, width=width).print(
+            fitted_table("The title of it, which may be longer", head, [row] * 3, width)
+        )
+        lines = out.getvalue().splitlines()
+        told = [line for line in lines if line.rstrip().endswith(lines[-1].rstrip()[-6:])]
+        assert len(told) == 3 and "ban_p" in told[0] and max(map(len, lines)) <= width
+        assert (label in told[0]) == (width >= 120)
+        assert ("chosen" in told[0]) == (row[-1] == "chosen" and width >= 60)
