@@ -7,6 +7,7 @@
       blocks/<fingerprint>.<n>.json           answers not yet a point
       trouble/                                what broke engines, where something did
       points.parquet guards.parquet verdicts.parquet found.json report.html *.png bill.json     at the end
+      followed/<fingerprint>.safetensors      what the figures read of a calibration
       paper/                                 figures and tables for a paper, where `report --paper` was typed
     <output_dir>/calibrations, <output_dir>/solved          shared by all sweeps
     <output_dir>/calibrations/<fingerprint>.blocks          of a calibration that is not added up yet
@@ -343,7 +344,8 @@ class RunFolder(RunPaths):
 
         `older_than`: seconds by this machine's clock, of files that nobody can be writing any more.
         """
-        for folder in (self.path, *(self.path / name for name in ("points", "blocks", "errors", "engines", "trouble"))):
+        names = ("points", "blocks", "errors", "engines", "trouble", "followed")
+        for folder in (self.path, *(self.path / name for name in names)):
             with contextlib.suppress(OSError):
                 for path in folder.iterdir():
                     if path.name[0] == "." and path.suffix == HALF and time.time() - path.stat().st_mtime >= older_than:

@@ -38,6 +38,10 @@ class RunPaths:
         """Shared by all sweeps of the output folder."""
         return self.path.parent.parent / "calibrations"
 
+    def followed_path(self, fingerprint: str) -> Path:
+        """What the figures read of a calibration, so that a run that was copied elsewhere keeps them."""
+        return self.path / "followed" / f"{fingerprint}.safetensors"
+
     @property
     def solved(self) -> Path:
         """Knobs that were solved for a budget, shared like calibrations."""

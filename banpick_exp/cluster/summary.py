@@ -51,7 +51,7 @@ def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals, le
     bill = or_else("the bill", plan.folder, lambda: _bill(plan, run, totals), lambda _: None, writes=False)
     if totals.points_computed:
         _print("the speeds of its engines", run, lambda: remember(plan.folder.past, *paces_of(plan, run)))
-    files, unwritten = _write(run, bill)
+    files, unwritten = _write(run, bill, plan)
     console.print()
     for line in left_out_lines(run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -100,12 +100,12 @@ def _bill(plan: RunPlan, run: Run, totals: Totals) -> Bill | None:
     return bill_of(plan, run, engines)
 
 
-def _write(run: Run, bill: Bill | None) -> tuple[list[Path], str | None]:
+def _write(run: Run, bill: Bill | None, plan: RunPlan) -> tuple[list[Path], str | None]:
     """The figures and the page, with the tables beside them; in place of what cannot be written, a sentence."""
     try:
         if bill is not None:
             run.folder.write_bill(bill)
-        write_tables(run)
+        write_tables(run, _calibrations(plan))
         return write_report(run), None
     except OSError as error:
         typed = shlex.quote(str(run.folder.path))
@@ -154,6 +154,10 @@ def _costs(bill: Bill | None) -> dict[str, object]:
 
 def _artifacts(plan: RunPlan) -> dict[str, Path]:
     """The calibrations that the points read, for the tracker to keep."""
+    return {f"calibration-{name}": folder for name, folder in _calibrations(plan).items() if folder.is_dir()}
+
+
+def _calibrations(plan: RunPlan) -> dict[str, Path]:
+    """Fingerprint -> folder of the calibrations that the points read, or would."""
     needed = plan.sweep.calibrations()
-    folders = {n: artifact_folder(point.calibration, plan.folder.calibrations, n) for n, point in needed.items()}
-    return {f"calibration-{name}": folder for name, folder in folders.items() if folder.is_dir()}
+    return {n: artifact_folder(point.calibration, plan.folder.calibrations, n) for n, point in needed.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from banpick_exp.report.drawn import Draw, answers
 from banpick_exp.report.failure import or_else
+from banpick_exp.report.followed import keep_followed
 from banpick_exp.report.maps import NOTHING, Maps, map_figures, maps_of
 from banpick_exp.report.page.page import write_page
 from banpick_exp.report.run import Run
@@ -55,12 +56,16 @@ def draw_figures(run: Run, maps: Maps) -> list[Path]:
     return found
 
 
-def write_tables(run: Run) -> None:
-    """`points.parquet`, `verdicts.parquet`, `guards.parquet` and, where there are any, `repeats.parquet`: every point
+def write_tables(run: Run, typed: Mapping[str, Path] | None = None) -> None:
+    """What of its calibrations the report draws (`typed`: see `keep_followed`), so that a copy keeps its figures; then
+    `points.parquet`, `verdicts.parquet`, `guards.parquet` and, where there are any, `repeats.parquet`: every point
     and finding; and `found.json`, the verdict in a sentence.
 
     Raises OSError where a file cannot be written; a table that cannot be made is named on stderr.
     """
+    records = (*run.records, *run.dev)
+    kept = "what the figures read of the calibrations"
+    or_else(kept, run.folder, lambda: keep_followed(run.folder, records, typed), _nothing, writes=True)
     frames = {
         "points": lambda: run.frame_of_all,
         "verdicts": lambda: run.verdicts,

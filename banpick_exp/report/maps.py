@@ -162,13 +162,12 @@ def _influence(run: Run, policy: PointRecord | None) -> tuple[dict[str, np.ndarr
     followed = policy.calibration if policy and policy.calibration else next(iter(run.calibrations), None)
     if followed not in run.calibrations:
         return {}, ""
-    domains = run.calibrations[followed]
-    there = {name for found in domains.values() for name in found.scores}
+    there = run.calibrations[followed]
     asked = [policy.score] if policy and policy.score else [each.score for each in run.records if each.score]
     score = next((name for name in SCORES if name in there and name in asked), None)
     if score is None:
         return {}, ""
-    return {domain: found.scores[score].value for domain, found in domains.items()}, score
+    return dict(there[score]), score
 
 
 def _usage(counters: Mapping[str, Counters]) -> dict[str, np.ndarray]:

@@ -32,10 +32,10 @@ from banpick_exp.analysis.pairing import REFERENCE_POLICIES, Outcomes, OutcomesO
 from banpick_exp.analysis.verdict import gains_in
 from banpick_exp.disk import ASIDE, reading
 from banpick_exp.errors import UserError
-from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.found import Found
 from banpick_exp.manifest import MANIFEST, Manifest
 from banpick_exp.records import OVERALL, STATUSES, PointRecord
+from banpick_exp.report.followed import Followed, followed_calibrations
 from banpick_exp.report.published import Published, published_beside
 from banpick_exp.report.shown import MOST_SHOWN, in_order
 from banpick_exp.report.text import Row
@@ -274,15 +274,9 @@ class Run:
         return published_beside(self.done)
 
     @cached_property
-    def calibrations(self) -> dict[str, dict[str, arrays.DomainCalibration]]:
-        """Fingerprint -> what was measured per domain; of the artifacts beside this run."""
-        found = {}
-        for fingerprint in sorted({each.calibration for each in (*self.records, *self.dev) if each.calibration}):
-            folder = self.folder.calibrations / fingerprint
-            domains = arrays.load(folder, fingerprint)
-            if domains is not None:
-                found[fingerprint] = domains
-        return found
+    def calibrations(self) -> dict[str, Followed]:
+        """Fingerprint -> the scores that its policies followed, by domain; see `report.followed`."""
+        return followed_calibrations(self.folder, (*self.records, *self.dev))
 
 
 def read_run(folder: RunFolder) -> Run:

@@ -48,7 +48,8 @@ def _usage(maps: Maps) -> str:
 def _influence(maps: Maps) -> str:
     if not maps.influence:
         return (
-            "<h3>Influence</h3><p>This run followed no calibration that lies beside it: there is nothing to draw.</p>"
+            "<h3>Influence</h3><p>This run followed no calibration that lies in it or beside it: there is nothing to"
+            " draw.</p>"
         )
     figures = "".join(picture(v, domain, "nats", (0.0, float(v.max()))) for domain, v in maps.influence.items())
     text = (

@@ -62,7 +62,11 @@ def _settings(run: Run) -> list[list[str]]:
     rows.append(["repeat", _values(record.repeat for record in run.records)])
     for fingerprint in sorted({record.calibration for record in run.records if record.calibration}):
         scores = sorted({record.score for record in run.records if record.calibration == fingerprint and record.score})
-        known = f"scores {', '.join(scores) or 'none'}" if fingerprint in run.calibrations else "not beside this run"
+        known = (
+            f"scores {', '.join(scores) or 'none'}"
+            if fingerprint in run.calibrations
+            else "neither in this run nor beside it"
+        )
         rows.append(["calibration", escape(f"{fingerprint}, {known}")])
     return rows
 
