@@ -22,6 +22,7 @@ from banpick_exp.report.run import Run
 LARGEST = 3_000_000  # bytes; beyond, mail servers begin to refuse
 FEWER = (200, 100, 50, 20)
 """Points that are told one by one where more make the page too large."""
+STYLES, SCRIPTS = ("report.css", "flips.css"), ("report.js", "flips.js")
 LEFT_OUT = (
     '<p class="failed">This section is left out: with it the page would be too large to mail (3 MB). Its numbers are in'
     " the run's folder; a report of fewer runs, or of one, has room for it.</p>"
@@ -80,10 +81,10 @@ class _Page:
         return (
             '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
-            f"<title>{title}</title><style>{_asset('report.css')}</style></head><body>"
+            f"<title>{title}</title><style>{_assets(STYLES)}</style></head><body>"
             f'<header><h1>{title}</h1><nav aria-label="Sections">{nav}</nav></header><main>{sections}</main>'
             '<div id="tip" role="status" aria-live="polite" hidden></div>'
-            f'<script type="application/json" id="data">{self.data}</script><script>{_asset("report.js")}</script>'
+            f'<script type="application/json" id="data">{self.data}</script><script>{_assets(SCRIPTS)}</script>'
             "</body></html>\n"
         )
 
@@ -114,5 +115,6 @@ def _failed(line: str) -> str:
     return f'<p class="failed">{escape(line[:1].upper() + line[1:])}</p>'
 
 
-def _asset(name: str) -> str:
-    return (files("banpick_exp.report.page") / "assets" / name).read_text(encoding="utf-8")
+def _assets(names: Sequence[str]) -> str:
+    folder = files("banpick_exp.report.page") / "assets"
+    return "".join((folder / name).read_text(encoding="utf-8") for name in names)

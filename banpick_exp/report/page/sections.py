@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from banpick_exp.report.page import budgets, cost, domains, front, guards, heat_maps, provenance, speed, verdict
+from banpick_exp.report.page import budgets, cost, domains, flips, front, guards, heat_maps, provenance, speed, verdict
 
-SECTIONS = [module.SECTION for module in (verdict, front, speed, heat_maps, domains, budgets, guards, cost, provenance)]
+SECTIONS = [
+    module.SECTION for module in (verdict, front, flips, speed, heat_maps, domains, budgets, guards, cost, provenance)
+]
