@@ -75,7 +75,7 @@ def _policy_html(run: Run, beside: BesideStock, room: int) -> str:
         )
     titles = {"b": "Stock solved, the policy lost", "a": "The policy solved, stock lost"}
     groups = "".join(_group(titles[side], _spread(found, side), counts[side], room // 2, label) for side in "ba")
-    where = f"bp.Run({str(run.folder.path)!r}).flips({beside.record.label!r})"
+    where = f"bp.Run({run.name!r}).flips({beside.record.label!r})"
     cut = any(count > MOST_EACH_WAY for count in counts.values()) or "<!-- cut -->" in groups
     more = f'<p class="small">All of them, whole: <code>{escape(where)}</code> in Python.</p>' if cut else ""
     return f"{said}{groups}{more}"
@@ -98,7 +98,9 @@ def _group(title: str, rows: pl.DataFrame, count: int, room: int, label: str) ->
             break
         told.append(html)
     cut = f": {len(told):,} of {count:,} are here<!-- cut -->" if len(told) < count else f" ({count:,})"
-    return f"<h4>{title}{cut}</h4>{''.join(told)}"
+    return (
+        f'<h4>{title}{cut}</h4><div class="list" tabindex="0" role="group" aria-label="{title}">{"".join(told)}</div>'
+    )
 
 
 def _flip(row: Row, label: str) -> str:
@@ -113,9 +115,8 @@ def _flip(row: Row, label: str) -> str:
         ("policy", _answer(row["answer_a"]) + _ended(row["truncated_a"])),
     ]
     shown = "".join(f"<span>{name} {value}</span>" for name, value in facts)
-    summary = (
-        f"<summary><b>{escape(row['domain'])} {escape(row['problem_id'])}</b>{escape(task + right)} {shown}</summary>"
-    )
+    name = row["problem_id"] if row["problem_id"].startswith(row["domain"]) else f"{row['domain']} {row['problem_id']}"
+    summary = f"<summary><b>{escape(name)}</b>{escape(task + right)} {shown}</summary>"
     stock, policy = row["completion_b"], row["completion_a"]
     alike = _alike(stock or "", policy or "")
     texts = [("stock", stock, row["truncated_b"]), (label, policy, row["truncated_a"])]

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from banpick_exp.report.page import budgets, cost, domains, flips, front, guards, heat_maps, provenance, speed, verdict
+from banpick_exp.report.page import (
+    budgets,
+    cost,
+    domains,
+    flips,
+    front,
+    guards,
+    heat_maps,
+    lengths,
+    provenance,
+    speed,
+    verdict,
+)
 
 SECTIONS = [
-    module.SECTION for module in (verdict, front, flips, speed, heat_maps, domains, budgets, guards, cost, provenance)
+    module.SECTION
+    for module in (verdict, front, flips, lengths, speed, heat_maps, domains, budgets, guards, cost, provenance)
 ]
