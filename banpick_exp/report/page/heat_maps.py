@@ -1,4 +1,7 @@
-"""The heat maps of the page: a small picture of the colours, and the numbers behind it for whoever points at a cell."""
+"""Heat maps of influence and of experts kept: a small picture of the colours, and the numbers behind each cell.
+
+`usage` draws its own with `heat_figure`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from banpick_exp.report.maps import Maps, most_changed
+from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.section import Section, by_run_and_maps
 from banpick_exp.report.run import Run
 
@@ -18,31 +21,11 @@ STEPS = 65535  # a value is kept as 16 bits of its range: 12,000 cells in 32 kB
 
 
 def heat_maps_html(run: Run, maps: Maps) -> str:
-    """Usage under stock and the chosen policy and influence, domain by domain; then experts kept per layer."""
-    return _usage(maps) + _influence(maps) + _kept(maps)
+    """Influence, domain by domain; then experts kept per layer."""
+    return _influence(maps) + _kept(maps)
 
 
-SECTION = Section(key="maps", title="Heat maps", html=by_run_and_maps(heat_maps_html))
-
-
-def _usage(maps: Maps) -> str:
-    if not maps.stock_usage:
-        return "<p>Expert usage: these records hold no counters of stock.</p>"
-    label = maps.policy.label if maps.policy else None
-    figures, changes = [], []
-    for domain, stock_LE in maps.stock_usage.items():
-        policy_LE = maps.policy_usage.get(domain)
-        top = float(max(stock_LE.max(), policy_LE.max() if policy_LE is not None else 0))  # one scale: comparable
-        figures.append(picture(stock_LE, f"{domain}: stock", "share of tokens", (0.0, top)))
-        if policy_LE is not None:
-            figures.append(picture(policy_LE, f"{domain}: {label}", "share of tokens", (0.0, top)))
-            changes.append(f"{escape(domain)}: {', '.join(most_changed(maps, domain))}")
-    text = "Share of tokens that select an expert, counted inside the engine while it answered the problems."
-    if changes:
-        text += f" Beside stock: <b>{escape(str(label))}</b> ({escape(maps.why)}). Changed most: {'; '.join(changes)}."
-    elif label:
-        text += f" The record of {escape(label)} holds no counters, so its usage cannot be drawn."
-    return f'<h3>Expert usage</h3><p>{text}</p><div class="maps pairs">{"".join(figures)}</div>'
+SECTION = Section(key="maps", title="Influence, kept experts", html=by_run_and_maps(heat_maps_html))
 
 
 def _influence(maps: Maps) -> str:
@@ -81,14 +64,36 @@ def picture(
     """A heat map of [rows, columns] as a `<figure>`, with its scale; report.js tells the number under the pointer."""
     low, high = limits
     high = high if high > low else low + 1
+    peak = divmod(int(values.argmax()), values.shape[1])
+    where = f"{rows[peak[0]]}" if rows is not None else f"layer {peak[0]}"
+    largest = f"the largest: {where}, {column} {peak[1]}"
+    image = _png(np.clip((values - low) / (high - low), 0, 1))
+    figure = heat_figure(values, image, title, unit, (low, high), largest, rows=rows, column=column)
+    return (
+        f'{figure}<div class="scale"><span>{low:.3g}</span><i></i><span>{high:.3g} {escape(unit)}</span></div></figure>'
+    )
+
+
+def heat_figure(
+    values: np.ndarray,
+    image: str,
+    title: str,
+    unit: str,
+    limits: tuple[float, float],
+    largest: str,
+    *,
+    rows: Sequence[str] | None = None,
+    column: str = "expert",
+    marks: str = "",
+) -> str:
+    """The figure without its end, for a scale to follow. `image`: address of its picture; `marks`: SVG over it."""
+    low, high = limits
     share = np.clip((values - low) / (high - low), 0, 1)
     codes = base64.b64encode(np.round(share * STEPS).astype("<u2").tobytes()).decode()
     height, width = values.shape
     pixels = max(4, min(18, 900 // height))
     names = escape("\n".join(rows)) if rows is not None else ""
-    peak = divmod(int(values.argmax()), width)
-    where = f"{rows[peak[0]]}" if rows is not None else f"layer {peak[0]}"
-    alt = f"{title}: {height} x {width} values, {values.min():.3g} to {values.max():.3g} {unit}; the largest: {where}"
+    alt = f"{title}: {height} x {width} values, {values.min():.3g} to {values.max():.3g} {unit}; {largest}"
     side = (
         "".join(f"<span>{escape(name)}</span>" for name in rows)
         if rows is not None
@@ -96,12 +101,11 @@ def picture(
     )
     return (
         f'<figure class="heat"><figcaption>{escape(title)}</figcaption><div class="grid"><div class="side'
-        f'{" each" if rows is not None else ""}" style="height:{height * pixels}px">{side}</div>'
-        f'<img src="{_png(share)}" alt="{escape(alt)}, {column} {peak[1]}" style="height:{height * pixels}px" '
+        f'{" each" if rows is not None else ""}" style="height:{height * pixels}px">{side}</div><div class="over">'
+        f'<img src="{image}" alt="{escape(alt)}" style="height:{height * pixels}px" '
         f'data-values="{codes}" data-size="{height} {width}" data-limits="{low!r} {high!r}" data-unit="{escape(unit)}" '
-        f'data-column="{column}" data-rows="{names}">'
+        f'data-column="{column}" data-rows="{names}">{marks}</div>'
         f'<div class="under"><span>{column} 0</span><span>{width - 1}</span></div></div>'
-        f'<div class="scale"><span>{low:.3g}</span><i></i><span>{high:.3g} {escape(unit)}</span></div></figure>'
     )
 
 

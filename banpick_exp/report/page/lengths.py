@@ -15,7 +15,7 @@ from banpick_exp.report.page.beside_stock import BesideStock, beside_stock
 from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.page.section import Section, by_run
 from banpick_exp.report.run import Run
-from banpick_exp.report.text import in_words
+from banpick_exp.report.text import STOCK, in_words
 
 WIDTH, HEIGHT = 400, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 10, 10, 34
@@ -31,7 +31,7 @@ class Bins:
     """What all histograms of a run share. B bins."""
 
     edges: np.ndarray
-    """[B+1], tokens; a bin holds its lower edge."""
+    """[B+1], tokens; where the axis is not logarithmic, halves between whole numbers."""
     log: bool
 
     def share(self, tokens: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def bins_of(tokens: np.ndarray) -> Bins:
         return Bins(edges=edges, log=True)
     first = int(tokens.min())
     step = max(1, math.ceil((high - first + 1) / MOST_BINS))
-    return Bins(edges=np.arange(first, high + step + 1, step, dtype=float), log=False)
+    return Bins(edges=np.arange(first - 0.5, high + step, step), log=False)
 
 
 def lengths_html(run: Run) -> str:
@@ -83,11 +83,18 @@ SECTION = Section(key="lengths", title="Answer lengths", html=by_run(lengths_htm
 
 
 def _cut_off(chosen: Sequence[BesideStock]) -> str:
-    """`Cut off at the token limit: stock 1.0 % of its answers; pick boost=4 3.2 %.`"""
-    shares = {in_words(r.label): r.measured.overall.truncated_fraction for e in chosen for r in (e.stock, e.record)}
+    """`Cut off at the limit of 24 tokens, as a share of all answers: stock 1.0 %; pick boost=4 3.2 %.`
+
+    Policies that are cut off as often as stock, to a tenth of a percent, are not named one by one.
+    """
+    records = {record.fingerprint: record for each in chosen for record in (each.stock, each.record)}
+    shares = {name: record.measured.overall.truncated_fraction for name, record in records.items()}
     if not any(shares.values()):
         return "No answer was cut off at the token limit."
-    said = "; ".join(f"{escape(label)} {100 * share:.1f} %" for label, share in shares.items())
+    usual = f"{100 * shares[chosen[0].stock.fingerprint]:.1f} %"
+    told = {in_words(records[name].label): f"{100 * share:.1f} %" for name, share in shares.items()}
+    named = [f"{escape(label)} {share}" for label, share in told.items() if share != usual or label == in_words(STOCK)]
+    said = "; ".join([*named, *([f"the others {usual}"] if len(named) < len(told) else [])])
     limits = sorted({record.task.max_tokens for each in chosen for record in (each.stock, each.record)} - {0})
     limit = f" of {', '.join(map(str, limits))} tokens" if limits else ""
     return f"Cut off at the limit{limit}, as a share of all answers: {said}."
@@ -165,7 +172,7 @@ def _table(run: Run, records: Sequence[PointRecord]) -> str:
     found = html_table(caption, ["policy", *_HEAD], rows)
     if len(parts) > len(rows):
         inner = html_table(f"{caption}, by domain", ["policy", "domain", *_HEAD], parts)
-        found += f"<details><summary>The same by domain</summary>{inner}</details>"
+        found += f'<details class="more"><summary>The same by domain</summary>{inner}</details>'
     return found
 
 

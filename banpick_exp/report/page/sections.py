@@ -13,10 +13,24 @@ from banpick_exp.report.page import (
     lengths,
     provenance,
     speed,
+    usage,
     verdict,
 )
 
 SECTIONS = [
     module.SECTION
-    for module in (verdict, front, flips, lengths, speed, heat_maps, domains, budgets, guards, cost, provenance)
+    for module in (
+        verdict,
+        front,
+        flips,
+        lengths,
+        speed,
+        usage,
+        heat_maps,
+        domains,
+        budgets,
+        guards,
+        cost,
+        provenance,
+    )
 ]
