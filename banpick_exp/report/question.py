@@ -38,6 +38,10 @@ class Knob:
         """Whether all values are numbers, so that an axis can have their scale."""
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
 
+    def place(self, setting: Mapping[str, Any]) -> int:
+        """Index of the value that one point has."""
+        return self.values.index(_value(setting, self.name))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Swept:
@@ -73,13 +77,12 @@ def swept(run: Run) -> Swept | None:
     if rows.height < FEWEST or rows["policy"].n_unique() != 1 or solved or run.mixed_setups is not None:
         return None
     settings = [json.loads(text) for text in rows["knobs"]]
-    names = _axes(settings)
-    if not 0 < len(names) <= MOST_SWEPT:
+    knobs = varying_knobs(settings)
+    if not 0 < len(knobs) <= MOST_SWEPT:
         return None
-    knobs = tuple(_knob(name, settings) for name in names)
     knobs = tuple(sorted(knobs, key=lambda knob: len(knob.values)))
     places = {
-        tuple(knob.values.index(_value(each, knob.name)) for knob in knobs): fingerprint
+        tuple(knob.place(each) for knob in knobs): fingerprint
         for each, fingerprint in zip(settings, rows["fingerprint"], strict=True)
     }
     if len(places) != rows.height or (len(knobs) == 1 and rows.height < FEWEST):
@@ -105,6 +108,11 @@ def cells(run: Run, asked: Swept, domain: str) -> Cells:
             numbers[name][at] = 100 * row[column]
         verdict[at], near[at] = row["verdict"], is_near(row)
     return Cells(domain=domain, verdict=verdict, near=near, **numbers)
+
+
+def varying_knobs(settings: Sequence[Mapping[str, Any]]) -> tuple[Knob, ...]:
+    """The axes of the points of one rule, by its knobs as each point has them; knobs that another settles are none."""
+    return tuple(_knob(name, settings) for name in _axes(settings))
 
 
 def _axes(settings: Sequence[Mapping[str, Any]]) -> list[str]:

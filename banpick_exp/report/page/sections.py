@@ -11,6 +11,7 @@ from banpick_exp.report.page import (
     guards,
     heat_maps,
     lengths,
+    parallel,
     provenance,
     speed,
     usage,
@@ -22,6 +23,7 @@ SECTIONS = [
     for module in (
         verdict,
         front,
+        parallel,
         flips,
         lengths,
         speed,

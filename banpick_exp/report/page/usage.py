@@ -100,9 +100,8 @@ def _key_experts(policy: PointRecord, domain: str, shape: tuple[int, ...]) -> li
 
 
 def _legend(most: float) -> str:
-    ends = (f"{100 * most:.2g} points less often", "as often as stock", "more often")
-    less, same, more = (f"<span>{words}</span>" for words in ends)
-    return f'<div class="scale both">{less}<i></i>{same}<i></i>{more}</div>'
+    less, more = (f"<span>{sign}{100 * most:.2g} points</span>" for sign in "-+")
+    return f'<div class="scale both">{less}<i></i>{more}<span>no colour: as often as stock</span></div>'
 
 
 def _stock(maps: Maps) -> str:
