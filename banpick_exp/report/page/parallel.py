@@ -25,8 +25,10 @@ MOST_LINES = 160
 MOST_RULES = 6
 MOST_NAMED = 12
 """Values of an axis that each have their own place and name."""
-APART, HEIGHT = 150, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 84, 34, 14
+APART, HEIGHT = 180, 300
+RIGHT, TOP, BOTTOM = 84, 34, 14
+LEFT, LETTER = 24, 7
+"""Left of the longest name on the first axis, and a letter of it."""
 COLOURS = {"beats": "green", "loses": "red", "ties": "grey", "unmatched": "grey"}
 INTRODUCTION = (
     "<p>Each line is a point: its knobs, the budget that was measured, and its difference to fixed_k at the nearest"
@@ -87,8 +89,8 @@ SECTION = Section(key="knobs", title="Knobs", html=by_run(parallel_html))
 
 
 def _setting(record: PointRecord) -> dict[str, Any]:
-    """Knobs as typed; one that was solved gives way to its budget, which has an axis of its own."""
-    return {name: value for name, value in record.asked_policy().items() if name not in ("name", "budget")}
+    """Its knobs, of one that was solved the value found; the budget has an axis of its own."""
+    return {name: value for name, value in record.knobs.items() if name != "budget"}
 
 
 def _knobs(records: Sequence[PointRecord]) -> tuple[Knob, ...]:
@@ -176,33 +178,30 @@ def _placed(
     return Axis(title=title, names=names), [None if v is None else (v - low) / (high - low) for v in values]
 
 
-def _x(number: int) -> int:
-    return LEFT + number * APART
-
-
 def _y(place: float) -> float:
     return round(HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM), 1)
 
 
 def _svg(rule: str, axes: Sequence[Axis], lines: Sequence[Line]) -> str:
-    width = LEFT + RIGHT + APART * (len(axes) - 1)
+    left = LEFT + LETTER * max([len(name) for _, name in axes[0].names] + [len(axes[0].title) // 2])
+    xs = [left + APART * number for number in range(len(axes))]
+    width = xs[-1] + RIGHT
     label = f"{rule}: {len(lines)} points as lines over {', '.join(axis.title for axis in axes)}"
     order = {"ties": 0, "unmatched": 0, "loses": 1, "beats": 2}  # what is said last lies on top
     parts = [
         f'<div class="scroll"><svg viewBox="0 0 {width} {HEIGHT}" width="{width}" height="{HEIGHT}"'
         f' class="parallel" role="application" tabindex="0" aria-label="{escape(label)}">',
-        *(_line(line) for line in sorted(lines, key=lambda line: order[line.verdict])),
-        *(_axis(number, axis) for number, axis in enumerate(axes)),
+        *(_line(line, xs) for line in sorted(lines, key=lambda line: order[line.verdict])),
+        *(_axis(number, axis, xs) for number, axis in enumerate(axes)),
         "</svg></div>",
     ]
     return "".join(parts)
 
 
-def _line(line: Line) -> str:
-    places = [None if place is None else (_x(number), _y(place)) for number, place in enumerate(line.places)]
-    known = [place for place in places if place is not None]
+def _line(line: Line, xs: Sequence[int]) -> str:
+    known = [(x, _y(place)) for x, place in zip(xs, line.places, strict=True) if place is not None]
     path = "M" + "L".join(f"{x} {y}" for x, y in known)
-    heights = " ".join("-" if place is None else f"{place[1]}" for place in places)
+    heights = " ".join("-" if place is None else f"{_y(place)}" for place in line.places)
     dashed = "" if line.row is None or is_near(line.row) else " far"
     told = f"{line.record.label}: kept {line.words[-2]}, {line.words[-1]}"
     return (
@@ -211,14 +210,18 @@ def _line(line: Line) -> str:
     )
 
 
-def _axis(number: int, axis: Axis) -> str:
-    x, parts = _x(number), []
-    parts.append(f'<path class="axis" d="M{x} {TOP}V{HEIGHT - BOTTOM}"/>')
-    parts.append(f'<text class="name" x="{x}" y="16" text-anchor="middle">{escape(axis.title)}</text>')
+def _axis(number: int, axis: Axis, xs: Sequence[int]) -> str:
+    """With its names to the left, of the last one to the right, where no line runs."""
+    x, last = xs[number], number == len(xs) - 1
+    parts = [
+        f'<path class="axis" d="M{x} {TOP}V{HEIGHT - BOTTOM}"/>',
+        f'<text class="name" x="{x}" y="16" text-anchor="middle">{escape(axis.title)}</text>',
+    ]
+    side, anchor = (7, "start") if last else (-7, "end")
     for place, name in axis.names:
         parts.append(f'<path class="axis" d="M{x - 3} {_y(place)}h6"/>')
-        parts.append(f'<text x="{x - 7}" y="{_y(place) + 4}" text-anchor="end">{escape(name)}</text>')
-    parts.append(f'<rect class="kept" data-axis="{number}" x="{x - 6}" y="{TOP}" width="12" height="0"/>')
+        parts.append(f'<text x="{x + side}" y="{_y(place) + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
+    parts.append(f'<rect class="kept" x="{x - 6}" y="{TOP}" width="12" height="0"/>')
     grip = f'x="{x - 16}" y="{TOP - 6}" width="32" height="{HEIGHT - TOP - BOTTOM + 12}"'
-    parts.append(f'<rect class="grip" data-axis="{number}" {grip}/>')
+    parts.append(f'<rect class="grip" {grip}/>')
     return "".join(parts)
