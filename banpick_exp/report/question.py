@@ -77,9 +77,10 @@ def swept(run: Run) -> Swept | None:
     if rows.height < FEWEST or rows["policy"].n_unique() != 1 or solved or run.mixed_setups is not None:
         return None
     settings = [json.loads(text) for text in rows["knobs"]]
-    knobs = varying_knobs(settings)
-    if not 0 < len(knobs) <= MOST_SWEPT:
+    names = knob_names(settings)
+    if not 0 < len(names) <= MOST_SWEPT:
         return None
+    knobs = tuple(knob_of(name, settings) for name in names)
     knobs = tuple(sorted(knobs, key=lambda knob: len(knob.values)))
     places = {
         tuple(knob.place(each) for knob in knobs): fingerprint
@@ -110,12 +111,7 @@ def cells(run: Run, asked: Swept, domain: str) -> Cells:
     return Cells(domain=domain, verdict=verdict, near=near, **numbers)
 
 
-def varying_knobs(settings: Sequence[Mapping[str, Any]]) -> tuple[Knob, ...]:
-    """The axes of the points of one rule, by its knobs as each point has them; knobs that another settles are none."""
-    return tuple(_knob(name, settings) for name in _axes(settings))
-
-
-def _axes(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def knob_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Knobs that vary and that no other one settles."""
     every = dict.fromkeys(name for each in settings for name in each)
     columns = {name: [_value(each, name) for each in settings] for name in every}
@@ -131,7 +127,8 @@ def _settles(given: Sequence[Any], found: Sequence[Any]) -> bool:
     return len({(repr(a), repr(b)) for a, b in zip(given, found, strict=True)}) == len(set(map(repr, given)))
 
 
-def _knob(name: str, settings: Sequence[Mapping[str, Any]]) -> Knob:
+def knob_of(name: str, settings: Sequence[Mapping[str, Any]]) -> Knob:
+    """The axis of one knob, by its values in `settings`: the knobs of points of one rule."""
     values = {repr(value): value for each in settings for value in (_value(each, name),)}
     ordered = sorted(values.values(), key=_order)
     return Knob(name=name, values=tuple(ordered), words=tuple(_words(value, name, settings) for value in ordered))

@@ -15,7 +15,7 @@ from banpick_exp.report.page.html_tables import html_table, verdict_cell
 from banpick_exp.report.page.rest import IN_TABLE, not_here
 from banpick_exp.report.page.scatter import extent, ticks
 from banpick_exp.report.page.section import Section, by_run
-from banpick_exp.report.question import Knob, varying_knobs
+from banpick_exp.report.question import Knob, knob_names, knob_of
 from banpick_exp.report.run import Run
 from banpick_exp.report.text import Row, against, points
 
@@ -94,7 +94,13 @@ def _setting(record: PointRecord) -> dict[str, Any]:
 
 
 def _knobs(records: Sequence[PointRecord]) -> tuple[Knob, ...]:
-    return varying_knobs([_setting(record) for record in records]) if len(records) > 1 else ()
+    """Those that vary as they were typed, and one that was solved, by the values that were found."""
+    asked = [{name: value for name, value in each.asked_policy().items() if name != "budget"} for each in records]
+    solved = [record.budget.knob for record in records if record.budget is not None]
+    names = dict.fromkeys([*knob_names(asked), *solved])
+    settings = [_setting(record) for record in records]
+    knobs = (knob_of(name, settings) for name in names)
+    return tuple(knob for knob in knobs if len(knob.values) > 1)
 
 
 def _rule_html(run: Run, rule: str, records: Sequence[PointRecord], knobs: Sequence[Knob]) -> str:
