@@ -25,6 +25,8 @@ MOST_LINES = 160
 MOST_RULES = 6
 MOST_NAMED = 12
 """Values of an axis that each have their own place and name."""
+LONGEST_TYPED = 5
+"""Letters of a number that somebody chose."""
 APART, HEIGHT = 180, 300
 RIGHT, TOP, BOTTOM = 84, 34, 14
 LEFT, LETTER = 24, 7
@@ -82,7 +84,9 @@ def parallel_html(run: Run) -> str:
         for words, colour in (("Green beats it,", "green"), ("orange loses,", "red"), ("grey ties.", "grey"))
     )
     figures = "".join(_rule_html(run, rule, *drawn[rule]) for rule in foremost)
-    return INTRODUCTION.format(key=key) + figures + (rest if len(drawn) > MOST_RULES else "")
+    return f'{INTRODUCTION.format(key=key)}<div class="maps pairs">{figures}</div>' + (
+        rest if len(drawn) > MOST_RULES else ""
+    )
 
 
 SECTION = Section(key="knobs", title="Knobs", html=by_run(parallel_html))
@@ -118,10 +122,10 @@ def _rule_html(run: Run, rule: str, records: Sequence[PointRecord], knobs: Seque
     ]
     table = html_table(f"The lines of {rule} as a table", head, rows)
     return (
-        f"<figure><figcaption>{escape(title)}</figcaption>{_svg(rule, axes, lines)}"
+        f"<div><figure><figcaption>{escape(title)}</figcaption>{_svg(rule, axes, lines)}"
         '<p class="told small" role="status" aria-live="polite">&nbsp;</p></figure>'
         f'<details class="more"><summary>The same as a table</summary>{table}</details>'
-        f"{not_here(len(records) - len(told), IN_TABLE)}"
+        f"{not_here(len(records) - len(told), IN_TABLE)}</div>"
     )
 
 
@@ -153,11 +157,16 @@ def _over_axes(run: Run, records: Sequence[PointRecord], knobs: Sequence[Knob]) 
 def _knob_axis(knob: Knob, records: Sequence[PointRecord]) -> tuple[Axis, Sequence[float | None]]:
     """Few values, or words: each at a place of its own, at equal distances. Many numbers: on their scale."""
     settings = [_setting(record) for record in records]
-    if knob.numbers and len(knob.values) > MOST_NAMED:
+    words = [
+        f"{value:.3g}" if isinstance(value, float) else word
+        for value, word in zip(knob.values, knob.words, strict=True)
+    ]
+    found = any(len(word) > LONGEST_TYPED for word in knob.words)  # by solving or sampling: nobody types 0.462804
+    if knob.numbers and (found or len(knob.values) > MOST_NAMED):
         return _number_axis(knob.name, [float(knob.values[knob.place(each)]) for each in settings])
     last = max(len(knob.values) - 1, 1)
     every = math.ceil(len(knob.values) / MOST_NAMED)
-    names = [(place / last, word) for place, word in enumerate(knob.words) if place % every == 0]
+    names = [(place / last, word) for place, word in enumerate(words) if place % every == 0]
     return Axis(title=knob.name, names=names), [knob.place(each) / last for each in settings]
 
 
