@@ -111,14 +111,22 @@ def cells(run: Run, asked: Swept, domain: str) -> Cells:
     return Cells(domain=domain, verdict=verdict, near=near, **numbers)
 
 
-def knob_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Knobs that vary and that no other one settles."""
+def knob_names(settings: Sequence[Mapping[str, Any]], *, drawn: bool = False) -> list[str]:
+    """Knobs that vary and that no other one settles.
+
+    `drawn`: values may have been drawn at random. One that is another for each point settles every knob by that alone,
+    so it counts as settling only where it is absent somewhere, as `boost` is where `mode` is set.
+    """
     every = dict.fromkeys(name for each in settings for name in each)
     columns = {name: [_value(each, name) for each in settings] for name in every}
     count = {name: len(set(map(repr, values))) for name, values in columns.items()}
     axes = [name for name in every if count[name] > 1]
+
+    def may_settle(name: str) -> bool:
+        return not drawn or count[name] < len(settings) or None in columns[name]
+
     for name in sorted(axes, key=lambda name: count[name]):
-        if any(_settles(columns[other], columns[name]) for other in axes if other != name):
+        if any(_settles(columns[other], columns[name]) for other in axes if other != name and may_settle(other)):
             axes.remove(name)
     return axes
 

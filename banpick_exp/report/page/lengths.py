@@ -36,7 +36,8 @@ class Bins:
 
     def share(self, tokens: np.ndarray) -> np.ndarray:
         """[B]: the share of answers in each bin, 0 to 1."""
-        return np.histogram(tokens, self.edges)[0] / max(len(tokens), 1)
+        # An empty answer has no logarithm: it is counted with the shortest.
+        return np.histogram(np.maximum(tokens, self.edges[0]), self.edges)[0] / max(len(tokens), 1)
 
     def x(self, tokens: float) -> float:
         """Where a length stands on the axis, in units of the picture."""

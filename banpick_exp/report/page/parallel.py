@@ -27,7 +27,7 @@ MOST_NAMED = 12
 """Values of an axis that each have their own place and name."""
 LONGEST_TYPED = 5
 """Letters of a number that somebody chose."""
-APART, HEIGHT = 180, 300
+APART, HEIGHT = 155, 300
 RIGHT, TOP, BOTTOM = 84, 34, 14
 LEFT, LETTER = 24, 7
 """Left of the longest name on the first axis, and a letter of it."""
@@ -101,7 +101,7 @@ def _knobs(records: Sequence[PointRecord]) -> tuple[Knob, ...]:
     """Those that vary as they were typed, and one that was solved, by the values that were found."""
     asked = [{name: value for name, value in each.asked_policy().items() if name != "budget"} for each in records]
     solved = [record.budget.knob for record in records if record.budget is not None]
-    names = dict.fromkeys([*knob_names(asked), *solved])
+    names = dict.fromkeys([*knob_names(asked, drawn=True), *solved])
     settings = [_setting(record) for record in records]
     knobs = (knob_of(name, settings) for name in names)
     return tuple(knob for knob in knobs if len(knob.values) > 1)
