@@ -105,16 +105,16 @@ def test_many_numbers_have_their_scale(tmp_path: Path) -> None:
 
 def test_of_hundreds_those_that_decide_are_drawn_and_the_others_counted(tmp_path: Path) -> None:
     drawn, rng = ladder(SyntheticRun(problems=20)), np.random.default_rng(0)
-    for _ in range(500):
+    for _ in range(300):
         knobs = {"boost": float(rng.uniform(0, 4)), "key_experts": int(rng.integers(1, 17))}
         drawn.add("pick", knobs, kept=float(rng.uniform(2, 8)), churn=0.2, shift={"math": float(rng.normal(0, 0.1))})
     drawn.add("pick", {"boost": 5, "key_experts": 1}, kept=4, shift=dict.fromkeys(DOMAINS, -0.6))
     run = of(drawn, tmp_path)
     html = parallel_html(run)
-    assert len(lines(html)) == MOST_LINES and f"{MOST_LINES} of 501 points, those that decide the result" in html
+    assert len(lines(html)) == MOST_LINES and f"{MOST_LINES} of 301 points, those that decide the result" in html
     assert any(line["told"].startswith("pick boost=5 key_experts=1:") for line in lines(html)), "the largest effect"
     assert any(line["kind"].endswith(" far") for line in lines(html)), "measured between two rungs of the ladder"
-    assert f"{501 - MOST_LINES} more points: points.parquet has them all" in html
+    assert f"{301 - MOST_LINES} more points: points.parquet has them all" in html
     assert len(page_html([run], [NO_MAPS]).encode()) < LARGEST
     assert len(lines(parallel_html(run.showing(20)))) == 20
 

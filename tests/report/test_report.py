@@ -274,14 +274,14 @@ def test_a_section_is_a_module_and_a_line(run_dir: Path, monkeypatch: pytest.Mon
         tokens = {record.label: run.outcomes[record.fingerprint]["tokens"].to_numpy() for record in run.done}
         return f"<ul>{''.join(f'<li>{label}: {each.mean():.1f}</li>' for label, each in tokens.items())}</ul>"
 
-    section = Section(key="lengths", title="Lengths & ends", html=by_run(lengths_html))
+    section = Section(key="ends", title="Lengths & ends", html=by_run(lengths_html))
     monkeypatch.setattr("banpick_exp.report.page.page.SECTIONS", [*SECTIONS, section])
     one = read(run_dir)
     page = page_html([one], [maps_of(one)])
     mean = np.mean([12 + i % 7 for i in range(900)])
-    assert '<a href="#lengths">Lengths &amp; ends</a></nav>' in page
-    assert '<section id="lengths"><h2>Lengths &amp; ends</h2><ul><li>' in page and f"none: {mean:.1f}</li>" in page
-    both = page_html([one, read(run_dir)], [maps_of(one), maps_of(one)]).split('<section id="lengths">')[1]
+    assert '<a href="#ends">Lengths &amp; ends</a></nav>' in page
+    assert '<section id="ends"><h2>Lengths &amp; ends</h2><ul><li>' in page and f"none: {mean:.1f}</li>" in page
+    both = page_html([one, read(run_dir)], [maps_of(one), maps_of(one)]).split('<section id="ends">')[1]
     assert both.count('<div class="run"><h3>') == 2 and "B: pick_strength/first" in both
 
 
@@ -332,7 +332,7 @@ def test_hovering_a_point_tells_its_policy_and_command(run_dir: Path, written: l
         assert "Run it again" in first and tab.evaluate(told) not in ("", first)
 
         tab.mouse("mouseMoved", *tab.centre(".heat img"))
-        assert re.search(r"layer \d+, expert \d+\s+0\.\d+ share of tokens", tab.evaluate(told))
+        assert re.search(r"layer \d+, expert \d+\s+-?0\.\d+ of all tokens", tab.evaluate(told))
         assert tab.errors == [] and all(url.startswith(("file:", "data:")) for url in tab.requested)
 
 
