@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from synthetic_run import SyntheticRun, changed, ladder
+from synthetic_run import DOMAINS, SyntheticRun, changed, ladder
 
-from banpick_exp.report.page.speed import speed_html
+from banpick_exp.report.page.speed import MOST_DRAWN, speed_html
 from banpick_exp.report.run import Run
 from banpick_exp.report.sentences import hypervolume_sentence, sentences
 from banpick_exp.report.text import speed_words
@@ -46,6 +47,28 @@ def test_every_phase_and_batch_has_its_column_and_the_front_its_picture(run: Run
     cell = f'{speed_words(ban.speedup, *ban.ci95)} <span class="small">18.0 (32.0)</span>'
     assert cell in html, "distinct experts of the policy, and stock's in brackets"
     assert html.count('class="panel"') == 1 and ">64</text>" in html
+
+
+def test_the_picture_has_what_the_verdict_is_about_and_rings_a_gain(tmp_path: Path) -> None:
+    drawn = ladder(SyntheticRun(seed=2, problems=200))
+    for number in range(12):
+        drawn.add("ban", {"lambda": number}, kept=4, churn=0.1, speedup=1 + number / 50)
+    drawn.add("pick", {"boost": 1}, kept=4, shift=dict.fromkeys(DOMAINS, 0.15), speedup=0.9)
+    run = Run(folder=RunFolder(tmp_path / "sweep" / "run"), records=drawn.records, outcomes=drawn.outcomes)
+    html = speed_html(run)
+    named = re.findall(r"</svg>([^<]+)</li>", html)
+    assert named[:2] == ["stock", "pick boost=1 (a gain: ringed)"] and 3 <= len(named) <= 1 + MOST_DRAWN
+    assert html.count('href="#ring"') == 3, "at each of its three batches"
+    assert html.count('class="ladder ') == len(named) + 1 and 'class="ladder one"' in html, "and a line at 1"
+    places = re.findall(r'class="point [^"]*" x="([\d.]+)"', html)
+    assert len(places) == len(set(places)) == 3 * len(named), "an interval hides no other"
+
+
+def test_where_nothing_was_compared_it_has_the_front(tmp_path: Path) -> None:
+    drawn = ladder(SyntheticRun(seed=2, problems=200))
+    html = speed_html(Run(folder=RunFolder(tmp_path), records=drawn.records, outcomes=drawn.outcomes))
+    named = re.findall(r"</svg>([^<]+)</li>", html)
+    assert named[0] == "stock" and named[1:] and all(name.startswith("fixed_k") for name in named[1:])
 
 
 def test_a_run_without_batches_says_so(run: Run) -> None:
