@@ -128,6 +128,23 @@ def test_of_hundreds_of_policies_a_few_are_told(tmp_path: Path) -> None:
     chosen = beside_stock(run)
     assert len(chosen) <= MOST_BESIDE and chosen[-1].record.label == "ban lambda=999"
     assert len({each.record.fingerprint for each in chosen}) == len(chosen) > 3
+    best = [each.why.split(":")[0] for each in chosen[:-1] if not each.why.startswith("gain")]
+    assert best == [f"best at about {k} experts" for k in sorted((int(w.split()[3]) for w in best), reverse=True)]
+
+
+def test_budgets_between_two_experts_are_one(tmp_path: Path) -> None:
+    """Each policy may have a fixed_k rival of its very budget; the best of all near four experts is told once."""
+    drawn = ladder(SyntheticRun(problems=40))
+    for number in range(1, 10):
+        kept = 3.55 + number / 11
+        drawn.add("fixed_k", {"k": round(kept, 2)}, kept=round(kept, 2), shift=dict.fromkeys(DOMAINS, -0.1))
+        drawn.add(
+            "ban", {"lambda": number}, kept=round(kept, 2), churn=0.05, shift=dict.fromkeys(DOMAINS, -0.02 * number)
+        )
+    run = Run(folder=RunFolder(tmp_path), records=drawn.records, outcomes=drawn.outcomes)
+    chosen = [each for each in beside_stock(run) if each.why.startswith("best")]
+    assert [each.why.split(":")[0] for each in chosen] == ["best at about 4 experts"]
+    assert all(each.record.label != "ban lambda=9" for each in chosen)
 
 
 @pytest.mark.slow

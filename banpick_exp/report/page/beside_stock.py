@@ -25,7 +25,7 @@ class BesideStock:
     record: PointRecord
     stock: PointRecord
     why: str
-    """`best at the budget of fixed_k k=4: ties with fixed_k k=4 +0.1 [-0.9, +1.2]`."""
+    """`best at about 4 experts: ties with fixed_k k=4 +0.1 [-0.9, +1.2]`."""
 
 
 def beside_stock(run: Run) -> list[BesideStock]:
@@ -52,10 +52,13 @@ def _chosen(run: Run, rows: pl.DataFrame) -> list[tuple[Row, str]]:
         return []
     best_first = rows.sort("lo_simultaneous", descending=True, maintain_order=True)
     gains = best_first.filter(pl.col("fingerprint").is_in(list(run.ringed)))
-    best = at_equal_budget(best_first).unique("reference_label", keep="first", maintain_order=True)
+    # By whole experts: each policy of a budget between two may have a rival of its own.
+    near = at_equal_budget(best_first).sort("lo_simultaneous", descending=True, maintain_order=True)
+    best = near.unique(pl.col("mean_kept").round(), keep="first", maintain_order=True)
+    best = best.head(MOST_BESIDE).sort("mean_kept", descending=True, maintain_order=True)
     chosen = [(row, "gain") for row in gains.iter_rows(named=True)]
     for row in (best if best.height else best_first.head(1)).iter_rows(named=True):
-        chosen.append((row, f"best at the budget of {in_words(row['reference_label'])}"))
+        chosen.append((row, f"best at about {row['mean_kept']:.0f} experts"))
     last = rows.filter(pl.col("verdict") == "loses").sort("difference", maintain_order=True)
     return [*chosen, *((row, "largest loss") for row in last.head(1).iter_rows(named=True))]
 

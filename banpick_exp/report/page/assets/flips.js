@@ -74,7 +74,8 @@
     const kept = () => lines.filter(({ node }) => !node.classList.contains("off"));
 
     function nearest({ x, y }) {
-      const right = Math.min(Math.max(at.findIndex((each) => each >= x), 1), at.length - 1) || at.length - 1;
+      const found = at.findIndex((each) => each >= x);
+      const right = found < 0 ? at.length - 1 : Math.max(found, 1);
       const share = (x - at[right - 1]) / (at[right] - at[right - 1]);
       let best = null;
       let reach = REACH;
