@@ -139,7 +139,11 @@ def test_budgets_between_two_experts_are_one(tmp_path: Path) -> None:
         kept = 3.55 + number / 11
         drawn.add("fixed_k", {"k": round(kept, 2)}, kept=round(kept, 2), shift=dict.fromkeys(DOMAINS, -0.1))
         drawn.add(
-            "ban", {"lambda": number}, kept=round(kept, 2), churn=0.05, shift=dict.fromkeys(DOMAINS, -0.02 * number)
+            "ban",
+            {"lambda": number},
+            kept=round(kept, 2),
+            churn=0.05,
+            shift=dict.fromkeys(DOMAINS, -0.1 - 0.01 * number),
         )
     run = Run(folder=RunFolder(tmp_path), records=drawn.records, outcomes=drawn.outcomes)
     chosen = [each for each in beside_stock(run) if each.why.startswith("best")]

@@ -52,7 +52,7 @@ def test_every_phase_and_batch_has_its_column_and_the_front_its_picture(run: Run
 def test_the_picture_has_what_the_verdict_is_about_and_rings_a_gain(tmp_path: Path) -> None:
     drawn = ladder(SyntheticRun(seed=2, problems=200))
     for number in range(12):
-        drawn.add("ban", {"lambda": number}, kept=4, churn=0.1, speedup=1 + number / 50)
+        drawn.add("ban", {"lambda": number}, kept=6, churn=0.05, shift=dict.fromkeys(DOMAINS, -0.03))
     drawn.add("pick", {"boost": 1}, kept=4, shift=dict.fromkeys(DOMAINS, 0.15), speedup=0.9)
     run = Run(folder=RunFolder(tmp_path / "sweep" / "run"), records=drawn.records, outcomes=drawn.outcomes)
     html = speed_html(run)
