@@ -141,16 +141,30 @@ class FoundOut:
         every = self.run.frame_of_all.filter(pl.col("domain") == OVERALL)
         frame = {row["fingerprint"]: row for row in every.iter_rows(named=True)}
         rows = []
-        for record in (*self.run.records, *self.run.dev):
+        for record in self._every:
             of_point, of_frame = self.of_point(record), frame.get(record.fingerprint, {})
             rows.append([
-                in_words(record.label), record.series, *(_cell(record.knobs.get(name)) for name in self._knobs),
+                in_words(record.label), record.series, *(self._cell(record, name) for name in self._knobs),
                 *(of_point.get(name) for name in told), *(of_frame.get(name) for name in measured),
                 None if record.metrics is None else record.metrics.overall.n_problems, record.model.name,
                 f"{record.task.name} {record.task.split}", record.reason, record.command, record.fingerprint,
             ])  # fmt: skip
         columns = ["label", "policy", *(f"knob {name}" for name in self._knobs), *told, *measured]
         return Table([*columns, "problems", "model", "task", "reason", "command", "fingerprint"], rows)
+
+    def _cell(self, record: PointRecord, knob: str) -> Any:
+        """The value of a knob: a column of W&B holds numbers or words, not both."""
+        value = record.knobs.get(knob)
+        return value if value is None or knob in self._numbers else str(value)
+
+    @cached_property
+    def _numbers(self) -> frozenset[str]:
+        found = {name: [each.knobs[name] for each in self._every if name in each.knobs] for name in self._knobs}
+        return frozenset(name for name, values in found.items() if all(map(_is_number, values)))
+
+    @property
+    def _every(self) -> list[PointRecord]:
+        return [*self.run.records, *self.run.dev]
 
     # ------------------------------------------------------------ flips
 
@@ -208,5 +222,5 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, int | float | str)
 
 
-def _cell(value: Any) -> Any:
-    return value if _is_plain(value) else json.dumps(value)
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
