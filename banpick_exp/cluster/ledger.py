@@ -49,7 +49,7 @@ class Ledger:
     def start_mirror(self) -> None:
         """Open the tracker and hand it what is finished already. Raises UserError where it cannot start."""
         self._tracker.start(self._plan.folder, self._plan.manifest().model_dump())
-        if self._tracker.on and self.records:
+        if self._tracker.at_once and self.records:
             self._plan.folder.load_points(self._mirrored)  # once more, and whole: less is remembered of each
 
     def _mirrored(self, record: PointRecord) -> PointRecord:

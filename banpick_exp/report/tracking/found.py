@@ -46,6 +46,11 @@ class FoundOut:
 
     run: Run
 
+    @property
+    def every(self) -> list[PointRecord]:
+        """All records, what dev chose from too."""
+        return [*self.run.records, *self.run.dev]
+
     def of_point(self, record: PointRecord) -> dict[str, Any]:
         """The summary of a point's W&B run that only the end of the sweep knows, without what there is none of.
 
@@ -141,7 +146,7 @@ class FoundOut:
         every = self.run.frame_of_all.filter(pl.col("domain") == OVERALL)
         frame = {row["fingerprint"]: row for row in every.iter_rows(named=True)}
         rows = []
-        for record in self._every:
+        for record in self.every:
             of_point, of_frame = self.of_point(record), frame.get(record.fingerprint, {})
             rows.append([
                 in_words(record.label), record.series, *(self._cell(record, name) for name in self._knobs),
@@ -159,12 +164,8 @@ class FoundOut:
 
     @cached_property
     def _numbers(self) -> frozenset[str]:
-        found = {name: [each.knobs[name] for each in self._every if name in each.knobs] for name in self._knobs}
+        found = {name: [each.knobs[name] for each in self.every if name in each.knobs] for name in self._knobs}
         return frozenset(name for name, values in found.items() if all(map(_is_number, values)))
-
-    @property
-    def _every(self) -> list[PointRecord]:
-        return [*self.run.records, *self.run.dev]
 
     # ------------------------------------------------------------ flips
 

@@ -160,7 +160,9 @@ def _tables(folder: RunFolder, more: Mapping[str, tuple[Sequence[str], Sequence[
     import wandb
 
     wandb.Table.MAX_ROWS = wandb.Table.MAX_ARTIFACT_ROWS  # it would cut a table of 10,000 points without a word
-    found = {name: wandb.Table(columns=list(names), data=[list(row) for row in rows]) for name, (names, rows) in more.items()}
+    found = {
+        name: wandb.Table(columns=list(names), data=[list(row) for row in rows]) for name, (names, rows) in more.items()
+    }
     for name, shown in FRAMES.items():
         if (path := folder.table_path(name)).exists():
             frame = read_table(path).drop("mean_kept_by_layer", strict=False)  # every point logs its layers
