@@ -42,10 +42,10 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticR
     (run_dir / "calibration" / "plots" / "heat.txt").write_text("x")
     tracker = Tracker(WANDB)
     tracker.start(found.folder, CONFIG)
-    for record in [*run.records, run.records[0]]:  # the first a second time: logged once all the same
-        tracker.log_point(record)
-    artifacts = {"calibration": run_dir / "calibration"}
-    assert tracker.finish({"headline": "No gain", "done": 2}, artifacts) == []
+    for record in run.records:
+        tracker.log_point(record)  # offline it waits for its verdict
+    artifacts = [("calibration", "calibration-ab12", run_dir / "calibration")]
+    assert tracker.finish({"headline": "No gain", "done": 2}, artifacts, FoundOut(found)) == []
     runs = read_back(run_dir)
     resumed = Tracker(WANDB)
     resumed.start(found.folder, CONFIG)

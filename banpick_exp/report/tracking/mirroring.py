@@ -15,12 +15,11 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from banpick_exp.report.tracking.process import Gone, MirrorProcess, Refused, Trouble
 from banpick_exp.report.tracking.place import SUMMARY, mirrored_runs
+from banpick_exp.report.tracking.process import Gone, MirrorProcess, Refused, Trouble
 from banpick_exp.run_folder import RunFolder
 
 GIVE_UP_AFTER = 3  # failures in a row: each online one may wait for a network timeout

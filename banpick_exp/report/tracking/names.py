@@ -1,7 +1,7 @@
 """Names as W&B takes them: at most so many characters, of the kinds it knows, and two names stay two.
 
-W&B refuses a longer name, and with it the run, the artifact or the tag; a label of many knobs, or a domain that somebody
-named, is soon longer. What is changed here ends in a digest of what it was.
+W&B refuses a longer name, and with it the run, the artifact or the tag; a label of many knobs, or a domain that
+somebody named, is soon longer. What is changed here ends in a digest of what it was.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ TIMEOUT = 20
 
 
 def look(entity: str | None, project: str, runs: Sequence[str]) -> tuple[str, list[str]]:
-    """Whose project it is (the key's own where `entity` is None), and which of the runs (by their ids) are not there."""
+    """Whose project it is (the key's own where `entity` is None), and which runs (by their ids) are not there."""
     api = _api()
     whose = entity or str(api.default_entity)
     return whose, [run for run in runs if _run(api, whose, project, run) is None]
