@@ -17,6 +17,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.report.files import write_report
 from banpick_exp.report.run import read_run
 from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.report.tracking.found import FoundOut
 from banpick_exp.report.tracking.environment import KEPT, of_no_run
 from banpick_exp.report.tracking.logged import point_metrics, without_secrets
 from banpick_exp.report.tracking.mirror import Mirror
