@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from banpick_exp.report.tracking.place import SUMMARY, mirrored_runs
+from banpick_exp.report.tracking.place import SUMMARY, mirrored_runs, publish_command
 from banpick_exp.report.tracking.process import Gone, MirrorProcess, Refused, Trouble
 from banpick_exp.run_folder import RunFolder
 
@@ -194,7 +194,8 @@ class Mirroring:
             try:
                 self._call(order)
             except Trouble as trouble:
-                return [f"{order.what}: {trouble}"]
+                typed = publish_command(self._folder)
+                return [f"{order.what} could not be told ({trouble}); once W&B answers, type {typed}"]
         return []
 
     def _make_up(self, closing: Order, why: Trouble | None) -> list[str]:
