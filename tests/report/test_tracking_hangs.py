@@ -29,6 +29,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 from synthetic_run import SyntheticRun, ladder
 from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.report.tracking.place import SUMMARY, mirrored_runs
 from banpick_exp.report.tracking.process import children
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_folder import RunFolder
@@ -45,8 +46,7 @@ def begun():
     return tracker, mirror, service
 
 def mirrored():
-    listed = folder.mirror / "mirrored.txt"
-    return len(listed.read_text().split()) if listed.exists() else 0
+    return len(set(mirrored_runs(folder)) - {SUMMARY})
 
 def log_all(tracker):
     begin = time.monotonic()
@@ -192,6 +192,33 @@ assert resumed.finish({"headline": "No gain"}) == []
     assert failure.endswith("the same command with resume=run mirrors what is missing")
     assert told["mirrored"] == 1 and said == ""  # who called `finish` says it
     assert_whole(folder)
+    assert left() == set()
+
+
+def test_points_that_wait_for_the_end_are_made_up_for_too(tmp_path: Path, left: Callable[[], set[int]]) -> None:
+    """Offline all points come at the end: there a service that is stopped costs its limit, once."""
+    script = """
+from banpick_exp.report.run import read_run
+from banpick_exp.report.tracking.found import FoundOut
+ladder(SyntheticRun(problems=4), ks=(2, 4)).write(folder.path)
+tracker.finish({})
+tracker = Tracker(TrackingConfig(timeout_seconds=LIMIT))
+tracker.start(folder, {"sweep": "x"})
+(mirror,) = children(os.getpid())
+(service,) = children(mirror)
+os.kill(service, signal.SIGSTOP)
+begin = time.monotonic()
+failures = tracker.finish({"headline": "No gain"}, found=FoundOut(read_run(folder)))
+print(json.dumps({"failures": failures, "seconds": time.monotonic() - begin, "mirrored": mirrored()}))
+"""
+    folder = tmp_path / "sweep" / "run"
+    told, said = run(script, folder)
+    assert told["failures"] == [] and told["seconds"] < 3 * LIMIT and told["mirrored"] == len(POINTS)
+    assert said.count("has not answered") == said.count("what was missing is mirrored") == 1
+    runs = read_back(folder)
+    assert set(runs) == POINTS | {"summary"}
+    assert all(runs[label]["summary"]["verdict"] == "reference" for label in POINTS - {"none"})
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == len(runs) + 1, "two summaries"
     assert left() == set()
 
 
