@@ -171,7 +171,7 @@ def test_the_table_of_points_has_each_of_them_with_verdict_and_guards(mirrored: 
     best, failed = rows["pick boost=1.0"], rows["pick boost=8"]
     assert (best["verdict"], best["knob boost"], best["guards"]) == ("beats", 1.0, "none raised")
     assert isinstance(best["wins"], int) and best["on_front"] is True and best["problems"] == 120
-    assert best["wins"] - best["losses"] == pytest.approx(best["difference_points"] / 100 * 120)
+    assert best["wins"] - best["losses"] == pytest.approx(best["difference_points"] / 100 * 120, abs=0.01)
     assert failed["status"] == "failed" and failed["guards"] == "engaged (invalid, overall)"
     assert failed["reason"] == "out of memory" and failed["command"].startswith("python -m banpick_exp")
 

@@ -146,11 +146,12 @@ class FoundOut:
         every = self.run.frame_of_all.filter(pl.col("domain") == OVERALL)
         frame = {row["fingerprint"]: row for row in every.iter_rows(named=True)}
         rows = []
-        for record in self.every:
+        place = {fingerprint: number for number, fingerprint in enumerate(self.run.by_importance)}
+        for record in sorted(self.every, key=lambda record: place.get(record.fingerprint, len(place))):
             of_point, of_frame = self.of_point(record), frame.get(record.fingerprint, {})
             rows.append([
                 in_words(record.label), record.series, *(self._cell(record, name) for name in self._knobs),
-                *(of_point.get(name) for name in told), *(of_frame.get(name) for name in measured),
+                *(_short(of_point.get(name)) for name in told), *(_short(of_frame.get(name)) for name in measured),
                 None if record.metrics is None else record.metrics.overall.n_problems, record.model.name,
                 f"{record.task.name} {record.task.split}", record.reason, record.command, record.fingerprint,
             ])  # fmt: skip
@@ -213,6 +214,11 @@ def _written(text: str | None) -> str | None:
     if text is None or len(text) <= MOST_WRITTEN:
         return text
     return f"{text[:MOST_WRITTEN]} [... {len(text) - MOST_WRITTEN:,} characters more]"
+
+
+def _short(value: Any) -> Any:
+    """W&B shows every digit of a number in a table; the point's own run has all of them."""
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _points(fraction: float | None) -> float | None:
