@@ -137,8 +137,18 @@ class RunPaths:
 
     @property
     def mirror(self) -> Path:
-        """W&B's own files, and the list of what was mirrored."""
+        """W&B's own files, the list of what was mirrored, and where to."""
         return self.path / "wandb"
+
+    @property
+    def mirrored(self) -> Path:
+        """A line a point that W&B has: which record, and the folder of its W&B run; and one of the summary."""
+        return self.mirror / "mirrored.txt"
+
+    @property
+    def mirror_place(self) -> Path:
+        """The project and the group in W&B."""
+        return self.mirror / "place.json"
 
     def table_path(self, name: str) -> Path:
         """`points`, `verdicts`, `guards` or `repeats`, as Parquet."""

@@ -16,6 +16,7 @@ from banpick_exp.evaluation.speed import Timed
 from banpick_exp.records import Engagement, PointRecord
 from banpick_exp.remembered import remembered
 from banpick_exp.report.tracking.wandb import Tracker
+from banpick_exp.sweep.composed import composed
 from banpick_exp.sweep.plan import SweepPlan
 from banpick_exp.sweep.point import Point
 from banpick_exp.sweep.rerun import rerun_command
@@ -48,8 +49,8 @@ class Ledger:
 
     def start_mirror(self) -> None:
         """Open the tracker and hand it what is finished already. Raises UserError where it cannot start."""
-        self._tracker.start(self._plan.folder, self._plan.manifest().model_dump())
-        if self._tracker.on and self.records:
+        self._tracker.start(self._plan.folder, composed(self._plan))
+        if self._tracker.at_once and self.records:
             self._plan.folder.load_points(self._mirrored)  # once more, and whole: less is remembered of each
 
     def _mirrored(self, record: PointRecord) -> PointRecord:

@@ -23,7 +23,9 @@ from banpick_exp.report.failure import or_else
 from banpick_exp.report.files import write_report, write_tables
 from banpick_exp.report.repeats import repeats_summary
 from banpick_exp.report.run import Run, left_out_lines, read_run
+from banpick_exp.report.sentences import closing
 from banpick_exp.report.terminal import print_bill, print_pareto, print_repeats, print_selection, print_verdict
+from banpick_exp.report.tracking.found import FoundOut
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.sweep.past import remember
 
@@ -64,9 +66,11 @@ def finish(plan: RunPlan, tracker: Tracker, console: Console, totals: Totals, le
         console.print(f"  {file}", markup=False, highlight=False, soft_wrap=True)
     if unwritten is not None:
         console.print(unwritten, markup=False, highlight=False, soft_wrap=True, style="red")
-    failures = tracker.finish(_summary_or_totals(run, totals) | _costs(bill), _artifacts(plan))
+    failures = tracker.finish(_summary_or_totals(run, totals) | _costs(bill), _artifacts(plan), FoundOut(run))
     for failure in failures:
         console.print(f"W&B: {failure}. The records are complete.", markup=False, highlight=False, soft_wrap=True)
+    for line in tracker.to_publish() if run.done and not failures else ():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if left:
         console.print(left, markup=False, highlight=False, soft_wrap=True, style="red")
     _print("the verdict", run, lambda: print_verdict(run, console))
@@ -139,7 +143,7 @@ def _summary(run: Run, totals: Totals) -> dict[str, object]:
     """What the tracker's summary run says."""
     raised = Counter(run.guards.filter(run.guards["level"] != "ok")["guard"].to_list())
     alarms = {f"guard/{name}": raised[name] for name in GUARDS}
-    return {"headline": run.headline, **asdict(totals), **_counts(run), **alarms, **repeats_summary(run)}
+    return {"headline": closing(run), **asdict(totals), **_counts(run), **alarms, **repeats_summary(run)}
 
 
 def _summary_or_totals(run: Run, totals: Totals) -> dict[str, object]:
@@ -152,9 +156,13 @@ def _costs(bill: Bill | None) -> dict[str, object]:
     return {f"cost/{side}/{name}": number for side, cost in sides.items() for name, number in cost}
 
 
-def _artifacts(plan: RunPlan) -> dict[str, Path]:
-    """The calibrations that the points read, for the tracker to keep."""
-    return {f"calibration-{name}": folder for name, folder in _calibrations(plan).items() if folder.is_dir()}
+def _artifacts(plan: RunPlan) -> list[tuple[str, str, Path]]:
+    """The calibrations that the points read, for the tracker to keep: type, name and folder."""
+    return [
+        ("calibration", f"calibration-{name}", folder)
+        for name, folder in _calibrations(plan).items()
+        if folder.is_dir()
+    ]
 
 
 def _calibrations(plan: RunPlan) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from banpick_exp.run_paths import REPORT
 
 if TYPE_CHECKING:
     from banpick_exp.report.run import Run
+    from banpick_exp.report.tracking.publishing import Publishing
 
 DESCRIPTION = """\
 Writes report.html: the verdict in words, the Pareto front (point at a mark for its numbers and the command that runs it
@@ -33,6 +35,7 @@ examples:
   python -m banpick_exp report outputs/pick_strength/*             all runs of a sweep side by side
   python -m banpick_exp report RUN_A RUN_B --output compare.html
   python -m banpick_exp report RUN --paper                         PDF, SVG, LaTeX and CSV in RUN/paper/
+  python -m banpick_exp report RUN --wandb                         after wandb sync: its report in W&B
   python -m banpick_exp report RUN --policy "pick boost=1 key_experts=4"
 """
 
@@ -40,12 +43,20 @@ examples:
 def run(arguments: list[str]) -> int:
     """Writes the page and the figures and prints their paths; returns 0.
 
-    Raises: UserError for a folder that is no finished run, for one typed twice, and for a page that cannot be written.
+    Raises: UserError for a folder that is no finished run, for one typed twice, for a page that cannot be written, and
+        for a run that W&B does not have.
     """
     typed = _options().parse_args(arguments)
-    runs, files = _report(typed.runs, typed.output, typed.policy, typed.all, paper=typed.paper)
-    for path in files:
-        print(path, flush=True)
+    publishing = _publishing(typed.runs) if typed.wandb else None
+    try:
+        runs, files = _report(typed.runs, typed.output, typed.policy, typed.all, paper=typed.paper)
+        for path in files:
+            print(path, flush=True)
+        if publishing is not None:
+            print(publishing.publish(runs[0]), flush=True)
+    finally:
+        if publishing is not None:
+            publishing.close()
     if typed.all:
         from banpick_exp.report.terminal import print_pareto, print_selection, print_verdict
 
@@ -79,12 +90,31 @@ def _options() -> Options:
         " and the points with their verdicts as a LaTeX table (booktabs) and as CSV",
     )
     parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="also make the run's report in W&B: verdict, front, knobs, every point, flips. Needs a key (wandb login),"
+        " and the run uploaded by wandb sync",
+    )
+    parser.add_argument(
         "--policy",
         metavar="LABEL",
         help="the point whose expert usage is drawn beside stock's, by label or fingerprint; default: the best at "
         "equal budget",
     )
     return parser
+
+
+def _publishing(typed: list[str]) -> Publishing:
+    """Asks W&B for the run before anything is drawn."""
+    from banpick_exp.report.run import require_folder
+    from banpick_exp.report.tracking.publishing import Publishing
+
+    if len(typed) > 1:
+        raise UserError(
+            f"--wandb makes the report of one run, and {len(typed)} are typed: nothing was made. Type"
+            f" python -m banpick_exp report {shlex.quote(typed[0])} --wandb, and so for each of them."
+        )
+    return Publishing(require_folder(typed[0]), os.environ)
 
 
 def _report(

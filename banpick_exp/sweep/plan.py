@@ -61,6 +61,7 @@ class SweepPlan:
     """Everything the runner needs. `points`: the largest engine first; for each engine none, fixed_k, then the rest."""
 
     sweep_name: str
+    run: RunConfig
     folder: RunFolder
     points: tuple[Point, ...]
     spaces: tuple[Space, ...]
@@ -159,6 +160,7 @@ def plan_sweep(
     folder, begun = _folder(run, now or datetime.now())
     plan = SweepPlan(
         sweep_name=run.sweep.name,
+        run=run,
         folder=folder,
         points=planned.points,
         spaces=planned.spaces,

@@ -14,14 +14,18 @@ from synthetic_run import SyntheticRun, ladder
 
 from banpick_exp.cluster.summary import Totals, finish
 from banpick_exp.report.run import read_run
+from banpick_exp.report.tracking.found import FoundOut
 from banpick_exp.run_folder import RunFolder
 
 NOTHING = Totals(seconds=1, engine_loads=0, engine_slots=0, engine_load_seconds=0, points_computed=0)
 
 
 class FakeTracker:
-    def finish(self, summary: dict[str, object], artifacts: dict[str, Path]) -> list[str]:
+    def finish(self, summary: dict[str, object], artifacts: list[tuple[str, str, Path]], found: FoundOut) -> list[str]:
         return []
+
+    def to_publish(self) -> list[str]:
+        return ["W&B: type wandb sync"]
 
 
 def ended(folder: RunFolder, left: str = "") -> tuple[int, str]:
@@ -71,8 +75,8 @@ def test_the_verdict_is_the_last_that_is_said(tmp_path: Path) -> None:
     where = {
         word: n
         for n, line in enumerate(before)
-        for word in ("Pareto table", "report.html", "7 point(s)")
+        for word in ("Pareto table", "report.html", "wandb sync", "7 point(s)")
         if word in line
     }
-    assert list(where) == sorted(where, key=lambda word: where[word]) and len(where) == 3
+    assert list(where) == sorted(where, key=lambda word: where[word]) and len(where) == 4
     assert before[where["7 point(s)"]].endswith("xxx"), "in a pipe it is one line"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ import wandb
 from synthetic_run import SyntheticRun, changed, ladder, three_times
 from wandb_runs import read_back
 
+from banpick_exp.analysis.flips import flips
 from banpick_exp.errors import UserError
-from banpick_exp.report.files import write_report
+from banpick_exp.report.files import write_report, write_tables
 from banpick_exp.report.run import read_run
 from banpick_exp.report.tracking.config import TrackingConfig
 from banpick_exp.report.tracking.environment import KEPT, of_no_run
+from banpick_exp.report.tracking.found import MOST_FLIPS, FoundOut
 from banpick_exp.report.tracking.logged import point_metrics, without_secrets
-from banpick_exp.report.tracking.mirror import Mirror
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_folder import RunFolder
 
@@ -34,31 +37,33 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SyntheticR
     run_dir = tmp_path_factory.mktemp("outputs") / "pick_strength" / "first"
     run = ladder(SyntheticRun(problems=40), ks=(4,))
     run.add("pick", {"boost": 8}, status="failed", reason="out of memory")
+    run.add("pick", {"boost": 0.5}, kept=4.0, churn=0.3)
+    run.add("pick", {"boost": 1.0}, kept=4.0, shift={"math": 0.2})
     found = read_run(RunFolder(run.write(run_dir)))
-    found.folder.write_table("points", found.frame_of_all)
+    write_tables(found)
     write_report(found)
     (run_dir / "calibration" / "plots").mkdir(parents=True)
     (run_dir / "calibration" / "artifact.json").write_text("{}")
     (run_dir / "calibration" / "plots" / "heat.txt").write_text("x")
     tracker = Tracker(WANDB)
     tracker.start(found.folder, CONFIG)
-    for record in [*run.records, run.records[0]]:  # the first a second time: logged once all the same
-        tracker.log_point(record)
-    artifacts = {"calibration": run_dir / "calibration"}
-    assert tracker.finish({"headline": "No gain", "done": 2}, artifacts) == []
+    for record in run.records:
+        tracker.log_point(record)  # offline it waits for its verdict
+    artifacts = [("calibration", "calibration-ab12", run_dir / "calibration")]
+    assert tracker.finish({"headline": "No gain", "done": 2}, artifacts, FoundOut(found)) == []
     runs = read_back(run_dir)
     resumed = Tracker(WANDB)
     resumed.start(found.folder, CONFIG)
-    resumed.log_point(run.records[1])  # a resumed sweep offers what it found; it was mirrored already
-    # Failed before, ran again.
-    resumed.log_point(changed(run.records[2], finished_at="2026-11-23T00:00:00+00:00"))
-    assert resumed.finish({}) == []
+    # One that failed before ran again; the others are mirrored already.
+    again = changed(run.records[2], finished_at="2026-11-23T00:00:00+00:00")
+    records = [again if record.fingerprint == again.fingerprint else record for record in found.records]
+    assert resumed.finish({}, found=FoundOut(replace(found, records=records))) == []
     return run_dir, run, runs
 
 
 def test_one_run_a_point_in_the_group_of_the_sweep(mirrored: Any) -> None:
     run_dir, run, runs = mirrored
-    assert sorted(runs) == ["fixed_k k=4", "none", "pick boost=8", "summary"]
+    assert sorted(runs) == ["fixed_k k=4", "none", "pick boost=0.5", "pick boost=1.0", "pick boost=8", "summary"]
     assert len(list((run_dir / "wandb").glob("offline-run-*"))) == len(run.points) + 3  # two summaries, one retry
     points = [runs[record.label] for record in run.records]
     assert {point["header"]["run_group"] for point in points} == {"pick_strength/first"}
@@ -69,14 +74,14 @@ def test_a_point_reads_back(mirrored: Any) -> None:
     _, run, runs = mirrored
     record = run.records[1]
     logged, overall = runs[record.label], record.measured.overall
+    summary = logged["summary"]
     for key, value in point_metrics(record).items():
-        assert logged["history"][key] == pytest.approx(value)
-    assert logged["history"]["acc/overall"] == overall.accuracy
-    assert logged["history"]["acc/math"] == record.measured.of("math").accuracy
-    assert logged["history"]["perf/speedup"] == overall.speedup
-    assert logged["history"]["route/mean_kept"] == overall.mean_kept == 4
-    assert logged["history"]["route/kept_layer_03"] == 4
-    keys = {key.split("/")[0] for key in logged["history"] if not key.startswith("_")}
+        assert summary[key] == pytest.approx(value)
+    assert summary["acc/overall"] == overall.accuracy
+    assert summary["acc/math"] == record.measured.of("math").accuracy
+    assert summary["perf/speedup"] == overall.speedup
+    assert summary["route/mean_kept"] == overall.mean_kept == 4
+    keys = {key.split("/")[0] for key in summary if "/" in key}
     assert keys == {"acc", "perf", "route"}
     assert logged["config"]["policy"] == {"name": "fixed_k", "k": 4}
     assert logged["config"]["fingerprint"] == record.fingerprint
@@ -86,23 +91,118 @@ def test_a_point_reads_back(mirrored: Any) -> None:
 def test_a_failed_point_is_marked(mirrored: Any) -> None:
     failed = mirrored[2]["pick boost=8"]
     assert failed["exit_code"] == 1 and failed["summary"]["reason"] == "out of memory"
-    assert "acc/overall" not in failed["history"] and "failed" in failed["header"]["tags"]
+    assert failed["summary"]["status"] == "failed" and failed["summary"]["verdict"] == "unmatched"
+    assert failed["summary"]["guards"] == "engaged (invalid, overall)"
+    assert "acc/overall" not in failed["summary"] and "failed" in failed["header"]["tags"]
 
 
 def test_summary_has_table_plot_and_artifacts(mirrored: Any) -> None:
     run_dir, _, runs = mirrored
     summary = runs["summary"]
     assert summary["summary"]["headline"] == "No gain" and summary["summary"]["done"] == 2
-    assert summary["history"]["points._type"] == "table-file" and summary["history"]["points.nrows"] == 9
+    assert summary["history"]["points._type"] == "table-file" and summary["history"]["points.nrows"] == 5
+    assert summary["history"]["points_by_domain.nrows"] == 17
     assert summary["history"]["pareto._type"] == "image-file" and summary["history"]["report._type"] == "html-file"
-    files = {a["name"]: [entry["path"] for entry in a["manifest"]["contents"]] for a in summary["artifacts"]}
-    assert files["points"] == ["points.parquet"] and files["report"] == ["report.html"]
-    assert files["calibration"] == ["artifact.json", "plots/heat.txt"]
+    kept = {a["name"]: a for a in summary["artifacts"]}
+    files = {
+        (a["type"], name): [entry["path"] for entry in a["manifest"]["contents"]]
+        for name, a in kept.items()
+        if a["type"] != "run_table"
+    }
+    assert files == {
+        ("points", "pick_strength-first-points"): ["points.parquet"],
+        ("report", "pick_strength-first-report"): ["report.html"],
+        ("calibration", "pick_strength-calibration-ab12"): ["artifact.json", "plots/heat.txt"],
+    }
     for artifact in summary["artifacts"]:
         for entry in artifact["manifest"]["contents"]:
             assert Path(entry["local_path"]).is_relative_to(run_dir)  # nothing is left in the user's home
             assert Path(entry["local_path"]).is_file()
     assert "WANDB_DATA_DIR" not in os.environ
+
+
+def test_a_point_carries_what_only_the_end_knows(mirrored: Any) -> None:
+    run_dir, _, runs = mirrored
+    found = read_run(RunFolder(run_dir))
+    row = next(row for row in found.verdicts.iter_rows(named=True) if row["label"] == "pick boost=1.0")
+    summary = runs["pick boost=1.0"]["summary"]
+    assert row["domain"] == "overall" and row["verdict"] == summary["verdict"] == "beats"
+    assert (summary["wins"], summary["losses"], summary["rival"]) == (row["wins"], row["losses"], "fixed_k k=4")
+    assert summary["difference_points"] == pytest.approx(100 * row["difference"])
+    assert summary["difference_points_lo"] == pytest.approx(100 * row["lo_simultaneous"])
+    assert summary["on_front"] is True and summary["guards"] == "none raised" and summary["status"] == "done"
+    assert runs["pick boost=0.5"]["summary"]["verdict"] == "ties"
+    for label in ("none", "fixed_k k=4"):
+        assert runs[label]["summary"]["verdict"] == "reference" and "wins" not in runs[label]["summary"]
+    front = {row["label"]: row["on_front"] for row in found.done_rows().iter_rows(named=True)}
+    assert {label: runs[label]["summary"]["on_front"] for label in front} == front
+
+
+def test_what_is_one_number_is_no_history_and_every_number_is_defined(mirrored: Any) -> None:
+    for name, run in mirrored[2].items():
+        own = {key for row in run["rows"] for key in row if key[0] != "_" and "." not in key}
+        assert own <= {"layer", "route/kept_by_layer"}, name
+        numbers = {
+            key
+            for key, value in run["summary"].items()
+            if key[0] != "_" and "." not in key and isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        assert numbers <= set(run["metrics"]), name
+    point = mirrored[2]["fixed_k k=4"]
+    assert [(row["layer"], row["route/kept_by_layer"]) for row in point["rows"]] == [(i, 4) for i in range(4)]
+    assert point["metrics"]["route/kept_by_layer"]["step_metric"] == "layer"
+    assert point["metrics"]["layer"]["options"]["hidden"]
+    ends = {key: next(iter(point["metrics"][key]["summary"])) for key in point["metrics"]}
+    assert ends["acc/overall"] == ends["perf/speedup"] == "max" and ends["acc/truncated_fraction"] == "min"
+    assert ends["route/mean_kept"] == "last" and ends["perf/generate_seconds"] == "min"
+    assert {"points", "flips", "pareto", "report"} <= set(mirrored[2]["summary"]["metrics"])
+
+
+def table(run_dir: Path, run: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    (path,) = run_dir.glob(f"wandb/*{run['header']['run_id']}/files/{run['history'][f'{name}.path']}")
+    plain = json.loads(path.read_text())
+    return [dict(zip(plain["columns"], row, strict=True)) for row in plain["data"]]
+
+
+def test_the_table_of_points_has_each_of_them_with_verdict_and_guards(mirrored: Any) -> None:
+    run_dir, run, runs = mirrored
+    rows = {row["label"]: row for row in table(run_dir, runs["summary"], "points")}
+    assert set(rows) == {"stock", *(record.label for record in run.records if record.label != "none")}
+    best, failed = rows["pick boost=1.0"], rows["pick boost=8"]
+    assert (best["verdict"], best["knob boost"], best["guards"]) == ("beats", 1.0, "none raised")
+    assert isinstance(best["wins"], int) and best["on_front"] is True and best["problems"] == 120
+    assert best["wins"] - best["losses"] == pytest.approx(best["difference_points"] / 100 * 120, abs=0.01)
+    assert failed["status"] == "failed" and failed["guards"] == "engaged (invalid, overall)"
+    assert failed["reason"] == "out of memory" and failed["command"].startswith("python -m banpick_exp")
+
+
+def test_the_flips_are_those_of_the_best_policies_with_both_completions(mirrored: Any) -> None:
+    run_dir, run, runs = mirrored
+    rows = table(run_dir, runs["summary"], "flips")
+    labels = {record.label: record for record in run.records}
+    for label in ("pick boost=1.0", "pick boost=0.5"):
+        own = flips(run.outcomes[labels[label].fingerprint], run.outcomes[labels["none"].fingerprint])
+        shown = [row for row in rows if row["policy"] == label]
+        assert [row["problem"] for row in shown] == own["problem_id"].to_list()
+        assert [row["completion of policy"] for row in shown] == own["completion_a"].to_list()
+        assert [row["completion of stock"] for row in shown] == own["completion_b"].to_list()
+        assert {row["solved by"] for row in shown} <= {"policy", "stock"}
+    assert rows[0]["policy"] == "pick boost=1.0" and rows[0]["completion of stock"] == "=?;"
+
+
+def test_flips_are_bounded_in_rows_and_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = ladder(SyntheticRun(problems=400), ks=(4,))
+    run.add("pick", {"boost": 1.0}, kept=4.0, churn=0.9)
+    found = read_run(RunFolder(run.write(tmp_path / "sweep" / "run")))
+    whole = FoundOut(found).tables["flips"].rows
+    side = FoundOut(found).tables["flips"].columns.index("solved by")
+    assert len(whole) == MOST_FLIPS and [row[side] for row in whole].count("stock") == MOST_FLIPS // 2
+    monkeypatch.setattr("banpick_exp.report.tracking.found.MOST_WRITTEN", 2)
+    monkeypatch.setattr("banpick_exp.report.tracking.found.MOST_BYTES", 1_000)
+    few = FoundOut(found).tables["flips"]
+    written = [row[few.columns.index(f"completion of {who}")] for row in few.rows for who in ("policy", "stock")]
+    assert 0 < len(few.rows) < MOST_FLIPS and sum(len(text.encode()) for text in written) <= 1_000
+    assert any("characters more]" in text for text in written)
 
 
 def test_neither_keys_nor_the_machine_are_logged(mirrored: Any) -> None:
@@ -121,31 +221,25 @@ def test_is_quiet(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from banpick_exp.report.tracking.config import TrackingConfig\n"
         "from banpick_exp.report.tracking.wandb import Tracker; from banpick_exp.run_folder import RunFolder\n"
         "t = Tracker(TrackingConfig()); t.start(RunFolder(Path(sys.argv[1])), {})\n"
-        "t.finish({}, {'a': Path(sys.argv[1])})"
+        "t.finish({}, [('a', 'a', Path(sys.argv[1]))])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "" and done.stderr == ""
 
 
 def test_online_makes_a_report_and_says_why_it_could_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """W&B itself stays offline here: only what is done after the runs are mirrored asks whether it is online."""
-
-    def publish(**_: str) -> str:
-        raise ConnectionError("the server is away")
-
-    start = wandb.init
-
-    def init(settings: wandb.Settings, **options: Any) -> Any:
-        settings.mode = "offline"
-        return start(settings=settings, **options)
-
-    monkeypatch.setattr(wandb, "login", lambda **_: True)
-    monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr("banpick_exp.report.tracking.wandb_report.publish", publish)
-    mirror = Mirror()
-    mirror.open({"mode": "online"}, tmp_path, "sweep/run", {})
-    failed, (failure,) = mirror.finish({"headline": "No gain"}, {})
-    assert failed == [] and failure.startswith("the W&B report: ") and "the server is away" in failure
+    """No server answers: the points and the summary are mirrored all the same, and the rest is told."""
+    run = ladder(SyntheticRun(problems=12), ks=(4,))
+    found = read_run(RunFolder(run.write(tmp_path / "sweep" / "run")))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    tracker = Tracker(WANDB)
+    tracker.start(found.folder, CONFIG)
+    monkeypatch.setattr(tracker, "_tracking", TrackingConfig(mode="online"))  # only what is asked in the end
+    (failure,) = tracker.finish({"headline": "No gain"}, found=FoundOut(found))
+    assert failure.startswith("the verdicts of the points could not be told (")
+    assert "python -m banpick_exp report" in failure and failure.endswith("--wandb")
+    assert set(read_back(found.folder.path)) == {"none", "fixed_k k=4", "summary"}
 
 
 def test_off_does_nothing(tmp_path: Path) -> None:
@@ -165,7 +259,8 @@ def test_the_tables_of_repeats_and_guards_are_mirrored_from_any_folder(tmp_path:
     assert tracker.finish({}) == []
     (summary,) = read_back(run.folder.path).values()
     for name, frame in (("points", run.frame_of_all), ("guards", run.guards), ("repeats", run.repeats)):
-        assert summary["history"][f"{name}.nrows"] == frame.height
+        shown = "points_by_domain" if name == "points" else name
+        assert summary["history"][f"{shown}.nrows"] == frame.height
 
 
 def test_online_without_a_key_stops_before_anything_starts(tmp_path: Path) -> None:
@@ -199,11 +294,11 @@ from banpick_exp.report.tracking.config import TrackingConfig
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_folder import RunFolder
 before = dict(os.environ)
-tracker = Tracker(TrackingConfig())
+tracker = Tracker(TrackingConfig(), at_once=True)
 tracker.start(RunFolder(Path(sys.argv[1])), {})
 for record in ladder(SyntheticRun(problems=4), ks=(4,)).records:
     tracker.log_point(record)
-assert tracker.finish({"headline": "No gain"}) == []
+assert tracker.at_once and tracker.finish({"headline": "No gain"}) == []
 assert dict(os.environ) == before, "what was set is set still"
 assert "wandb" not in sys.modules, "W&B is called in a process of its own"
 """

@@ -29,6 +29,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 from synthetic_run import SyntheticRun, ladder
 from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.report.tracking.place import SUMMARY, mirrored_runs
 from banpick_exp.report.tracking.process import children
 from banpick_exp.report.tracking.wandb import Tracker
 from banpick_exp.run_folder import RunFolder
@@ -38,15 +39,14 @@ folder = RunFolder(Path(sys.argv[1]))
 records = ladder(SyntheticRun(problems=4), ks=(2, 4)).records
 
 def begun():
-    tracker = Tracker(TrackingConfig(timeout_seconds=LIMIT))
+    tracker = Tracker(TrackingConfig(timeout_seconds=LIMIT), at_once=True)
     tracker.start(folder, {"sweep": "x"})
     (mirror,) = children(os.getpid())
     (service,) = children(mirror)
     return tracker, mirror, service
 
 def mirrored():
-    listed = folder.mirror / "mirrored.txt"
-    return len(listed.read_text().split()) if listed.exists() else 0
+    return len(set(mirrored_runs(folder)) - {SUMMARY})
 
 def log_all(tracker):
     begin = time.monotonic()
@@ -121,7 +121,7 @@ def assert_whole(folder: Path) -> None:
     assert set(runs) == POINTS | {"summary"}
     assert len(list((folder / "wandb").glob("offline-run-*"))) == len(runs)
     assert {each["exit_code"] for each in runs.values()} == {0}
-    assert all("acc/overall" in runs[label]["history"] for label in POINTS)
+    assert all("acc/overall" in runs[label]["summary"] for label in POINTS)
     assert runs["summary"]["summary"]["headline"] == "No gain"
 
 
@@ -192,6 +192,33 @@ assert resumed.finish({"headline": "No gain"}) == []
     assert failure.endswith("the same command with resume=run mirrors what is missing")
     assert told["mirrored"] == 1 and said == ""  # who called `finish` says it
     assert_whole(folder)
+    assert left() == set()
+
+
+def test_points_that_wait_for_the_end_are_made_up_for_too(tmp_path: Path, left: Callable[[], set[int]]) -> None:
+    """Offline all points come at the end: there a service that is stopped costs its limit, once."""
+    script = """
+from banpick_exp.report.run import read_run
+from banpick_exp.report.tracking.found import FoundOut
+ladder(SyntheticRun(problems=4), ks=(2, 4)).write(folder.path)
+tracker.finish({})
+tracker = Tracker(TrackingConfig(timeout_seconds=LIMIT))
+tracker.start(folder, {"sweep": "x"})
+(mirror,) = children(os.getpid())
+(service,) = children(mirror)
+os.kill(service, signal.SIGSTOP)
+begin = time.monotonic()
+failures = tracker.finish({"headline": "No gain"}, found=FoundOut(read_run(folder)))
+print(json.dumps({"failures": failures, "seconds": time.monotonic() - begin, "mirrored": mirrored()}))
+"""
+    folder = tmp_path / "sweep" / "run"
+    told, said = run(script, folder)
+    assert told["failures"] == [] and told["seconds"] < 3 * LIMIT and told["mirrored"] == len(POINTS)
+    assert said.count("has not answered") == said.count("what was missing is mirrored") == 1
+    runs = read_back(folder)
+    assert set(runs) == POINTS | {"summary"}
+    assert all(runs[label]["summary"]["verdict"] == "reference" for label in POINTS - {"none"})
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == len(runs) + 1, "two summaries"
     assert left() == set()
 
 

@@ -18,23 +18,28 @@ def check_tracking(tracking: TrackingConfig, environment: Mapping[str, str]) -> 
     """UserError when W&B is to be online and neither the environment nor the netrc file has a key. Prints no key."""
     if tracking.name != "wandb" or tracking.mode != "online":
         return
+    if not has_key(environment, "the first point could not be logged"):
+        raise UserError(
+            "tracking.mode=online needs a W&B key, and there is none: the first point could not be logged. Type wandb"
+            " login, or set WANDB_API_KEY, or type tracking.mode=offline (upload later with wandb sync) or"
+            " tracking=none."
+        )
+
+
+def has_key(environment: Mapping[str, str], consequence: str) -> bool:
+    """Whether W&B would find one. UserError, with the consequence, where what names one is wrong."""
     key, token = (environment.get(name, "").strip() for name in ("WANDB_API_KEY", TOKEN_FILE))
     if key and token:
         raise UserError(
-            f"WANDB_API_KEY and {TOKEN_FILE} are both set, and W&B takes one: the first point could not be logged. Type"
+            f"WANDB_API_KEY and {TOKEN_FILE} are both set, and W&B takes one: {consequence}. Type"
             f" unset {TOKEN_FILE} (or unset WANDB_API_KEY)."
         )
     if token and not Path(token).is_file():
         raise UserError(
-            f"{TOKEN_FILE}={token} is no file, and W&B looks nowhere else: the first point could not be logged. Type"
+            f"{TOKEN_FILE}={token} is no file, and W&B looks nowhere else: {consequence}. Type"
             f" unset {TOKEN_FILE}, or set it to the file of the token."
         )
-    if key or token or _in_netrc(environment):
-        return
-    raise UserError(
-        "tracking.mode=online needs a W&B key, and there is none: the first point could not be logged. Type wandb"
-        " login, or set WANDB_API_KEY, or type tracking.mode=offline (upload later with wandb sync) or tracking=none."
-    )
+    return bool(key or token or _in_netrc(environment))
 
 
 def _in_netrc(environment: Mapping[str, str]) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from banpick_exp.records import OVERALL, Metrics, PointRecord
+from banpick_exp.report.tracking.names import metric_key
 
 POINT_CONFIG = {
     "fingerprint",
@@ -30,9 +31,27 @@ def point_config(record: PointRecord) -> dict[str, Any]:
     return without_secrets(record.model_dump(mode="json", include=POINT_CONFIG, exclude_unset=True))
 
 
+LAYER = "layer"
+"""The step of what a point tells of each layer."""
+BY_LAYER = "route/kept_by_layer"
+Direction = Literal["max", "min", "last"]
+_BETTER_LARGER = re.compile(r"^(acc/(?!n_problems|truncated)|perf/(speedup|tokens_per_second)|wins$|difference)")
+_BETTER_SMALLER = re.compile(r"^(acc/truncated|perf/.*seconds|losses$|failed$|invalid$|guard/|cost/|engine_load)")
+
+
+def direction(key: str) -> Direction:
+    """Which end of a number is the better one, for W&B's summary: `last` where neither is, as of experts kept."""
+    return "max" if _BETTER_LARGER.match(key) else "min" if _BETTER_SMALLER.match(key) else "last"
+
+
+def kept_by_layer(record: PointRecord) -> list[float]:
+    """Mean experts kept, a layer each: the one thing of a point that is a line, and not one number."""
+    return [] if record.metrics is None else list(record.metrics.overall.mean_kept_by_layer)
+
+
 def point_metrics(record: PointRecord) -> dict[str, float]:
     """A record's numbers under W&B keys: acc/* (fractions), perf/* (tokens/s, ratios, seconds), route/* (experts), and
-    budget/* of a solved knob."""
+    budget/* of a solved knob. Each is one number a run."""
     values: dict[str, float | None] = {f"perf/{name}": number for name, number in record.timing.plain().items()}
     if record.metrics is not None:
         for domain, metrics in record.metrics.all().items():
@@ -40,12 +59,10 @@ def point_metrics(record: PointRecord) -> dict[str, float]:
         for cell in record.metrics.overall.speed:
             name = cell.phase if cell.phase == "prefill" else f"decode_{cell.batch}"
             values |= {f"perf/speedup/{name}": cell.speedup, f"route/unique_experts/{name}": cell.unique_experts}
-        kept = record.metrics.overall.mean_kept_by_layer
-        values |= {f"route/kept_layer_{layer:02d}": mean for layer, mean in enumerate(kept)}
     if (budget := record.budget) is not None:
         values |= {"budget/target": budget.target, "budget/measured": budget.measured, "budget/value": budget.value}
         values["budget/probes"] = len(budget.probes)
-    return {key: value for key, value in values.items() if value is not None}
+    return {metric_key(key): value for key, value in values.items() if value is not None}
 
 
 def _domain_metrics(domain: str, metrics: Metrics) -> dict[str, float | None]:

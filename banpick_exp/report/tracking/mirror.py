@@ -1,7 +1,8 @@
 """The calls of W&B, in the process that `process.MirrorProcess` starts: nothing else imports W&B.
 
 Each point is one run, opened and closed at once: an offline run cannot be continued. The summary run is open from first
-to last, which proves at once that W&B works here.
+to last, which proves at once that W&B works here. What is one number a run is a summary metric and no history: W&B
+draws a panel of every history, and one with a single dot says nothing.
 """
 
 from __future__ import annotations
@@ -20,19 +21,27 @@ from typing import Any
 
 from banpick_exp.disk import read_table
 from banpick_exp.report.figures.names import FIGURES
+from banpick_exp.report.tracking import online
 from banpick_exp.report.tracking.config import TrackingConfig
+from banpick_exp.report.tracking.logged import BY_LAYER, LAYER, direction
+from banpick_exp.report.tracking.names import artifact_name, metric_key, run_name, tag
 from banpick_exp.report.tracking.process import children, kill_processes
 from banpick_exp.run_folder import RunFolder
 
-TABLES = ("points", "guards", "repeats")
-"""Of the run folder, as `RunFolder.table_path` names them."""
+FRAMES = {"points": "points_by_domain", "guards": "guards", "repeats": "repeats"}
+"""Tables of the run folder, as `RunFolder.table_path` names them -> as W&B does."""
 VALIDATION = re.compile(r"\d+ validation errors? for ")
 ALONE_SECONDS = 10.0
 """How long W&B may take to close its runs once the driver is gone: nobody else would end it."""
 
 
 class Mirror:
-    """One sweep in W&B: `open`, a `point` for each record, `finish`; `abandon` where the driver is gone."""
+    """One sweep in W&B: `open`, a `point` for each record, `finish`; `abandon` where the driver is gone.
+
+    `look`, `complete` and `publish` ask the server about runs that are there already, whoever put them there.
+    """
+
+    look, complete, publish = (staticmethod(each) for each in (online.look, online.complete, online.publish))
 
     def open(self, tracking: Mapping[str, Any], folder: Path, group: str, config: Mapping[str, Any]) -> str:
         """Open the summary run. Returns the name of its folder, as `point` does."""
@@ -47,56 +56,67 @@ class Mirror:
         label: str,
         config: Mapping[str, Any],
         tags: Sequence[str],
-        metrics: Mapping[str, float],
+        metrics: Mapping[str, Any],
+        kept_by_layer: Sequence[float],
         status: str,
-        reason: str | None,
     ) -> str:
         """Log one record as a run of its own."""
         run = self._run(label, "point", config, tags)
-        run.log(dict(metrics))
-        run.summary.update({"status": status, "reason": reason})
+        if len(kept_by_layer) > 1:
+            run.define_metric(LAYER, hidden=True, summary="none")
+            run.define_metric(BY_LAYER, step_metric=LAYER, summary="none")
+            for layer, kept in enumerate(kept_by_layer):
+                run.log({LAYER: layer, BY_LAYER: kept})
+        _summarise(run, metrics)
         run.finish(exit_code=0 if status == "done" else 1)
         return _folder_of(run)
 
-    def finish(self, summary: Mapping[str, Any], artifacts: Mapping[str, Path]) -> tuple[list[str], list[str]]:
+    def finish(
+        self,
+        summary: Mapping[str, Any],
+        tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
+        artifacts: Sequence[tuple[str, str, Path]],
+    ) -> tuple[str, list[str]]:
         """Close the summary run with its numbers, tables, pictures and artifacts.
 
-        Returns: what failed of the summary, and of the W&B report.
+        Args:
+            tables: name -> columns and rows, beside those of the run's folder.
+            artifacts: type, name below the sweep's, and the file or folder.
+
+        Returns: the name of its folder, and what failed.
         """
         failed: list[str] = []
-        of_report: list[str] = []
+        where = _folder_of(self._summary)
         with _collecting("the summary", failed):
-            self._finish_summary(summary, dict(artifacts))
-        if self._tracking.mode == "online":
-            with _collecting("the W&B report", of_report):
-                from banpick_exp.report.tracking.wandb_report import publish
-
-                publish(
-                    entity=self._summary.entity,
-                    project=self._tracking.project,
-                    group=self._group,
-                    headline=str(summary.get("headline", "")),
-                )
+            self._finish_summary(summary, tables, artifacts)
         with _collecting("closing the summary", failed):
             self._summary.finish()
         del self._summary
-        return failed, of_report
+        return where, failed
 
     def abandon(self) -> None:
         """Close the summary of a run that did not come to its end."""
         if hasattr(self, "_summary"):
             self._summary.finish(exit_code=1)
 
-    def _finish_summary(self, summary: Mapping[str, Any], artifacts: dict[str, Path]) -> None:
-        run, folder = self._summary, self._folder
-        run.summary.update(dict(summary))
-        for name, path in (("points", folder.table_path("points")), ("report", folder.report)):
-            if path.exists():
-                artifacts.setdefault(name, path)
-        if logged := _tables(folder) | _pictures(folder, artifacts.get("report")):
+    def _finish_summary(
+        self,
+        summary: Mapping[str, Any],
+        tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]],
+        artifacts: Sequence[tuple[str, str, Path]],
+    ) -> None:
+        run, folder, sweep = self._summary, self._folder, self._group.split("/")
+        _summarise(run, summary)
+        own = [("points", "points", folder.table_path("points")), ("report", "report", folder.report)]
+        if logged := _tables(folder, tables) | _pictures(folder):
+            for key in logged:
+                run.define_metric(key, summary="last")
             run.log(logged)
-        for name, path in artifacts.items():
-            run.log_artifact(_artifact(name, Path(path)))
+        for kind, name, path in own:
+            if path.exists():
+                run.log_artifact(_artifact(kind, artifact_name(*sweep, name), path))
+        for kind, name, path in artifacts:  # of the sweep, not of its run: the next run of it has the same
+            run.log_artifact(_artifact(kind, artifact_name(sweep[0], name), Path(path)))
 
     def _run(self, name: str, job_type: str, config: Mapping[str, Any], tags: Sequence[str] = ()) -> Any:
         import wandb
@@ -111,8 +131,9 @@ class Mirror:
             sagemaker_disable=True,  # it would take the run's id from the training job
         )  # fmt: skip
         run = wandb.init(
-            project=self._tracking.project, entity=self._tracking.entity, group=self._group, name=name,
-            job_type=job_type, config=dict(config), tags=list(tags), dir=str(self._folder.path),
+            project=self._tracking.project, entity=self._tracking.entity, group=run_name(self._group),
+            name=run_name(name), job_type=job_type, config=dict(config), tags=list(dict.fromkeys(map(tag, tags))),
+            dir=str(self._folder.path),
             settings=settings, reinit="create_new",  # runs beside each other in one process: the summary stays open
         )  # fmt: skip
         if not Path(run.dir).resolve().is_relative_to(self._folder.mirror.resolve()):
@@ -125,34 +146,46 @@ def _folder_of(run: Any) -> str:
     return Path(run.dir).parent.name
 
 
-def _tables(folder: RunFolder) -> dict[str, Any]:
-    """The tables that the run's folder has, as W&B shows them."""
+def _summarise(run: Any, values: Mapping[str, Any]) -> None:
+    """Numbers and words of the run, one each; which end of a number is the better one, W&B is told."""
+    found = {metric_key(key): value for key, value in values.items()}
+    for key, value in found.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            run.define_metric(key, summary=direction(key))
+    run.summary.update(found)
+
+
+def _tables(folder: RunFolder, more: Mapping[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]) -> dict[str, Any]:
+    """The tables that were made for W&B, and those that the run's folder has."""
     import wandb
 
-    found = {}
-    for name in TABLES:
+    wandb.Table.MAX_ROWS = wandb.Table.MAX_ARTIFACT_ROWS  # it would cut a table of 10,000 points without a word
+    found = {
+        name: wandb.Table(columns=list(names), data=[list(row) for row in rows]) for name, (names, rows) in more.items()
+    }
+    for name, shown in FRAMES.items():
         if (path := folder.table_path(name)).exists():
             frame = read_table(path).drop("mean_kept_by_layer", strict=False)  # every point logs its layers
-            found[name] = wandb.Table(columns=frame.columns, data=[list(row) for row in frame.rows()])
+            found[shown] = wandb.Table(columns=frame.columns, data=[list(row) for row in frame.rows()])
     return found
 
 
-def _pictures(folder: RunFolder, report: Path | None) -> dict[str, Any]:
+def _pictures(folder: RunFolder) -> dict[str, Any]:
     """The figures that the run's folder has, and the page."""
     import wandb
 
     paths = {name: folder.figure_path(name) for name in FIGURES}
     found: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in paths.items() if path.exists()}
-    if report is not None:
-        found["report"] = wandb.Html(str(report), inject=False)  # as it is: W&B would add a style sheet of its own
+    if folder.report.exists():
+        found["report"] = wandb.Html(str(folder.report), inject=False)  # W&B would add a style sheet of its own
     return found
 
 
-def _artifact(name: str, root: Path) -> Any:
+def _artifact(kind: str, name: str, root: Path) -> Any:
     """A file, or a folder file by file: `add_dir` writes to the console whatever the settings say."""
     import wandb
 
-    artifact = wandb.Artifact(name, type=name)
+    artifact = wandb.Artifact(name, type=kind)
     for file in [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file()):
         inside = file.name if file == root else str(file.relative_to(root))
         artifact.add_file(str(file), name=inside, skip_cache=True)

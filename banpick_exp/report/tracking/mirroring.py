@@ -13,12 +13,12 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from banpick_exp.report.tracking.place import SUMMARY, mirrored_runs, publish_command
 from banpick_exp.report.tracking.process import Gone, MirrorProcess, Refused, Trouble
 from banpick_exp.run_folder import RunFolder
 
@@ -40,6 +40,8 @@ class Order:
     arguments: Mapping[str, Any]
     entry: str | None = None
     """Of a point: what the list of mirrored ones says of it."""
+    what: str = ""
+    """In words, for what is asked after all is mirrored."""
 
 
 class Mirroring:
@@ -52,17 +54,15 @@ class Mirroring:
         self._added = self._handled = 0
         """Points; each is counted by one thread alone."""
         self._whole = self._offline_runs()
-        self._mirrored = set(self._list.read_text().split()) if self._list.exists() else set[str]()
+        self.runs = mirrored_runs(folder)
+        """Entry -> the folder of its W&B run, of every point that is mirrored, and of the summary once it is closed."""
+        self._taken = set(self.runs)
         self._in_a_row = 0
         self._trouble: Trouble | None = None
         """Why nothing more is mirrored before the end."""
         self._said = False
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="W&B mirror", daemon=True)
-
-    @property
-    def _list(self) -> Path:
-        return self._folder.mirror / "mirrored.txt"
 
     def start(self) -> None:
         """Open the summary run. Raises Trouble where W&B cannot, within the limit."""
@@ -80,8 +80,8 @@ class Mirroring:
     def add(self, order: Order) -> None:
         """Mirror a point, now or later, unless it is already; returns at once."""
         assert order.entry is not None, "only points come in any number"
-        if order.entry not in self._mirrored:
-            self._mirrored.add(order.entry)
+        if order.entry not in self._taken:
+            self._taken.add(order.entry)
             self._added += 1
             self._orders.put(order)
 
@@ -90,8 +90,11 @@ class Mirroring:
         """Points that W&B has not answered for yet."""
         return self._added - self._handled
 
-    def finish(self, closing: Order) -> list[str]:
-        """Wait for what is on its way, make up for what was missed and close the summary.
+    def finish(self, closing: Order, points: Iterable[Order] = (), after: Iterable[Order] = ()) -> list[str]:
+        """Wait for what is on its way, mirror the points that wait for the end, make up for what was missed and close
+        the summary.
+
+        `after`: what is asked of the server once all is mirrored; made one by one, so that `runs` is whole by then.
 
         Returns: what is not mirrored in the end, and how to mirror it.
         """
@@ -101,11 +104,16 @@ class Mirroring:
         atexit.unregister(self._abandon)
         failures: list[str] = []
         try:
+            for order in points:
+                if order.entry not in self._taken:
+                    self._mirror(order)
             trouble = self._trouble
             if trouble is None and not self._missed:
-                trouble = self._close(closing, failures)
+                trouble = self._close(closing)
             if trouble is not None or self._missed:
                 failures = self._make_up(closing, trouble)
+            if not failures:
+                failures = self._ask(after)
         except BaseException:  # Ctrl-C
             self._process.kill()
             raise
@@ -151,17 +159,16 @@ class Mirroring:
                 if self._ending.is_set():
                     raise NoAnswer(f"no answer within {self._limit:g} s")
         (value,) = answer
-        if order.call != "finish":
-            self._note(order, value)
+        if order.entry is not None:
+            self._note(order.entry, value)
         return value
 
-    def _note(self, order: Order, run: str) -> None:
-        """A point is mirrored: a resumed run will not mirror it again."""
-        if order.entry is None:
-            return
+    def _note(self, entry: str, run: str) -> None:
+        """It is mirrored: a resumed run will not mirror a point again, and `report --wandb` knows where it is."""
         self._whole.add(run)
-        with contextlib.suppress(OSError), open(self._list, "a") as file:  # mirrored all the same
-            file.write(f"{order.entry}\n")
+        self.runs[entry] = run
+        with contextlib.suppress(OSError), open(self._folder.mirrored, "a") as file:  # mirrored all the same
+            file.write(f"{entry} {run}\n")
 
     def _say_once(self, text: str) -> None:
         if not self._said:
@@ -170,19 +177,30 @@ class Mirroring:
 
     # ------------------------------------------------------------ the end
 
-    def _close(self, closing: Order, failures: list[str]) -> Trouble | None:
-        """Close the summary; puts what failed of the W&B report into `failures`. Returns why it is to be done again."""
+    def _close(self, closing: Order) -> Trouble | None:
+        """Close the summary. Returns why it is to be done again."""
         try:
-            failed, of_report = self._call(closing)
+            run, failed = self._call(closing)
         except Trouble as trouble:
             return trouble
-        failures += of_report
-        return Refused(failed[0]) if failed else None
+        if failed:
+            return Refused(failed[0])
+        self._note(SUMMARY, run)
+        return None
+
+    def _ask(self, after: Iterable[Order]) -> list[str]:
+        """One question after the other, until one fails; returns why. All of it is made again by `report --wandb`."""
+        for order in after:
+            try:
+                self._call(order)
+            except Trouble as trouble:
+                typed = publish_command(self._folder)
+                return [f"{order.what} could not be told ({trouble}); once W&B answers, type {typed}"]
+        return []
 
     def _make_up(self, closing: Order, why: Trouble | None) -> list[str]:
         """Once more, in a new process: what hangs in the old one, or broke it, may be its own."""
         self._process.kill()
-        failures: list[str] = []
         trouble: Trouble | None = None
         left = self._missed
         try:
@@ -190,20 +208,19 @@ class Mirroring:
             self._process = MirrorProcess(self._folder.mirror, self._limit)
             self._call(self._opening)
             left, trouble = self._again(left)
-            trouble = self._close(closing, failures) or trouble
+            trouble = self._close(closing) or trouble
         except (Trouble, OSError) as error:
             trouble = error if isinstance(error, Trouble) else Gone(str(error))
         if trouble is None and not left:
             if self._said:
                 _say("W&B: what was missing is mirrored.")
-            return failures
+            return []
         self._process.kill()
         self._remove_halves()
         points = f"{len(left)} point(s) and the summary are" if left else "the summary is"
         return [
             f"{points} not mirrored ({trouble or why}): the same command with resume={self._folder.path.name} mirrors"
-            " what is missing",
-            *failures,
+            " what is missing"
         ]
 
     def _again(self, orders: list[Order]) -> tuple[list[Order], Trouble | None]:
