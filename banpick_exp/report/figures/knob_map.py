@@ -18,10 +18,14 @@ NARROWEST = 0.34
 SMALLEST = 0.13
 """Inches of a cell of a map that has no numbers."""
 ROW = 0.34
+ALONE = 0.5
+"""Inches of a row, the same where a sheet has one map."""
 TALLEST = 7.5
 LINES = 2
 """Of maps; of more domains only all together are drawn."""
 MOST_TICKS = 24
+ON_PALE, ON_DARK = "#101010", "#fefefe"
+"""What is written in a cell; no ink and no paper, which a page on dark paper changes: a cell stays as pale as it is."""
 FAINTEST = 2.5
 """The best gain has at least the 1/FAINTEST of the full colour."""
 LEAST = 10.0
@@ -44,10 +48,13 @@ def draw_map(asked: Swept, maps: Sequence[Cells], sheet: Sheet, *, title: str, t
     room = sheet.width - 0.75 - label
     cell = NARROWEST if len(across.values) * NARROWEST <= room else SMALLEST
     in_line = max(1, min(len(maps), int(room / (len(across.values) * cell + 0.25))))
-    if sheet.narrow or math.ceil(len(maps) / in_line) > LINES:
+    if sheet.narrow or not sheet.domains or math.ceil(len(maps) / in_line) > LINES:
         maps, in_line = maps[:1], 1
     lines = math.ceil(len(maps) / in_line)
-    row = max(SMALLEST, min(ROW if cell == NARROWEST else SMALLEST * 1.2, (TALLEST - 1.5) / (len(down.values) * lines)))
+    tall = ROW if sheet.domains else ALONE
+    row = max(
+        SMALLEST, min(tall if cell == NARROWEST else SMALLEST * 1.2, (TALLEST - 1.5) / (len(down.values) * lines))
+    )
     tilted = max(map(len, across.words)) * CHARACTER * sheet.size / 72 > room / in_line / len(across.values)
     above = 0.75 if sheet.titled else 0.0
     height = lines * (len(down.values) * row + 0.45 + (0.4 if tilted else 0)) + 0.55 + above
@@ -136,7 +143,7 @@ def _numbers(axes: Any, found: Cells, sheet: Sheet, scale: float) -> None:
         dark = abs(found.difference[row, column]) > 0.6 * scale
         bold = "bold" if found.verdict[row, column] == "beats" and found.near[row, column] else "normal"
         axes.text(
-            column, row, said, ha="center", va="center", color="white" if dark else "#111111", linespacing=1.05,
+            column, row, said, ha="center", va="center", color=ON_DARK if dark else ON_PALE, linespacing=1.05,
             fontsize=sheet.size if most else min(sheet.size, 0.8 * wide, 0.8 * tall), fontweight=bold,
         ).set_in_layout(False)  # fmt: skip
 

@@ -29,6 +29,8 @@ MOST_RULES = 4
 """Rules that are named where they are best; of more the legend tells them apart."""
 CROWD = 3
 """Points of one rule at one budget that share a name."""
+MOST_DRAWN_AS_PATHS = 1000
+"""Dots of a figure in SVG or PDF; more are one picture in it."""
 RING = "beats fixed_k"
 LEGEND_COLUMNS = 7
 Ringed = Collection[str]
@@ -57,7 +59,10 @@ def dots(axes: Any, frame: pl.DataFrame, x: str, styles: Mapping[str, Style]) ->
     """Points without interval, ring or name."""
     there = frame.drop_nulls(x)
     colours = [styles[policy][0] for policy in there["policy"]]
-    axes.scatter(there[x], there["accuracy"] * 100, s=3, c=colours, alpha=0.35, linewidths=0, zorder=1.4)
+    axes.scatter(
+        there[x], there["accuracy"] * 100, s=3, c=colours, alpha=0.35, linewidths=0, zorder=1.4,
+        rasterized=there.height > MOST_DRAWN_AS_PATHS,
+    )  # fmt: skip
 
 
 def hollow(axes: Any, placed: Sequence[tuple[float, Published]], styles: Mapping[str, Style], sheet: Sheet) -> None:
@@ -102,10 +107,7 @@ def names(axes: Any, frame: pl.DataFrame, sheet: Sheet, ringed: Ringed, *, few: 
 
     Three or more points of a rule at one budget share a name that counts them. The layout must be final.
     """
-    found: list[Name | None] = [*_gains(frame, ringed), _stock(frame), _ladder(frame)]
-    if few and frame["policy"].n_unique() <= MOST_RULES + len(REFERENCE_POLICIES):
-        found += _rules(frame, ringed)
-    named = [name for name in found if name is not None][:MOST_NAMED]
+    named = to_name(frame, ringed, few=few)
     plain, ring = 0.4 * sheet.size, 0.7 * sheet.size
     marks = [
         (row["mean_kept"], 100 * row["accuracy"], ring if row["fingerprint"] in ringed else plain)
@@ -114,6 +116,14 @@ def names(axes: Any, frame: pl.DataFrame, sheet: Sheet, ringed: Ringed, *, few: 
     ladder = frame.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept")
     line = ladder["mean_kept"].to_list(), (100 * ladder["accuracy"]).to_list()
     return place(axes, named, marks, line, sheet.size)
+
+
+def to_name(frame: pl.DataFrame, ringed: Ringed, *, few: bool = True) -> list[Name]:
+    """What `names` writes, the most important first."""
+    found: list[Name | None] = [*_gains(frame, ringed), _stock(frame), _ladder(frame)]
+    if few and frame["policy"].n_unique() <= MOST_RULES + len(REFERENCE_POLICIES):
+        found += _rules(frame, ringed)
+    return [name for name in found if name is not None][:MOST_NAMED]
 
 
 def _stock(frame: pl.DataFrame) -> Name | None:
