@@ -28,6 +28,8 @@ from banpick_exp.records import OVERALL, PointRecord
 EQUAL_BUDGET_TOLERANCE = 0.25
 """Experts per token; beyond it a verdict is about the budget as much as about the policy."""
 RIVALS = ("fixed_k", "stock")
+NAMED_RULES = 4
+"""Of a headline; more are counted."""
 
 _SCHEMA: dict[str, Any] = {
     "fingerprint": pl.String, "label": pl.String, "policy": pl.String, "domain": pl.String, "against": pl.String,
@@ -188,16 +190,17 @@ def headline(frame: pl.DataFrame) -> str:
             f"[{100 * best['lo_simultaneous']:.1f}, {100 * best['hi_simultaneous']:.1f}] at equal budget"
             + (f"; {others} more of {total} points gain too." if others else f" (1 of {total} points).")
         )
-    names = "/".join(sorted(set(compared["policy"])))
+    rules = sorted(set(compared["policy"]))
+    points = f"{'/'.join(rules)} points" if len(rules) <= NAMED_RULES else f"points of {len(rules)} rules"
     apart = (pl.col("domain") == OVERALL) & (pl.col("budget_gap").abs() > EQUAL_BUDGET_TOLERANCE)
     far = compared.filter(apart)["fingerprint"].n_unique()
     if far:
         verb = "has" if far == 1 else "have"
         return (
-            f"No gain shown: {total - far} of {total} {names} points tie or lose against fixed_k at equal budget; "
+            f"No gain shown: {total - far} of {total} {points} tie or lose against fixed_k at equal budget; "
             f"the other {far} {verb} no fixed_k point within {EQUAL_BUDGET_TOLERANCE} experts per token."
         )
-    return f"No gain: {total} of {total} {names} points tie or lose against fixed_k at equal budget."
+    return f"No gain: {total} of {total} {points} tie or lose against fixed_k at equal budget."
 
 
 def _row(pairing: _Pairing, comparison: Comparison | None) -> dict[str, Any]:
