@@ -102,10 +102,7 @@ def names(axes: Any, frame: pl.DataFrame, sheet: Sheet, ringed: Ringed, *, few: 
 
     Three or more points of a rule at one budget share a name that counts them. The layout must be final.
     """
-    found: list[Name | None] = [*_gains(frame, ringed), _stock(frame), _ladder(frame)]
-    if few and frame["policy"].n_unique() <= MOST_RULES + len(REFERENCE_POLICIES):
-        found += _rules(frame, ringed)
-    named = [name for name in found if name is not None][:MOST_NAMED]
+    named = to_name(frame, ringed, few=few)
     plain, ring = 0.4 * sheet.size, 0.7 * sheet.size
     marks = [
         (row["mean_kept"], 100 * row["accuracy"], ring if row["fingerprint"] in ringed else plain)
@@ -114,6 +111,14 @@ def names(axes: Any, frame: pl.DataFrame, sheet: Sheet, ringed: Ringed, *, few: 
     ladder = frame.filter(pl.col("policy").is_in(REFERENCE_POLICIES)).sort("mean_kept")
     line = ladder["mean_kept"].to_list(), (100 * ladder["accuracy"]).to_list()
     return place(axes, named, marks, line, sheet.size)
+
+
+def to_name(frame: pl.DataFrame, ringed: Ringed, *, few: bool = True) -> list[Name]:
+    """What `names` writes, the most important first."""
+    found: list[Name | None] = [*_gains(frame, ringed), _stock(frame), _ladder(frame)]
+    if few and frame["policy"].n_unique() <= MOST_RULES + len(REFERENCE_POLICIES):
+        found += _rules(frame, ringed)
+    return [name for name in found if name is not None][:MOST_NAMED]
 
 
 def _stock(frame: pl.DataFrame) -> Name | None:

@@ -1,4 +1,4 @@
-"""What all figures share: a colour and a marker for each policy family, names, and points set side by side."""
+"""What all figures share: a colour and a marker for each policy family, and names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import polars as pl
-
-from banpick_exp.analysis.front import SAME_BUDGET
-from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.records import ON
 from banpick_exp.report.text import STOCK, in_words
 
@@ -36,9 +31,6 @@ STYLES: dict[str, Style] = {
     "logit_offset": ("#009E73", "H", 7.0),
 }
 
-MOST_SHADED = 8
-"""Budgets that are shaded, where points stand side by side; of more the shades and their names would overlap."""
-
 CHECKPOINT_MARKERS = ((4, 1, 45), (8, 1, 0), (12, 1, 0), (5, 1, 180), (3, 1, 30))
 """Stars of checkpoints that were made from another: the marker tells the checkpoint, the colour the policy."""
 CHECKPOINT_SIZE = 10.0
@@ -50,23 +42,6 @@ PAPER = {
     "axes.linewidth": 0.8, "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6, "legend.frameon": False,
     "font.family": "DejaVu Sans", "axes.axisbelow": True, "xtick.major.size": 3, "ytick.major.size": 3,
 }  # fmt: skip
-
-
-def side_by_side(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with `x`, its mean_kept, except that points of one budget stand beside each other, not on each other.
-
-    Of the points within SAME_BUDGET the reference stays where it is, and the others follow to its right
-    from the best accuracy down, over at most 0.8 experts; `beside` counts the points of the group.
-    """
-    kept, x = frame["mean_kept"].to_numpy(), frame["mean_kept"].to_numpy().astype(float).copy()
-    beside = np.ones(len(x), dtype=np.int64)
-    is_other = (~frame["policy"].is_in(REFERENCE_POLICIES)).to_numpy()
-    order = np.lexsort((-frame["accuracy"].to_numpy(), is_other, np.round(kept / SAME_BUDGET)))
-    for _, group in itertools.groupby(order, key=lambda i: round(float(kept[i]) / SAME_BUDGET)):
-        members = list(group)
-        beside[members] = len(members)
-        x[members] = kept[members[0]] + min(0.09, 0.8 / len(members)) * np.arange(len(members))
-    return frame.with_columns(x=pl.Series(x), beside=pl.Series(beside))
 
 
 def family_styles(policies: Sequence[str]) -> dict[str, Style]:

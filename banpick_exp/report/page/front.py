@@ -23,21 +23,16 @@ from banpick_exp.report.text import STOCK
 RUN_COLOURS = 7  # .r0 to .r6 in report.css
 READING = (
     '<p class="small">Point at a mark (or step to it with Tab and the arrow keys) for its numbers and the command '
-    "that runs it again; a click (or Enter) copies the command. Ringed: on the front, no other point is at least "
-    "as good in accuracy, speed-up and experts kept and better in one of them beyond noise. Whole ring: better than "
-    "every other beyond noise in something, so it is there for sure; dashed: it may be there by chance. Bars: 95 % "
+    "that runs it again; a click (or Enter) copies the command. Points stand where they were measured. Ringed: a "
+    "gain, it beats fixed_k at equal budget, over all domains and for all points at once. Bars: 95 % "
     "intervals, on the left of the speed-up, on the right of the accuracy. Grey line: the fixed_k ladder.</p>"
 )
 DOTS = '<p class="small">Small dots: points that are not told one by one; they are in the table on demand below.</p>'
 MOST_WARNINGS = 6
 """Of one point under the pointer; the others are counted."""
 
-RINGS = {
-    (True, True): '<span title="on the front for sure">◉</span> ',
-    (True, False): '<span title="on the front within noise">○</span> ',
-    (False, False): "",
-}
-"""(on_front, sure) -> what stands before a label."""
+RING = '<span title="beats fixed_k at equal budget">◉</span> '
+"""What stands before the label of a gain."""
 
 
 def front_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
@@ -102,11 +97,11 @@ def _legend(runs: Sequence[Run], look: Look, published: Sequence[Published]) -> 
         for run in runs:
             text = f"{run_letter(runs, run)}: {run.name} ({run.models})"
             items.append(swatch("dot", look.colours[run.folder.path, next(iter(look.families))], text))
-    for kind, text in (("front", "on the front for sure"), ("front unsure", "within noise")):
-        ring = f'<use href="#ring" class="{kind}"/>'
-        items.append(
-            f'<li><svg width="22" height="22" viewBox="-11 -11 22 22" aria-hidden="true">{ring}</svg>{text}</li>'
-        )
+    ring = (
+        '<svg width="22" height="22" viewBox="-11 -11 22 22" aria-hidden="true"><use href="#ring" class="front"/></svg>'
+    )
+    gains = any(run.ringed for run in runs)
+    items.append(f"<li>{ring}{'beats fixed_k at equal budget' if gains else 'no point is ringed: none gains'}</li>")
     if published:
         empty = f'<use href="#dot" class="bar ink" style="{EMPTY}"/>'
         mark = f'<svg width="18" height="18" viewBox="-9 -9 18 18" aria-hidden="true">{empty}</svg>'
@@ -123,11 +118,11 @@ def _points_table(runs: Sequence[Run], run: Run) -> str:
         cells[FIELDS.index("at equal budget")] = verdict_cell(verdict)
         number = index[run.folder.path, row["fingerprint"]]
         button = f'<button type="button" class="copy" data-copy="{number}">copy</button>'
-        ring = RINGS[row["on_front"], row["sure"]]
+        ring = RING if row["fingerprint"] in run.ringed else ""
         label = f'{ring}<span data-row="{number}">{escape(row["label"])}</span>{warnings.get(row["fingerprint"], "")}'
         body.append([label, button, *cells[:-1]])
     which = f"{len(body):,} of {len(run.done):,} points" if run.unshown else "Every point"
-    caption = f"{which} of {run.name}, all domains (◉ on the front for sure, ○ within noise, ⚠ a guard was raised)"
+    caption = f"{which} of {run.name}, all domains (◉ a gain, ⚠ a guard was raised)"
     return html_table(caption, ["policy", "run again", *headings([run])[:-1]], body)
 
 

@@ -11,18 +11,19 @@ from typing import Literal
 
 import polars as pl
 
-from banpick_exp.analysis.front import SAME_BUDGET
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
-from banpick_exp.records import ON, OVERALL
-from banpick_exp.report.figures.styles import MOST_SHADED, Style, side_by_side
+from banpick_exp.records import OVERALL
+from banpick_exp.report.figures.styles import Style
 from banpick_exp.report.page.points import measure_of, point_index
-from banpick_exp.report.page.scatter import Hollow, Knots, Mark, Panel, Range, Shade, draw, extent
+from banpick_exp.report.page.scatter import Hollow, Knots, Mark, Panel, Range, draw, extent
 from banpick_exp.report.published import Published
 from banpick_exp.report.run import Run
 from banpick_exp.report.text import Row, in_words
 
 MOST_TICKS = 20
 """Whole budgets that are all marked on the axis."""
+Place = tuple[float, float]
+"""Measured budget, accuracy in percent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +48,7 @@ def shape_id(name: str) -> str:
 
 def domain_panels(runs: Sequence[Run], domain: str, look: Look, published: Sequence[Published] = ()) -> str:
     """Both panels of a domain, twice: of everything, and as a closer view, where the ladder falls far below."""
-    placed = [(run, side_by_side(rows)) for run in runs if (rows := run.shown_rows(domain)).height]
+    placed = [(run, rows) for run in runs if (rows := run.shown_rows(domain)).height]
     others = [(run, rows) for run in runs if (rows := run.other_rows(domain)).height]
     if not placed:
         return ""
@@ -63,7 +64,7 @@ class _Drawing:
     domain: str
     look: Look
     placed: Sequence[tuple[Run, pl.DataFrame]]
-    """The points of each run that are shown, with `x` from `side_by_side`."""
+    """The points of each run that are shown, where they were measured."""
     others: Sequence[tuple[Run, pl.DataFrame]] = ()
     """The points of each run that are only dots."""
     published: Sequence[Published] = ()
@@ -88,16 +89,15 @@ class _Drawing:
             caption="Accuracy against measured budget",
             x_title="measured budget: mean experts kept per token",
             y_title=f"{measure_of(self.runs)} (%)",
-            marks=self._marks("x", "accuracy", 100),
-            ladders=self._ladders("x"),
+            marks=self._marks("mean_kept", "accuracy", 100, self._names()),
+            ladders=self._ladders("mean_kept"),
             dots=self._dots("mean_kept"),
             hollows=self._hollows("mean_kept"),
-            shades=_shades(self.placed[0][1]) if len(self.runs) == 1 else [],
             x_ticks=self._whole_budgets(),
         )
 
-    def _marks(self, x: str, errors: str, scale: float) -> list[Mark]:
-        """The points at the column `x`, with the interval of `errors`."""
+    def _marks(self, x: str, errors: str, scale: float, names: Mapping[Place, str] | None = None) -> list[Mark]:
+        """The points at the column `x`, with the interval of `errors`, and what is named there."""
         index = point_index(self.runs)
         return [
             Mark(
@@ -107,18 +107,22 @@ class _Drawing:
                 shape=shape_id(row["policy"]),
                 colour=self.look.colours[run.folder.path, row["policy"]],
                 index=index[run.folder.path, row["fingerprint"]],
-                on_front=row["on_front"],
-                sure=row["sure"],
-                text=self._name(row) if x == "x" else "",
+                ringed=row["fingerprint"] in run.ringed,
+                text=(names or {}).get((row[x], 100 * row["accuracy"]), ""),
             )
             for run, rows in self.placed
             for row in rows.iter_rows(named=True)
             if row[x] is not None
         ]
 
-    def _name(self, row: Row) -> str:
-        named = (row["policy"] in REFERENCE_POLICIES or ON in row["policy"]) and len(self.runs) == 1
-        return in_words(row["label"]) if named else ""
+    def _names(self) -> dict[Place, str]:
+        """What the figures name on the budget panel: stock, the ladder, gains, a few rules. Of several runs nothing."""
+        from banpick_exp.report.figures.panels import to_name  # loads Matplotlib
+
+        if len(self.runs) > 1:
+            return {}
+        run, rows = self.placed[0]
+        return {(name.x, name.y): name.text for name in reversed(to_name(rows, run.ringed))}
 
     def _ladders(self, x: str) -> list[tuple[str, Knots]]:
         lines: list[tuple[str, Knots]] = []
@@ -151,11 +155,10 @@ class _Drawing:
         ]
 
     def _whole_budgets(self) -> list[int] | None:
-        """None up to the checkpoint's own top_k, where points that stand side by side may reach further."""
-        x = pl.concat([rows["x"] for _, rows in self.placed])
-        whole = range(math.ceil(x.min()), math.floor(x.max()) + 1)  # type: ignore[arg-type]
-        native = max(float(kept) for run in self.runs for kept in run.frame["mean_kept"].drop_nulls())
-        return [k for k in whole if k <= native + 0.1] if 1 < len(whole) <= MOST_TICKS else None
+        """None where they are too many, or one."""
+        kept = pl.concat([rows["mean_kept"] for _, rows in self.placed])
+        whole = range(math.ceil(kept.min() - 0.01), math.floor(kept.max() + 0.01) + 1)  # type: ignore[operator]
+        return list(whole) if 1 < len(whole) <= MOST_TICKS else None
 
 
 def _pair(panels: Sequence[tuple[Panel, str]], domain: str, y_range: Range, view: str = "") -> str:
@@ -184,13 +187,6 @@ def _y_ranges(placed: Sequence[pl.DataFrame], published: Sequence[Published]) ->
 
 def _bar(row: Row, key: str, scale: float) -> Range | None:
     low, high = row[f"{key}_lo"], row[f"{key}_hi"]
-    return None if low is None or high is None else (low * scale, high * scale)
-
-
-def _shades(placed: pl.DataFrame) -> list[Shade]:
-    groups = placed.filter(pl.col("beside") >= 3).group_by((pl.col("mean_kept") / SAME_BUDGET).round())
-    shades = []
-    for _, group in groups:
-        x, kept = group["x"].to_list(), group["mean_kept"].to_list()
-        shades.append((min(x) - 0.06, max(x) + 0.06, f"keep {sum(kept) / len(kept):.2f}"))
-    return sorted(shades) if len(shades) <= MOST_SHADED else []
+    if low is None or high is None or low == high:  # a single timed run has no spread
+        return None
+    return low * scale, high * scale

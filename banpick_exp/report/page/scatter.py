@@ -1,4 +1,4 @@
-"""One scatter panel as SVG text: axes, the reference ladder as a line, points with bars, rings on the front.
+"""One scatter panel as SVG text: axes, the reference ladder as a line, points with bars, rings around gains.
 
 Points are `<use>` elements that carry `data-p`, the index of the point in the page's data; report.js does the rest.
 """
@@ -18,8 +18,6 @@ DOT = 4
 Range = tuple[float, float]
 Knots = Sequence[tuple[float, float]]
 """(x, y) of a line, from left to right or back."""
-Shade = tuple[float, float, str]
-"""A range of x, and what to say of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +30,8 @@ class Mark:
     shape: str
     colour: str
     index: int
-    on_front: bool = False
-    sure: bool = True
-    """It is on the front whatever the noise; else its ring is dashed."""
+    ringed: bool = False
+    """It is a gain."""
     text: str = ""
 
 
@@ -70,8 +67,6 @@ class Panel:
     x_names: Sequence[str] | None = None
     """Of the ticks, where they are not their values."""
     x_line: float | None = None
-    shades: Sequence[Shade] = ()
-    """Where points stand side by side."""
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
@@ -93,11 +88,10 @@ def extent(values: Sequence[float], margin: float = 0.05) -> Range:
 def draw(panel: Panel, y_range: Range, label_id: str) -> str:
     """The panel as one `<svg>`; points outside `y_range` are clipped, as a zoomed view wants it."""
     bars = [end for mark in panel.marks if mark.bar and not panel.vertical for end in mark.bar]
-    shaded = [end for low, high, _ in panel.shades for end in (low, high)]
     lone = [] if panel.x_line is None else [panel.x_line]
     dotted = [x for _, places in panel.dots for x, _ in places]
     hollow = [each.x for each in panel.hollows]
-    x_range = extent([*(mark.x for mark in panel.marks), *bars, *shaded, *lone, *dotted, *hollow])
+    x_range = extent([*(mark.x for mark in panel.marks), *bars, *lone, *dotted, *hollow])
     scale = _Scale(x_range, y_range)
     dots = (f'<path class="bar dots {colour}" d="{_dots(places, scale)}"/>' for colour, places in panel.dots)
     inside = [mark for mark in panel.marks if y_range[0] <= mark.y <= y_range[1]]
@@ -112,7 +106,7 @@ def draw(panel: Panel, y_range: Range, label_id: str) -> str:
         *_bars(panel, scale),
         "</svg>",
         *(_hollow(each, scale) for each in panel.hollows if y_range[0] <= each.y <= y_range[1]),
-        *(_point(mark, scale) for mark in sorted(inside, key=lambda mark: mark.on_front)),
+        *(_point(mark, scale) for mark in sorted(inside, key=lambda mark: mark.ringed)),
         *_labels(inside, scale),
         "</svg>",
     ]
@@ -136,10 +130,6 @@ class _Scale:
 def _axes(panel: Panel, scale: _Scale) -> list[str]:
     floor, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
-    for low, high, text in panel.shades:
-        left, wide = scale.x(low), scale.x(high) - scale.x(low)
-        parts.append(f'<rect class="shade" x="{left}" y="{TOP}" width="{wide:.1f}" height="{floor - TOP}"/>')
-        parts.append(f'<text class="note" x="{left + wide / 2:.1f}" y="{floor - 5}" text-anchor="middle">{text}</text>')
     low, high = scale.x_range
     marked = ticks(*scale.x_range) if panel.x_ticks is None else panel.x_ticks
     for value, name in zip(marked, panel.x_names or [f"{value:g}" for value in marked], strict=True):
@@ -188,7 +178,7 @@ def _bars(panel: Panel, scale: _Scale) -> list[str]:
 
 def _point(mark: Mark, scale: _Scale) -> str:
     at = f'x="{scale.x(mark.x)}" y="{scale.y(mark.y)}"'
-    ring = f'<use href="#ring" class="front{"" if mark.sure else " unsure"}" {at}/>' if mark.on_front else ""
+    ring = f'<use href="#ring" class="front" {at}/>' if mark.ringed else ""
     return f'{ring}<use href="#{mark.shape}" class="point {mark.colour}" {at} data-p="{mark.index}"/>'
 
 
