@@ -30,9 +30,28 @@ def answers(run: Run) -> dict[str, Draw]:
     return found | {PARETO: functools.partial(_front, run)}
 
 
-def _knobs(run: Run, asked: Swept, sheet: Sheet) -> Any:
+def asked_in_words(run: Run) -> str:
+    """What the first of `answers` shows: its title."""
+    if (asked := swept(run)) is not None:
+        return _knobs_title(run, asked)
+    return _budgets_title(run) if at_equal_budget(run.verdicts).height else _front_title(run)
+
+
+def _knobs_title(run: Run, asked: Swept) -> str:
     knobs = " and ".join(knob.name for knob in asked.knobs)
-    words = {"title": f"{asked.policy} on {run.models}: {knobs} against fixed_k at equal budget", "text": _text(run)}
+    return f"{asked.policy} on {run.models}: {knobs} against fixed_k at equal budget"
+
+
+def _budgets_title(run: Run) -> str:
+    return f"Rules on {run.models} at equal measured budget"
+
+
+def _front_title(run: Run) -> str:
+    return f"Routing policies on {run.models or 'model'}: accuracy, budget and speed"
+
+
+def _knobs(run: Run, asked: Swept, sheet: Sheet) -> Any:
+    words = {"title": _knobs_title(run, asked), "text": _text(run)}
     maps = [cells(run, asked, domain) for domain in run.domains]
     if len(asked.knobs) == 1:
         from banpick_exp.report.figures.knob_curve import draw_curve
@@ -49,7 +68,7 @@ def _budgets(run: Run, sheet: Sheet) -> Any:
     drawn = run.showing(MOST_DRAWN)
     return draw_budgets(
         drawn.shown_rows(), at_equal_budget(run.verdicts), sheet,
-        title=f"Rules on {run.models} at equal measured budget",
+        title=_budgets_title(run),
         text=_text(run, drawn), others=drawn.other_rows(), ringed=run.ringed,
     )  # fmt: skip
 
@@ -59,7 +78,7 @@ def _front(run: Run, sheet: Sheet) -> Any:
 
     drawn = run.showing(MOST_DRAWN) if run.unshown else run
     return draw_front(
-        drawn.shown_rows(), sheet, title=f"Routing policies on {run.models or 'model'}: accuracy, budget and speed",
+        drawn.shown_rows(), sheet, title=_front_title(run),
         text=_text(run, drawn), others=drawn.other_rows(), published=run.published, ringed=run.ringed,
     )  # fmt: skip
 

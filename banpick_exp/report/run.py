@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -63,6 +63,8 @@ class Run:
     """Of search=select: what dev chose from. It is no part of the result: of the best of many the score is too good."""
     most_shown: int = MOST_SHOWN
     """Points that are told one by one where there are more; the others are counted, or listed on demand."""
+    pictures: dict[str, str] = field(init=False, default_factory=dict)
+    """What a page drew of it, by name: a copy that shows fewer points has the same."""
 
     @cached_property
     def name(self) -> str:

@@ -28,17 +28,25 @@ def sentences(run: Run) -> list[str]:
 
 def closing(run: Run) -> str:
     """The headline, and of the point that it names, or that came nearest to a gain, the measured budget and speed."""
+    best = foremost_row(run)
+    if best is None:
+        return run.headline
+    if best["verdict"] == "beats":
+        return f"{run.headline} It keeps {_kept_and_speed(run, best)}."
+    said = f"{points(best, simultaneous=True)} points to {rival(best)}"
+    return f"{run.headline} Nearest to one: {best['label']}, {said}, keeps {_kept_and_speed(run, best)}."
+
+
+def foremost_row(run: Run) -> Row | None:
+    """Of `verdicts`: the gain that the headline names, else the tie at equal budget that came nearest to one."""
     gains = gains_in(run.verdicts)
     if gains.height:
-        (best,) = gains.head(1).iter_rows(named=True)
-        return f"{run.headline} It keeps {_kept_and_speed(run, best)}."
+        return gains.row(0, named=True)
     near = run.verdicts.filter((pl.col("domain") == OVERALL) & (pl.col("verdict") == "ties"))
     near = near.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
     if near.height == 0 or run.headline.startswith("No verdict"):
-        return run.headline
-    (best,) = near.sort("lo_simultaneous", descending=True).head(1).iter_rows(named=True)
-    said = f"{points(best, simultaneous=True)} points to {rival(best)}"
-    return f"{run.headline} Nearest to one: {best['label']}, {said}, keeps {_kept_and_speed(run, best)}."
+        return None
+    return near.sort("lo_simultaneous", descending=True).row(0, named=True)
 
 
 def _kept_and_speed(run: Run, verdict: Row) -> str:

@@ -10,9 +10,6 @@ from banpick_exp.report.figures.panels import Ringed, budget_panel, dots, legend
 from banpick_exp.report.figures.sheet import Sheet, figure_on, signed, words
 from banpick_exp.report.figures.styles import family_styles
 
-MOST_ROWS = 40
-"""Comparisons in one plot; of more the surest effects and each rule's best are drawn."""
-MOST_IN_COLUMN = 24
 LINE = 1.35
 """Height of a row, in sizes of the type."""
 BUDGET = 2.1
@@ -44,7 +41,7 @@ def draw_budgets(
         compared: rows of `verdicts` at equal budget.
     """
     styles = family_styles([*frame["policy"], *([] if others is None else others["policy"])])
-    rows = foremost(compared, MOST_IN_COLUMN if sheet.narrow else MOST_ROWS)
+    rows = foremost(compared, sheet.most_rows)
     line = LINE * sheet.size / 72
     forest = line * (rows.height + 1.5) + 0.45
     left_out = compared.height - rows.height
@@ -99,7 +96,7 @@ def forest_panel(axes: Any, rows: pl.DataFrame, styles: Any, sheet: Sheet) -> No
     axes.spines["left"].set_visible(False)
 
 
-def foremost(compared: pl.DataFrame, most: int = MOST_ROWS) -> pl.DataFrame:
+def foremost(compared: pl.DataFrame, most: int) -> pl.DataFrame:
     """At most so many rows of `verdicts`, by the rival's budget, the largest and the best difference first.
 
     Of more: what beats or loses before what ties, and the best of each rule before all.

@@ -22,6 +22,8 @@ TALLEST = 7.5
 LINES = 2
 """Of maps; of more domains only all together are drawn."""
 MOST_TICKS = 24
+ON_PALE, ON_DARK = "#101010", "#fefefe"
+"""What is written in a cell; no ink and no paper, which a page on dark paper changes: a cell stays as pale as it is."""
 FAINTEST = 2.5
 """The best gain has at least the 1/FAINTEST of the full colour."""
 LEAST = 10.0
@@ -136,7 +138,7 @@ def _numbers(axes: Any, found: Cells, sheet: Sheet, scale: float) -> None:
         dark = abs(found.difference[row, column]) > 0.6 * scale
         bold = "bold" if found.verdict[row, column] == "beats" and found.near[row, column] else "normal"
         axes.text(
-            column, row, said, ha="center", va="center", color="white" if dark else "#111111", linespacing=1.05,
+            column, row, said, ha="center", va="center", color=ON_DARK if dark else ON_PALE, linespacing=1.05,
             fontsize=sheet.size if most else min(sheet.size, 0.8 * wide, 0.8 * tall), fontweight=bold,
         ).set_in_layout(False)  # fmt: skip
 

@@ -29,6 +29,8 @@ MOST_RULES = 4
 """Rules that are named where they are best; of more the legend tells them apart."""
 CROWD = 3
 """Points of one rule at one budget that share a name."""
+MOST_DRAWN_AS_PATHS = 1000
+"""Dots of a figure in SVG or PDF; more are one picture in it."""
 RING = "beats fixed_k"
 LEGEND_COLUMNS = 7
 Ringed = Collection[str]
@@ -57,7 +59,10 @@ def dots(axes: Any, frame: pl.DataFrame, x: str, styles: Mapping[str, Style]) ->
     """Points without interval, ring or name."""
     there = frame.drop_nulls(x)
     colours = [styles[policy][0] for policy in there["policy"]]
-    axes.scatter(there[x], there["accuracy"] * 100, s=3, c=colours, alpha=0.35, linewidths=0, zorder=1.4)
+    axes.scatter(
+        there[x], there["accuracy"] * 100, s=3, c=colours, alpha=0.35, linewidths=0, zorder=1.4,
+        rasterized=there.height > MOST_DRAWN_AS_PATHS,
+    )  # fmt: skip
 
 
 def hollow(axes: Any, placed: Sequence[tuple[float, Published]], styles: Mapping[str, Style], sheet: Sheet) -> None:

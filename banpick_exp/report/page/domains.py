@@ -59,7 +59,8 @@ def _domain_table(run: Run, domain: str, found: pl.DataFrame) -> str:
         body.append(line)
     head = ["policy", f"{run.measure} %", "at equal budget", f"{domain} vs stock"]
     head += [f"{task} (n\u00a0=\u00a0{size:,})" for task, size in sizes.items()]
-    return html_table(f"{domain}: accuracy, and differences to stock by sub-task (points)", head, body)
+    kind = "subtasks" if len(sizes) > 1 else ""
+    return html_table(f"{domain}: accuracy, and differences to stock by sub-task (points)", head, body, kind=kind)
 
 
 def _difference(row: Row | None) -> str:

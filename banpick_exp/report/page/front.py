@@ -10,7 +10,7 @@ from banpick_exp.records import ON, OVERALL
 from banpick_exp.report.figures.styles import Style, family_name, family_styles
 from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.html_tables import html_table, verdict_cell
-from banpick_exp.report.page.panels import Look, domain_panels, shape_id
+from banpick_exp.report.page.panels import Look, budget_figure, domain_panels, shape_id
 from banpick_exp.report.page.points import FIELDS, headings, numbers, point_index
 from banpick_exp.report.page.published import common, published_table
 from banpick_exp.report.page.rest import rest_html
@@ -47,6 +47,13 @@ def front_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
     tables = "".join(_points_table(runs, run) + rest_html(runs, run) + published_table(run) for run in runs)
     reading = READING + (DOTS if any(run.unshown for run in runs) else "")
     return f"{_shapes(families)}{_controls(domains)}{_legend(runs, look, published)}{panels}{reading}{tables}"
+
+
+def runs_figure(runs: Sequence[Run]) -> str:
+    """What several runs measured, in one panel: accuracy against the measured budget, a colour a run."""
+    families = family_styles([name for run in runs for name in run.frame["policy"].to_list()])
+    look = Look(families=families, colours=_colours(runs, families))
+    return f'<div class="answer">{budget_figure(runs, look)}{_legend(runs, look, ())}</div>'
 
 
 SECTION = Section(key="front", title="Pareto front", html=front_html)

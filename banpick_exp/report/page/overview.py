@@ -51,13 +51,14 @@ def overview_html(folders: Sequence[RunFolder], beside: Path) -> str:
     how = (
         f"Verdicts are those of the runs' own reports. Equal budgets: within {EQUAL_BUDGET_TOLERANCE} experts a token."
     )
-    css = (files("banpick_exp.report.page") / "assets" / "report.css").read_text(encoding="utf-8")
+    assets = files("banpick_exp.report.page") / "assets"
+    css, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "tables.js"))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
         f"<title>{title}</title><style>{css}</style></head><body><header><h1>{title}</h1></header><main><section>"
         f"<h2>Verdicts</h2><p><b>{counted}</b></p><p>{how}</p>"
-        f"{html_table(f'{len(folders)} runs', HEAD, rows, kind='words')}</section></main></body></html>\n"
+        f"{html_table(f'{len(folders)} runs', HEAD, rows, kind='words')}</section></main><script>{script}</script></body></html>\n"
     )
 
 

@@ -22,7 +22,9 @@ from banpick_exp.report.run import Run
 LARGEST = 3_000_000  # bytes; beyond, mail servers begin to refuse
 FEWER = (200, 100, 50, 20)
 """Points that are told one by one where more make the page too large."""
-STYLES, SCRIPTS = ("report.css", "flips.css"), ("report.js", "flips.js")
+STYLES, SCRIPTS = ("report.css", "flips.css"), ("tables.js", "report.js", "flips.js")
+FIRST = "verdict"
+"""Key of the section with the first screen."""
 LEFT_OUT = (
     '<p class="failed">This section is left out: with it the page would be too large to mail (3 MB). Its numbers are in'
     " the run's folder; a report of fewer runs, or of one, has room for it.</p>"
@@ -51,7 +53,7 @@ def page_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
             break
         if any(run.foremost(most) != run.shown for run in runs):
             page = _drawn([run.showing(most) for run in runs], maps)
-    while page.size() > LARGEST and (largest := max(page.bodies, key=lambda key: len(page.bodies[key]))):
+    while page.size() > LARGEST and (largest := max(page.bodies, key=page.weight)):
         if page.bodies[largest] == LEFT_OUT:
             break
         page.bodies[largest] = LEFT_OUT
@@ -67,6 +69,10 @@ class _Page:
     """Key of a section -> its HTML."""
     data: str
     """JSON for the script."""
+
+    def weight(self, key: str) -> tuple[bool, bool, int]:
+        """The largest goes first, the verdict last."""
+        return self.bodies[key] != LEFT_OUT, key != FIRST, len(self.bodies[key])
 
     def size(self) -> int:
         """Bytes."""

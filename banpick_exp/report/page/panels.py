@@ -58,6 +58,15 @@ def domain_panels(runs: Sequence[Run], domain: str, look: Look, published: Seque
     return _pair(panels, domain, whole) + _pair(panels, domain, closer, "closer")
 
 
+def budget_figure(runs: Sequence[Run], look: Look) -> str:
+    """The budget panel over all domains alone, whole."""
+    placed = [(run, rows) for run in runs if (rows := run.shown_rows()).height]
+    others = [(run, rows) for run in runs if (rows := run.other_rows()).height]
+    panel = _Drawing(runs=runs, domain=OVERALL, look=look, placed=placed, others=others).budget()
+    whole, _ = _y_ranges([rows for _, rows in placed], ())
+    return f"<figure><figcaption>{panel.caption}</figcaption>{draw(panel, whole, 't-first')}</figure>"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Drawing:
     runs: Sequence[Run]

@@ -1,4 +1,4 @@
-"""The verdict: headline, facts and verdicts by budget; of several runs first what they have in common."""
+"""The verdict: the first screen, then facts and verdicts by budget; of several runs first what they have in common."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from banpick_exp.analysis.pairing import REFERENCE_POLICIES
 from banpick_exp.records import OVERALL
 from banpick_exp.report.equal_budget import verdict_table
 from banpick_exp.report.maps import Maps
+from banpick_exp.report.page.first_screen import best_table, first_screen, first_screen_of_several, sentence_html
 from banpick_exp.report.page.html_tables import html_table
 from banpick_exp.report.page.points import FIELDS, numbers
 from banpick_exp.report.page.rest import IN_TABLE, not_here
 from banpick_exp.report.page.section import Section, run_letter
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import CHOSEN, dev_rows, result_rows
-from banpick_exp.report.sentences import sentences
+from banpick_exp.report.sentences import alarms, closing, sentences
 from banpick_exp.report.text import MARKS, STOCK, Row, against, in_words, span
 
 SIDE_BY_SIDE = {
@@ -31,19 +32,22 @@ SIDE_BY_SIDE = {
 
 def verdict_html(runs: Sequence[Run], maps: Sequence[Maps]) -> str:
     if len(runs) == 1:
-        return _words(runs[0])
+        return first_screen(runs[0]) + _words(runs[0])
     words = (
-        f"<h3>{run_letter(runs, run)}: {escape(run.name)} ({escape(run.models)})</h3>{_words(run)}" for run in runs
+        f"<h3>{run_letter(runs, run)}: {escape(run.name)} ({escape(run.models)})</h3>"
+        f"{sentence_html(run)}{best_table(run)}{_words(run)}"
+        for run in runs
     )
-    return "".join([_overview_table(runs), _side_by_side_table(runs), *words])
+    return "".join([first_screen_of_several(runs, _overview_table(runs)), _side_by_side_table(runs), *words])
 
 
 SECTION = Section(key="verdict", title="Verdict", html=verdict_html)
 
 
 def _words(run: Run) -> str:
-    facts = "".join(f"<li>{escape(line)}</li>" for line in sentences(run))
-    words = f'<p class="headline">{escape(run.headline)}</p><ul class="facts">{facts}</ul>'
+    """The facts below the first screen, which has the alarms that these begin with."""
+    facts = "".join(f"<li>{escape(line)}</li>" for line in sentences(run)[len(alarms(run)) :])
+    words = f'<ul class="facts">{facts}</ul>'
     return "".join([words, _budgets_table(run), _selection_tables(run)])
 
 
@@ -86,7 +90,7 @@ def _overview_table(runs: Sequence[Run]) -> str:
                 escape(run.tasks),
                 f"{done} of {len(run.records)}",
                 span(stock.row(0, named=True), "accuracy", ".1f", 100) if stock.height else "-",
-                escape(run.headline),
+                escape(closing(run)),
             ]
         )
     head = ["run", "model", "task", "points done", "stock accuracy %", "verdict"]

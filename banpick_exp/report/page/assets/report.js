@@ -132,7 +132,9 @@
 
   for (const button of document.querySelectorAll("button.copy"))
     button.addEventListener("click", async () => {
-      button.textContent = (await copy(points[+button.dataset.copy].command)) ? "copied" : "not allowed here";
+      const number = button.dataset.copy; // of a point; else the command stands before the button
+      const text = number === undefined ? button.previousElementSibling.textContent : points[+number].command;
+      button.textContent = (await copy(text)) ? "copied" : "not allowed here";
       setTimeout(() => { button.textContent = "copy"; }, 2000);
     });
 
@@ -142,25 +144,16 @@
     });
 
   function unfold(details, { caption, head, rows }) {
-    const asked = document.createElement("input");
-    asked.type = "search";
-    asked.placeholder = "only labels with ...";
-    asked.setAttribute("aria-label", `${caption}: only labels with this text`);
     const table = document.createElement("table");
     add(table, "caption", caption);
     const line = add(add(table, "thead"), "tr");
     for (const name of head) add(line, "th", name).scope = "col";
     const body = add(table, "tbody");
-    const lines = rows.map(([label, ...cells]) => {
+    for (const [label, ...cells] of rows) {
       const row = add(body, "tr");
       add(row, "th", label).scope = "row";
       for (const cell of cells) add(row, "td", cell);
-      return [label.toLowerCase(), row];
-    });
-    asked.addEventListener("input", () => {
-      const text = asked.value.toLowerCase();
-      for (const [label, row] of lines) row.hidden = !label.includes(text);
-    });
+    }
     const scroll = document.createElement("div");
     scroll.className = "scroll";
     scroll.tabIndex = 0;
@@ -168,7 +161,8 @@
     scroll.setAttribute("aria-label", caption);
     scroll.append(table);
     details.querySelector("p").remove();
-    details.append(asked, scroll);
+    details.append(scroll);
+    banpickTable(table);
   }
 
   for (const image of document.querySelectorAll(".heat img")) {
