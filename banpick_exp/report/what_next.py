@@ -32,8 +32,8 @@ def what_next(run: Run) -> list[Step]:
     folder = shlex.quote(str(run.folder.path))
     return [
         *_unfinished(run, folder),
-        *_rivals(run),
         *_surer(run),
+        *_rivals(run),
         Step("All runs of this sweep side by side", f"python -m banpick_exp report {_siblings(run)}"),
         Step("Figures and tables for a paper", f"python -m banpick_exp report {folder} --paper"),
     ]

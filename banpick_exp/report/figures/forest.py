@@ -9,6 +9,7 @@ import polars as pl
 from banpick_exp.report.figures.panels import Ringed, budget_panel, dots, legend_below, legend_inches, names
 from banpick_exp.report.figures.sheet import Sheet, figure_on, signed, words
 from banpick_exp.report.figures.styles import family_styles
+from banpick_exp.report.one_line import cut
 
 LINE = 1.35
 """Height of a row, in sizes of the type."""
@@ -89,7 +90,7 @@ def forest_panel(axes: Any, rows: pl.DataFrame, styles: Any, sheet: Sheet) -> No
         axes.set_xlim(-1, 1)
     axes.text(1.02, -1, "kept  diff.", transform=axes.get_yaxis_transform(), va="center", ha="left", color="#444444")
     longest = max(12, int(sheet.characters() * (0.45 if sheet.narrow else 0.25)))
-    axes.set_yticks(range(rows.height), [_short(label, min(LONGEST, longest)) for label in rows["label"]])
+    axes.set_yticks(range(rows.height), [cut(label, min(LONGEST, longest)) for label in rows["label"]])
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.set(ylim=(rows.height - 0.4, -1.5), xlabel="difference to fixed_k (points)")
@@ -106,7 +107,3 @@ def foremost(compared: pl.DataFrame, most: int) -> pl.DataFrame:
     )
     chosen = ranked.sort("best", "tied", pl.col("difference").abs(), descending=[True, False, True]).head(most)
     return chosen.sort("reference_mean_kept", "difference", descending=True).drop("best", "tied")
-
-
-def _short(label: str, longest: int) -> str:
-    return label if len(label) <= longest else f"{label[: longest - 1]}…"

@@ -41,7 +41,7 @@ def draw_curve(
     rows = [by_name[asked.places[(i,)]] for i in range(len(knob.values))]
     kept = np.array([row["mean_kept"] for row in rows], float)
     first = 2 + int(np.ptp(kept) > SAME_BUDGET)
-    domains = () if sheet.narrow else maps[1 : 1 + MOST_DOMAINS]
+    domains = () if sheet.narrow or not sheet.domains else maps[1 : 1 + MOST_DOMAINS]
     colour = family_styles([asked.policy])[asked.policy][0]
     lines = first if sheet.narrow else 1 + bool(domains)
     height = lines * (TALL + (0.0 if sheet.narrow else 0.45)) + 0.5 + (0.6 if sheet.titled else 0.0)

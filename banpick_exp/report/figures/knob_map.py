@@ -18,6 +18,8 @@ NARROWEST = 0.34
 SMALLEST = 0.13
 """Inches of a cell of a map that has no numbers."""
 ROW = 0.34
+ALONE = 0.5
+"""Inches of a row, the same where a sheet has one map."""
 TALLEST = 7.5
 LINES = 2
 """Of maps; of more domains only all together are drawn."""
@@ -46,10 +48,16 @@ def draw_map(asked: Swept, maps: Sequence[Cells], sheet: Sheet, *, title: str, t
     room = sheet.width - 0.75 - label
     cell = NARROWEST if len(across.values) * NARROWEST <= room else SMALLEST
     in_line = max(1, min(len(maps), int(room / (len(across.values) * cell + 0.25))))
-    if sheet.narrow or math.ceil(len(maps) / in_line) > LINES:
+    if sheet.narrow or not sheet.domains or math.ceil(len(maps) / in_line) > LINES:
         maps, in_line = maps[:1], 1
     lines = math.ceil(len(maps) / in_line)
-    row = max(SMALLEST, min(ROW if cell == NARROWEST else SMALLEST * 1.2, (TALLEST - 1.5) / (len(down.values) * lines)))
+    row = max(
+        SMALLEST,
+        min(
+            (ROW if sheet.domains else ALONE) if cell == NARROWEST else SMALLEST * 1.2,
+            (TALLEST - 1.5) / (len(down.values) * lines),
+        ),
+    )
     tilted = max(map(len, across.words)) * CHARACTER * sheet.size / 72 > room / in_line / len(across.values)
     above = 0.75 if sheet.titled else 0.0
     height = lines * (len(down.values) * row + 0.45 + (0.4 if tilted else 0)) + 0.55 + above

@@ -28,6 +28,8 @@ class Sheet:
     size: float
     """Points of all text."""
     titled: bool
+    domains: bool = True
+    """Whether a figure of knobs has each domain beside all of them together, where there is room."""
     most_rows: int = 40
     """Comparisons in one forest plot; of more the surest effects and each rule's best are drawn."""
 
@@ -44,7 +46,7 @@ class Sheet:
 SCREEN = Sheet(name="screen", width=9.0, size=9.0, titled=True)
 COLUMN = Sheet(name="column", width=3.3, size=PAPER_SIZE, titled=False, most_rows=24)
 PAGE = Sheet(name="page", width=6.75, size=PAPER_SIZE, titled=False)
-BESIDE = Sheet(name="beside", width=6.7, size=9.0, titled=False, most_rows=16)
+BESIDE = Sheet(name="beside", width=6.7, size=9.0, titled=False, domains=False, most_rows=16)
 """Half of a wide window, on the page's first screen."""
 PHONE = Sheet(name="phone", width=3.4, size=7.6, titled=False, most_rows=16)
 FOR_PAPERS = (COLUMN, PAGE)

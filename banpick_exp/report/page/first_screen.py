@@ -39,7 +39,8 @@ def first_screen_of_several(runs: Sequence[Run], table: str) -> str:
 def sentence_html(run: Run) -> str:
     """As the terminal closes: first what decides whether the verdict means anything."""
     first = "".join(f'<p class="failed"><b>Read this first:</b> {escape(alarm)}</p>' for alarm in alarms(run))
-    return f'{first}<p class="headline">{escape(closing(run))}</p>'
+    verdict = escape(closing(run)).replace("/", "/<wbr>")  # names of a dozen rules in a row
+    return f'{first}<p class="headline">{verdict}</p>'
 
 
 def best_table(run: Run) -> str:
@@ -52,9 +53,9 @@ def best_table(run: Run) -> str:
         [
             escape(in_words(row["label"])),
             f"{row['mean_kept']:.2f}",
-            escape(points(row, simultaneous=True)),
+            _unbroken(points(row, simultaneous=True)),
             escape(_verdict(row)),
-            escape(speeds[row["fingerprint"]]),
+            _unbroken(speeds[row["fingerprint"]]),
         ]
         for row in rows
     ]
@@ -75,6 +76,11 @@ def next_html(steps: Sequence[Step]) -> str:
 
 def _verdict(row: Row) -> str:
     return f"{MARKS[row['verdict']]} {row['verdict']} {short_rival(row)}".strip()
+
+
+def _unbroken(text: str) -> str:
+    """An interval stays in one line, below its number where there is no room beside it."""
+    return escape(text).replace(", ", ",\u00a0")
 
 
 def _failed(line: str) -> str:

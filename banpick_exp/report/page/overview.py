@@ -53,12 +53,13 @@ def overview_html(folders: Sequence[RunFolder], beside: Path) -> str:
     )
     assets = files("banpick_exp.report.page") / "assets"
     css, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "tables.js"))
+    table = html_table(f"{len(folders)} runs", HEAD, rows, kind="words")
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
         f"<title>{title}</title><style>{css}</style></head><body><header><h1>{title}</h1></header><main><section>"
         f"<h2>Verdicts</h2><p><b>{counted}</b></p><p>{how}</p>"
-        f"{html_table(f'{len(folders)} runs', HEAD, rows, kind='words')}</section></main><script>{script}</script></body></html>\n"
+        f"{table}</section></main><script>{script}</script></body></html>\n"
     )
 
 

@@ -18,7 +18,7 @@ from banpick_exp.report.page.rest import IN_TABLE, not_here
 from banpick_exp.report.page.section import Section, run_letter
 from banpick_exp.report.run import Run
 from banpick_exp.report.selected import CHOSEN, dev_rows, result_rows
-from banpick_exp.report.sentences import alarms, closing, sentences
+from banpick_exp.report.sentences import alarms, sentences
 from banpick_exp.report.text import MARKS, STOCK, Row, against, in_words, span
 
 SIDE_BY_SIDE = {
@@ -90,7 +90,7 @@ def _overview_table(runs: Sequence[Run]) -> str:
                 escape(run.tasks),
                 f"{done} of {len(run.records)}",
                 span(stock.row(0, named=True), "accuracy", ".1f", 100) if stock.height else "-",
-                escape(closing(run)),
+                escape(run.headline),
             ]
         )
     head = ["run", "model", "task", "points done", "stock accuracy %", "verdict"]

@@ -42,7 +42,7 @@ function banpickTable(table) {
     body.append(...order.map((i) => written[i]));
   }
 
-  if (written.length > 1)
+  if (written.length > 1 && !scroll?.classList.contains("best"))
     heads.forEach((head, column) => {
       const button = document.createElement("button");
       button.type = "button";
