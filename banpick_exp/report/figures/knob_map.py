@@ -51,12 +51,9 @@ def draw_map(asked: Swept, maps: Sequence[Cells], sheet: Sheet, *, title: str, t
     if sheet.narrow or not sheet.domains or math.ceil(len(maps) / in_line) > LINES:
         maps, in_line = maps[:1], 1
     lines = math.ceil(len(maps) / in_line)
+    tall = ROW if sheet.domains else ALONE
     row = max(
-        SMALLEST,
-        min(
-            (ROW if sheet.domains else ALONE) if cell == NARROWEST else SMALLEST * 1.2,
-            (TALLEST - 1.5) / (len(down.values) * lines),
-        ),
+        SMALLEST, min(tall if cell == NARROWEST else SMALLEST * 1.2, (TALLEST - 1.5) / (len(down.values) * lines))
     )
     tilted = max(map(len, across.words)) * CHARACTER * sheet.size / 72 > room / in_line / len(across.values)
     above = 0.75 if sheet.titled else 0.0

@@ -127,10 +127,10 @@ def _points_table(runs: Sequence[Run], run: Run) -> str:
         button = f'<button type="button" class="copy" data-copy="{number}">copy</button>'
         ring = RING if row["fingerprint"] in run.ringed else ""
         label = f'{ring}<span data-row="{number}">{escape(row["label"])}</span>{warnings.get(row["fingerprint"], "")}'
-        body.append([label, button, *cells[:-1]])
+        body.append([label, *cells[:-1], button])
     which = f"{len(body):,} of {len(run.done):,} points" if run.unshown else "Every point"
     caption = f"{which} of {run.name}, all domains (◉ a gain, ⚠ a guard was raised)"
-    return html_table(caption, ["policy", "run again", *headings([run])[:-1]], body)
+    return html_table(caption, ["policy", *headings([run])[:-1], "run again"], body)
 
 
 def _warnings(run: Run) -> dict[str, str]:

@@ -44,6 +44,7 @@ function banpickTable(table) {
 
   if (written.length > 1 && !scroll?.classList.contains("best"))
     heads.forEach((head, column) => {
+      if (written[0].cells[column]?.querySelector("button")) return; // a column of buttons has no order
       const button = document.createElement("button");
       button.type = "button";
       button.className = "sort";
@@ -89,4 +90,9 @@ function banpickTable(table) {
   if (tools.childNodes.length) scroll?.before(tools);
 }
 
-for (const table of document.querySelectorAll(".scroll table")) banpickTable(table);
+for (const table of document.querySelectorAll(".scroll table")) {
+  const texts = document.createTreeWalker(table, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) // an interval is not broken
+    texts.currentNode.data = texts.currentNode.data.replace(/\[[^\]]*, [^\]]*\]/g, (found) => found.replaceAll(", ", ",\u00a0"));
+  banpickTable(table);
+}
