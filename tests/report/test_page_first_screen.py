@@ -79,7 +79,9 @@ def test_the_sentence_is_the_terminals_and_nothing_stands_before_it(tmp_path: Pa
 
 
 def test_an_alarm_stands_before_the_sentence_and_once(tmp_path: Path) -> None:
-    synthetic = ladder(SyntheticRun(problems=60, accuracy=0.0), ks=(4,))
+    synthetic = SyntheticRun(problems=60, accuracy=0.0)
+    synthetic.add("none")
+    synthetic.add("fixed_k", {"k": 4}, kept=4.0)
     page = page_html([written(synthetic, tmp_path / "pick" / "zero")], [NOTHING])
     head = first_screen_of(page)
     assert head.index("Read this first:") < head.index('<p class="headline">')
@@ -108,7 +110,8 @@ def test_the_figure_is_one_drawing_in_the_pages_colours(make: Any, title: str, t
     run = written(make(), tmp_path / "s" / "one")
     figure = first_screen_of(page_html([run], [NOTHING])).split("<figure", 1)[1].split("</figure>")[0]
     assert title in figure.split("</figcaption>")[0] and figure.count("<svg") == 2
-    assert len(re.findall(r'role="img" aria-label="[^"]+No gain', figure)) == 2
+    told = re.findall(r'role="img" aria-label="([^"]+)"', figure)
+    assert len(told) == 2 and all(run.headline in unescape(text) for text in told)
     assert "var(--ink)" in figure or "var(--soft)" in figure
     assert not re.search("#(000000|ffffff|111111|595959|0072b2)", figure, re.IGNORECASE), "not seen on dark paper"
     ids = re.findall(r'\bid="([^"]+)"', figure)
@@ -263,7 +266,7 @@ def test_a_head_sorts_by_number_with_mouse_and_keyboard(tab: chromium.Tab, pages
 
 @needs_chromium
 @pytest.mark.parametrize(
-    ("name", "asked", "count"), [("one", "DIEP k=5", 0), ("one", "diep knob=3.1", 1), ("many", "iso", 13)]
+    ("name", "asked", "count"), [("one", "DIEP knob=9", 0), ("one", "diep knob=3.1", 1), ("many", "iso", 13)]
 )
 def test_a_box_asks_which_rows(tab: chromium.Tab, pages: dict[str, Path], name: str, asked: str, count: int) -> None:
     seen(tab, pages[name], 1280)
@@ -284,6 +287,6 @@ def test_few_rows_have_no_box_and_the_best_are_in_their_order(tab: chromium.Tab,
     few = "[...document.querySelectorAll('.scroll')].filter((e) => e.querySelectorAll('tbody tr').length <= 8)"
     assert tab.evaluate(f"{few}.length") > 1
     assert (
-        tab.evaluate(f"{few}.filter((e) => e.previousElementSibling?.querySelector?.('input[type=search]')).length")
+        tab.evaluate(f"{few}.filter((e) => e.previousElementSibling?.matches('.tools:has(input)')).length")
         == 0
     )
