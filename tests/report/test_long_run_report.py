@@ -180,7 +180,7 @@ def test_fewer_points_are_told_before_a_section_goes(tmp_path: Path, monkeypatch
     synthetic = many_points(120)
     run = Run(folder=RunFolder(tmp_path / "many" / "run"), records=synthetic.records, outcomes=synthetic.outcomes)
     whole = page_html([run], [NOTHING])
-    monkeypatch.setattr(page, "LARGEST", len(whole.encode()) * 2 // 3)
+    monkeypatch.setattr(page, "LARGEST", len(whole.encode()) * 3 // 4)
     text = page_html([run], [NOTHING])
     assert len(text.encode()) <= page.LARGEST and "left out" not in text
     assert len(embedded(text)["points"]) == 50 and run.unshown == 0, "the run itself stays as it was"
