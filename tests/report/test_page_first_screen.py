@@ -286,7 +286,4 @@ def test_few_rows_have_no_box_and_the_best_are_in_their_order(tab: chromium.Tab,
     assert tab.evaluate("document.querySelectorAll('.best button, .glance .tools').length") == 0
     few = "[...document.querySelectorAll('.scroll')].filter((e) => e.querySelectorAll('tbody tr').length <= 8)"
     assert tab.evaluate(f"{few}.length") > 1
-    assert (
-        tab.evaluate(f"{few}.filter((e) => e.previousElementSibling?.matches('.tools:has(input)')).length")
-        == 0
-    )
+    assert tab.evaluate(f"{few}.filter((e) => e.previousElementSibling?.matches('.tools:has(input)')).length") == 0
