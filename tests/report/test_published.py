@@ -106,7 +106,8 @@ def test_other_reports_are_the_same_to_the_byte(tmp_path: Path, monkeypatch: pyt
     for folder in (tmp_path / "with", tmp_path / "without"):
         run = a_run(folder / "main" / "first", **asked)
         picture = next(path for path in write_report(run) if path.name == "pareto.png")
-        written.append((picture.read_bytes(), run.folder.report.read_bytes()))
+        page = run.folder.report.read_bytes().replace(str(folder).encode(), b"")  # what to type next names it
+        written.append((picture.read_bytes(), page))
         monkeypatch.setattr("banpick_exp.report.run.published_beside", lambda records: ())
     assert written[0] == written[1]
     assert b"ublished" not in written[0][1]
