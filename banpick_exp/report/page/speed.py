@@ -62,7 +62,7 @@ def _picture(run: Run, timed: list[PointRecord]) -> str:
                 shape=shape,
                 colour=colour,
                 index=index[run.folder.path, record.fingerprint],
-                on_front=record.fingerprint in run.ringed,
+                ringed=record.fingerprint in run.ringed,
             )
             for cell in cells
         ]
