@@ -11,11 +11,13 @@ import polars as pl
 from rich.console import Group
 
 from banpick_exp.analysis.flips import flips
+from banpick_exp.analysis.pairing import PROBLEM
 from banpick_exp.api import glance
 from banpick_exp.api.knobs import with_knobs
 from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.report.asked import questions_of
 from banpick_exp.report.run import Run as ReportedRun
 from banpick_exp.report.run import opened_run, require_folder
 
@@ -76,10 +78,14 @@ class Run:
 
         Args: labels or fingerprints of two points, such as `pick boost=1`; `none` is stock.
 
-        Returns: as `analysis.flips.flips`. Raises UserError for a point that is not there, or has no answers.
+        Returns: as `analysis.flips.flips`, and `question`, null where the task's files are not here or have changed.
+        Raises UserError for a point that is not there, or has no answers.
         """
-        first, second = (self.reported.outcomes[self._answered(name).fingerprint] for name in (a, b))
-        return flips(first, second)
+        one, other = self._answered(a), self._answered(b)
+        found = flips(self.reported.outcomes[one.fingerprint], self.reported.outcomes[other.fingerprint])
+        asked = questions_of(one.task)
+        questions = [asked.get(key) for key in found.select(*PROBLEM).iter_rows()]
+        return found.with_columns(pl.Series("question", questions, dtype=pl.String))
 
     def plot(self) -> Figure:
         """The figure that answers the sweep's question, as `report` draws it: of one or two knobs, or of budgets.

@@ -61,12 +61,12 @@ class Material:
     """What to tell the user, where the files of the problems could not be used."""
 
 
-def task_of(record: PointRecord, changes: Mapping[str, Any]) -> TaskConfig:
-    """The task of a record with some settings changed. Raises UserError where it does not hold together.
+def task_of(used: TaskUsed, changes: Mapping[str, Any]) -> TaskConfig:
+    """The task that a record was asked, with some settings changed. Raises UserError where it does not hold together.
 
     What was permitted when it ran is not permitted now: a run may be somebody else's.
     """
-    told = {key: value for key, value in record.task.plain().items() if key in TaskConfig.model_fields}
+    told = {key: value for key, value in used.plain().items() if key in TaskConfig.model_fields}
     return validated(TaskConfig, told | {"allow_code": False} | dict(changes), "task")
 
 
@@ -75,14 +75,14 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
 
     Raises UserError where the grader cannot grade here, or needs what only the files have.
     """
-    task = task_of(record, changes)
+    task = task_of(record.task, changes)
     grader = grader_of(task)
     if (refusal := grader.refused(task) or grader.lacking(task)) is not None:
         raise UserError(refusal)
     place = {key: value for key, value in changes.items() if key == "data_files"}
     place |= {"allow_code": True}  # these are only looked at
     try:
-        asked = inspect_task(task_of(record, place), task.split)
+        asked = inspect_task(task_of(record.task, place), task.split)
         same = asked.identity == record.task.identity
         why = None if same else asked.missing or "their content has changed since"
     except UserError as error:

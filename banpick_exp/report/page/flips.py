@@ -11,6 +11,7 @@ from html import escape
 import polars as pl
 
 from banpick_exp.analysis.flips import flips
+from banpick_exp.report.asked import Questions, questions_of
 from banpick_exp.report.maps import Maps
 from banpick_exp.report.page.beside_stock import BesideStock, beside_stock, policy_menu
 from banpick_exp.report.page.section import Section, run_letter
@@ -73,8 +74,14 @@ def _policy_html(run: Run, beside: BesideStock, room: int) -> str:
             '<p class="small">These records are of an older version: they hold the extracted answers, not the'
             " completions.</p>"
         )
+    asked = questions_of(beside.record.task)
+    if found.height and not asked:
+        said += (
+            '<p class="small">The questions are not shown: the files of the task are not here, or are no longer those'
+            " that were asked.</p>"
+        )
     titles = {"b": "Stock solved, the policy lost", "a": "The policy solved, stock lost"}
-    groups = "".join(_group(titles[side], _spread(found, side), counts[side], room // 2, label) for side in "ba")
+    groups = "".join(_group(titles[side], _spread(found, side), counts[side], room // 2, label, asked) for side in "ba")
     where = f"bp.Run({run.name!r}).flips({beside.record.label!r})"
     cut = any(count > MOST_EACH_WAY for count in counts.values()) or "<!-- cut -->" in groups
     more = f'<p class="small">All of them, whole: <code>{escape(where)}</code> in Python.</p>' if cut else ""
@@ -87,12 +94,12 @@ def _spread(found: pl.DataFrame, side: str) -> pl.DataFrame:
     return some.sort(pl.int_range(pl.len()).over("domain"), maintain_order=True).head(MOST_EACH_WAY)
 
 
-def _group(title: str, rows: pl.DataFrame, count: int, room: int, label: str) -> str:
+def _group(title: str, rows: pl.DataFrame, count: int, room: int, label: str, asked: Questions) -> str:
     if not count:
         return f'<h4>{title}</h4><p class="small">None.</p>'
     told: list[str] = []
     for row in rows.iter_rows(named=True):
-        html = _flip(row, label)
+        html = _flip(row, label, asked.get((row["domain"], row["problem_id"])))
         room -= len(html.encode())
         if room < 0:
             break
@@ -103,8 +110,8 @@ def _group(title: str, rows: pl.DataFrame, count: int, room: int, label: str) ->
     )
 
 
-def _flip(row: Row, label: str) -> str:
-    """One problem, folded: what was right, what each took for the answer; inside what each wrote."""
+def _flip(row: Row, label: str, question: str | None) -> str:
+    """One problem, folded: what was right, what each took for the answer; inside what was asked and each wrote."""
     task = f", {row['task']}" if row["task"] not in (None, row["domain"]) else ""
     shares = (row["share_a"], row["share_b"])
     several = any(share not in (0, 1) for share in shares)
@@ -123,7 +130,8 @@ def _flip(row: Row, label: str) -> str:
     both = "".join(
         f"<div><h5>{escape(name)}{_ended(cut)}</h5>{_completion(text, alike)}</div>" for name, text, cut in texts
     )
-    return f'<details class="flip">{summary}<div class="sides">{both}</div></details>'
+    prompt = "" if question is None else f'<div class="sides"><div><h5>asked</h5>{_completion(question, 0)}</div></div>'
+    return f'<details class="flip">{summary}{prompt}<div class="sides">{both}</div></details>'
 
 
 def _alike(one: str, other: str) -> int:
@@ -145,7 +153,7 @@ def _ended(truncated: bool | None) -> str:
 
 
 def _completion(text: str | None, alike: int) -> str:
-    """A completion as text, its first `alike` characters in grey; a long one cut in the middle, which is said."""
+    """A completion or a question as text, its first `alike` characters in grey; a long one says what is left out."""
     if text is None:
         return '<p class="small">Not recorded.</p>'
     if not text:
@@ -153,7 +161,7 @@ def _completion(text: str | None, alike: int) -> str:
     long = len(text) > HEAD + TAIL
     head, tail = (text[:HEAD], text[-TAIL:]) if long else (text, "")
     same, other = head[:alike], head[alike:]
-    parts = [f'<span class="same">{escape(same)}</span>' if same else "", f"<mark></mark>{escape(other)}"]
+    parts = [f'<span class="same">{escape(same)}</span><mark></mark>' if same else "", escape(other)]
     if long:
         left = len(text) - HEAD - TAIL
         parts.append(f'<span class="left">[{left:,} characters left out]</span>{escape(tail)}')
