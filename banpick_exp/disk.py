@@ -74,9 +74,11 @@ def write_folder_atomically(folder: Path, contents: Mapping[str, bytes]) -> None
             if aside.exists():
                 os.replace(aside, folder)
             raise
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise error if isinstance(error, CannotWrite) else CannotWrite.of(error, folder) from None
+        if isinstance(error, OSError) and not isinstance(error, CannotWrite):
+            raise CannotWrite.of(error, folder) from None
+        raise
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -32,13 +32,18 @@ def closing(run: Run) -> str:
     if gains.height:
         (best,) = gains.head(1).iter_rows(named=True)
         return f"{run.headline} It keeps {_kept_and_speed(run, best)}."
+    near = nearest_to_a_gain(run)
+    if near is None or run.headline.startswith("No verdict"):
+        return run.headline
+    said = f"{points(near, simultaneous=True)} points to {rival(near)}"
+    return f"{run.headline} Nearest to one: {near['label']}, {said}, keeps {_kept_and_speed(run, near)}."
+
+
+def nearest_to_a_gain(run: Run) -> Row | None:
+    """The row of `verdicts` of the tie at equal budget that is the least likely to be a loss; None without a tie."""
     near = run.verdicts.filter((pl.col("domain") == OVERALL) & (pl.col("verdict") == "ties"))
     near = near.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
-    if near.height == 0 or run.headline.startswith("No verdict"):
-        return run.headline
-    (best,) = near.sort("lo_simultaneous", descending=True).head(1).iter_rows(named=True)
-    said = f"{points(best, simultaneous=True)} points to {rival(best)}"
-    return f"{run.headline} Nearest to one: {best['label']}, {said}, keeps {_kept_and_speed(run, best)}."
+    return next(near.sort("lo_simultaneous", descending=True).head(1).iter_rows(named=True), None)
 
 
 def _kept_and_speed(run: Run, verdict: Row) -> str:
