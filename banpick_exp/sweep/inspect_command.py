@@ -91,7 +91,7 @@ def help_page() -> str:
 def _options() -> Options:
     parser = Options(prog="python -m banpick_exp inspect", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
-        "model", metavar="MODEL", help="a name of conf/model/, a folder, or a Hub id known there; or an exported policy"
+        "model", metavar="MODEL", help="a name of conf/model/, a folder, a Hub id known there, or a policy"
     )
     parser.add_argument("--hardware", metavar="NAME", help="the card: h100 (the default), h200, a100_80gb")
     parser.add_argument("--json", action="store_true", help="one JSON object, described in docs/models.md")

@@ -1,4 +1,4 @@
-"""`python -m banpick_exp inspect OUT/`: which policy an exported folder holds, for which model, and what was measured."""
+"""`python -m banpick_exp inspect OUT/`: which policy a folder holds, for which model, and what was measured of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from banpick_exp.policy.exported import Exported
+from banpick_exp.records import OVERALL
 
 WIDTH = 100
 LABEL = 13
@@ -28,8 +29,8 @@ def told_of_export(exported: Exported) -> list[str]:
         )
     lines += _field(
         "for",
-        f"{model.name} ({where}identity {model.identity}): {shape.num_layers} MoE layers of {shape.num_experts} experts,"
-        f" {shape.top_k} a token",
+        f"{model.name} ({where}identity {model.identity}): {shape.num_layers} MoE layers of {shape.num_experts}"
+        f" experts, {shape.top_k} a token",
     )
     if model.made_from is not None:
         lines += _field("", f"a checkpoint that was made from {model.made_from}")
@@ -69,36 +70,39 @@ def _listed(keys: list[str]) -> str:
 
 
 def _measured(found: Mapping[str, Any]) -> list[str]:
-    lines = []
-    task = found["task"]
-    for alarm in found["read_first"]:
-        lines += _field("first", alarm)
-    for number, (domain, row) in enumerate(found["domains"].items()):
-        text = (
-            f"{domain}: {found['accuracy_is']} {_span(row, 'accuracy', 100, '.1f')} % of {row['n_problems']:,} problems"
-        )
-        text += f", {row['mean_kept']:.2f} experts a token"
-        if row["delta"] is not None:
-            text += f", {_span(row, 'delta', 100, '+.1f')} points against stock"
-        if row["speedup"] is not None:
-            text += f", speed-up {_span(row, 'speedup', 1, '.2f')}"
-        lines += _field("measured" if number == 0 else "", text)
-    lines += _field("on", f"{task.get('name')} ({task.get('split')})")
+    lines = [line for alarm in found["read_first"] for line in _field("read first", alarm)]
+    lines += _field("measured", f"on {found['task'].get('name')} ({found['task'].get('split')})")
+    head = ["", "problems", f"{found['accuracy_is']} %", "vs stock, points", "kept", "speed-up"]
+    rows = [head, *([domain, *_cells(row)] for domain, row in found["domains"].items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for first, *rest in rows:
+        cells = [f"{first:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append(" " * LABEL + "  ".join(cells))
     for row in found["against_fixed_k"]:
-        if row["domain"] == "overall" and row["verdict"] != "unmatched":
-            ends = f"[{100 * row['lo_simultaneous']:+.1f}, {100 * row['hi_simultaneous']:+.1f}]"
+        if row["domain"] == OVERALL and row["verdict"] != "unmatched":
             rival = "stock" if row["reference_label"] == "none" else row["reference_label"]
+            ends = f"[{100 * row['lo_simultaneous']:+.1f}, {100 * row['hi_simultaneous']:+.1f}]"
             note = f" ({row['note']})" if row["note"] else ""
             lines += _field(
                 "verdict", f"{row['verdict']}, {100 * row['difference']:+.1f} {ends} points to {rival}{note}"
             )
     lines += _field("the run", found["headline"])
-    if found["chosen"]:
-        lines += _field("chosen", found["chosen"])
-    return lines
+    return lines + (_field("chosen", found["chosen"]) if found["chosen"] else [])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['n_problems']:,}",
+        _span(row, "accuracy", 100, ".1f"),
+        _span(row, "delta", 100, "+.1f"),
+        f"{row['mean_kept']:.2f}",
+        _span(row, "speedup", 1, ".2f"),
+    ]
 
 
 def _span(row: Mapping[str, Any], name: str, scale: float, form: str) -> str:
+    if row[name] is None:
+        return "-"
     low, high = row[f"{name}_lo"], row[f"{name}_hi"]
     text = format(scale * row[name], form)
     return text if low is None or high is None else f"{text} [{scale * low:{form}}, {scale * high:{form}}]"
