@@ -110,9 +110,10 @@ def _check(run: Run, record: PointRecord, shown: str) -> None:
             f" Type the same policy on the split of the result, or {BEST}."
         )
     if record.repeat:
+        first = record.label.removesuffix(f" repeat={record.repeat}")
         raise UserError(
             f"{name} is repeat {record.repeat} of a point: the same policy, measured again and not timed. Type the"
-            f" point itself, by its label: '{record.label}'."
+            f" point itself, by its label: '{first}'."
         )
     if record.status != "done":
         words = {

@@ -36,11 +36,7 @@ def contents(run: Run, record: PointRecord, built: Built, how: str | None) -> di
     """File name -> bytes. `how`: as `chosen` has it. Raises UserError for a file of the policy that is gone."""
     files, policy_files = _files_of_the_rule(built)
     arrays = {domain: arrays_of(read) for domain, read in built.calibrations.items() if read is not None}
-    if tensors := {
-        array_name(domain, name): np.ascontiguousarray(array)
-        for domain, own in arrays.items()
-        for name, array in own.items()
-    }:
+    if tensors := {array_name(domain, name): array for domain, own in arrays.items() for name, array in own.items()}:
         files[TENSORS] = save(tensors)  # no metadata: its order would be another one each time
     header = Header(
         label=record.label,
