@@ -170,6 +170,11 @@ def load(folder: str | Path) -> Exported:
     shape = MoeShape(**header.shape.model_dump())
     given = {**header.policy, **{knob: str((folder / file).absolute()) for knob, file in header.policy_files.items()}}
     rule = parse_policy(given.pop("name"), given, shape)
+    if set(rule.files()) != set(header.policy_files):
+        raise UserError(
+            f"{folder / HEADER} names a file outside of the folder for {', '.join(rule.files())}: nothing else is read."
+            f" {AGAIN}"
+        )
     return Exported(
         folder=folder,
         header=header,

@@ -256,6 +256,11 @@ def test_no_file_is_read_outside(out: Path) -> None:
     assert "lacks ../secret" in refused(out)
     rewritten(out, lambda plain: (plain["files"].pop("../secret"), plain.update(policy_files={"path": "/etc/passwd"})))
     assert "lacks /etc/passwd" in refused(out)
+    offset = out.parent / "offset.safetensors"
+    save_file({"logit_offset": np.zeros((2, 8), np.float32)}, offset)
+    outside = {"policy": {"name": "logit_offset", "path": str(offset)}, "policy_files": {}}
+    rewritten(out, lambda plain: plain.update(outside))
+    assert "names a file outside of the folder for path" in refused(out)
 
 
 def test_every_byte_of_the_tensors_counts(out: Path) -> None:

@@ -37,6 +37,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic = pick_strength(ladder(SyntheticRun(problems=200)), gain=0.1)
     synthetic.add("ban", {"lambda": 0.8, "k_min": 3}, kept=5, churn=0.03)
     synthetic.add("naee", {"beta": 0.4, "k_min": 2}, kept=5, churn=0.03)
+    synthetic.add("mask", {"experts": {"0": [3, 5], "2": [31]}}, churn=0.03)
     synthetic.add("pick", {"boost": 0.1, "key_experts": 1}, status="failed", reason="out of memory")
     synthetic.add("pick", {"boost": 0.2, "key_experts": 1}, status="invalid", reason="the policy did not engage: math")
     synthetic.add("pick", {"boost": 0.3, "key_experts": 1}, status="dropped", reason="can no longer reach the front")
@@ -107,6 +108,13 @@ def test_no_pickle_and_no_code(run: Path, tmp_path: Path) -> None:
             assert Path(name).suffix in (".json", ".md", ".safetensors")
             assert not content.startswith((b"\x80", b"PK"))
     assert TENSORS not in bytes_of(tmp_path / "2"), "fixed_k reads no calibration"
+
+
+def test_named_experts_keep_their_layers(run: Path, tmp_path: Path) -> None:
+    (mask,) = (each for each in read_run(RunFolder(run)).records if each.policy_name == "mask")
+    export(run, mask.fingerprint, tmp_path / "out")
+    bias_LE = load(tmp_path / "out").build().table.logit_bias_PLE[0]
+    assert [tuple(each) for each in bias_LE.isneginf().nonzero().tolist()] == [(0, 3), (0, 5), (2, 31)]
 
 
 def test_gold_sensitivity_is_found_by_the_table(kept: Path, tmp_path: Path) -> None:
