@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,34 @@ def write_atomically(path: Path, data: bytes, lost: str = "") -> None:
         os.fsync(folder)  # the rename itself lives in the folder
     finally:
         os.close(folder)
+
+
+def write_folder_atomically(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Put files into `folder`, which is seen whole or not at all. One that is there is replaced: for its owner to know.
+
+    Raises CannotWrite, and leaves what was there, and nothing beside it.
+    """
+    mark = f"{uuid.uuid4().hex}{HALF}"
+    staging, aside = (folder.with_name(f".{folder.name}.{part}.{mark}") for part in ("new", "old"))
+    try:
+        create_folder(folder.parent)
+        staging.mkdir(FOLDER_MODE)
+        for name, data in contents.items():
+            write_atomically(staging / name, data)
+        if folder.exists():
+            os.replace(folder, aside)
+        try:
+            os.replace(staging, folder)
+        except OSError:
+            if aside.exists():
+                os.replace(aside, folder)
+            raise
+    except BaseException as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, CannotWrite):
+            raise CannotWrite.of(error, folder) from None
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def opener(name: str, flags: int) -> int:

@@ -45,7 +45,7 @@ COMMANDS = {
     for command in (
         Command(
             "inspect",
-            "what a checkpoint is, takes and allows, before it is loaded",
+            "what a checkpoint is, takes and allows, or what an exported policy is",
             "banpick_exp.sweep.inspect_command",
         ),
         Command(
@@ -72,6 +72,11 @@ COMMANDS = {
         Command("grade", "grade a finished run again, without an engine", "banpick_exp.cluster.commands.grade"),
         Command("choose", "choose points on a dev run, report them on a test run", "banpick_exp.report.choose"),
         Command("compare", "what a search saved, and whether its front is the same", "banpick_exp.report.compare"),
+        Command(
+            "export",
+            "write a measured policy as a folder that can be kept and read",
+            "banpick_exp.report.export.command",
+        ),
         Command(
             "bench",
             "how fast is the router, and do banned experts cost nothing?",

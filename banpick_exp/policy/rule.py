@@ -150,6 +150,10 @@ class Rule(BaseModel):
         """
         return {"name": self.name, **self.knobs()}
 
+    def files(self) -> dict[str, str]:
+        """Knob -> path of a file of the user's that `fill` reads, which an export must carry along."""
+        return {}
+
     def label(self) -> str:
         """A short name for tables and plots, such as `pick boost=1 key_experts=4`."""
         return " ".join([self.name, *(f"{knob}={short(value)}" for knob, value in self.knobs().items())])

@@ -42,11 +42,14 @@ def foremost_row(run: Run) -> Row | None:
     gains = gains_in(run.verdicts)
     if gains.height:
         return gains.row(0, named=True)
+    return None if run.headline.startswith("No verdict") else nearest_to_a_gain(run)
+
+
+def nearest_to_a_gain(run: Run) -> Row | None:
+    """The row of `verdicts` of the tie at equal budget that is the least likely to be a loss; None without a tie."""
     near = run.verdicts.filter((pl.col("domain") == OVERALL) & (pl.col("verdict") == "ties"))
     near = near.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
-    if near.height == 0 or run.headline.startswith("No verdict"):
-        return None
-    return near.sort("lo_simultaneous", descending=True).row(0, named=True)
+    return next(near.sort("lo_simultaneous", descending=True).head(1).iter_rows(named=True), None)
 
 
 def _kept_and_speed(run: Run, verdict: Row) -> str:

@@ -1,16 +1,23 @@
-"""`python -m banpick_exp inspect MODEL`: what a checkpoint is, what it takes, and what to type next. Loads nothing."""
+"""`python -m banpick_exp inspect MODEL`: what a checkpoint is, what it takes, and what to type next. Loads nothing.
+
+Of a folder that `export` wrote it says what that holds (`sweep.inspect_export`).
+"""
 
 from __future__ import annotations
 
 import json
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from banpick_exp.config import suggestion
 from banpick_exp.errors import UserError
 from banpick_exp.options import Options
+from banpick_exp.policy.exported import load
+from banpick_exp.policy.exported_files import is_export
 from banpick_exp.sweep.compose import Composer, choices
+from banpick_exp.sweep.inspect_export import told_of_export
 from banpick_exp.sweep.inspect_next import commands, fetches
 from banpick_exp.sweep.inspection import ANSWER_TOKENS, RANKS, SETTINGS, Inspection, inspect
 from banpick_exp.sweep.price import duration, hours_text
@@ -18,6 +25,7 @@ from banpick_exp.sweep.sensible_rules import EAGER, Sense, rules_for
 
 SCHEMA = 1
 """Of --json; a field that changes its meaning is a new one."""
+USUAL_CARD = "h100"
 WIDTH = 80
 LABEL = 12
 DESCRIPTION = """\
@@ -31,6 +39,9 @@ the Hub id of a model in conf/model/. Of a folder its config.json and the index 
 its weights are read, and the headers of weight files that are there. Of a Hub id
 nothing is fetched: its numbers are those that ship with the project.
 
+MODEL may also be a folder that export wrote: then its digests are checked, and it
+says which policy that is, for which model, and what was measured.
+
 "hooked" means that vLLM's code for this family builds its experts where the hook
 sits: it was read, not run. What the engine does is asked by
     python -m banpick_exp verify model=MODEL
@@ -41,6 +52,7 @@ examples:
   python -m banpick_exp inspect /models/my-moe
   python -m banpick_exp inspect openai/gpt-oss-120b --hardware h200
   python -m banpick_exp inspect mixtral --json
+  python -m banpick_exp inspect OUT/                       (an exported policy)
 
 To look at another checkpoint of the Hub, fetch its config alone:
   hf download ID config.json model.safetensors.index.json --local-dir FOLDER
@@ -53,6 +65,14 @@ Exit code: 0 it can be tried, 1 the hook refuses it, 2 it cannot be read.
 def run(arguments: list[str]) -> int:
     """Returns 0, or 1 for a checkpoint that the hook refuses. Raises UserError for what cannot be read."""
     typed = _options().parse_args(arguments)
+    folder = Path(typed.model).expanduser()
+    if is_export(folder):
+        if typed.hardware is not None:
+            raise UserError(f"--hardware {typed.hardware} means nothing to {folder}, a policy: leave it out.")
+        exported = load(folder)
+        print(exported.header.content().decode() if typed.json else "\n".join(told_of_export(exported)))
+        return 0
+    typed.hardware = typed.hardware or USUAL_CARD
     if typed.hardware not in (cards := choices("hardware")):
         raise UserError(
             f"--hardware {typed.hardware} is unknown: nothing could be priced."
@@ -70,8 +90,10 @@ def help_page() -> str:
 
 def _options() -> Options:
     parser = Options(prog="python -m banpick_exp inspect", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("model", metavar="MODEL", help="a name of conf/model/, a folder, or a Hub id known there")
-    parser.add_argument("--hardware", metavar="NAME", default="h100", help="the card: h100, h200, a100_80gb")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a name of conf/model/, a folder, a Hub id known there, or a policy"
+    )
+    parser.add_argument("--hardware", metavar="NAME", help="the card: h100 (the default), h200, a100_80gb")
     parser.add_argument("--json", action="store_true", help="one JSON object, described in docs/models.md")
     return parser
 

@@ -94,7 +94,7 @@ def loss_of_right_answers(domain: DomainCalibration) -> np.ndarray:
     0 where k_min is K.
     """
     gain_LK = np.pad(domain.scores["limit_gain"].value, ((0, 0), (0, 1)))
-    loss_L: np.ndarray = -gain_LK[:, int(domain.k_min) - 1]
+    loss_L: np.ndarray = -gain_LK[:, int(np.asarray(domain.k_min).item()) - 1]
     return loss_L
 
 

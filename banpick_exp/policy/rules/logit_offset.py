@@ -91,6 +91,9 @@ class LogitOffset(Rule):
     def knobs(self) -> dict[str, object]:
         return {"path": self.path, "sha256": self.sha256}
 
+    def files(self) -> dict[str, str]:
+        return {"path": self.path}
+
     def label(self) -> str:
         """The file's name and the start of its SHA-256."""
         return f"{self.name} {Path(self.path).stem} {str(self.sha256)[:8]}"
