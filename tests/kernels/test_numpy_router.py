@@ -96,6 +96,49 @@ def test_equals_the_reference(
     assert found.weights_TS.dtype == np.float32
 
 
+@settings(max_examples=120, deadline=None)
+@given(
+    parts=st.lists(st.frozensets(st.sampled_from(PARTS)), min_size=2, max_size=5),
+    tokens=st.sampled_from([0, 1, 7, 64]),
+    experts=st.sampled_from([8, 60]),
+    top_k=st.sampled_from([1, 4, 8]),
+    kind=st.sampled_from(["plain", "bfloat16", "ties", "broken"]),
+    scoring=st.sampled_from(["softmax", "sigmoid"]),
+    renormalize=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@example([frozenset({"ban", "inserts"}), frozenset({"mixed"}), frozenset()], 64, 60, 8, "ties", "softmax", True, 1)
+@example([frozenset({"thresholds"}), frozenset({"bias", "keep"})], 64, 60, 8, "broken", "sigmoid", False, 2)
+def test_each_token_is_routed_as_in_a_batch_of_its_row_alone(
+    parts: list[frozenset[str]], tokens: int, experts: int, top_k: int, kind: str, scoring: str, renormalize: bool,
+    seed: int,
+) -> None:  # fmt: skip
+    """Reference and numpy, to the bit: a row's own table routes the whole batch, and its tokens are looked at."""
+    draw = random.Random(seed)
+    tables = [table_of(each, experts, top_k, draw) for each in parts]
+    slots = max(needed for _, needed in tables)
+    mixed = RouterTable.neutral(1, experts, top_k, rows=len(parts)).layer(0)
+    for row, (table, _) in enumerate(tables):
+        mixed.values[row], mixed.logit_bias_PE[row], mixed.key_PE[row] = (
+            table.values[0], table.logit_bias_PE[0], table.key_PE[0],
+        )  # fmt: skip
+    logits_TE = logits_of(tokens, experts, kind, seed)
+    row_T = torch.randint(len(parts), (tokens,), generator=torch.Generator().manual_seed(seed))
+    given_as = (logits_TE, top_k, slots, renormalize, scoring)
+    found = NumpyRouter(mixed).route(*given_as, row_T=row_T.numpy())
+    torch_found = reference.route(logits_TE, mixed, top_k, slots, renormalize, scoring, row_T=row_T)
+    for row, (table, _) in enumerate(tables):
+        of_row = (row_T == row).numpy()
+        alone = NumpyRouter(table).route(*given_as)
+        torch_alone = reference.route(logits_TE, table, top_k, slots, renormalize, scoring)
+        for mine, own in zip(found, alone, strict=True):
+            assert np.array_equal(mine[of_row], own[of_row])
+        for mine, own in zip(torch_found, torch_alone, strict=True):
+            assert torch.equal(mine[of_row], own[of_row])
+        assert np.array_equal(found.ids_TS[of_row], torch_alone[1].numpy()[of_row])
+        assert np.array_equal(found.kept_TS[of_row], torch_alone[2].numpy()[of_row])
+
+
 def test_counts_follow_the_table_only_after_a_read() -> None:
     """The scalars are copied: whoever writes the table must call `read`."""
     layer = RouterTable.neutral(1, 8, 4).layer(0)
@@ -113,3 +156,12 @@ def test_counters(pruned: bool) -> None:
     count_few(tokens_P, usage_PE, ids, kept if pruned else None)
     assert tokens_P.tolist() == [8]
     assert usage_PE.tolist() == ([[2, 1, 3]] if pruned else [[4, 1, 4]])
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_counters_by_row(pruned: bool) -> None:
+    tokens_P, usage_PE = torch.tensor([5, 0, 0]), torch.zeros(3, 3, dtype=torch.int64)
+    ids, kept = torch.tensor([[0, 2], [2, 2], [-1, -1]]), torch.tensor([[True, True], [True, False], [False, False]])
+    count_few(tokens_P, usage_PE, ids, kept if pruned else None, np.array([2, 0, 2]))
+    assert tokens_P.tolist() == [6, 0, 2]
+    assert usage_PE.tolist() == ([[0, 0, 1], [0] * 3, [1, 0, 1]] if pruned else [[0, 0, 2], [0] * 3, [3, 0, 1]])
