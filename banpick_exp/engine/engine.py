@@ -31,12 +31,18 @@ ROUTING_WORKER = "banpick_exp.engine.worker.RoutingExtension"
 PROBE_PROMPT = [10, 11, 12, 13, 14]
 """Token ids of the start-up probe: any ids do, only the counters are looked at."""
 GREEDY: Mapping[str, Any] = {"temperature": 0.0}
+UNSET: Mapping[str, int] = {"banpick_extra_slots": 0, "banpick_rows": 1}
+"""What the plugin reads from vLLM's `additional_config`, where nothing is said. Named, it is part of vLLM's hashes."""
 
 
 Chat = bool | Mapping[str, Any]
 """Whether a prompt becomes a chat, or what the chat template is given."""
 Prompt = str | list[dict[str, str]]
 """What the user says, or all messages of a chat ({role, content}), which needs a chat template."""
+
+
+PolicyOfRow = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], str]
+"""Name, params, and the key of a loaded calibration where it reads one."""
 
 
 class EngineError(RuntimeError):
@@ -73,6 +79,11 @@ def _nothing_collected() -> Iterator[None]:
             gc.enable()
 
 
+def _joined(stages: Sequence[Mapping[str, list[Any]]]) -> Counters:
+    """The layers of all stages, those of lower layers first."""
+    return Counters(**{field: [value for part in stages for value in part[field]] for field in stages[0]})
+
+
 class Engine:
     """start, verify, set_policy, generate, score, prefill, close; `call` reaches what else the workers can do."""
 
@@ -85,6 +96,7 @@ class Engine:
         options: Mapping[str, Any] | None = None,
         *,
         worker: str = ROUTING_WORKER,
+        rows: int = 1,
     ) -> None:
         """`num_layers`: MoE layers the checkpoint has, by its config.json; `verify` holds the hook against it.
 
@@ -92,10 +104,13 @@ class Engine:
 
         `worker`: the worker extension by its full name, `RoutingExtension` or a subclass. The same for all engines that
         are started in one process: vLLM mixes it into its worker class and leaves it there.
+
+        `rows`: how many policies the engine can hold at once, one for each request of a batch.
         """
         self.model, self.model_path, self.settings, self.num_layers = model, model_path, engine, num_layers
-        self.options, self.worker = dict(options or {}), worker
-        self.policy_fingerprint = "none"
+        self.options, self.worker, self.rows = dict(options or {}), worker, rows
+        self.policy_fingerprints = ["none"]
+        """Of the policies held, by row."""
         self._llm: LLM | None = None
         self._stages: list[int] | None = None
         """The pipeline stage of each rank; None where there is one stage."""
@@ -127,8 +142,9 @@ class Engine:
             options["moe_backend"] = settings.moe_backend
         if settings.kv_cache_blocks is not None:
             options["num_gpu_blocks_override"] = settings.kv_cache_blocks
-        if settings.extra_slots:
-            options["additional_config"] = {"banpick_extra_slots": settings.extra_slots}
+        additional = {"banpick_extra_slots": settings.extra_slots, "banpick_rows": self.rows}
+        if set_apart := {name: value for name, value in additional.items() if value != UNSET[name]}:
+            options["additional_config"] = set_apart
         gc.freeze()  # what was imported stays: vLLM collects garbage several times while it loads
         self._llm = LLM(
             model=self.model_path,
@@ -149,6 +165,8 @@ class Engine:
         )
         if settings.pipeline_parallel_size > 1:
             self._place(self.describe())
+        elif self.rows > 1:
+            self.describe()  # from now on requests are followed
         return time.perf_counter() - begin
 
     def _place(self, reports: Sequence[RankReport]) -> None:
@@ -261,20 +279,52 @@ class Engine:
         """Swap the routing policy in place, on every rank. Returns seconds. Raises EngineError when ranks disagree."""
         begin = time.perf_counter()
         answers = self.call("banpick_set_policy", name, json.dumps(dict(params)), calibration_key)
-        digests = [{digest for digest, _ in ranks} for ranks in self._by_stage(answers)]
-        for of_stage in digests:
-            if len(of_stage) != 1:
-                raise EngineError(f"ranks hold different policies after the swap: {sorted(of_stage)}")
-        held = "-".join(of_stage.pop() for of_stage in digests)
-        self.policy_fingerprint = fingerprint([name, dict(params), calibration_key, held])
+        self.policy_fingerprints = [self._held(name, params, calibration_key, [digest for digest, _ in answers])]
         return time.perf_counter() - begin
 
+    def set_policies(self, policies: Sequence[PolicyOfRow]) -> float:
+        """Hold several policies at once, the first of them in row 0; a request then names its row. Returns seconds.
+
+        Each is (name, params) or (name, params, calibration key). Raises EngineError when ranks disagree, or where the
+        engine was started for fewer.
+        """
+        if not 1 <= len(policies) <= self.rows:
+            raise EngineError(
+                f"{len(policies)} policies at once, and this engine was started for 1 to {self.rows}: start it with"
+                f" rows={max(1, len(policies))}"
+            )
+        begin = time.perf_counter()
+        asked = [(policy[0], dict(policy[1]), policy[2] if len(policy) == 3 else "") for policy in policies]
+        answers = self.call("banpick_set_policies", [[name, json.dumps(params), key] for name, params, key in asked])
+        self.policy_fingerprints = [
+            self._held(name, params, key, [digests[row] for digests, _ in answers])
+            for row, (name, params, key) in enumerate(asked)
+        ]
+        return time.perf_counter() - begin
+
+    @property
+    def policy_fingerprint(self) -> str:
+        """Of the policy in row 0."""
+        return self.policy_fingerprints[0]
+
+    def _held(self, name: str, params: Mapping[str, Any], calibration_key: str, digests: Sequence[str]) -> str:
+        """The fingerprint of a policy of which each rank names the digest that it holds."""
+        stages = [set(ranks) for ranks in self._by_stage(digests)]
+        for of_stage in stages:
+            if len(of_stage) != 1:
+                raise EngineError(f"ranks hold different policies after the swap: {sorted(of_stage)}")
+        held = "-".join(of_stage.pop() for of_stage in stages)
+        return fingerprint([name, dict(params), calibration_key, held])
+
     def counters(self, *, reset: bool) -> Counters:
-        """Of all layers, by the first rank of each stage; `verify` has shown that the ranks count alike."""
-        first = [ranks[0] for ranks in self._by_stage(self.call("banpick_counters", reset))]
-        if len(first) == 1:
-            return Counters(**first[0])
-        return Counters(**{field: [value for part in first for value in part[field]] for field in first[0]})
+        """Of all layers and rows, by the first rank of each stage; `verify` has shown that the ranks count alike."""
+        return _joined([ranks[0] for ranks in self._by_stage(self.call("banpick_counters", reset))])
+
+    def counters_by_row(self, *, reset: bool) -> list[Counters]:
+        """The same of each policy that is held, by row."""
+        stages = [ranks[0] for ranks in self._by_stage(self.call("banpick_counters_by_row", reset))]
+        parts = [[of_stage[row] for of_stage in stages if of_stage] for row in range(len(self.policy_fingerprints))]
+        return [_joined(of_row) for of_row in parts]
 
     def _by_stage(self, answers: Sequence[Any]) -> list[list[Any]]:
         """What the ranks answered, stage by stage, those of lower layers first."""
@@ -294,10 +344,15 @@ class Engine:
         salt: str = "",
         ignore_eos: bool = False,
         stop: Sequence[Sequence[str]] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> list[Generation]:
-        """Greedy answers under the current policy. `salt` is added to the policy's own cache salt."""
+        """Greedy answers under the current policy. `salt` is added to the policy's own cache salt.
+
+        `rows`: of `set_policies`, which policy answers each prompt; None: row 0 answers all.
+        """
+        sequences = self.tokenize(prompts, chat=chat)
         return self.generate_ids(
-            self.tokenize(prompts, chat=chat), max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos, stop=stop
+            sequences, max_tokens=max_tokens, salt=salt, ignore_eos=ignore_eos, stop=stop, rows=rows
         )
 
     def tokenize(
@@ -341,10 +396,11 @@ class Engine:
         ignore_eos: bool = False,
         sampling: Sequence[Sampling] | None = None,
         stop: Sequence[Sequence[str]] | None = None,
+        rows: Sequence[int] | None = None,
     ) -> list[Generation]:
         """One answer a prompt, greedy or drawn as `sampling` (one entry a prompt) says.
 
-        `stop`: for each prompt the texts at which its answer ends; they are left out of it.
+        `stop`: for each prompt the texts at which its answer ends; they are left out of it. `rows` as in `generate`.
         """
         limits = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
         drawn = [GREEDY] * len(prompts) if sampling is None else [asdict(each) for each in sampling]
@@ -358,17 +414,19 @@ class Engine:
                 prompt_token_ids=tuple(output.prompt_token_ids or ()),
                 finish_reason=output.outputs[0].finish_reason or "",
             )
-            for output in self._run(prompts, asked, salt)
+            for output in self._run(prompts, asked, salt, rows)
         ]
 
-    def score(self, sequences: Sequence[Sequence[int]], *, salt: str = "") -> list[list[float]]:
+    def score(
+        self, sequences: Sequence[Sequence[int]], *, salt: str = "", rows: Sequence[int] | None = None
+    ) -> list[list[float]]:
         """Log-probability (nats) of each token given those before it, under the current policy.
 
-        Element i of a result belongs to token i + 1: the first token has no prediction.
+        Element i of a result belongs to token i + 1: the first token has no prediction. `rows` as in `generate`.
         """
         scored = [{**GREEDY, "max_tokens": 1, "prompt_logprobs": 0}] * len(sequences)
         results = []
-        for sequence, output in zip(sequences, self._run(sequences, scored, salt), strict=True):
+        for sequence, output in zip(sequences, self._run(sequences, scored, salt, rows), strict=True):
             assert output.prompt_logprobs is not None
             entries = zip(sequence[1:], output.prompt_logprobs[1:], strict=True)
             results.append([entry[token].logprob for token, entry in entries if entry is not None])
@@ -398,13 +456,30 @@ class Engine:
         self._run(sequences, passed, salt)
 
     def _run(
-        self, prompts: Sequence[Sequence[int]], sampling: Sequence[Mapping[str, Any]], salt: str
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sequence[Mapping[str, Any]],
+        salt: str,
+        rows: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
-        """`sampling`: arguments of `vllm.SamplingParams`, one entry a prompt."""
+        """`sampling`: arguments of `vllm.SamplingParams`, one entry a prompt. `rows` as in `generate`."""
         from vllm import SamplingParams
 
+        held = self.policy_fingerprints
+        rows_R = [0] * len(prompts) if rows is None else list(rows)
+        if len(rows_R) != len(prompts) or not all(0 <= row < len(held) for row in rows_R):
+            raise EngineError(
+                f"rows={sorted(set(rows_R))} for {len(prompts)} prompts: each prompt names one of the {len(held)}"
+                f" policies that set_policies was given, 0..{len(held) - 1}"
+            )
         # `skip_clone`: made for one request alone. vLLM copies others deeply, a tenth of a small model's time.
-        parameters = [SamplingParams(**each, skip_clone=True) for each in sampling]
-        cache_salt = f"{self.policy_fingerprint}{salt}"
-        inputs: Any = [{"prompt_token_ids": list(ids), "cache_salt": cache_salt} for ids in prompts]
+        parameters = [
+            SamplingParams(**each, skip_clone=True, extra_args={"routing_row": row} if row else None)
+            for each, row in zip(sampling, rows_R, strict=True)
+        ]
+        # A policy changes hidden states, so keys and values: with its fingerprint none is read under another.
+        inputs: Any = [
+            {"prompt_token_ids": list(ids), "cache_salt": f"{held[row]}{salt}"}
+            for ids, row in zip(prompts, rows_R, strict=True)
+        ]
         return self.llm.generate(inputs, parameters, use_tqdm=False)

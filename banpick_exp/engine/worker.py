@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from vllm.distributed import get_pp_group
 
+from banpick_exp.engine.plugin import token_rows
 from banpick_exp.engine.plugin.compile_cache import cache_keys
 from banpick_exp.engine.plugin.hook import find_layers
 from banpick_exp.engine.plugin.layer import HookedLayer
@@ -35,6 +37,8 @@ class RoutingExtension:
     def _banpick_layers(self) -> list[HookedLayer]:
         if not hasattr(self, "_banpick_layer_list"):
             self._banpick_layer_list = find_layers(self.model_runner.model)
+            for rows in {id(rows): rows for layer in self._banpick_layer_list if (rows := layer.token_rows)}.values():
+                token_rows.follow(self.model_runner, rows)
             self._banpick_calibrations: dict[str, Calibration] = {}
             self._banpick_first, self._banpick_total = 0, len(self._banpick_layer_list)
         return self._banpick_layer_list
@@ -116,38 +120,75 @@ class RoutingExtension:
 
     def banpick_set_policy(self, name: str, params_json: str, calibration_key: str) -> tuple[str, float]:
         """Write a policy into every layer. Returns the digest of what the device now holds and the seconds it took."""
+        digests, seconds = self.banpick_set_policies([[name, params_json, calibration_key]])
+        return digests[0], seconds
+
+    def banpick_set_policies(self, policies: list[list[str]]) -> tuple[list[str], float]:
+        """Write policies (name, params as JSON, calibration key) into the rows of every layer, from row 0 on.
+
+        Returns the digest of what the device now holds, row by row, and the seconds it took. Requests may name these
+        rows from then on, and no others. Raises RuntimeError, with nothing changed, where one cannot be held.
+        """
         start = time.perf_counter()
         layers, first = self._banpick_layers(), self._banpick_first
         if not layers:  # a stage of dense layers
-            return _digest(layers), 0.0
-        policy = build_policy(
-            name,
-            json.loads(params_json),
-            num_layers=self._banpick_total,
-            num_experts=layers[0].num_experts,
-            top_k=layers[0].top_k,
-            calibration=self._banpick_calibrations[calibration_key] if calibration_key else None,
-        )
-        edits = (policy.edits or (None,) * self._banpick_total)[first : first + len(layers)]
-        for layer, edit in zip(layers, edits, strict=True):
-            layer.check(slots=policy.max_kept, edit=edit)
-        for index, (layer, edit) in enumerate(zip(layers, edits, strict=True)):
-            layer.write(policy.table.layer(first + index), slots=policy.max_kept, edit=edit)
+            return [_digest(layers, row) for row in range(len(policies))], 0.0
+        if len(policies) > len(layers[0].rows):
+            raise RuntimeError(
+                f"{len(policies)} policies do not fit: this engine was started for {len(layers[0].rows)} at once"
+            )
+        built = [
+            build_policy(
+                name,
+                json.loads(params_json),
+                num_layers=self._banpick_total,
+                num_experts=layers[0].num_experts,
+                top_k=layers[0].top_k,
+                calibration=self._banpick_calibrations[calibration_key] if calibration_key else None,
+            )
+            for name, params_json, calibration_key in policies
+        ]
+        edits_P = [(policy.edits or (None,) * self._banpick_total)[first : first + len(layers)] for policy in built]
+        for policy, edits in zip(built, edits_P, strict=True):
+            for layer, edit in zip(layers, edits, strict=True):
+                layer.check(slots=policy.max_kept, edit=edit)
+        for row, (policy, edits) in enumerate(zip(built, edits_P, strict=True)):
+            for index, (layer, edit) in enumerate(zip(layers, edits, strict=True)):
+                layer.write(policy.table.layer(first + index), slots=policy.max_kept, edit=edit, row=row)
+        if (rows := layers[0].token_rows) is not None:
+            rows.named = len(policies)
         seconds = time.perf_counter() - start
-        return _digest(layers), seconds
+        return [_digest(layers, row) for row in range(len(policies))], seconds
 
     def banpick_counters(self, reset: bool) -> dict[str, list[Any]]:
-        """The fields of `Counters`, of this rank's layers, since the last reset (row 0: there is one row for now)."""
+        """The fields of `Counters`, of this rank's layers and all rows together, since the last reset."""
         layers = self._banpick_layers()
-        if not layers:
-            return dataclasses.asdict(Counters(tokens=[], kept=[], usage=[]))
-        counters = Counters(
-            tokens=torch.stack([layer.tokens_P[0] for layer in layers]).tolist(),
-            kept=torch.stack([layer.usage_PE[0].sum() for layer in layers]).tolist(),
-            usage=torch.stack([layer.usage_PE[0] for layer in layers]).tolist(),
-        )
+        tokens_L = [layer.tokens_P.sum() for layer in layers]
+        return self._banpick_counted(tokens_L, [layer.usage_PE.sum(dim=0) for layer in layers], reset)
+
+    def banpick_counters_by_row(self, reset: bool) -> list[dict[str, list[Any]]]:
+        """The same of each row by itself."""
+        layers = self._banpick_layers()
+        rows = range(max((len(layer.rows) for layer in layers), default=1))
+        counted = [
+            self._banpick_counted([at.tokens_P[row] for at in layers], [at.usage_PE[row] for at in layers], False)
+            for row in rows
+        ]
         if reset:
-            for layer in layers:
+            self._banpick_counted([], [], True)
+        return counted
+
+    def _banpick_counted(self, tokens_L: list[Tensor], usage_LE: list[Tensor], reset: bool) -> dict[str, list[Any]]:
+        if tokens_L:
+            counters = Counters(
+                tokens=torch.stack(tokens_L).tolist(),
+                kept=torch.stack([usage_E.sum() for usage_E in usage_LE]).tolist(),
+                usage=torch.stack(usage_LE).tolist(),
+            )
+        else:
+            counters = Counters(tokens=[], kept=[], usage=[])
+        if reset:
+            for layer in self._banpick_layers():
                 for counter in (layer.tokens_P, layer.usage_PE):
                     counter.zero_()
         return dataclasses.asdict(counters)
@@ -160,11 +201,11 @@ def _kinds(values: Iterable[KindT]) -> tuple[KindT, ...]:
     return tuple(sorted(set(values)))
 
 
-def _digest(layers: list[HookedLayer]) -> str:
+def _digest(layers: list[HookedLayer], row: int) -> str:
     digest = hashlib.sha256()
-    for layer in layers:
-        for field in dataclasses.fields(layer.table):
-            digest.update(getattr(layer.table, field.name).cpu().contiguous().numpy().tobytes())
-        if layer.edit is not None:
-            digest.update(layer.edit.digest().encode())
+    for of_row in (layer.rows[row] for layer in layers):
+        for field in dataclasses.fields(of_row.table):
+            digest.update(getattr(of_row.table, field.name).cpu().contiguous().numpy().tobytes())
+        if of_row.edit is not None:
+            digest.update(of_row.edit.digest().encode())
     return digest.hexdigest()[:16]

@@ -55,10 +55,10 @@ def swaps() -> dict[str, Any]:
     engine.counters(reset=True)
     found["a_long_again"] = answers(engine, long)
     found["a_tokens_again"] = engine.counters(reset=True).tokens
-    engine.policy_fingerprint = "one salt for all"
+    engine.policy_fingerprints = ["one salt for all"]
     answers(engine, long)
     engine.set_policy(*POLICY_B)
-    engine.policy_fingerprint = "one salt for all"
+    engine.policy_fingerprints = ["one salt for all"]
     found["leak"] = answers(engine, long)
     engine.set_policy("none", {})
     whole = [engine.tokenize([text])[0] for text in long]

@@ -65,7 +65,7 @@ def not_counting(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 def usage_lost(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     """One layer counts its tokens, and its experts nowhere."""
     layer = hooked(engine)[0][BROKEN]
-    patch.setattr(layer, "count", lambda ids, kept: layer.tokens_P.add_(len(ids) if layer.counts else 0))
+    patch.setattr(layer, "count", lambda ids, *_: layer.tokens_P.add_(len(ids) if layer.counts else 0))
 
 
 def wrong_sum(engine: Engine, patch: pytest.MonkeyPatch) -> None:

@@ -133,8 +133,8 @@ def test_each_token_is_routed_as_in_a_batch_of_its_row_alone(
         torch_alone = reference.route(logits_TE, table, top_k, slots, renormalize, scoring)
         for mine, own in zip(found, alone, strict=True):
             assert np.array_equal(mine[of_row], own[of_row])
-        for mine, own in zip(torch_found, torch_alone, strict=True):
-            assert torch.equal(mine[of_row], own[of_row])
+        for tensor, of_alone in zip(torch_found, torch_alone, strict=True):
+            assert torch.equal(tensor[of_row], of_alone[of_row])
         assert np.array_equal(found.ids_TS[of_row], torch_alone[1].numpy()[of_row])
         assert np.array_equal(found.kept_TS[of_row], torch_alone[2].numpy()[of_row])
 

@@ -12,7 +12,7 @@ What fails without a check, and where it is refused:
 - a model that bypasses the factory: `verify` compares hooked layers with the checkpoint's MoE layers;
 - a router that reproduces nothing like its reference (a new vLLM): the self-test in `verify`.
 
-Shapes: T tokens, E experts, K experts a token, S slots, P policy rows (one), L MoE layers.
+Shapes: T tokens, E experts, K experts a token, S slots, P policy rows, L MoE layers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.model_executor.layers.fused_moe.runner.moe_runner_interface import MoERunnerInterface
 
+from banpick_exp.engine.plugin import token_rows
 from banpick_exp.engine.plugin.amx import allow_tiles
 from banpick_exp.engine.plugin.experts import keep_pairs_only
 from banpick_exp.engine.plugin.layer import HookedLayer
 from banpick_exp.engine.plugin.ops import route_op
 from banpick_exp.engine.plugin.router import RouterSpec
 from banpick_exp.engine.plugin.skipping import check_parallelism, choose_filler
+from banpick_exp.engine.plugin.token_rows import TokenRows
 
 SUPPORTED_ROUTERS = frozenset({"CPURouter", "FusedTopKRouter", "FusedTopKBiasRouter", "GroupedTopKRouter"})
 SUPPORTED_SCORING = frozenset({"softmax", "sigmoid"})
@@ -43,8 +45,10 @@ OTHER_RUNNERS = (("vllm.model_executor.models.transformers.moe", "TransformersMo
 that uses one is refused by `verify`."""
 
 
-def _hook_router(router: BaseRouter, name: str, device: torch.device, fixed_slots: int | None) -> HookedLayer:
-    layer = HookedLayer(name, router, device, fixed_slots)
+def _hook_router(
+    router: BaseRouter, name: str, device: torch.device, fixed_slots: int | None, rows: TokenRows | None
+) -> HookedLayer:
+    layer = HookedLayer(name, router, device, fixed_slots, rows)
     stock = type(router)
 
     def _compute_routing(
@@ -95,7 +99,10 @@ def _attach(runner: MoERunner) -> None:
         extra_slots = (config.additional_config or {}).get("banpick_extra_slots", 0)
         fixed_slots = runner.router.top_k + int(extra_slots)
     device = torch.get_default_device()
-    layer = _hook_router(runner.router, runner.layer_name, device, fixed_slots)
+    rows = token_rows.of_model(config, device)
+    if rows is not None:
+        token_rows.refuse(runner.layer_name, config, runner.moe_config)
+    layer = _hook_router(runner.router, runner.layer_name, device, fixed_slots, rows)
     runner.router._banpick_layer = layer
     keep_pairs_only(runner, layer)
 

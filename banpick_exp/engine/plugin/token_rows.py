@@ -1,0 +1,179 @@
+"""Which policy each token of the running step is routed by: filled before the forward pass, read by every layer.
+
+vLLM's V1 model runner knows which request each token belongs to once it has prepared the inputs of a step, so
+`follow` wraps that method of the one runner, and its dummy runs, which read row 0 like everything that pads a step. A
+request names its row in `SamplingParams.extra_args` (`vllm_xargs` of a server's requests); without a name it is row 0.
+The tensors stay where they are: a captured graph reads what they hold when it is replayed.
+
+What fails without a check, and where it is refused (`refuse`, `follow`): a layer that is handed other tokens than this
+rank prepared, or in another order, would route them by rows that are not theirs.
+
+Shapes: T tokens, R requests of a step, P policy rows.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ROW = "routing_row"
+"""What a request calls its row in `extra_args`."""
+ROWS = "banpick_rows"
+"""How an engine is told at its start how many policies it can hold (`additional_config`)."""
+
+Ints = NDArray[np.int64]
+
+
+class TokenRows:
+    """The rows of a running step, one object a model. Between steps, and in dummy runs, every token is of row 0."""
+
+    def __init__(self, rows: int, max_tokens: int, max_requests: int, device: torch.device) -> None:
+        self.rows = rows
+        """P, which the tables of all layers have."""
+        self.named = 1
+        """Rows that hold a policy: a request of another one is refused."""
+        self.row_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
+        self.row_of_slot = torch.zeros(max_requests, dtype=torch.int64)
+        """By place in the batch, on the CPU."""
+        self.present: tuple[int, ...] = (0,)
+        """The rows of the step, ascending."""
+        self.tokens = 0
+        """Of the step, padding left out; 0 between steps."""
+        self.followed = False
+        """Whether a model runner fills this."""
+        self._staged_T = self.row_T if device.type == "cpu" else torch.zeros(max_tokens, dtype=torch.int64)
+        self.host_T: Ints = self._staged_T.numpy()
+        """`row_T` on the CPU."""
+        self._places: dict[bytes, list[Ints]] = {}
+
+    def fill(self, row_R: Sequence[int], request_T: Ints) -> None:
+        """Take over a step: the rows of its requests, and each token's request. Raises RuntimeError for a row that
+        holds no policy."""
+        present = tuple(sorted(set(row_R)))
+        if present[0] < 0 or present[-1] >= self.named:
+            wrong = next(row for row in present if not 0 <= row < self.named)
+            raise RuntimeError(
+                f"a request names {ROW}={wrong}, and this engine holds {self.named} policies: which one should answer"
+                f" cannot be known. Name one of 0..{self.named - 1}"
+            )
+        tokens, slots = len(request_T), self.row_of_slot.numpy()
+        slots[: len(row_R)] = row_R
+        written = max(tokens, self.tokens)
+        np.take(slots, request_T, out=self.host_T[:tokens])
+        self.host_T[tokens:written] = 0
+        self._take_over(written)
+        self.present, self.tokens = present, tokens
+
+    def clear(self) -> None:
+        """Every token is of row 0."""
+        self.host_T[: self.tokens] = 0
+        self._take_over(self.tokens)
+        self.present, self.tokens = (0,), 0
+
+    def _take_over(self, tokens: int) -> None:
+        self._places.clear()
+        if self.row_T is not self._staged_T:
+            self.row_T[:tokens].copy_(self._staged_T[:tokens])  # pageable memory: it may be written again at once
+
+    def places(self, group_P: Ints, tokens: int) -> list[Ints]:
+        """Where the tokens of each group stand, int64 [n] each; `group_P`: the group of each row, 0 to the last.
+
+        Kept for the step: layers that group alike look once.
+        """
+        key = group_P.tobytes()
+        if key not in self._places:
+            group_T = group_P[self.host_T[:tokens]]
+            self._places[key] = [np.flatnonzero(group_T == group) for group in range(int(group_P.max()) + 1)]
+        return self._places[key]
+
+
+_LATEST: list[tuple[weakref.ref[Any], weakref.ref[TokenRows]]] = []
+"""The model being built, or the last one, which its own layers keep alive: its configuration and its rows."""
+
+
+def of_model(config: Any, device: torch.device) -> TokenRows | None:
+    """The rows that all layers of the model being built share; None where the engine holds one policy.
+
+    `config`: vLLM's, of that model.
+    """
+    rows = int((config.additional_config or {}).get(ROWS, 1))
+    if rows == 1:
+        return None
+    for known, of_known in _LATEST:
+        if known() is config and (token_rows := of_known()) is not None:
+            return token_rows
+    scheduler = config.scheduler_config
+    token_rows = TokenRows(rows, scheduler.max_num_batched_tokens, scheduler.max_num_seqs, device)
+    _LATEST[:] = [(weakref.ref(config), weakref.ref(token_rows))]
+    return token_rows
+
+
+def refuse(name: str, config: Any, moe_config: Any) -> None:
+    """Raise RuntimeError where tokens reach the layer `name` without their rows."""
+    parallel, speculative = config.parallel_config, config.speculative_config
+    reasons = {
+        "data parallelism dispatches tokens of other replicas": moe_config.dp_size > 1,
+        "sequence parallelism gives each rank a part of the tokens": moe_config.is_sequence_parallel,
+        "prefill context parallelism gathers tokens of other ranks": moe_config.pcp_size > 1,
+        "two micro-batches route parts of a step by themselves": parallel.use_ubatching,
+        "speculative decoding routes drafted tokens in a model of its own": speculative is not None,
+        "kv_sharing_fast_prefill drops tokens half-way through the model": config.cache_config.kv_sharing_fast_prefill,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise RuntimeError(
+                f"{name}: {reason}, without the policy that their request named: they would be routed by another"
+                f" one. Start the engine with one policy, or without that setting"
+            )
+
+
+def follow(runner: Any, token_rows: TokenRows) -> None:
+    """Have the model runner of this worker fill `token_rows` before every forward pass. Safe to call again.
+
+    Raises RuntimeError where the runner is none that says which request a token belongs to (vLLM's V2 runner).
+    """
+    if token_rows.followed:
+        return
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    if not isinstance(runner, GPUModelRunner):
+        raise RuntimeError(
+            f"several policies in one engine need vLLM's V1 model runner, this is {type(runner).__module__}: requests"
+            f" would all be answered under the first policy. Start it with VLLM_USE_V2_MODEL_RUNNER=0"
+        )
+    prepare, dummy, known = runner._prepare_inputs, runner._dummy_run, runner.requests
+
+    def _prepare_inputs(scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
+        prepared = prepare(scheduler_output, *arguments, **named)
+        requests = runner.input_batch.req_ids
+        try:
+            row_R = [known[request].banpick_row for request in requests]
+        except AttributeError:  # a new one
+            row_R = [_row_of(known[request]) for request in requests]
+        token_rows.fill(row_R, runner.req_indices.np[: scheduler_output.total_num_scheduled_tokens])
+        return prepared
+
+    def _dummy_run(*arguments: Any, **named: Any) -> Any:
+        token_rows.clear()
+        return dummy(*arguments, **named)
+
+    runner._prepare_inputs, runner._dummy_run = _prepare_inputs, _dummy_run
+    token_rows.followed = True
+
+
+def _row_of(request: Any) -> int:
+    """The row that a request names, remembered in vLLM's own state of it."""
+    named = getattr(request.sampling_params, "extra_args", None) or {}
+    request.banpick_row = int(named.get(ROW, 0))
+    return int(request.banpick_row)
+
+
+def at(places: Ints, device: torch.device) -> Tensor:
+    """The same places as a tensor."""
+    return torch.from_numpy(places).to(device)
