@@ -10,7 +10,10 @@ BROKEN = ("fixed_k", {"k": 4})
 
 
 class Disagreeing(CalibrationExtension):
-    def banpick_set_policy(self, name: str, params_json: str, calibration_key: str) -> tuple[str, float]:
-        if self.rank == 1 and (name, json.loads(params_json)) == BROKEN:
-            params_json = json.dumps({"k": 5})
-        return super().banpick_set_policy(name, params_json, calibration_key)
+    def banpick_set_policies(self, policies: list[list[str]]) -> tuple[list[str], float]:
+        if self.rank == 1:
+            policies = [
+                [name, json.dumps({"k": 5}) if (name, json.loads(params)) == BROKEN else params, key]
+                for name, params, key in policies
+            ]
+        return super().banpick_set_policies(policies)
