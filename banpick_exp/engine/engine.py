@@ -246,6 +246,8 @@ class Engine:
         problem = self.count_probe([PROBE_PROMPT], answer_tokens=1, k=min(3, *first.top_k))
         if problem:
             raise EngineError(f"{problem}: measured budgets would be wrong.")
+        if self.rows > 1 and (problem := self.row_probe(min(first.top_k))):
+            raise EngineError(f"{problem}: requests would be answered under another policy than the one they name.")
         return first
 
     def count_probe(self, prompts: Sequence[Sequence[int]], *, answer_tokens: int, k: int) -> str | None:
@@ -267,6 +269,28 @@ class Engine:
                 if set(values) - {wanted}:
                     what = "" if wanted == tokens else f" with {k} experts each"
                     return f"rank {rank}: a probe of {tokens} tokens{what} was counted as {values} per layer"
+        return None
+
+    def row_probe(self, top_k: int) -> str | None:
+        """Ask two rows at once, the second under fixed_k 1, and hold each rank's counters against the count by hand;
+        None where equal. Requests of both rows stand on both sides of each other. The policy is none afterwards.
+        """
+        lengths, rows, budgets = (5, 3, 8, 6), (1, 0, 1, 0), (top_k, 1)
+        self.set_policies([("none", {}), ("fixed_k", {"k": 1})])
+        self.counters(reset=True)
+        try:
+            prompts = [PROBE_PROMPT[:1] * length for length in lengths]
+            self.generate_ids(prompts, max_tokens=2, salt="verify rows", ignore_eos=True, rows=rows)
+            counted = self.call("banpick_counters_by_row", True)
+        finally:
+            self.set_policy("none", {})
+        for rank, counters in enumerate(counted):
+            for row, budget in enumerate(budgets):
+                tokens = sum(length + 1 for length, of in zip(lengths, rows, strict=True) if of == row)
+                found = counters[row]["tokens"], counters[row]["kept"]
+                if any(set(values) - {wanted} for values, wanted in zip(found, (tokens, tokens * budget), strict=True)):
+                    what = f"{tokens} tokens of row {row} with {budget} experts each"
+                    return f"rank {rank}: a probe of {what} was counted as {found[0]} and {found[1]} per layer"
         return None
 
     # ------------------------------------------------------------ policy

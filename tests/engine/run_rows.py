@@ -68,7 +68,7 @@ def alone(engine: Engine, sequences: Tokens) -> list[dict[str, Any]]:
 def asked(engine: Engine, pairs: Pairs, salt: str = "") -> list[dict[str, Any]]:
     """What each row answers, in the order of the prompts, and counts, when all are asked at once."""
     engine.counters(reset=True)
-    given = {"max_tokens": MAX_TOKENS, "salt": salt}
+    given: dict[str, Any] = {"max_tokens": MAX_TOKENS, "salt": salt, "ignore_eos": True}
     answers = engine.generate_ids([ids for _, ids in pairs], rows=[row for row, _ in pairs], **given)
     found = []
     for row, counters in enumerate(engine.counters_by_row(reset=True)):
