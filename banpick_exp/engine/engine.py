@@ -347,8 +347,8 @@ class Engine:
     def counters_by_row(self, *, reset: bool) -> list[Counters]:
         """The same of each policy that is held, by row."""
         stages = [ranks[0] for ranks in self._by_stage(self.call("banpick_counters_by_row", reset))]
-        parts = [[of_stage[row] for of_stage in stages if of_stage] for row in range(len(self.policy_fingerprints))]
-        return [_joined(of_row) for of_row in parts]
+        held = range(len(self.policy_fingerprints))
+        return [_joined([of_stage[row] for of_stage in stages]) for row in held]
 
     def _by_stage(self, answers: Sequence[Any]) -> list[list[Any]]:
         """What the ranks answered, stage by stage, those of lower layers first."""

@@ -169,7 +169,7 @@ class RoutingExtension:
     def banpick_counters_by_row(self, reset: bool) -> list[dict[str, list[Any]]]:
         """The same of each row by itself."""
         layers = self._banpick_layers()
-        rows = range(max((len(layer.rows) for layer in layers), default=1))
+        rows = range(token_rows.held_by(self.model_runner.vllm_config))
         counted = [
             self._banpick_counted([at.tokens_P[row] for at in layers], [at.usage_PE[row] for at in layers], False)
             for row in rows

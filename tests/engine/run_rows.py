@@ -14,7 +14,7 @@ from parity_policies import CALIBRATED, CALIBRATION, POLICIES
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, long_prompts, short_prompts
 
 from banpick_exp.engine.config import EngineConfig
-from banpick_exp.engine.engine import Engine, EngineError, PolicyOfRow
+from banpick_exp.engine.engine import ROUTING_WORKER, Engine, EngineError, PolicyOfRow
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy import Calibration
 
@@ -35,10 +35,10 @@ Tokens = list[list[int]]
 Pairs = list[tuple[int, list[int]]]
 
 
-def start(rows: int, worker: str | None = None, **settings: Any) -> Engine:
+def start(rows: int, worker: str = ROUTING_WORKER, **settings: Any) -> Engine:
     config = EngineConfig(cpus=1, **{"max_model_len": 256, "kv_cache_blocks": 512, **settings})
-    of = {} if worker is None else {"worker": worker}
-    engine = Engine(ModelConfig(name="tiny", dtype="float32"), CHECKPOINT, config, NUM_LAYERS, rows=rows, **of)
+    model = ModelConfig(name="tiny", dtype="float32")
+    engine = Engine(model, CHECKPOINT, config, NUM_LAYERS, rows=rows, worker=worker)
     engine.start()
     engine.verify()
     engine.load_calibration(KEY, Calibration.model_validate(CALIBRATION))
@@ -178,7 +178,7 @@ def tight() -> dict[str, Any]:
 def compiled() -> dict[str, Any]:
     engine = start(len(HELD), compile=True, extra_slots=ADDED, max_num_batched_tokens=2048)
     engine.set_policies(HELD)
-    found = {"mode": int(engine.llm.llm_engine.vllm_config.compilation_config.mode)}
+    found: dict[str, Any] = {"mode": int(engine.llm.llm_engine.vllm_config.compilation_config.mode)}
     pairs = shuffled(prompts(engine))
     found |= {"mixed": asked(engine, pairs), "turned": turned(engine, pairs)}
     engine.close()

@@ -97,12 +97,17 @@ _LATEST: list[tuple[weakref.ref[Any], weakref.ref[TokenRows]]] = []
 """The model being built, or the last one, which its own layers keep alive: its configuration and its rows."""
 
 
+def held_by(config: Any) -> int:
+    """How many policies an engine of vLLM's configuration can hold at once."""
+    return int((config.additional_config or {}).get(ROWS, 1))
+
+
 def of_model(config: Any, device: torch.device) -> TokenRows | None:
     """The rows that all layers of the model being built share; None where the engine holds one policy.
 
     `config`: vLLM's, of that model.
     """
-    rows = int((config.additional_config or {}).get(ROWS, 1))
+    rows = held_by(config)
     if rows == 1:
         return None
     for known, of_known in _LATEST:
@@ -172,8 +177,3 @@ def _row_of(request: Any) -> int:
     named = getattr(request.sampling_params, "extra_args", None) or {}
     request.banpick_row = int(named.get(ROW, 0))
     return int(request.banpick_row)
-
-
-def at(places: Ints, device: torch.device) -> Tensor:
-    """The same places as a tensor."""
-    return torch.from_numpy(places).to(device)
