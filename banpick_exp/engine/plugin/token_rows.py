@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 ROW = "routing_row"
 """What a request calls its row in `extra_args`."""
