@@ -32,16 +32,22 @@ class Stepper:
         self.engine, self._numbers = engine, itertools.count()
         self._core: Any = engine.llm.llm_engine
 
-    def add(self, prompts: Sequence[Sequence[int]], *, max_tokens: int) -> list[str]:
+    def add(self, prompts: Sequence[Sequence[int]], *, max_tokens: int, rows: Sequence[int] | None = None) -> list[str]:
         """Queue one greedy request a prompt (token ids), which goes on to `max_tokens`. Returns their names.
 
-        No request finds another's keys and values in the prefix cache.
+        No request finds another's keys and values in the prefix cache. `rows` as in `Engine.generate`.
         """
         from vllm import SamplingParams
 
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
         names = [f"step-{next(self._numbers)}" for _ in prompts]
-        for name, prompt in zip(names, prompts, strict=True):
+        for name, prompt, row in zip(names, prompts, rows or [0] * len(prompts), strict=True):
+            sampling = SamplingParams(
+                temperature=0.0,
+                max_tokens=max_tokens,
+                ignore_eos=True,
+                detokenize=False,
+                extra_args={"routing_row": row} if row else None,
+            )
             self._core.add_request(name, {"prompt_token_ids": list(prompt), "cache_salt": name}, sampling)
         return names
 
@@ -58,13 +64,15 @@ class Stepper:
             self._core.step()
 
     @contextmanager
-    def decoding(self, prompts: Sequence[Sequence[int]], *, steps: int) -> Iterator[None]:
+    def decoding(
+        self, prompts: Sequence[Sequence[int]], *, steps: int, rows: Sequence[int] | None = None
+    ) -> Iterator[None]:
         """A batch of these prompts past its prefill, with room for `steps` more; gone afterwards.
 
         Raises: EngineError where they never decode all at once: engine.max_num_seqs or the KV cache is too small.
         """
         prefill = self._prefill_steps(prompts)
-        names = self.add(prompts, max_tokens=steps + prefill + 1)
+        names = self.add(prompts, max_tokens=steps + prefill + 1, rows=rows)
         try:
             for _ in range(prefill):
                 if len(self._core.step()) == len(names):  # each of them had a token

@@ -42,7 +42,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
 def policy_of(index: int) -> Policy:
     name, params = POLICIES[index]
     shape = {"num_layers": 1, "num_experts": EXPERTS, "top_k": TOP_K}
-    return build_policy(name, params, **shape, calibration=CALIBRATION)  # type: ignore[arg-type]
+    return build_policy(name, params, **shape, calibration=CALIBRATION)
 
 
 def router_of(kind: str) -> Any:

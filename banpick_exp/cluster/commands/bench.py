@@ -30,6 +30,8 @@ Benchmarks. Variants alternate in one process; every figure is a ratio with its 
                                         fixed_k 5, and the bound (about 6 minutes, 6 GB)
   python -m banpick_exp bench engine    a vLLM engine of four such layers with random weights: decode at batch 1, 8 and
                                         32, prefill of 2,048 tokens, under five policies (about 25 minutes, 15 GB)
+  python -m banpick_exp bench rows      the same engine decoding under 16 policies at once, one for each request, over
+                                        one policy (--sizes 16,64)
   python -m banpick_exp bench profile   where the time of a decode step goes, by policy (about 3 minutes, 15 GB)
   python -m banpick_exp bench calibration  work and time to find key experts by method, on the embedded model and its
                                         controls, and whether all find the same (about 2 minutes, --rounds 1)
@@ -44,7 +46,7 @@ half the time and memory. Close other programs first: the ratios bear a busy mac
 
 def _options() -> Options:
     arguments = Options(prog="python -m banpick_exp bench", description=DESCRIPTION)
-    arguments.add_argument("what", choices=("moe", "engine", "profile", "calibration", "sweep"))
+    arguments.add_argument("what", choices=("moe", "engine", "rows", "profile", "calibration", "sweep"))
     arguments.add_argument("--rounds", type=int, default=15, help="rounds of every variant (default: 15)")
     arguments.add_argument(
         "--mean-kept", type=float, default=MEAN_KEPT, help="budget of Ban, of 8 experts (default: 4.8)"
@@ -55,7 +57,9 @@ def _options() -> Options:
         help=f"what to compute in (default: both on a CPU, the checkpoint's {STORED} on a GPU)",
     )
     arguments.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
-    arguments.add_argument("--sizes", type=_numbers, help="tokens (moe) or batch sizes (engine, profile), as 1,8,32")
+    arguments.add_argument(
+        "--sizes", type=_numbers, help="tokens (moe) or batch sizes (engine, rows, profile), as 1,8,32"
+    )
     layers = "layers of the engine, 1.2 GB each in bfloat16, 2.4 in float32 (default: 4)"
     arguments.add_argument("--layers", type=int, default=4, help=layers)
     arguments.add_argument("--output", type=_path, metavar="FILE", help="append the JSON lines to FILE too")
@@ -78,9 +82,12 @@ def help_page() -> str:
 def run(arguments: list[str]) -> int:
     """Returns 0."""
     options = _options().parse_args(arguments)
-    sizes = options.sizes or {"moe": (1, 4, 16, 64, 256, 1024), "engine": (1, 8, 32), "profile": (8,)}.get(
-        options.what, (1,)
-    )
+    sizes = options.sizes or {
+        "moe": (1, 4, 16, 64, 256, 1024),
+        "engine": (1, 8, 32),
+        "rows": (16, 64),
+        "profile": (8,),
+    }.get(options.what, (1,))
     dtypes = dtypes_of(options.dtype)
     problem = _problem(options, sizes, dtypes)
     if problem:
@@ -108,6 +115,10 @@ def run(arguments: list[str]) -> int:
         rows = bench_engine(*common, options.layers, options.output)
         if options.picture:
             print(speedup_png(rows, options.picture), file=sys.stderr)
+    elif options.what == "rows":
+        from banpick_exp.evaluation.bench.rows import bench_rows
+
+        bench_rows(sizes, options.rounds, options.threads, dtypes, options.layers, options.output)
     else:
         from banpick_exp.evaluation.bench.profile import bench_profile
 

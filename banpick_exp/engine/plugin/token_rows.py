@@ -159,7 +159,7 @@ def follow(runner: Any, token_rows: TokenRows) -> None:
         try:
             row_R = [known[request].banpick_row for request in requests]
         except AttributeError:  # a new one
-            row_R = [_row_of(known[request]) for request in requests]
+            row_R = [row_of(known[request]) for request in requests]
         token_rows.fill(row_R, runner.req_indices.np[: scheduler_output.total_num_scheduled_tokens])
         return prepared
 
@@ -171,7 +171,7 @@ def follow(runner: Any, token_rows: TokenRows) -> None:
     token_rows.followed = True
 
 
-def _row_of(request: Any) -> int:
+def row_of(request: Any) -> int:
     """The row that a request names, remembered in vLLM's own state of it."""
     named = getattr(request.sampling_params, "extra_args", None) or {}
     request.banpick_row = int(named.get(ROW, 0))

@@ -54,8 +54,8 @@ class BenchStepper(Stepper):
         numbers = itertools.islice(self._prompts, requests)
         return [[(7 * number + 3 * i) % VOCABULARY for i in range(tokens)] for number in numbers]
 
-    def decoding_batch(self, batch: int, steps: int) -> AbstractContextManager[None]:
-        return self.decoding(self.prompts(batch, PROMPT), steps=steps)
+    def decoding_batch(self, batch: int, steps: int, rows: Sequence[int] | None = None) -> AbstractContextManager[None]:
+        return self.decoding(self.prompts(batch, PROMPT), steps=steps, rows=rows)
 
     def prefill(self) -> float:
         """Seconds of a prefill of PREFILL tokens."""
@@ -136,11 +136,12 @@ def variants_of(stepper: BenchStepper, mean_kept: float) -> list[Variant]:
 
 
 @contextmanager
-def random_stepper(layers: int, threads: int, dtype: BenchDtype) -> Iterator[BenchStepper]:
-    """A started engine of random layers, gone at the end: the next one may need its memory."""
+def random_stepper(layers: int, threads: int, dtype: BenchDtype, rows: int = 1) -> Iterator[BenchStepper]:
+    """A started engine of random layers that holds up to `rows` policies, gone at the end: the next one may need its
+    memory."""
     with tempfile.TemporaryDirectory() as folder:
         print(f"Building {layers} random layers in {dtype} and an engine around them.", file=sys.stderr)
-        engine = open_engine(Path(folder), config(layers), dtype, threads, PREFILL)
+        engine = open_engine(Path(folder), config(layers), dtype, threads, PREFILL, rows)
         try:
             yield BenchStepper(engine)
         finally:

@@ -49,7 +49,9 @@ def config(layers: int) -> dict[str, Any]:
     }
 
 
-def open_engine(folder: Path, checkpoint: dict[str, Any], dtype: BenchDtype, threads: int, prefill: int) -> Engine:
+def open_engine(
+    folder: Path, checkpoint: dict[str, Any], dtype: BenchDtype, threads: int, prefill: int, rows: int = 1
+) -> Engine:
     """A started engine of random weights. `folder` gets `checkpoint`, which is what `config` says or a variant."""
     (folder / "config.json").write_text(json.dumps(checkpoint))
     layers = checkpoint["num_hidden_layers"]
@@ -58,7 +60,7 @@ def open_engine(folder: Path, checkpoint: dict[str, Any], dtype: BenchDtype, thr
     )
     options = {"load_format": LOAD_FORMAT, "skip_tokenizer_init": True, "async_scheduling": False}
     model = ModelConfig(name="random", dtype=dtype)
-    engine = Engine(model, str(folder), settings, layers, options, worker=BENCH_WORKER)
+    engine = Engine(model, str(folder), settings, layers, options, worker=BENCH_WORKER, rows=rows)
     engine.start()
     calibration = Calibration(
         influence=tuple(Influence(layer, expert, 1.0) for layer in range(layers) for expert in range(4)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from banpick_exp.engine import random_weights
 from banpick_exp.engine.plugin.hook import attach_again, detach
+from banpick_exp.engine.plugin.token_rows import follow, row_of
 from banpick_exp.engine.worker import RoutingExtension
 
 # vLLM imports this module in every worker process before it loads the weights.
@@ -16,3 +17,24 @@ class BenchExtension(RoutingExtension):
     def banpick_hook(self, on: bool) -> None:
         """Put vLLM's own router and expert classes back (`on` false), or ours."""
         (attach_again if on else detach)(self.model_runner.model)
+
+    def banpick_rows(self, follows: str) -> None:
+        """Of an engine that holds several policies: take the rows out of its layers and its runner (`off`), read every
+        running request as of row 0 (`first`), or as of the row that it names (`own`)."""
+        runner, layers = self.model_runner, self._banpick_layers()
+        if not hasattr(self, "_banpick_token_rows"):
+            self._banpick_token_rows = layers[0].token_rows
+        rows = self._banpick_token_rows
+        assert rows is not None, "the engine was started for one policy"
+        for layer in layers:
+            layer.token_rows = None if follows == "off" else rows
+        if follows == "off":
+            for name in ("_prepare_inputs", "_dummy_run"):
+                vars(runner).pop(name, None)  # those of the class come back
+            rows.followed = False
+            return
+        follow(runner, rows)
+        for request in runner.requests.values():
+            row_of(request)
+            if follows == "first":
+                request.banpick_row = 0
