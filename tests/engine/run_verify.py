@@ -38,8 +38,8 @@ def written_wrongly(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     """Ban's lambda arrives halved on one layer."""
     layer = hooked(engine)[0][BROKEN]
 
-    def write(values: Any, *, slots: int, edit: Any = None) -> None:
-        type(layer).write(layer, values, slots=slots, edit=edit)
+    def write(values: Any, **named: Any) -> None:
+        type(layer).write(layer, values, **named)
         layer.table.ban_lambda.mul_(0.5)
 
     patch.setattr(layer, "write", write)
@@ -94,16 +94,16 @@ def filler_weighs(engine: Engine, patch: pytest.MonkeyPatch) -> None:
 def frozen(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     """No swap reaches any layer."""
     for layer in hooked(engine)[0]:
-        patch.setattr(layer, "write", lambda values, *, slots, edit=None: None)
+        patch.setattr(layer, "write", lambda values, **named: None)
 
 
 def sticky(engine: Engine, patch: pytest.MonkeyPatch) -> None:
     """A policy is never taken off one layer again."""
     layer = hooked(engine)[0][BROKEN]
 
-    def write(values: Any, *, slots: int, edit: Any = None) -> None:
+    def write(values: Any, **named: Any) -> None:
         if bool(values.key_PE.any()):
-            type(layer).write(layer, values, slots=slots, edit=edit)
+            type(layer).write(layer, values, **named)
 
     patch.setattr(layer, "write", write)
 

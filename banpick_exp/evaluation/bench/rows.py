@@ -95,6 +95,7 @@ def bench_rows(
     for dtype in dtypes:
         with random_stepper(layers, threads, dtype, rows=ROWS) as stepper:
             about: Row = {"bench": "rows", "dtype": dtype, "native": native_dtype().dtype == dtype, "threads": threads}
+            stepper.engine.set_policies([POLICIES["none"]] * ROWS)
             for batch in batches:
                 steps = (rounds + 1) * len(variants())
                 with stepper.decoding_batch(batch, steps, rows=[number % ROWS for number in range(batch)]):
