@@ -13,7 +13,7 @@ from banpick_exp.evaluation.bench import layer
 from banpick_exp.models.dtype import Machine
 
 
-@pytest.mark.parametrize("what", ["moe", "engine", "profile"])
+@pytest.mark.parametrize("what", ["moe", "engine", "rows", "profile"])
 @pytest.mark.parametrize(
     ("typed", "wanted"),
     [
