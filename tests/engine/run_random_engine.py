@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from banpick_exp.engine.engine import Engine
+from banpick_exp.evaluation.bench import rows
 from banpick_exp.evaluation.bench.engine import BenchStepper, measure, variants_of
 from banpick_exp.evaluation.bench.layer import DTYPES, MEAN_KEPT, BenchDtype
 from banpick_exp.evaluation.bench.random_engine import config, open_engine
@@ -20,13 +22,31 @@ SMALL = {
 ROUNDS, BATCH = 2, 16
 
 
+def counted(engine: Engine, stepper: BenchStepper) -> dict[str, list[int]]:
+    """The tokens that each variant of `bench rows` counts in a step, by row; all rows of an engine that holds one."""
+    found = {}
+    for each in rows.variants():
+        engine.call("banpick_rows", each.follows)
+        engine.set_policies(each.policies)
+        engine.counters(reset=True)
+        stepper.step()
+        found[each.label] = [counters.tokens[0] for counters in engine.counters_by_row(reset=True)]
+    engine.call("banpick_rows", "own")
+    return found
+
+
 def measured(dtype: BenchDtype) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        engine = open_engine(Path(folder), config(LAYERS) | SMALL, dtype, 1, 64)
+        engine = open_engine(Path(folder), config(LAYERS) | SMALL, dtype, 1, 64, rows.ROWS)
         stepper = BenchStepper(engine)
         variants = variants_of(stepper, MEAN_KEPT)
         with stepper.decoding_batch(BATCH, (ROUNDS + 1) * len(variants)):
-            rows = measure(stepper, variants, ROUNDS, stepper.step)
+            timed = measure(stepper, variants, ROUNDS, stepper.step)
+        engine.set_policies([rows.POLICIES["none"]] * rows.ROWS)
+        own = [number % rows.ROWS for number in range(BATCH)]
+        with stepper.decoding_batch(BATCH, (ROUNDS + 2) * len(rows.variants()), rows=own):
+            held = rows.measure(stepper, ROUNDS)
+            spread = counted(engine, stepper)
         stepper.set(("none", "none", {}))  # after stock, whose hook is off and counts nothing
         engine.counters(reset=True)
         engine.generate_ids(stepper.prompts(BATCH, 16), max_tokens=16, ignore_eos=True)
@@ -34,7 +54,13 @@ def measured(dtype: BenchDtype) -> dict[str, Any]:
         answers = engine.generate_ids(stepper.prompts(4, 8), max_tokens=16, ignore_eos=True)
         computed = str(engine.llm.llm_engine.vllm_config.model_config.dtype)
         engine.close()
-    return {"rows": rows, "usage": usage, "computed": computed, "answers": [list(a.token_ids) for a in answers]}
+    found = {"held": held, "spread": spread}
+    return found | {
+        "rows": timed,
+        "usage": usage,
+        "computed": computed,
+        "answers": [list(a.token_ids) for a in answers],
+    }
 
 
 def main(result: Path) -> None:

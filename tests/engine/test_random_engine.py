@@ -29,6 +29,18 @@ def test_every_variant_is_measured(found: dict[str, Any]) -> None:
     assert all(row["milliseconds"] > 0 for row in rows.values())
 
 
+def test_rows_are_timed_as_they_say(found: dict[str, Any]) -> None:
+    """Each variant of `bench rows` counts a step's 16 tokens where its label says."""
+    assert {row["variant"]: row["aim"] for row in found["held"]} == {
+        "row 0 of 16, none": 1.01, "16 rows, none": 1.05, "row 0 of 16, ban": 1.01, "16 rows, ban": 1.05,
+        "16 rows, 4 policies": 1.05,
+    }  # fmt: skip
+    assert all(row["ratio"] > 0 and row["cpu_ratio"] > 0 for row in found["held"])
+    for label, tokens in found["spread"].items():
+        assert sum(tokens) == 16, label
+        assert tokens == ([1] * 16 if label.startswith("16 rows") else [16, *[0] * (len(tokens) - 1)]), label
+
+
 def test_ban_finds_tokens_that_can_spare_experts(found: dict[str, Any]) -> None:
     """Were all weights of a token equal, no lambda would lead to a budget between k_min and all."""
     kept = next(row["mean_kept"] for row in found["rows"] if row["variant"] == "ban at 4.8")
