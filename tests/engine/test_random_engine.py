@@ -35,7 +35,7 @@ def test_rows_are_timed_as_they_say(found: dict[str, Any]) -> None:
         "row 0 of 16, none": 1.01, "16 rows, none": 1.05, "row 0 of 16, ban": 1.01, "16 rows, ban": 1.05,
         "16 rows, 4 policies": 1.05,
     }  # fmt: skip
-    assert all(row["ratio"] > 0 and row["cpu_ratio"] > 0 for row in found["held"])
+    assert all(row["wall"] > 0 and row["cpu"] > 0 for row in found["held"])
     for label, tokens in found["spread"].items():
         assert sum(tokens) == 16, label
         assert tokens == ([1] * 16 if label.startswith("16 rows") else [16, *[0] * (len(tokens) - 1)]), label

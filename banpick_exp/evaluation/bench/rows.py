@@ -14,13 +14,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
-from typing import Any
+from statistics import median
 
+import numpy as np
+
+from banpick_exp.analysis.intervals import median_interval
 from banpick_exp.engine.engine import PolicyOfRow
 from banpick_exp.evaluation.bench.engine import BenchStepper, random_stepper
 from banpick_exp.evaluation.bench.layer import BenchDtype, native_dtype
-from banpick_exp.evaluation.bench.timing import Row, emit, print_table, ratios
+from banpick_exp.evaluation.bench.timing import Row, emit, print_table
 
 ROWS = 16
 ALIKE_AIM, MIXED_AIM = 1.01, 1.05
@@ -57,7 +59,10 @@ def variants() -> list[Variant]:
 
 
 def measure(stepper: BenchStepper, rounds: int) -> list[Row]:
-    """One row a variant that follows requests: its time over the same policy held alone, wall and CPU."""
+    """One row a variant that follows requests: its time over the same policy held alone, wall and CPU.
+
+    Medians of the ratios round by round, and their 95 % intervals (`median_interval`).
+    """
     asked = variants()
     wall: dict[str, list[float]] = {each.label: [] for each in asked}
     cpu: dict[str, list[float]] = {each.label: [] for each in asked}
@@ -79,10 +84,10 @@ def measure(stepper: BenchStepper, rounds: int) -> list[Row]:
         names = [name for name in TIMED if each.label.endswith(f", {name}")] or list(POLICIES)
         row: Row = {"variant": each.label, "rounds": rounds, "milliseconds": 1e3 * median(wall[each.label])}
         row["aim"] = ALIKE_AIM if each.follows == "first" else MIXED_AIM
-        for clock, seconds in (("", wall), ("cpu_", cpu)):
-            alone = [seconds[f"one policy, {name}"] for name in names]
-            found = ratios(seconds[each.label], [mean(values) for values in zip(*alone, strict=True)])
-            row |= {f"{clock}{name}": value for name, value in found.items()}
+        for clock, seconds in (("wall", wall), ("cpu", cpu)):
+            alone = np.mean([seconds[f"one policy, {name}"] for name in names], axis=0)
+            middle, low, high = median_interval(np.array(seconds[each.label]) / alone)
+            row |= {clock: middle, f"{clock}_low": low, f"{clock}_high": high}
         rows.append(row)
     return rows
 
@@ -102,23 +107,14 @@ def bench_rows(
                     for row in measure(stepper, rounds):
                         rows.append({**about, "batch": batch, **row})
                         emit(rows[-1], output)
-    columns = [("dtype", ""), ("batch", "d"), ("variant", ""), ("milliseconds", ".1f"), ("ratio", ".3f")]
-    columns += [("ratio_q1", ".3f"), ("ratio_q3", ".3f"), ("cpu_ratio", ".3f"), ("cpu_ratio_q1", ".3f")]
-    columns += [("cpu_ratio_q3", ".3f"), ("aim", ".2f")]
+    columns = [("dtype", ""), ("batch", "d"), ("variant", ""), ("milliseconds", ".1f"), ("wall", ".3f")]
+    columns += [(f"{clock}{end}", ".3f") for clock, end in (("wall", "_low"), ("wall", "_high"))]
+    columns += [("cpu", ".3f"), ("cpu_low", ".3f"), ("cpu_high", ".3f"), ("aim", ".2f")]
     print_table(
         f"{layers} layers of Qwen3-30B's shape, {threads} threads: time of a decode step over the same policy in an\n"
-        f"engine that holds one, {ROWS} policies being held.",
+        f"engine that holds one, {ROWS} policies being held (medians and their 95 % intervals).",
         rows,
         columns,
     )
     print("Answers of such steps are nobody's: rows change within a request. Quality needs a run.", file=sys.stderr)
     return rows
-
-
-def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of docs/performance.md."""
-    lines = ["| batch | variant | wall | CPU | aim |", "|--:|---|--:|--:|--:|"]
-    for row in rows:
-        cells = (f"{row[c + 'ratio']:.3f} [{row[c + 'ratio_q1']:.3f}, {row[c + 'ratio_q3']:.3f}]" for c in ("", "cpu_"))
-        lines.append(f"| {row['batch']} | {row['variant']} | {' | '.join(cells)} | {row['aim']:.2f} |")
-    return "\n".join(lines)
