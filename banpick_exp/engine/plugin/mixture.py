@@ -10,7 +10,6 @@ Shapes: T tokens, N tokens of a group, K experts a token, S slots, P policy rows
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,10 +17,7 @@ from torch import Tensor
 
 from banpick_exp.engine.plugin.policy_row import AllRows, PolicyRow, ShortCuts
 from banpick_exp.engine.plugin.token_rows import Ints, TokenRows
-from banpick_exp.engine.plugin.ways import Asked, biased_stock_routing, edited_routing
-
-if TYPE_CHECKING:
-    from banpick_exp.engine.plugin.layer import HookedLayer
+from banpick_exp.engine.plugin.ways import Asked, Layer, biased_stock_routing, edited_routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +70,7 @@ class Mixture:
         return Mixture(everyone, together, tuple(groups), group_P, hooks, prunes)
 
 
-def mixed_routing(
-    layer: HookedLayer, mixture: Mixture, asked: Asked, token_rows: TokenRows
-) -> tuple[Tensor, Tensor, Tensor]:
+def mixed_routing(layer: Layer, mixture: Mixture, asked: Asked, token_rows: TokenRows) -> tuple[Tensor, Tensor, Tensor]:
     """Weights [T,S] float32, ids [T,S] int32, kept [T,S]. Raises RuntimeError for other tokens than the step has."""
     tokens, slots = asked.logits_TE.shape[0], mixture.cuts.slots
     if tokens < token_rows.tokens:

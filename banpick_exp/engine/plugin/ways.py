@@ -8,13 +8,14 @@ Shapes: T tokens, E experts, K experts a token, S slots, P policy rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from vllm.forward_context import get_forward_context
 
 from banpick_exp.engine.plugin.policy_row import AllRows, PolicyRow, ShortCuts
+from banpick_exp.engine.plugin.router import RouterSpec
 from banpick_kernels.numpy_router import FEW_TOKENS
 from banpick_kernels.reference import (
     biased_logits,
@@ -25,8 +26,23 @@ from banpick_kernels.reference import (
     within_groups,
 )
 
-if TYPE_CHECKING:
-    from banpick_exp.engine.plugin.layer import HookedLayer
+
+class Layer(Protocol):
+    """What the ways read of a `layer.HookedLayer`."""
+
+    name: str
+    router: Any
+    stock: type[Any]
+    spec: RouterSpec
+    top_k: int
+    frozen: bool
+    tokens_P: Tensor
+
+    @property
+    def correction_E(self) -> Tensor | None: ...
+
+    @property
+    def counts(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +64,7 @@ class Asked:
         return Asked(self.hidden_TH, logits_TE, self.indices_type, self.input_ids)
 
 
-def stock_routing(layer: HookedLayer, asked: Asked, top_k: int) -> tuple[Tensor, Tensor]:
+def stock_routing(layer: Layer, asked: Asked, top_k: int) -> tuple[Tensor, Tensor]:
     """What vLLM's own router would answer, selecting `top_k` experts."""
     layer.router.top_k = top_k
     try:
@@ -60,7 +76,7 @@ def stock_routing(layer: HookedLayer, asked: Asked, top_k: int) -> tuple[Tensor,
 
 
 def biased_stock_routing(
-    layer: HookedLayer, rows: PolicyRow | AllRows, cuts: ShortCuts, asked: Asked, row_T: Tensor | None = None
+    layer: Layer, rows: PolicyRow | AllRows, cuts: ShortCuts, asked: Asked, row_T: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same with the policy's bias and its `stock_k`: all that some policies do."""
     if cuts.biased:
@@ -73,7 +89,7 @@ def biased_stock_routing(
 
 
 def edited_routing(
-    layer: HookedLayer, rows: PolicyRow | AllRows, cuts: ShortCuts, asked: Asked, row_T: Tensor | None = None
+    layer: Layer, rows: PolicyRow | AllRows, cuts: ShortCuts, asked: Asked, row_T: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights [T,S] float32, ids [T,S] int32, kept [T,S]: stock selection, then the policy's edit in torch."""
     if rows.few is not None and rows.edit is None and asked.logits_TE.shape[0] <= FEW_TOKENS:
@@ -115,7 +131,7 @@ def edited_routing(
 
 
 def few_routing(
-    layer: HookedLayer, rows: PolicyRow | AllRows, cuts: ShortCuts, logits_TE: Tensor, row_T: Tensor | None
+    layer: Layer, rows: PolicyRow | AllRows, cuts: ShortCuts, logits_TE: Tensor, row_T: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same for a few tokens on CPU, its own selection included."""
     assert rows.few is not None
@@ -135,14 +151,14 @@ def few_routing(
     return weights if spec.scaling == 1.0 else weights * spec.scaling, ids, kept
 
 
-def is_fused(layer: HookedLayer, rows: PolicyRow | AllRows, cuts: ShortCuts) -> bool:
+def is_fused(layer: Layer, rows: PolicyRow | AllRows, cuts: ShortCuts) -> bool:
     """Whether edits are made by the Triton kernel."""
     plain = rows.edit is None and (layer.frozen or not cuts.masks)
     return layer.tokens_P.device.type == "cuda" and not layer.spec.grouped and plain
 
 
 def fused_routing(
-    layer: HookedLayer, rows: PolicyRow | AllRows, cuts: ShortCuts, asked: Asked, row_T: Tensor | None = None
+    layer: Layer, rows: PolicyRow | AllRows, cuts: ShortCuts, asked: Asked, row_T: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The same by the kernel, counters included. Never asked on a CPU.
 
