@@ -42,17 +42,17 @@ def measured(dtype: BenchDtype) -> dict[str, Any]:
         variants = variants_of(stepper, MEAN_KEPT)
         with stepper.decoding_batch(BATCH, (ROUNDS + 1) * len(variants)):
             timed = measure(stepper, variants, ROUNDS, stepper.step)
-        engine.set_policies([rows.POLICIES["none"]] * rows.ROWS)
-        own = [number % rows.ROWS for number in range(BATCH)]
-        with stepper.decoding_batch(BATCH, (ROUNDS + 2) * len(rows.variants()), rows=own):
-            held = rows.measure(stepper, ROUNDS)
-            spread = counted(engine, stepper)
         stepper.set(("none", "none", {}))  # after stock, whose hook is off and counts nothing
         engine.counters(reset=True)
         engine.generate_ids(stepper.prompts(BATCH, 16), max_tokens=16, ignore_eos=True)
         usage = engine.counters(reset=True).usage
         answers = engine.generate_ids(stepper.prompts(4, 8), max_tokens=16, ignore_eos=True)
         computed = str(engine.llm.llm_engine.vllm_config.model_config.dtype)
+        engine.set_policies([rows.POLICIES["none"]] * rows.ROWS)
+        own = [number % rows.ROWS for number in range(BATCH)]
+        with stepper.decoding_batch(BATCH, (ROUNDS + 2) * len(rows.variants()), rows=own):
+            held = rows.measure(stepper, ROUNDS)
+            spread = counted(engine, stepper)
         engine.close()
     found = {"held": held, "spread": spread}
     return found | {

@@ -78,6 +78,8 @@ def mixed_routing(layer: Layer, mixture: Mixture, asked: Asked, token_rows: Toke
             f"{layer.name} is handed {tokens} of the {token_rows.tokens} tokens of a step: which policies are theirs"
             f" cannot be known. Start the engine with one policy"
         )
+    if len(mixture.groups) == 1:  # padding goes with the rest
+        return _routed(layer, mixture.groups[0], asked, token_rows.row_T[:tokens])
     device = layer.tokens_P.device
     weights_TS = torch.zeros(tokens, slots, device=device)
     ids_TS = torch.zeros(tokens, slots, dtype=torch.int32, device=device)
@@ -87,14 +89,18 @@ def mixed_routing(layer: Layer, mixture: Mixture, asked: Asked, token_rows: Toke
             continue
         at_N = torch.from_numpy(places).to(device)
         part = asked if len(places) == tokens else asked.of(at_N)
-        row_N = token_rows.row_T[:tokens].index_select(0, at_N) if isinstance(group.rows, AllRows) else None
-        if group.cuts.stock_k is None:
-            weights, ids, kept = edited_routing(layer, group.rows, group.cuts, part, row_N)
-        else:
-            weights, ids = biased_stock_routing(layer, group.rows, group.cuts, part, row_N)
-            kept = torch.ones_like(ids, dtype=torch.bool)
+        weights, ids, kept = _routed(layer, group, part, token_rows.row_T[:tokens].index_select(0, at_N))
         width = ids.shape[1]
         weights_TS[at_N, :width] = weights.float()
         ids_TS[at_N, :width] = ids.int()
         kept_TS[at_N, :width] = kept
     return weights_TS, ids_TS.where(kept_TS, ids_TS[:, :1]), kept_TS
+
+
+def _routed(layer: Layer, group: Group, asked: Asked, row_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens of one group, [N, slots of the group]."""
+    own_N = row_N if isinstance(group.rows, AllRows) else None
+    if group.cuts.stock_k is None:
+        return edited_routing(layer, group.rows, group.cuts, asked, own_N)
+    weights, ids = biased_stock_routing(layer, group.rows, group.cuts, asked, own_N)
+    return weights, ids, torch.ones_like(ids, dtype=torch.bool)
