@@ -84,11 +84,11 @@ def choose(
     """
     records = without_repeats(dev_records)
     _require_split(
-        records, DEV, f"choose() would pick on the problems it is later reported on. Run with task.split={DEV}"
+        records, DEV, f"it would be chosen on the problems it is later reported on. Run with task.split={DEV}"
     )
     done = [r for r in records if r.status == "done" and r.policy_name not in REFERENCE_POLICIES]
     if not done:
-        raise UserError("choose() got no finished policy point: there is nothing to choose from. Run the sweep on dev.")
+        raise UserError("No point of a policy is done on dev: there is nothing to choose from. Run the sweep on dev.")
     found = verdicts(records, dev_outcomes).filter(pl.col("domain") == OVERALL)
     differences = dict(found.select("fingerprint", "difference").iter_rows())
     scores = _scores(done, dev_outcomes, score, differences)
@@ -161,7 +161,7 @@ def report_on_test(
     records = without_repeats(test_records)
     if strangers := [point for point in chosen if not isinstance(point, Chosen)]:
         raise UserError(f"report_on_test() got {strangers[0]!r}, which choose() did not make. Choose on dev first.")
-    _require_split(records, TEST, f"report_on_test() would report the problems that chose. Run with task.split={TEST}")
+    _require_split(records, TEST, f"the problems that chose would be reported. Run with task.split={TEST}")
     wanted = {point.identity: point for point in chosen}
     rivals = [record for record in records if record.series in REFERENCE_POLICIES]
     tested = {_identity(record): record for record in records if record.policy_name not in REFERENCE_POLICIES}
@@ -234,7 +234,8 @@ def _require_split(records: list[PointRecord], split: str, consequence: str) -> 
     for record in records:
         if record.task.split != split:
             raise UserError(
-                f"{record.label} is a record of task.split={record.task.split}, not {split}: {consequence}."
+                f"The point `{record.label}` was asked problems of task.split={record.task.split}, not {split}:"
+                f" {consequence}."
             )
 
 

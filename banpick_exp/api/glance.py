@@ -45,7 +45,7 @@ def rows(run: Run) -> list[list[str]]:
 
 def extent(run: Run) -> str:
     """`pick_strength/first: 23 of 24 points done, the foremost 8 shown`."""
-    of = f"{len(run.done)} of {len(run.records)} points done"
+    of = f"{len(run.done)} of {run.recorded} points done"
     return f"{run.name}: {of}" + (f", the foremost {SHOWN} shown" if len(run.done) > SHOWN else "")
 
 

@@ -20,6 +20,7 @@ from banpick_exp.records import OVERALL, PointRecord
 from banpick_exp.report.asked import questions_of
 from banpick_exp.report.run import Run as ReportedRun
 from banpick_exp.report.run import opened_run, require_folder
+from banpick_exp.report.text import STOCK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +77,7 @@ class Run:
     def flips(self, a: str, b: str = "none") -> pl.DataFrame:
         """Problems that `a` solved and `b` lost, and the other way round, with both completions.
 
-        Args: labels or fingerprints of two points, such as `pick boost=1`; `none` is stock.
+        Args: labels or fingerprints of two points, such as `pick boost=1`; `none`, or `stock`, is stock.
 
         Returns: as `analysis.flips.flips`, and `question`, null where the task's files are not here or have changed.
         Raises UserError for a point that is not there, or has no answers.
@@ -99,6 +100,7 @@ class Run:
         return answering_figure(self.reported)
 
     def _answered(self, name: str) -> PointRecord:
+        name = STOCK if name == "stock" else name  # as tables and figures call it
         records = [record for record in self.reported.records if name in (record.label, record.fingerprint)]
         if not records:
             labels = [record.label for record in self.reported.records]

@@ -148,7 +148,7 @@ def drawn(state: RunState, now: datetime, progress_file: Path) -> list[Renderabl
 
 def _points(ends: Sequence[PointEnd]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("point", "status", "accuracy", "difference", "speed-up", "kept"):
+    for column in ("point", "status", "accuracy", "vs stock", "speed-up", "kept"):
         table.add_column(column, justify="left" if column in ("point", "status") else "right")
     for end in ends[-MOST_LINES:]:
         table.add_row(*(escape(shown(cell)) for cell in _cells(end)))

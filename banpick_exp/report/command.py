@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from banpick_exp.report.tracking.publishing import Publishing
 
 DESCRIPTION = """\
-Writes report.html: the verdict in words, the Pareto front (point at a mark for its numbers and the command that runs it
-again), heat maps, domains and sub-tasks against stock, budgets, guards, provenance. One file, no network needed, under
-3 MB: of more than 400 points it tells the front, the references and the best one by one, lists the others on demand,
-and leaves all of them in points.parquet. Figures go into each run's folder as PNG (300 dpi): the one that answers the
-sweep's question (knobs.png of one or two swept knobs, budget.png of many rules), pareto.png, and usage.png,
-influence.png and kept.png where the run has their numbers. Nothing is run again; all is read from the run folders.
+Prints the verdict of a run and writes report.html: the verdict in words, the Pareto front (point at a mark for its
+numbers and the command that runs it again), heat maps, domains and sub-tasks against stock, budgets, guards,
+provenance. One file, no network needed, under 3 MB: of more than 400 points it tells the front, the references and the
+best one by one, lists the others on demand, and leaves all of them in points.parquet. Figures go into each run's folder
+as PNG (300 dpi): the one that answers the sweep's question (knobs.png of one or two swept knobs, budget.png of many
+rules), pareto.png, and usage.png, influence.png and kept.png where the run has their numbers. Nothing is run again; all
+is read from the run folders.
 
 More than 24 runs are a line each: verdict, best policy at equal budget, a link to the run's own report. They are read
 from the tables that a run's end or an earlier report wrote, hundreds in seconds; --all draws each of them all the same.
@@ -41,7 +42,7 @@ examples:
 
 
 def run(arguments: list[str]) -> int:
-    """Writes the page and the figures and prints their paths; returns 0.
+    """Writes the page and the figures, prints their paths and the verdict of a run alone; returns 0.
 
     Raises: UserError for a folder that is no finished run, for one typed twice, for a page that cannot be written, and
         for a run that W&B does not have.
@@ -57,12 +58,13 @@ def run(arguments: list[str]) -> int:
     finally:
         if publishing is not None:
             publishing.close()
-    if typed.all:
-        from banpick_exp.report.terminal import print_pareto, print_selection, print_verdict
+    from banpick_exp.report.terminal import print_pareto, print_selection, print_verdict
 
-        for each in runs:
+    for each in runs:
+        if typed.all:
             print_pareto(each, Console(), everything=True)
             print_selection(each, Console())
+        if typed.all or len(runs) == 1:
             print_verdict(each, Console())
     return 0
 

@@ -80,6 +80,11 @@ class Run:
         """Without repeats."""
         return [record for record in without_repeats(self.records) if record.status == "done"]
 
+    @property
+    def recorded(self) -> int:
+        """Points that have a record, those whose record cannot be used too: of so many some are done."""
+        return len(self.records) + len(self.left_out)
+
     @cached_property
     def frame_of_all(self) -> pl.DataFrame:
         """As `points_frame` returns it."""

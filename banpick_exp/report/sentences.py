@@ -103,8 +103,9 @@ def problems_a_point(run: Run) -> str:
 def _extent(run: Run) -> str:
     counts = {status: sum(record.status == status for record in run.records) for status in STATUSES}
     wrong = [f"{count} {status}" for status, count in counts.items() if status != "done" and count]
+    wrong += [f"{len(run.left_out)} left out: not readable as written"] if run.left_out else []
     return (
-        f"{counts['done']} of {len(run.records)} points are done{' (' + ', '.join(wrong) + ')' if wrong else ''}: "
+        f"{counts['done']} of {run.recorded} points are done{' (' + ', '.join(wrong) + ')' if wrong else ''}: "
         f"model {run.models}, task {run.tasks}, {problems_a_point(run)}."
     )
 
@@ -178,7 +179,8 @@ def _speed(run: Run) -> list[str]:
     batch = f" (decoding {', '.join(map(str, sorted(at)))} sequences at once)" if at else ""
     return [
         f"Speed{batch}: stock timed against itself gives {ends[0]:.2f}x to {ends[1]:.2f}x. Of {len(others)} other"
-        f" points {faster} are faster than stock beyond noise, {slower} slower, {len(others) - faster - slower} tie."
+        f" points, each by its own interval: {faster} faster than stock, {slower} slower,"
+        f" {len(others) - faster - slower} tied."
     ]
 
 
@@ -187,7 +189,7 @@ def hypervolume_sentence(run: Run) -> str:
     said = []
     for gain in run.hypervolume:
         by_budget = gain.axis == "mean_kept"
-        over = f"budgets {gain.low:g} to {gain.high:g}" if by_budget else f"speed-ups 1 to {gain.high:.2f}"
+        over = f"budgets {gain.low:.4g} to {gain.high:.4g}" if by_budget else f"speed-ups 1 to {gain.high:.2f}"
         verdict = "" if gain.decided else ", no difference shown"
         said.append(f"{gain.points:+.2f} [{gain.ci95[0]:+.2f}, {gain.ci95[1]:+.2f}] over {over}{verdict}")
     if not said:
@@ -201,4 +203,6 @@ def _guards(run: Run) -> list[str]:
         return []
     count = raised["fingerprint"].n_unique()
     names = ", ".join(sorted(set(raised["guard"])))
-    return [f"Guards: {raised.height} raised on {count} points ({names}); listed under Guards."]
+    return [
+        f"Guards: {raised.height} raised on {count} point{'s' if count > 1 else ''} ({names}); listed under Guards."
+    ]

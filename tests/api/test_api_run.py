@@ -113,6 +113,8 @@ def test_flips_are_the_wins_and_losses_of_the_verdict(run: bp.Run, reported: Rep
 
 
 def test_flips_say_which_points_there_are(run: bp.Run) -> None:
+    label = "pick boost=1 key_experts=2"
+    assert run.flips(label, "stock").equals(run.flips(label, "none")), "figures and the terminal say stock"
     with pytest.raises(bp.UserError, match=r"Did you mean pick boost=1 key_experts=2\?"):
         run.flips("pick boost=1 key_expert=2")
     with pytest.raises(bp.UserError, match="the engine stopped"):

@@ -15,6 +15,8 @@ from synthetic_run import SyntheticRun, ladder
 from banpick_exp.errors import UserError
 from banpick_exp.manifest import Manifest
 from banpick_exp.report import choose, command, compare
+from banpick_exp.report.run import read_run
+from banpick_exp.report.sentences import closing
 from banpick_exp.run_folder import RunFolder
 
 TYPED = "python -m banpick_exp +sweep=pick_strength"
@@ -72,6 +74,16 @@ def test_the_first_few_are_named_and_the_others_counted(folder: RunFolder, capsy
     assert len(lines) == 5 and all(line.startswith("Left out: ") for line in lines) and more == "Left out: 1 more"
     typed = shlex.split(remedy.split("or type ")[1].split(" to run the 6")[0])
     assert typed == [*shlex.split(TYPED), f'resume="{folder.path}"'], "the folder's name has a space"
+
+
+def test_what_is_left_out_counts_among_the_points(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = len(folder.record_files())
+    damage(folder, 1)
+    assert command.run([str(folder.path)]) == 0
+    said = f"{whole - 1} of {whole} points are done (1 left out: not readable as written)"
+    assert said in folder.report.read_text()
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.endswith(" ".join(closing(read_run(folder)).split())), "the verdict is the last that is said"
 
 
 def test_what_was_set_aside_earlier_is_told(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from banpick_exp.report import command
 from banpick_exp.report.drawn import answers
 from banpick_exp.report.equal_budget import at_equal_budget
 from banpick_exp.report.figures.forest import foremost
-from banpick_exp.report.figures.sheet import COLUMN, FOR_PAPERS, PAPER_SIZE, SCREEN
+from banpick_exp.report.figures.sheet import BESIDE, COLUMN, FOR_PAPERS, PAPER_SIZE, SCREEN
 from banpick_exp.report.paper import ESCAPED, latex, table_rows, tex
 from banpick_exp.report.question import cells, swept
 from banpick_exp.report.run import Run, read_run
@@ -87,6 +87,15 @@ def test_one_knob_is_a_curve_and_many_rules_a_forest(tmp_path: Path) -> None:
     assert swept(rules) is None and list(answers(rules)) == ["budget", "pareto"]
     references = ladder(SyntheticRun(problems=20), ks=(4,))
     assert list(answers(run_of(references, tmp_path))) == ["pareto"]
+
+
+def test_accuracy_needs_no_more_room_when_names_move_its_limits(tmp_path: Path) -> None:
+    few = ladder(SyntheticRun(problems=33), ks=(4,))
+    few.add("top_p", {"p": 0.6}, kept=4.1)
+    figure = answers(run_of(few, tmp_path))["budget"](BESIDE)
+    for span in range(6, 40):  # steps of 2.5 would write 72.5 where the layout left room for 72
+        figure.axes[0].set_ylim(60, 60 + span)
+        assert not [each for each in figure.axes[0].get_yticklabels() if "." in each.get_text()]
 
 
 def test_a_forest_is_sorted_by_budget_and_keeps_what_decides(tmp_path: Path) -> None:

@@ -39,10 +39,14 @@ Ringed = Collection[str]
 
 def budget_panel(axes: Any, frame: pl.DataFrame, styles: Mapping[str, Style], sheet: Sheet, ringed: Ringed) -> None:
     """Each point at its measured budget, bars are 95 % of the accuracy."""
+    from matplotlib.ticker import MaxNLocator
+
     _points(axes, frame, "mean_kept", styles, sheet, ringed, errors="accuracy")
     whole = range(math.ceil(frame["mean_kept"].min() - 0.01), math.floor(frame["mean_kept"].max() + 0.01) + 1)  # type: ignore[operator]
     if 1 < len(whole) <= 16:
         axes.set_xticks(whole)
+    # Without steps of 2.5: names may move the limits after the layout, and `72.5` would need more room than `72` had.
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.margins(x=0.06)
     axes.set_xlabel("measured budget (experts kept a token)")
     axes.set_ylabel(f"{accuracy_name(frame)} (%)")

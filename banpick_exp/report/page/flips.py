@@ -53,7 +53,7 @@ def _run_html(run: Run, policies: Sequence[BesideStock], room: int, key: str) ->
         return NOTHING
     search = (
         f'<p class="controls"><label>search <input type="search" data-searches="{key}"'
-        ' placeholder="in problems, answers, completions"></label>'
+        ' placeholder="problem, answer or completion"></label>'
         f'<span class="small" data-counts="{key}" role="status"></span></p>'
     )
     blocks = "".join(f'<div data-of="{key}">{_policy_html(run, each, room)}</div>' for each in policies)
@@ -82,7 +82,7 @@ def _policy_html(run: Run, beside: BesideStock, room: int) -> str:
         )
     titles = {"b": "Stock solved, the policy lost", "a": "The policy solved, stock lost"}
     groups = "".join(_group(titles[side], _spread(found, side), counts[side], room // 2, label, asked) for side in "ba")
-    where = f"bp.Run({run.name!r}).flips({beside.record.label!r})"
+    where = f"bp.Run({str(run.folder.path)!r}).flips({beside.record.label!r})"
     cut = any(count > MOST_EACH_WAY for count in counts.values()) or "<!-- cut -->" in groups
     more = f'<p class="small">All of them, whole: <code>{escape(where)}</code> in Python.</p>' if cut else ""
     return f"{said}{groups}{more}"

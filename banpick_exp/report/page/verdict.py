@@ -88,7 +88,7 @@ def _overview_table(runs: Sequence[Run]) -> str:
                 f"{run_letter(runs, run)}: {escape(run.name)}",
                 escape(run.models),
                 escape(run.tasks),
-                f"{done} of {len(run.records)}",
+                f"{done} of {run.recorded}",
                 span(stock.row(0, named=True), "accuracy", ".1f", 100) if stock.height else "-",
                 escape(run.headline),
             ]
