@@ -167,7 +167,8 @@ def test_an_uploaded_run_is_published_by_a_command(
     }  # fmt: skip
     found = report(mirrored, environment(server, tmp_path))
     assert found.returncode == 0, found.stderr[-3000:]
-    *_, address, left = found.stdout.splitlines()
+    printed = found.stdout.splitlines()
+    *_, address, left = printed[: printed.index("")]  # the verdict stands below
     assert address.startswith("W&B report: http") and "/me/banpick/reports/" in address
     assert (
         left == f"W&B has not got 3 of its points; to upload them too, type wandb sync {mirrored.mirror}/offline-run-*"

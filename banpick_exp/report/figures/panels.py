@@ -46,7 +46,7 @@ def budget_panel(axes: Any, frame: pl.DataFrame, styles: Mapping[str, Style], sh
     if 1 < len(whole) <= 16:
         axes.set_xticks(whole)
     # Without steps of 2.5: names may move the limits after the layout, and `72.5` would need more room than `72` had.
-    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10]))
     axes.margins(x=0.06)
     axes.set_xlabel("measured budget (experts kept a token)")
     axes.set_ylabel(f"{accuracy_name(frame)} (%)")
