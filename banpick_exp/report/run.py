@@ -303,6 +303,9 @@ def require_folder(typed: str) -> RunFolder:
     """The folder of a run that was typed. Raises UserError, with what to type, for one that holds no points."""
     folder = RunFolder(Path(typed).expanduser())
     if not folder.points.is_dir():
+        if (folder.path / MANIFEST).is_file():  # it was stopped before its first point
+            again = resume_command(Run(folder=folder, records=(), outcomes={}))
+            raise UserError(f"{typed} has no point yet, so there is nothing to report. Type {again} to go on with it.")
         what = f"has no {folder.points.name}/" if folder.path.is_dir() else "is no folder"
         raise UserError(f"{typed} {what}, so it is no run and there is nothing to report. {_what_to_type(folder.path)}")
     return folder

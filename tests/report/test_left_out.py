@@ -151,3 +151,11 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_drawn(
         command.run([str(folder.path)])
     typed = shlex.split(str(caught.value).split("a copy of yours: ")[1].split(", then")[0])
     assert typed == ["cp", "-r", str(folder.path), "COPY"]
+
+
+def test_a_run_that_was_stopped_before_its_first_point_says_how_to_go_on(folder: RunFolder) -> None:
+    shutil.rmtree(folder.points)
+    with pytest.raises(UserError, match="has no point yet") as caught:
+        command.run([str(folder.path)])
+    typed = str(caught.value).split("Type ")[1].removesuffix(" to go on with it.")
+    assert shlex.split(typed) == [*shlex.split(TYPED), f'resume="{folder.path}"']
