@@ -186,7 +186,7 @@ def headline(frame: pl.DataFrame) -> str:
         others = gains["fingerprint"].n_unique() - 1
         rival = "stock (none)" if best["reference_label"] == "none" else best["reference_label"]
         return (
-            f"Gain: {best['label']} beats {rival} {where} by {100 * best['difference']:+.1f} points "
+            f"Gain: {best['label']} beats {rival} {where} by {100 * best['difference']:+z.1f} points "
             f"[{100 * best['lo_simultaneous']:.1f}, {100 * best['hi_simultaneous']:.1f}] at equal budget"
             + (f"; {others} more of {total} points gain too." if others else f" (1 of {total} points).")
         )

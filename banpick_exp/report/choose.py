@@ -170,7 +170,7 @@ def _chosen_table(chosen: Sequence[Chosen], score: str) -> Table:
             "any" if point.budget is None else f"{point.budget:g}",
             escape(point.label),
             f"{point.mean_kept:.2f}",
-            f"{value:.1f} %" if score == "accuracy" else f"{value:+.1f}",
+            f"{value:.1f} %" if score == "accuracy" else f"{value:+z.1f}",
             signed_points(point.dev_difference),
             str(point.candidates),
         )

@@ -118,7 +118,7 @@ def _verdict(row: Row, verdict: Row | None) -> tuple[str, str]:
         return (
             ("stock", "-")
             if row["policy"] == STOCK or row["delta"] is None
-            else ("(to stock)", span(row, "delta", "+.1f", 100))
+            else ("(to stock)", span(row, "delta", "+z.1f", 100))
         )
     if verdict["verdict"] == "unmatched":
         return "unmatched", "-"

@@ -105,7 +105,7 @@ def tex(text: str) -> str:
 
 
 def _tex_row(row: Mapping[str, Any]) -> str:
-    difference = _interval(row, "difference", "{:+.1f}", 100)
+    difference = _interval(row, "difference", "{:+z.1f}", 100)
     sign = "" if row["verdict"] is None else SIGNS.get(row["verdict"], "")
     apart = "" if row["at_equal_budget"] in (None, True) else "*"
     cells = (

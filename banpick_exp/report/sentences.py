@@ -34,7 +34,8 @@ def closing(run: Run) -> str:
     if best["verdict"] == "beats":
         return f"{run.headline} It keeps {_kept_and_speed(run, best)}."
     said = f"{points(best, simultaneous=True)} points to {rival(best)}"
-    return f"{run.headline} Nearest to one: {best['label']}, {said}, keeps {_kept_and_speed(run, best)}."
+    nearest = f"Nearest to one by its lower bound: {best['label']}, {said}"
+    return f"{run.headline} {nearest}, keeps {_kept_and_speed(run, best)}."
 
 
 def foremost_row(run: Run) -> Row | None:

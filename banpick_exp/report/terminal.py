@@ -202,7 +202,7 @@ def _points_table(shown: _Shown, domain: str) -> Table:
             line.signs,
             escape(row["label"]) + (f" [dim]{escape(row['solved_knob'])}[/dim]" if row["solved_knob"] else ""),
             escape(span(row, "accuracy", ".1f", 100)),
-            escape(span(row, "delta", "+.1f", 100)),
+            escape(span(row, "delta", "+z.1f", 100)),
             speed_text(row),
             f"{row['mean_kept']:.2f}",
             f"{100 * row['truncated_fraction']:.1f}",

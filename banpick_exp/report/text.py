@@ -50,14 +50,14 @@ def speed_words(ratio: float, low: float | None, high: float | None) -> str:
 
 def signed_points(value: float | None) -> str:
     """`+1.3`: a difference of accuracies in points, `-` where there is none."""
-    return "-" if value is None else f"{100 * value:+.1f}"
+    return "-" if value is None else f"{100 * value:+z.1f}"
 
 
 def points(row: Row, *, simultaneous: bool = False) -> str:
     """A paired difference in points with its interval: `-0.3 [-1.2, +0.6]`."""
     end = "_simultaneous" if simultaneous else ""
     low, high = row[f"lo{end}"], row[f"hi{end}"]
-    return f"{signed_points(row['difference'])} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{signed_points(row['difference'])} [{100 * low:+z.1f}, {100 * high:+z.1f}]"
 
 
 def verdict_text(row: Row) -> str:
@@ -65,7 +65,7 @@ def verdict_text(row: Row) -> str:
     if row["verdict"] == "unmatched":
         return "unmatched"
     low, high = 100 * row["lo_simultaneous"], 100 * row["hi_simultaneous"]
-    return f"{row['verdict']} {row['reference_label']} [{low:+.1f}, {high:+.1f}]"
+    return f"{row['verdict']} {row['reference_label']} [{low:+z.1f}, {high:+z.1f}]"
 
 
 def p_text(row: Row) -> str:

@@ -117,7 +117,8 @@ def test_without_a_gain_the_nearest_to_one_is_named(tmp_path: Path) -> None:
     last = " ".join(printed(run_of(synthetic, tmp_path), 80).rpartition("\n\n")[2].split())
     assert last.startswith("No gain: 2 of 2 top_p points tie or lose")
     near = (
-        r"Nearest to one: top_p p=0\.5, [-+.\d]+ \[.*\] points to fixed_k k=4, keeps 4\.02 experts a token, at 1\.\d\dx"
+        r"Nearest to one by its lower bound: "
+        r"top_p p=0\.5, [-+.\d]+ \[.*\] points to fixed_k k=4, keeps 4\.02 experts a token, at 1\.\d\dx"
     )
     assert re.search(near, last)
 

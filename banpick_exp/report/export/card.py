@@ -109,14 +109,14 @@ def _delta(row: Row) -> str:
     if row["delta"] is None:
         return "-"
     low, high = row["delta_lo"], row["delta_hi"]
-    return signed_points(row["delta"]) + ("" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
+    return signed_points(row["delta"]) + ("" if low is None else f" [{100 * low:+z.1f}, {100 * high:+z.1f}]")
 
 
 def _verdict(row: Row) -> str:
     """`ties with stock [-2.2, +0.1]`."""
     if row["verdict"] == "unmatched":
         return "unmatched"
-    return f"{against(row)} [{100 * row['lo_simultaneous']:+.1f}, {100 * row['hi_simultaneous']:+.1f}]"
+    return f"{against(row)} [{100 * row['lo_simultaneous']:+z.1f}, {100 * row['hi_simultaneous']:+z.1f}]"
 
 
 def _cell(cell: Mapping[str, Any]) -> list[str]:

@@ -53,7 +53,7 @@ def _domain_table(run: Run, domain: str, found: pl.DataFrame) -> str:
         own = row["policy"] == STOCK
         line = [escape(row["label"]), f"{100 * row['accuracy']:.1f}"]
         line.append(verdict_cell(run.verdict_of.get((row["fingerprint"], domain)), short=True))
-        line.append("-" if own else span(row, "delta", "+.1f", 100))
+        line.append("-" if own else span(row, "delta", "+z.1f", 100))
         for task in sizes:
             line.append(f"{100 * stock[task]:.1f} %" if own else _difference(row_of.get((row["fingerprint"], task))))
         body.append(line)

@@ -18,6 +18,7 @@ from banpick_exp.report.page.scatter import EMPTY, shape_path
 from banpick_exp.report.page.section import Section, run_letter
 from banpick_exp.report.published import Published, legend
 from banpick_exp.report.run import Run
+from banpick_exp.report.terminal import FRONT
 from banpick_exp.report.text import STOCK
 
 RUN_COLOURS = 7  # .r0 to .r6 in report.css
@@ -126,10 +127,12 @@ def _points_table(runs: Sequence[Run], run: Run) -> str:
         number = index[run.folder.path, row["fingerprint"]]
         button = f'<button type="button" class="copy" data-copy="{number}">copy</button>'
         ring = RING if row["fingerprint"] in run.ringed else ""
-        label = f'{ring}<span data-row="{number}">{escape(row["label"])}</span>{warnings.get(row["fingerprint"], "")}'
+        sign = f" {front}" if (front := FRONT[row["on_front"], row["sure"]]) else ""
+        raised = warnings.get(row["fingerprint"], "")
+        label = f'{ring}<span data-row="{number}">{escape(row["label"])}</span>{sign}{raised}'
         body.append([label, *cells[:-1], button])
     which = f"{len(body):,} of {len(run.done):,} points" if run.unshown else "Every point"
-    caption = f"{which} of {run.name}, all domains (◉ a gain, ⚠ a guard was raised)"
+    caption = f"{which} of {run.name}, all domains (◉ a gain, ● surely on the front, ○ within noise, ⚠ a guard)"
     return html_table(caption, ["policy", *headings([run])[:-1], "run again"], body)
 
 

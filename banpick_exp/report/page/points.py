@@ -64,7 +64,7 @@ def numbers(row: Row, verdict: Row | None) -> list[str]:
     """FIELDS of one row of `points_frame`, as text."""
     return [
         span(row, "accuracy", ".1f", 100),
-        "-" if row["policy"] == STOCK else span(row, "delta", "+.1f", 100),
+        "-" if row["policy"] == STOCK else span(row, "delta", "+z.1f", 100),
         _equal_budget(verdict),
         speed_text(row),
         span(row, "tokens_per_second", ",.0f"),

@@ -68,7 +68,7 @@ def _row(run: Run, row: Row) -> list[str]:
         in_words(row["label"]),
         FRONT[row["on_front"], row["sure"]],
         f"{100 * row['accuracy']:.1f}",
-        "-" if row["delta"] is None else f"{100 * row['delta']:+.1f}",
+        "-" if row["delta"] is None else f"{100 * row['delta']:+z.1f}",
         "reference" if verdict is None else verdict_text(verdict),
         "-" if row["speedup"] is None else f"{row['speedup']:.2f}",
         f"{row['mean_kept']:.2f}",
