@@ -25,6 +25,9 @@ from banpick_exp.models.shape import MoeShape
 if TYPE_CHECKING:
     from banpick_exp.engine.engine import Engine
 
+A, B = "a" * 40, "b" * 40
+"""Commits."""
+
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -118,10 +121,13 @@ def test_the_checkpoint_is_held_against_the_folder(tmp_path: Path) -> None:
     ("measured", "model", "revision", "right"),
     [
         ("main", "owner/name", None, True),
-        ("main", "owner/name", "abc", False),
-        ("abc", "owner/name", "abc", True),
-        ("abc", "/cache/models--owner--name/snapshots/abc", "abc", True),
-        ("abc", "/cache/models--owner--other/snapshots/abc", "abc", False),
+        ("main", "owner/name", A, False),
+        (A, "owner/name", A, True),
+        (A, "owner/name", None, False),
+        ("main", f"/cache/models--owner--name/snapshots/{A}", None, True),
+        (A, f"/cache/models--owner--name/snapshots/{A}", None, True),
+        (A, f"/cache/models--owner--name/snapshots/{B}", A, False),
+        (A, f"/cache/models--owner--other/snapshots/{A}", A, False),
     ],
 )
 def test_one_measured_by_its_hub_id(measured: str, model: str, revision: str | None, right: bool) -> None:

@@ -35,6 +35,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAMED = re.compile(rf"({NAME.pattern})=(.*)", re.DOTALL)
 SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([^/]+)$")
 """Where the Hugging Face cache keeps one revision of a checkpoint."""
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,9 +144,10 @@ def checkpoint_served(served: Served, model: str, revision: str | None) -> Check
     assert served.exported is not None
     header = served.exported.header
     if header.model.identity.startswith("hub:") and (cached := SNAPSHOT.search(model.rstrip("/"))):
-        asked = header.model.revision
+        model = f"{cached[1]}/{cached[2]}"
         # A commit stands in the folder's name; a branch that was measured (main) is taken at its word, as the id is.
-        model, revision = f"{cached[1]}/{cached[2]}", cached[3] if asked == cached[3] else (asked or revision)
+        if COMMIT.fullmatch(header.model.revision or ""):
+            revision = cached[3]
     sizes = {} if Path(model).expanduser().is_dir() else header.shape.model_dump()
     return inspect_checkpoint(
         ModelConfig.model_validate({"name": "served", "path": model, "revision": revision, **sizes})

@@ -43,20 +43,24 @@ class Swap:
             except UserError as error:
                 raise NotSwapped(str(error)) from None
             wires = [(served if at == row else each).wire() for at, each in enumerate(policies.served)]
+            agreed = True
             await self._engine.pause_generation(mode="wait", clear_cache=True)
             try:
                 if (calibration := served.calibration_wire()) is not None:
                     await self._engine.collective_rpc("banpick_load_calibration", args=calibration)
-                answers = await self._engine.collective_rpc("banpick_set_policies", args=(wires,))
-                check_agreement(self._figures.stages, [digests for digests, _ in answers])
                 await self._engine.collective_rpc("banpick_forget_row", args=(row,))
+                answers = await self._engine.collective_rpc("banpick_set_policies", args=(wires,))
+                agreed = False
+                check_agreement(self._figures.stages, [digests for digests, _ in answers])
+                agreed = True
                 policies.replace(row, served)
             except EngineError:
                 raise
             except Exception as error:
                 raise NotSwapped(f"the workers cannot hold it: {error}") from None
             finally:
-                await self._engine.resume_generation()
+                if agreed:  # else no answer could be trusted: none is given until the server is started again
+                    await self._engine.resume_generation()
         return former, served
 
     def _checked(self, name: str, folder: str) -> Served:
