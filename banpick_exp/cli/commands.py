@@ -78,6 +78,11 @@ COMMANDS = {
             "banpick_exp.report.export.command",
         ),
         Command(
+            "serve",
+            "answer requests under exported policies, as vLLM's OpenAI server",
+            "banpick_exp.engine.serving.command",
+        ),
+        Command(
             "bench",
             "how fast is the router, and do banned experts cost nothing?",
             "banpick_exp.cluster.commands.bench",
