@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ from banpick_exp.transformers.routers import FAMILIES, KINDS
 IDS = torch.randint(3, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 CLOSE = 1e-5
 """Of logits of about 1 in float32: sums in another order."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models of a few MB: threads that wait for each other take longer than the sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Small:
@@ -185,7 +195,7 @@ def test_padding_is_left_out(padded: tuple[Any, Any, list[list[int]]]) -> None:
     with pytest.raises(UserError, match=r"no token was routed since apply or reset.* model.generate"):
         handle.mean_kept()
     assert generate(model, prompts, eos_token_id=-1) == alone
-    assert handle.tokens() == tokens and handle.mean_kept() == single and 1 < min(single) and max(single) < 4
+    assert handle.tokens() == tokens and handle.mean_kept() == single and min(single) > 1 and max(single) < 4
     handle.reset()
     logits(model, torch.cat([torch.zeros_like(IDS), IDS], dim=1))
     assert handle.tokens() == 2 * IDS.numel(), "without a mask all tokens are the user's"
@@ -221,7 +231,7 @@ def test_another_model_is_refused_with_the_reason(qwen: Small) -> None:
     ):
         with pytest.raises(UserError, match=why):
             apply(model, qwen.export("fixed_k", k=2, shape=MoeShape(**sizes)))
-    with pytest.raises(UserError, match="was measured on mine .1234., .* no measured number holds"):
+    with pytest.raises(UserError, match=r"was measured on mine .1234., .* no measured number holds"):
         apply(model, qwen.export("fixed_k", k=2, identity="1234"))
     model.config._name_or_path = ""
     with pytest.raises(UserError, match="this Qwen3MoeForCausalLM is made in memory"):
@@ -257,7 +267,7 @@ def test_a_second_policy_is_refused(qwen: Small) -> None:
 
 def test_families_that_are_not_known_are_named(qwen: Small, tmp_path: Path) -> None:
     gpt_oss = build(MINIATURES["gpt_oss"], tmp_path / "gpt_oss")
-    with pytest.raises(UserError, match="gpt_oss has no router that is known here.*qwen3_moe, .*deepseek_v3"):
+    with pytest.raises(UserError, match=r"gpt_oss has no router that is known here.*qwen3_moe, .*deepseek_v3"):
         apply(gpt_oss, qwen.export("fixed_k", k=2))
     with pytest.raises(UserError, match="given a str, which is no loaded model"):
         apply("owner/mine", qwen.export("fixed_k", k=2))
@@ -267,7 +277,7 @@ def test_a_router_that_weighs_otherwise_is_refused(qwen: Small) -> None:
     """As a later Transformers might: here something stands behind the router and doubles its weights."""
     model = qwen.model()
     model.model.layers[1].mlp.gate.register_forward_hook(lambda gate, args, out: (out[0], 2 * out[1], out[2]))
-    with pytest.raises(UserError, match="the router of MoE layer 1 of Qwen3MoeForCausalLM .* weighs otherwise"):
+    with pytest.raises(UserError, match=r"the router of MoE layer 1 of Qwen3MoeForCausalLM .* weighs otherwise"):
         apply(model, qwen.export("fixed_k", k=2))
 
 
