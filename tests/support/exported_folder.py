@@ -50,7 +50,7 @@ def export_of(
     header = Header(
         label=built.rule.label(),
         policy={"name": name, **built.rule.knobs()},
-        policy_files=files,
+        policy_files={},
         solved=None,
         shape=Sizes(**sizes),
         model=ModelRead(name="mine", id=hub_id, revision=revision, identity=identity, made_from=None),
