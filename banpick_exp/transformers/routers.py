@@ -51,8 +51,12 @@ def _mixtral(gate: Any) -> Router:
 
 def _deepseek_v2(gate: Any) -> Router:
     grouped = gate.topk_method == "group_limited_greedy"
-    groups = {"groups": int(gate.num_group), "groups_seen": int(gate.topk_group)} if grouped else {}
-    return Router(renormalize=False, scaling=float(gate.routed_scaling_factor), **groups)
+    return Router(
+        renormalize=False,
+        scaling=float(gate.routed_scaling_factor),
+        groups=int(gate.num_group) if grouped else 1,
+        groups_seen=int(gate.topk_group) if grouped else 1,
+    )
 
 
 def _deepseek_v3(gate: Any) -> Router:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,21 @@ def test_removing_it_gives_the_model_back(each: Small) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     apply(model, each.export("fixed_k", k=1)).remove()
+
+
+def test_a_mask_can_be_written_into_a_correction_bias(tmp_path: Path) -> None:
+    """docs/serve-elsewhere.md: of a router without groups the checkpoint with that bias is the model under the mask."""
+    options = {**MINIATURES["deepseek_v3"].options, "n_group": 1, "topk_group": 1}
+    built = build(replace(MINIATURES["deepseek_v3"], options=options), tmp_path / "model")
+    built.config._name_or_path = str(tmp_path / "model")
+    stock, masked = logits(built), [0, 3, 15]
+    shape, identity = MoeShape(num_layers=2, num_experts=16, top_k=4), folder_identity(tmp_path / "model")
+    with apply(built, export_of(tmp_path / "out", shape, identity, "mask", {"experts": {1: masked}})):
+        under = logits(built)
+    with torch.no_grad():
+        built.model.layers[2].mlp.gate.e_score_correction_bias[masked] = -1e9
+    edited = logits(built)
+    assert float((under - edited).abs().max()) < CLOSE and float((under - stock).abs().max()) > 1e-3
 
 
 # ---------------------------------------------------------------- more experts than the checkpoint selects
@@ -242,16 +258,17 @@ def test_another_model_is_refused_with_the_reason(qwen: Small) -> None:
 def test_a_model_of_the_hub_is_known_by_its_id(qwen: Small, tmp_path: Path) -> None:
     model, commit = qwen.model(), "a" * 40
     model.config._name_or_path, model.config._commit_hash = "owner/mine", commit
-    named = {"hub_id": "owner/mine"}
-    for revision in (None, "v2", commit):
-        folder = export_of(
-            tmp_path / str(revision), qwen.shape, f"hub:owner/mine@{revision or 'main'}", "fixed_k", {"k": 2},
-            **named, revision=revision,
-        )  # fmt: skip
-        apply(model, folder).remove()
-    elsewhere = export_of(
-        tmp_path / "b", qwen.shape, f"hub:owner/mine@{'b' * 40}", "fixed_k", {"k": 2}, **named, revision="b" * 40
-    )
+
+    def export(folder: str, revision: str | None) -> Path:
+        identity = f"hub:owner/mine@{revision or 'main'}"
+        knobs = {"k": 2}
+        return export_of(
+            tmp_path / folder, qwen.shape, identity, "fixed_k", knobs, hub_id="owner/mine", revision=revision
+        )
+
+    for number, revision in enumerate((None, "v2", commit)):
+        apply(model, export(str(number), revision)).remove()
+    elsewhere = export("elsewhere", "b" * 40)
     with pytest.raises(UserError, match=f"is hub:owner/mine@{commit}: .* Load owner/mine at revision b"):
         apply(model, elsewhere)
 
