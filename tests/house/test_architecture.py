@@ -24,7 +24,7 @@ KERNELS = ROOT / "kernels" / "banpick_kernels"
 LINTER: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
 HEAVY = ("torch", "vllm", "ray", "wandb", "transformers", "datasets")
-PUBLIC_ROOMS = ("banpick_exp", "banpick_exp.analysis", "banpick_exp.policy")
+PUBLIC_ROOMS = ("banpick_exp", "banpick_exp.analysis", "banpick_exp.policy", "banpick_exp.transformers")
 """What may be imported from the package itself, so that its __init__ says something."""
 
 
