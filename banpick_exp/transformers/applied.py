@@ -40,10 +40,15 @@ def apply(model: Any, folder: str | Path, domain: str | None = None) -> Applied:
         domain: whose key experts and thresholds; needed only where domains differ.
 
     Raises UserError, with nothing changed: a folder that is not as it was written, another checkpoint than the one that
-    was measured, a router that is not known here, a policy that is on already.
+    was measured, a router that is not known here, a compiled model, a policy that is on already.
     """
     exported = load(folder)
     gates = gates_of(model)
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UserError(
+            "the model is compiled: what was traced before would go on without the policy. Call apply on the model as"
+            " from_pretrained returned it."
+        )
     if any(isinstance(hook, RoutedLayer) for gate in gates for hook in gate._forward_hooks.values()):
         raise UserError(
             "a policy is on this model already: two would be one after the other, which nobody has measured. Call"

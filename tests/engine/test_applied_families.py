@@ -140,6 +140,22 @@ def test_a_mask_can_be_written_into_a_correction_bias(tmp_path: Path) -> None:
     assert float((under - edited).abs().max()) < CLOSE and float((under - stock).abs().max()) > 1e-3
 
 
+def test_a_mask_can_be_cut_out_of_a_checkpoint(qwen: Small) -> None:
+    """The same page: as many experts fewer in every layer, of a softmax router."""
+    model, masked = qwen.model(), {0: [0, 3], 1: [7, 15]}
+    stock = logits(model)
+    with apply(model, qwen.export("mask", experts=masked)):
+        under = logits(model)
+    for number, layer in enumerate(model.model.layers):
+        left = [expert for expert in range(16) if expert not in masked[number]]
+        gate, experts = layer.mlp.gate, layer.mlp.experts
+        gate.weight = torch.nn.Parameter(gate.weight[left])
+        experts.gate_up_proj = torch.nn.Parameter(experts.gate_up_proj[left])
+        experts.down_proj = torch.nn.Parameter(experts.down_proj[left])
+        gate.num_experts = experts.num_experts = len(left)
+    assert float((under - logits(model)).abs().max()) < CLOSE and float((under - stock).abs().max()) > 1e-3
+
+
 # ---------------------------------------------------------------- more experts than the checkpoint selects
 
 
@@ -280,6 +296,15 @@ def test_a_second_policy_is_refused(qwen: Small) -> None:
         apply(model, qwen.export("fixed_k", k=1))
     handle.remove()
     apply(model, qwen.export("fixed_k", k=1))
+
+
+def test_a_compiled_model_is_refused(qwen: Small) -> None:
+    model = qwen.model()
+    with pytest.raises(UserError, match="the model is compiled"):
+        apply(torch.compile(model), qwen.export("fixed_k", k=2))
+    model.compile()
+    with pytest.raises(UserError, match="the model is compiled"):
+        apply(model, qwen.export("fixed_k", k=2))
 
 
 def test_families_that_are_not_known_are_named(qwen: Small, tmp_path: Path) -> None:
