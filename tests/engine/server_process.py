@@ -20,6 +20,7 @@ BLOCK = 32
 SMALL = (
     "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "16", "--num-gpu-blocks-override", "64",
     "--block-size", str(BLOCK),
+    "--chat-template", "{% for m in messages %}{{ m.content }}{% endfor %}",
     "--served-model-name", "tiny", "--host", "127.0.0.1", "--distributed-executor-backend", "uni",
 )  # fmt: skip
 CPU = {

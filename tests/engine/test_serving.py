@@ -162,6 +162,28 @@ def cached(server: Server, prompt: list[int], extra: dict[str, Any]) -> float:
     return sum(value for name, value in server.metrics().items() if name.startswith(hits)) - before
 
 
+def test_every_door_that_names_a_policy(server: Server) -> None:
+    """Chat, responses and Anthropic's messages answer as completions do, in either way of naming the policy."""
+    client, prompt = client_of(server), PROMPTS[0]
+    found = {}
+    for name in ("fast", "careful", "stock"):
+        limits = {"max_tokens": TOKENS, "temperature": 0}
+        said = [{"role": "user", "content": prompt}]
+        texts = {
+            client.completions.create(model=model, prompt=prompt, extra_body=extra, **limits).choices[0].text
+            for model, extra in ((f"tiny:{name}", {}), ("tiny", by_policy(name)))
+        }
+        for extra in ({"model": f"tiny:{name}"}, {"model": "tiny", **by_policy(name)}):
+            chat = server.post("/v1/chat/completions", {"messages": said, **limits, **extra}).json()
+            texts.add(chat["choices"][0]["message"]["content"])
+            message = server.post("/v1/messages", {"messages": said, **limits, **extra}).json()
+            texts.add(message["content"][0]["text"])
+            asked = {"input": prompt, "max_output_tokens": TOKENS, "temperature": 0, **extra}
+            texts.add(server.post("/v1/responses", asked).json()["output"][0]["content"][0]["text"])
+        (found[name],) = texts
+    assert len(set(found.values())) == 3, "the control: they differ"
+
+
 def test_streaming(server: Server, expected: dict[str, Answers]) -> None:
     body = {"return_token_ids": True, "ignore_eos": True}
     stream: Any = client_of(server).completions.create(
