@@ -167,7 +167,7 @@ def test_every_door_that_names_a_policy(server: Server) -> None:
     client, prompt = client_of(server), PROMPTS[0]
     found = {}
     for name in ("fast", "careful", "stock"):
-        limits = {"max_tokens": TOKENS, "temperature": 0}
+        limits: Any = {"max_tokens": TOKENS, "temperature": 0}
         said = [{"role": "user", "content": prompt}]
         texts = {
             client.completions.create(model=model, prompt=prompt, extra_body=extra, **limits).choices[0].text
