@@ -67,7 +67,8 @@ def _cell(rows: Sequence[Row]) -> str:
     count = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in ("beats", "ties", "loses")}
     best = max(rows, key=lambda row: float(row["difference"]))
     mark = MARKS["beats"] if count["beats"] else MARKS["loses"] if count["loses"] == len(rows) else ""
-    said = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
+    verbs = {verdict: verdict if number == 1 else verdict.removesuffix("s") for verdict, number in count.items()}
+    said = ", ".join(f"{number} {verbs[verdict]}" for verdict, number in count.items() if number)
     return f"{mark} {said}; best {points(best, simultaneous=True)}".strip()
 
 

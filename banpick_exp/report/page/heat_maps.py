@@ -43,7 +43,9 @@ def _influence(maps: Maps) -> str:
 
 
 def _kept(maps: Maps) -> str:
-    same = f"{maps.even} policies keep the same number in every layer and are left out. " if maps.even else ""
+    several = "policies keep" if maps.even > 1 else "policy keeps"
+    left_out = " and are left out" if maps.even > 1 else " and is left out"
+    same = f"{maps.even} {several} the same number in every layer{left_out}. " if maps.even else ""
     if not len(maps.kept):
         text = "Every policy of this run keeps the same number of experts in every layer (see Budgets)."
         return f"<h3>Experts kept per layer</h3><p>{text}</p>"
