@@ -113,12 +113,12 @@ def poison(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Poi
     planted = Poison(tiny_engine)
     run, set_policy = Engine._run, Engine.set_policy
 
-    def dying(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Any, salt: str) -> Any:
+    def dying(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Any, salt: str, *rest: Any) -> Any:
         if planted.breaks(planted.policy) and any(tuple(ids) in planted.ids for ids in prompts):
             planted.deaths += 1
             planted.landed.clear()
             raise Died
-        found = run(engine, prompts, sampling, salt)
+        found = run(engine, prompts, sampling, salt, *rest)
         if not salt:
             planted.landed.update((planted.policy, tuple(ids)) for ids in prompts)
         return found

@@ -40,7 +40,7 @@ def plant(engine_class: Any) -> None:
     told = json.loads(os.environ["BANPICK_PLANTED"])
     log, run, marked = Path(told["log"]), engine_class._run, set[tuple[int, ...]]()
 
-    def breaking(engine: Any, prompts: Any, sampling: Any, salt: str) -> Any:
+    def breaking(engine: Any, prompts: Any, sampling: Any, salt: str, *rest: Any) -> Any:
         if not marked:
             marked.update(map(tuple, engine.tokenize(told["prompts"])))
         done = len(log.read_text().splitlines()) if log.exists() else 0
@@ -50,7 +50,7 @@ def plant(engine_class: Any) -> None:
             if told["how"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(1e6)
-        return run(engine, prompts, sampling, salt)
+        return run(engine, prompts, sampling, salt, *rest)
 
     engine_class._run = breaking
 
