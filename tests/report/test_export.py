@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_the_same_point_is_the_same_bytes(run: Path, tmp_path: Path) -> None:
         shutil.copy(path, elsewhere / "points" / path.name)
     root = Path(__file__).resolve().parents[2]
     paths = {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]), "PYTHONHASHSEED": "7"}
-    line = ["python", "-m", "banpick_exp", "export", str(elsewhere), PICK, str(tmp_path / "two")]
+    line = [sys.executable, "-m", "banpick_exp", "export", str(elsewhere), PICK, str(tmp_path / "two")]
     done = subprocess.run(line, env=os.environ | paths, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")

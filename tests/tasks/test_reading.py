@@ -226,7 +226,8 @@ def test_the_remedy_for_a_json_list_works_as_typed(tmp_path: Path, name: str) ->
     path = tmp_path / name
     path.write_text(json.dumps([{"prompt": "p", "answer": 1}, {"prompt": "q", "answer": "é"}]))
     command = refusal(path.read_bytes(), str(path)).split("Type ")[1].removesuffix(".")
-    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    with_python = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=with_python)
     assert [problem.answer for problem in read((tmp_path / "NEW.jsonl").read_bytes())] == ["1", "é"]
     assert shlex.split(command)[0] == "python"
 
