@@ -8,7 +8,7 @@ from banpick_exp.analysis import EQUAL_BUDGET_TOLERANCE
 from banpick_exp.analysis.finding import READ_FIRST
 from banpick_exp.analysis.verdict import gains_in
 from banpick_exp.records import OVERALL, STATUSES
-from banpick_exp.report.equal_budget import NAMED, equal_budget_sentence, has_solved, is_near
+from banpick_exp.report.equal_budget import NAMED, at_equal_budget, equal_budget_sentence, has_solved, is_near
 from banpick_exp.report.repeats import repeats_sentence
 from banpick_exp.report.rivals import rivals_command
 from banpick_exp.report.run import Run
@@ -48,9 +48,8 @@ def foremost_row(run: Run) -> Row | None:
 
 def nearest_to_a_gain(run: Run) -> Row | None:
     """The row of `verdicts` of the tie at equal budget that is the least likely to be a loss; None without a tie."""
-    near = run.verdicts.filter((pl.col("domain") == OVERALL) & (pl.col("verdict") == "ties"))
-    near = near.filter(pl.col("budget_gap").abs() <= EQUAL_BUDGET_TOLERANCE)
-    return next(near.sort("lo_simultaneous", descending=True).head(1).iter_rows(named=True), None)
+    ties = at_equal_budget(run.verdicts).filter(pl.col("verdict") == "ties")
+    return next(ties.sort("lo_simultaneous", descending=True).head(1).iter_rows(named=True), None)
 
 
 def _kept_and_speed(run: Run, verdict: Row) -> str:

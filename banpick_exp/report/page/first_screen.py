@@ -12,7 +12,7 @@ from banpick_exp.report.best import best_per_budget
 from banpick_exp.report.failure import or_else
 from banpick_exp.report.one_line import short_rival
 from banpick_exp.report.page.front import runs_figure
-from banpick_exp.report.page.html_tables import html_table
+from banpick_exp.report.page.html_tables import failed_html, html_table
 from banpick_exp.report.page.inlined import FIGURE, answer_html
 from banpick_exp.report.run import Run
 from banpick_exp.report.sentences import alarms, closing
@@ -24,7 +24,7 @@ HEAD = ("policy", "keeps", "points to fixed_k", "verdict", "speed")
 
 def first_screen(run: Run) -> str:
     """The sentence with what must be read before it, the figure, and beside it table and commands."""
-    figure = or_else(FIGURE, run.folder, lambda: answer_html(run), _failed, writes=False)
+    figure = or_else(FIGURE, run.folder, lambda: answer_html(run), failed_html, writes=False)
     return (
         f'{sentence_html(run)}<div class="glance">{figure}<div>{best_table(run)}{next_html(what_next(run))}</div></div>'
     )
@@ -32,7 +32,7 @@ def first_screen(run: Run) -> str:
 
 def first_screen_of_several(runs: Sequence[Run], table: str) -> str:
     """The runs with their verdicts, what they measured in one figure, and what to type next."""
-    figure = or_else(FIGURE, runs[0].folder, lambda: runs_figure(runs), _failed, writes=False)
+    figure = or_else(FIGURE, runs[0].folder, lambda: runs_figure(runs), failed_html, writes=False)
     return f'{table}<div class="glance">{figure}<div>{next_html(what_next_of_several(runs))}</div></div>'
 
 
@@ -81,7 +81,3 @@ def _verdict(row: Row) -> str:
 def _unbroken(text: str) -> str:
     """An interval stays in one line, below its number where there is no room beside it."""
     return escape(text).replace(", ", ",\u00a0")
-
-
-def _failed(line: str) -> str:
-    return f'<p class="failed">{escape(line[:1].upper() + line[1:])}</p>'

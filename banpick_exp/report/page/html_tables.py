@@ -18,6 +18,11 @@ def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]],
     return f'<div class="scroll {kind}" tabindex="0" role="group" aria-label="{escape(caption)}">{table}</div>'
 
 
+def failed_html(line: str) -> str:
+    """What stands in the place of a part that could not be made."""
+    return f'<p class="failed">{escape(line[:1].upper() + line[1:])}</p>'
+
+
 def _cell(text: str) -> str:
     for verdict in ("beats", "loses"):
         if text.startswith(MARKS[verdict]):

@@ -13,6 +13,7 @@ from typing import Any
 from banpick_exp.disk import write_atomically
 from banpick_exp.report.failure import or_else
 from banpick_exp.report.maps import Maps
+from banpick_exp.report.page.html_tables import failed_html
 from banpick_exp.report.page.points import page_data
 from banpick_exp.report.page.rest import rest_data
 from banpick_exp.report.page.section import Section
@@ -102,7 +103,7 @@ def _drawn(runs: Sequence[Run], maps: Sequence[Maps]) -> _Page:
 
     def body(section: Section) -> str:
         what = f"the section {section.title!r}"
-        return or_else(what, folder, lambda: section.html(runs, maps), _failed, writes=False)
+        return or_else(what, folder, lambda: section.html(runs, maps), failed_html, writes=False)
 
     def data() -> dict[str, Any]:
         others = {"rest": rest_data(runs)} if any(run.unshown for run in runs) else {}
@@ -115,10 +116,6 @@ def _drawn(runs: Sequence[Run], maps: Sequence[Maps]) -> _Page:
         # Inside a script element "<" could end it or begin another; in JSON it may be written as an escape.
         data=json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
-
-
-def _failed(line: str) -> str:
-    return f'<p class="failed">{escape(line[:1].upper() + line[1:])}</p>'
 
 
 def _assets(names: Sequence[str]) -> str:

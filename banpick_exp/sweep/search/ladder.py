@@ -31,8 +31,16 @@ class Ladder:
     """The points that may end without a rival."""
 
     def at_most(self) -> tuple[Point, ...]:
-        """One rung for each, at the most that it may keep: what the price counts."""
-        return tuple(self.at(point, _budget(point)[1]) for point in self.asking)
+        """One rung for each, at the most that it may keep: what the price counts. Points of a set-up share theirs."""
+        rungs: dict[tuple[object, ...], Point] = {}
+        found = []
+        for point in self.asking:
+            kept = _budget(point)[1]
+            key = (*setup(point), kept)
+            if key not in rungs:
+                rungs[key] = self.at(point, kept)
+            found.append(rungs[key])
+        return tuple(found)
 
 
 NO_LADDER = Ladder(at=lambda point, k: point, asking=())
