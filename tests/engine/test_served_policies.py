@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from exportable_run import exportable, of_label
-from synthetic_run import SyntheticRun, ladder, pick_strength
+from exportable_run import of_label, of_the_embedded_model
 
 from banpick_exp.__main__ import main
 from banpick_exp.engine.serving.choice import Policies, WrongPolicy
 from banpick_exp.engine.serving.served import Served, check_slots, checkpoint_served, served_folder, served_policies
 from banpick_exp.errors import UserError
-from banpick_exp.models.config import ModelConfig
-from banpick_exp.models.inspect import EMBEDDED_CHECKPOINT, inspect_checkpoint
+from banpick_exp.models.inspect import EMBEDDED_CHECKPOINT
 from banpick_exp.models.shape import MoeShape
 
 if TYPE_CHECKING:
@@ -33,12 +31,7 @@ A, B = "a" * 40, "b" * 40
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the exports FIXED/ (one policy) and PICK/ (one a domain), of the embedded model."""
     folder = tmp_path_factory.mktemp("served")
-    synthetic = pick_strength(ladder(SyntheticRun(problems=40)))
-    exportable(synthetic, folder / "outputs")
-    identity = inspect_checkpoint(ModelConfig(name="tiny")).identity
-    for record in synthetic.records:
-        synthetic.change(record, model={"identity": identity})
-    run = synthetic.write(folder / "outputs" / "pick_strength" / "first")
+    synthetic, run = of_the_embedded_model(folder, problems=40, gain=0)
     for name, label in (("FIXED", "fixed_k k=2"), ("PICK", "pick boost=1 key_experts=4")):
         assert main(["export", str(run), of_label(synthetic, label).fingerprint, str(folder / name)]) == 0
     return folder

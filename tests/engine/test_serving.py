@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from exportable_run import exportable, of_label
+from exportable_run import of_label, of_the_embedded_model
 from openai import BadRequestError, NotFoundError, OpenAI
 from server_process import BLOCK, Server
-from synthetic_run import SyntheticRun, ladder, pick_strength
 
 from banpick_exp.__main__ import main
-from banpick_exp.models.config import ModelConfig
-from banpick_exp.models.inspect import inspect_checkpoint
 from banpick_exp.policy.exported import load
 
 if TYPE_CHECKING:
@@ -39,12 +36,7 @@ Answers = list[list[int]]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Exports of a run of the embedded model, as `serve` takes them, by the name they get."""
     folder = tmp_path_factory.mktemp("serving")
-    synthetic = pick_strength(ladder(SyntheticRun(problems=200)), gain=0.1)
-    exportable(synthetic, folder / "outputs")
-    identity = inspect_checkpoint(ModelConfig(name="tiny")).identity
-    for record in synthetic.records:
-        synthetic.change(record, model={"identity": identity})
-    run = synthetic.write(folder / "outputs" / "pick_strength" / "first")
+    synthetic, run = of_the_embedded_model(folder)
     found = {}
     for name, label in LABELS.items():
         assert main(["export", str(run), of_label(synthetic, label).fingerprint, str(folder / name)]) == 0

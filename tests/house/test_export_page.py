@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exportable_run import exportable
-from synthetic_run import SyntheticRun, ladder, pick_strength
+from exportable_run import of_the_embedded_model
 
 from banpick_exp.__main__ import main
-from banpick_exp.models.config import ModelConfig
-from banpick_exp.models.inspect import inspect_checkpoint
 from banpick_exp.policy.exported_files import CARD, HEADER, TENSORS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
@@ -23,12 +20,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(en
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """outputs/pick_strength/first, of the embedded model, in the folder that we are in."""
     monkeypatch.chdir(tmp_path)
-    synthetic = pick_strength(ladder(SyntheticRun(problems=200)), gain=0.1)
-    exportable(synthetic, tmp_path / "outputs")
-    identity = inspect_checkpoint(ModelConfig(name="tiny")).identity
-    for record in synthetic.records:
-        synthetic.change(record, model={"identity": identity})
-    return synthetic.write(tmp_path / "outputs" / "pick_strength" / "first")
+    return of_the_embedded_model(tmp_path)[1]
 
 
 def test_every_command_and_call_of_the_page_works(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exportable_run import exportable
-from synthetic_run import SyntheticRun, ladder, pick_strength
+from exportable_run import of_the_embedded_model
 
 from banpick_exp.__main__ import main
-from banpick_exp.models.config import ModelConfig
-from banpick_exp.models.inspect import EMBEDDED_CHECKPOINT, inspect_checkpoint
+from banpick_exp.models.inspect import EMBEDDED_CHECKPOINT
 from banpick_exp.transformers.routers import FAMILIES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serve-elsewhere.md").read_text(encoding="utf-8")
@@ -22,12 +20,7 @@ def test_the_python_of_the_page_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    synthetic = pick_strength(ladder(SyntheticRun(problems=200)), gain=0.1)
-    exportable(synthetic, tmp_path / "outputs")
-    identity = inspect_checkpoint(ModelConfig(name="tiny")).identity
-    for record in synthetic.records:
-        synthetic.change(record, model={"identity": identity})
-    outputs = synthetic.write(tmp_path / "outputs" / "pick_strength" / "first")
+    _, outputs = of_the_embedded_model(tmp_path)
     assert main(["export", str(outputs), "best", "OUT"]) == 0
     capsys.readouterr()
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -7,12 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from exportable_run import exportable, of_label
-from synthetic_run import SyntheticRun, ladder, pick_strength
+from exportable_run import of_label, of_the_embedded_model
 
 from banpick_exp.__main__ import main
-from banpick_exp.models.config import ModelConfig
-from banpick_exp.models.inspect import inspect_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
@@ -23,12 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """outputs/pick_strength/first, of the embedded model, in the folder that we are in."""
     monkeypatch.chdir(tmp_path)
-    synthetic = pick_strength(ladder(SyntheticRun(problems=200)), gain=0.1)
-    exportable(synthetic, tmp_path / "outputs")
-    identity = inspect_checkpoint(ModelConfig(name="tiny")).identity
-    for record in synthetic.records:
-        synthetic.change(record, model={"identity": identity})
-    run = synthetic.write(tmp_path / "outputs" / "pick_strength" / "first")
+    synthetic, run = of_the_embedded_model(tmp_path)
     for folder, label in (("OUT1", "fixed_k k=2"), ("OUT2", "pick boost=1 key_experts=4")):
         assert main(["export", str(run), of_label(synthetic, label).fingerprint, folder]) == 0
     return run

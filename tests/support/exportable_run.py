@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from measured_arrays import measured, scored
-from synthetic_run import DOMAINS, SyntheticRun
+from synthetic_run import DOMAINS, SyntheticRun, ladder, pick_strength
 
 from banpick_exp.evaluation.calibration import arrays
 from banpick_exp.evaluation.calibration.views import policy_views
+from banpick_exp.models.config import ModelConfig
+from banpick_exp.models.inspect import inspect_checkpoint
 from banpick_exp.policy import build_policy
 from banpick_exp.records import PointRecord
 
@@ -59,3 +61,13 @@ def exportable(synthetic: SyntheticRun, outputs: Path, *, sensitivity: str = "kl
 
 def of_label(synthetic: SyntheticRun, label: str) -> PointRecord:
     return next(record for record in synthetic.records if record.label == label)
+
+
+def of_the_embedded_model(folder: Path, *, problems: int = 200, gain: float = 0.1) -> tuple[SyntheticRun, Path]:
+    """Such a run of pick_strength in FOLDER/outputs/pick_strength/first, exported for the checkpoint that ships."""
+    synthetic = pick_strength(ladder(SyntheticRun(problems=problems)), gain=gain)
+    exportable(synthetic, folder / "outputs")
+    identity = inspect_checkpoint(ModelConfig(name="tiny")).identity
+    for record in synthetic.records:
+        synthetic.change(record, model={"identity": identity})
+    return synthetic, synthetic.write(folder / "outputs" / "pick_strength" / "first")
