@@ -20,6 +20,7 @@ MODEL = frozenset({"dtype", "trust_remote_code"})
 NO_ANSWER = frozenset(
     {
         "engine.parity_check",
+        "engine.policies_per_batch",
         "engine.start_timeout_seconds",
         "task.allow_code",
         "task.allow_zero",

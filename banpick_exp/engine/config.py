@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from banpick_exp.config import Section
+
+AUTO_ROWS = 16
+"""Policies in one batch where nobody says how many: the rows that `bench rows` looks at."""
 
 
 class EngineConfig(Section):
@@ -41,6 +44,8 @@ class EngineConfig(Section):
     """KV cache of any engine, in vLLM's blocks (128 tokens on a CPU), in place of what its memory would hold: filling
     1 GiB with zeros takes a CPU engine seconds at every start."""
     distributed_executor_backend: Literal["mp", "ray", "uni"] | None = None
+    policies_per_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """How many policies answer in one batch, where points may share one; 1: each has the engine to itself."""
     parity_check: bool = True
     """Hold a CPU engine against Transformers at its first start with a checkpoint; engines on GPUs are not."""
     start_timeout_seconds: int = Field(default=600, ge=1)
@@ -91,6 +96,16 @@ class EngineConfig(Section):
                 " engine.tensor_parallel_size=1 has one: it would change nothing. Type engine.tensor_parallel_size=2 or"
                 " more, or leave engine.expert_parallel out"
             )
+
+    @property
+    def rows(self) -> int:
+        """Policies that the loaded engine can hold at once.
+
+        `auto` holds several where that was tried: not on a GPU so far, nor on pipeline stages (docs/performance.md).
+        """
+        if self.policies_per_batch != "auto":
+            return self.policies_per_batch
+        return 1 if self.gpus or self.pipeline_parallel_size > 1 else AUTO_ROWS
 
     @property
     def ranks(self) -> int:

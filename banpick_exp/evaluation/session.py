@@ -31,7 +31,8 @@ from banpick_exp.versions import versions
 def engine_of(trial: Trial) -> Engine:
     """The engine that a trial runs on, not started yet; a control variant is built where it is missing."""
     location = location_of(trial.model, trial.checkpoint.location)
-    return Engine(trial.model, location, trial.engine, trial.checkpoint.shape.num_layers, worker=CALIBRATION_WORKER)
+    layers, rows = trial.checkpoint.shape.num_layers, trial.engine.rows
+    return Engine(trial.model, location, trial.engine, layers, worker=CALIBRATION_WORKER, rows=rows)
 
 
 class Session:

@@ -30,6 +30,7 @@ from banpick_exp.run_folder import RunFolder
 
 NO_ANSWER = (
     "parity_check",
+    "policies_per_batch",
     "start_timeout_seconds",
     "allow_code",
     "allow_zero",

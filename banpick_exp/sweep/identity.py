@@ -17,7 +17,7 @@ FINGERPRINT_SCHEMA = 2
 """Part of every fingerprint: raise it when results would differ although no setting does. 2: pruned experts are
 skipped, so speeds changed; `engine.compile` took the place of `engine.eager`."""
 
-NO_RESULT = frozenset({"parity_check", "start_timeout_seconds"})
+NO_RESULT = frozenset({"parity_check", "policies_per_batch", "start_timeout_seconds"})
 """Engine settings that change no result. All others stay in: batching moves scores, and speed is a result too."""
 
 LATER: dict[str, object] = {

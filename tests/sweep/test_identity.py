@@ -140,6 +140,7 @@ NO_CHANGES: dict[str, list[str]] = {
     "model.num_experts": ["model.num_experts=16"],
     "model.top_k": ["model.top_k=4"],
     "model.suggested_tasks": ["model.suggested_tasks=[tiny]"],  # what is asked counts, not where its name came from
+    "engine.policies_per_batch": ["engine.policies_per_batch=1"],  # with whom a point shares its batch
     "engine.parity_check": ["engine.parity_check=false"],  # whether to look, not what is seen
     "engine.start_timeout_seconds": ["engine.start_timeout_seconds=5"],  # how long somebody waits
     "task.name": ["task.name=mine"],  # labels: the content of the files is what counts
