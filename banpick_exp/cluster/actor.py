@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
-from banpick_exp.cluster.answers import CalibrationProgress, Started
+from banpick_exp.cluster.answers import CalibrationProgress, Started, Together
 from banpick_exp.cluster.faults import reason_of
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.cluster.shared_memory import too_small
@@ -25,7 +26,7 @@ from banpick_exp.engine.verify.transformers_parity import check_at_start
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.calibration.stored import Block
 from banpick_exp.evaluation.cut import Cut
-from banpick_exp.evaluation.measure import measure, measure_block
+from banpick_exp.evaluation.measure import measure, measure_at_once, measure_block
 from banpick_exp.evaluation.session import Session, engine_of
 from banpick_exp.records import PointRecord
 from banpick_exp.run_folder import RunFolder
@@ -99,6 +100,24 @@ class EngineActor:
     def run_block(self, point: Point, cut: Cut, number: int) -> float:
         """Answer one block of a race and write its file. Returns the seconds spent now."""
         return measure_block(self._session, point, cut, number)
+
+    def run_together(self, method: Literal["run_point", "run_block"], calls: Sequence[tuple[Any, ...]]) -> Together:
+        """Make several calls of a method, each given by its arguments, whose policies may answer in one batch.
+
+        The points are of one set-up; blocks have one number. A call that raises is left out, and so are those behind
+        it: made alone it raises again, and what it says is then its own.
+        """
+        points, cut = [call[0] for call in calls], calls[0][1 if method == "run_block" else 3]
+        choice = measure_at_once(self._session, points, cut, calls[0][2] if method == "run_block" else None)
+        answers: dict[str, Any] = {}
+        for point, call in zip(points, calls, strict=True):
+            try:
+                answers[point.fingerprint] = getattr(self, method)(*call)
+            except Exception as error:
+                traceback.print_exception(error)  # into the engine's log
+                break
+        self._session.given.clear()
+        return Together(answers=answers, pays=choice.pays, said=choice.said)
 
     def run_point(self, point: Point, stock_fingerprint: str, command: str, cut: Cut | None = None) -> PointRecord:
         """Measure one point and write its record; what a race has answered in blocks is not asked again.

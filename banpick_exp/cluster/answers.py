@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,3 +32,15 @@ class CalibrationProgress:
     total: int
     of: str = ""
     """`math, layer 3 of 4`: what is measured now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Together:
+    """What came of calls that were made at once."""
+
+    answers: Mapping[str, Any]
+    """By fingerprint of the point, what its call alone answers; those that are missing are to be made alone."""
+    pays: bool | None
+    """Whether policies belong into one batch here; None where nobody knows."""
+    said: str
+    """What to tell of it; empty where there is nothing new."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, KeysView, Mapping, S
 from dataclasses import dataclass
 from typing import Any
 
-from banpick_exp.cluster.answers import Started
+from banpick_exp.cluster.answers import Started, Together
 from banpick_exp.cluster.backends.base import Backend, Call, CallFailed, EngineLost, Slot
 from banpick_exp.cluster.breaking import Breaking
 from banpick_exp.cluster.deadline import Deadlines
@@ -23,6 +23,7 @@ from banpick_exp.cluster.jobs import Job, Jobs
 from banpick_exp.cluster.kinds import Kind
 from banpick_exp.cluster.ledger import Ledger
 from banpick_exp.cluster.pulse import Watch
+from banpick_exp.cluster.sharing import Sharing
 from banpick_exp.errors import CannotWrite
 from banpick_exp.evaluation.blocks import read_block
 from banpick_exp.evaluation.cut import Cut
@@ -85,6 +86,7 @@ class EngineGroup:
         self._watch = Watch(supplies.folder, supplies.dead_seconds)
         self._deadlines = Deadlines(supplies.deadline_seconds)
         self._breaking = Breaking(supplies.folder)
+        self._sharing = Sharing(self._jobs, supplies.cut_of, self._deadlines)
         self.stopping: str | None = None
         """Why nothing more is begun, where that is so."""
         self._jobs.add(kind.works)
@@ -205,7 +207,7 @@ class EngineGroup:
     def _overdue(self, slot: Slot, job: Job) -> str | None:
         """Why an engine that has not answered yet is given up; one that hangs would hold its GPUs for ever."""
         if job.kind != "start":
-            limit = self._deadlines.limit_seconds(job.kind, job.point, self._with.cut_of(job.point))
+            limit = self._sharing.limit_seconds(job)
             if job.step is not None and job.step.seconds is not None:
                 limit = self._deadlines.limit_of(job.step.seconds)
             if limit is not None and time.perf_counter() - job.started > limit:
@@ -263,18 +265,22 @@ class EngineGroup:
         job = None if self.stopping is not None else self._jobs.take(elsewhere)
         if job is None:
             return False
-        self._tell("begun", slot, job)
-        self._running[self._call(slot, job)] = (slot, job)
+        self._sharing.find_company(job, len(self.slots))
+        for each in (*job.company, job):  # the last is shown as what the engine does
+            self._tell("begun", slot, each)
+        method, arguments = self._sharing.calls(job, self._call)
+        self._running[slot.call(method, *arguments)] = (slot, job)
         return True
 
-    def _call(self, slot: Slot, job: Job) -> Call:
+    def _call(self, job: Job) -> tuple[str, tuple[Any, ...]]:
         if job.step is not None:
-            return slot.call(*job.step.call(job.point))
+            method, *arguments = job.step.call(job.point)
+            return method, tuple(arguments)
         cut = self._with.cut_of(job.point)
         if job.work is not None and job.kind == "block":
-            return slot.call("run_block", job.point, cut, job.work.block)
+            return "run_block", (job.point, cut, job.work.block)
         command = self._with.ledger.command(job.point)
-        return slot.call("run_point", job.point, self._with.stock[setup(job.point)], command, cut)
+        return "run_point", (job.point, self._with.stock[setup(job.point)], command, cut)
 
     def _tell(self, what: str, slot: Slot, job: Job, **more: Any) -> None:
         if job.kind == "calibrate":
@@ -312,7 +318,26 @@ class EngineGroup:
             return
         self._restarts.progressed(slot.name)
         took = time.perf_counter() - job.started
-        self._deadlines.returned(job.kind, job.point, self._with.cut_of(job.point), took)
+        of_each = took / (1 + len(job.company))
+        self._deadlines.returned(job.kind, job.point, self._with.cut_of(job.point), of_each)
+        if isinstance(answer, Together):
+            self._came_together(slot, job, answer)
+            return
+        self._succeeded_alone(slot, job, answer)
+
+    def _came_together(self, slot: Slot, job: Job, found: Together) -> None:
+        self._sharing.learn(job, found)
+        if found.said:
+            self._note(found.said)
+        jobs = self._sharing.part(job)
+        for each in jobs:
+            if each.point.fingerprint in found.answers:
+                self._succeeded_alone(slot, each, found.answers[each.point.fingerprint])
+            else:
+                each.alone = True
+                self._jobs.again(each)
+
+    def _succeeded_alone(self, slot: Slot, job: Job, answer: Any) -> None:
         if job.kind == "calibrate":
             self._tell("done", slot, job, seconds=answer)
             seconds = self._jobs.calibrated(job, answer)
@@ -389,6 +414,9 @@ class EngineGroup:
 
     def _failed(self, slot: Slot, job: Job, error: CallFailed) -> None:
         """The call raised. The engine stays, unless the error says that it cannot be trusted any more."""
+        if job.company:
+            self._failed_together(slot, job, error)
+            return
         name = job.point.fingerprint if job.work is not None else f"{job.kind}-{slot.name}"
         reason = f"{error} (whole trace: {self._with.ledger.keep_trace(name, error.trace)})"
         if job.kind in ("block", "calibrate"):
@@ -407,11 +435,29 @@ class EngineGroup:
             if not self.holds_room:
                 self._fail_all(reason)  # it would not load the next time either
 
+    def _failed_together(self, slot: Slot, job: Job, error: CallFailed) -> None:
+        """As `_failed`, but nobody knows of which of them it is: each is done again alone."""
+        name = f"{job.point.fingerprint}-in-company"
+        reason = f"{error} (whole trace: {self._with.ledger.keep_trace(name, error.trace)})"
+        self._note(f"{1 + len(job.company)} policies in one batch: {reason}; each is asked alone now")
+        for each in reversed(self._sharing.go_alone(job)):
+            if each.kind == "block":
+                self._tell("failed", slot, each, reason=reason)
+            self._jobs.again(each)
+        if error.error in FATAL_TO_ENGINE:
+            self._stop(slot, reason)
+            self._restart(slot, job.point, reason)
+
     def _engine_lost(self, slot: Slot, job: Job, reason: str) -> None:
         """The engine is gone. A call may have run or not: points are idempotent, so it is repeated."""
         self._check_folder()  # signs of life are files
         self._note(f"engine{self.kind.of} lost ({reason})")
         self._stop(slot, reason)
+        if job.company:  # whose death it was shows when each is asked alone
+            for each in reversed(self._sharing.go_alone(job)):
+                self._jobs.again(each)
+            self._restart(slot, job.point, reason)
+            return
         found = self._breaking.died(job, reason)
         if found.said:
             self._note(found.said)

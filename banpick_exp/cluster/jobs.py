@@ -11,6 +11,7 @@ from pathlib import Path
 from banpick_exp.cluster.calibrating import Calibrating, Step, steps_at_most
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.search.company import belong_together, has_company
 from banpick_exp.sweep.search.strategy import Work
 
 Need = tuple[str, tuple[Part, ...]]
@@ -32,6 +33,10 @@ class Job:
     """Of a calibration."""
     attempts: int = 0
     """Engines that died under it since it last got on (`breaking`)."""
+    company: tuple[Job, ...] = ()
+    """Jobs that are done in the same call."""
+    alone: bool = False
+    """Whether it is to be done without company: a call in company did not bring it to an end."""
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -84,6 +89,28 @@ class Jobs:
             job.started = time.perf_counter()
             return job
         return None
+
+    def alike(self, job: Job, most: int) -> list[Job]:
+        """Those that wait and could be done in one call with a job that was taken, `most` at most."""
+        if not _is_open(job):
+            return []
+        found: list[Job] = []
+        for other in self._waiting:
+            if len(found) == most:
+                break
+            if _is_open(other) and self._fits(job, other):
+                found.append(other)
+        return found
+
+    def join(self, job: Job, company: Sequence[Job]) -> None:
+        """Take these out too: they are done in the job's call."""
+        job.company = tuple(company)
+        taken = {id(each) for each in company}
+        self._waiting = deque(each for each in self._waiting if id(each) not in taken)
+
+    def _fits(self, job: Job, other: Job) -> bool:
+        assert job.work is not None and other.work is not None
+        return belong_together(job.work, other.work) and other.point.calibration_need not in self._missing
 
     def again(self, job: Job) -> None:
         """Its engine died: before all else, unless nobody asks for it any more."""
@@ -145,6 +172,10 @@ class Jobs:
         lost = [job for job in self._waiting if job.work is not None]
         self._waiting.clear()
         return lost
+
+
+def _is_open(job: Job) -> bool:
+    return job.work is not None and not job.alone and not job.attempts and has_company(job.work)
 
 
 def _jobs(calibrating: Calibrating, steps: Sequence[Step]) -> list[Job]:

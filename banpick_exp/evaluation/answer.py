@@ -12,7 +12,7 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.engine import Engine, PolicyOfRow
 from banpick_exp.engine.types import Generation, Sampling
 from banpick_exp.evaluation.likelihood import likelihoods
 from banpick_exp.evaluation.repetition import is_repetitive
@@ -37,6 +37,11 @@ class DomainPolicy:
     @property
     def params(self) -> dict[str, object]:
         return {knob: value for knob, value in self.rule.canonical().items() if knob != "name"}
+
+    @property
+    def row(self) -> PolicyOfRow:
+        """As one of several that an engine holds at once."""
+        return self.rule.name, self.params, self.calibration_key
 
     def activate(self, engine: Engine) -> float:
         return engine.set_policy(self.rule.name, self.params, self.calibration_key)
@@ -76,7 +81,7 @@ class Answered:
     swap_seconds: float
     """The slowest swap of a policy."""
     block_seconds: float | None = None
-    """Of answers that were given in blocks before, where they were."""
+    """Of answers that were given before, in blocks or in one batch with other policies, where they were."""
 
 
 def answer_problems(
@@ -190,22 +195,41 @@ def _written(
     requests = [(number, sample) for number in range(len(problems)) for sample in range(task.samples)]
     ids = engine.tokenize([problem.asked for problem in problems], chat=task.chat)
     found: dict[tuple[int, int], Generation] = {}
+    # A repeat must not find the prompts of another in the prefix cache: they are part of what is repeated.
+    salt = f"repeat{repeat}" if repeat else ""
     for batch in batches(len(problems), task.samples, repeat, engine.settings.max_num_seqs):
         asked = [requests[index] for index in batch]
-        sampling = None
-        if task.temperature > 0:
-            seeds = (sample_seed(seed, problems[number], sample) for number, sample in asked)
-            sampling = [Sampling(temperature=task.temperature, top_p=task.top_p, seed=each) for each in seeds]
-        # A repeat must not find the prompts of another in the prefix cache: they are part of what is repeated.
-        answers = engine.generate_ids(
-            [ids[number] for number, _ in asked],
-            max_tokens=task.max_tokens,
-            sampling=sampling,
-            salt=f"repeat{repeat}" if repeat else "",
-            stop=[problems[number].stop for number, _ in asked],
-        )
-        found |= dict(zip(asked, answers, strict=True))
+        found |= dict(zip(asked, written(engine, problems, ids, asked, task, seed=seed, salt=salt), strict=True))
     return [[found[number, sample] for sample in range(task.samples)] for number in range(len(problems))]
+
+
+def written(
+    engine: Engine,
+    problems: Sequence[Problem],
+    ids: Sequence[Sequence[int]],
+    asked: Sequence[tuple[int, int]],
+    task: TaskConfig,
+    *,
+    seed: int,
+    salt: str = "",
+    rows: Sequence[int] | None = None,
+) -> list[Generation]:
+    """One answer each to what is `asked`, a problem's place and the number of the sample, drawn where the task says so.
+
+    `ids`: the problems' tokens; `rows`: which of the policies that the engine holds answers each, row 0 by default.
+    """
+    sampling = None
+    if task.temperature > 0:
+        seeds = (sample_seed(seed, problems[number], sample) for number, sample in asked)
+        sampling = [Sampling(temperature=task.temperature, top_p=task.top_p, seed=each) for each in seeds]
+    return engine.generate_ids(
+        [ids[number] for number, _ in asked],
+        max_tokens=task.max_tokens,
+        sampling=sampling,
+        salt=salt,
+        stop=[problems[number].stop for number, _ in asked],
+        rows=rows,
+    )
 
 
 def _scored(engine: Engine, problems: Sequence[Problem], *, repeat: int = 0, salt: str = "") -> Iterator[Generation]:

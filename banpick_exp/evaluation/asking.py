@@ -29,12 +29,15 @@ class TooManyFailed(RuntimeError):
 class Asking:
     """One call to an engine about one trial."""
 
-    def __init__(self, engine: Engine, trial: Trial, folder: RunFolder, call: str) -> None:
-        """`call`: the number of a block, or `trouble.POINT`.
+    def __init__(
+        self, engine: Engine, trial: Trial, folder: RunFolder, call: str, given: Answered | None = None
+    ) -> None:
+        """`call`: the number of a block, or `trouble.POINT`; `given`: answers from a batch with other policies.
 
         Raises TooManyFailed where it is known beforehand.
         """
         self.engine, self.trial, self.folder = engine, trial, folder
+        self._given = given
         self._trouble = Trouble.of(folder, trial.fingerprint, call)
         self._trouble.landed()
         self._suspicion = self._trouble.suspicion()
@@ -54,6 +57,8 @@ class Asking:
 
     def answer(self, policies: Mapping[str, DomainPolicy], problems: Problems) -> Answered:
         """Every problem that is not set aside, under its domain's policy; each run tells which are."""
+        if self._given is not None and _is_answered(self._given, policies, problems):
+            return self._given
         left = self.left(problems)
         answered = self._at_once(policies, left) if self._is_usual(left) else self._in_pieces(policies, left)
         runs = {}
@@ -62,6 +67,11 @@ class Asking:
             failed = [self._failed[key] for each in items if (key := (domain, each.problem_id)) in self._failed]
             runs[domain] = run.without(failed)
         return Answered(policies=policies, runs=runs, swap_seconds=answered.swap_seconds)
+
+    def undisturbed(self, problems: Problems) -> bool:
+        """Whether all of these are asked in one go, so that other policies may be asked in the same one."""
+        left = self.left(problems)
+        return self._is_usual(left) and all(len(left[domain]) == len(items) > 0 for domain, items in problems.items())
 
     def pieces(self, problems: Sequence[Problem]) -> Iterator[Sequence[Problem]]:
         """Of one domain, for who only looks at what is routed: each piece is asked before the next is taken."""
@@ -141,6 +151,13 @@ class Asking:
         policy.activate(self.engine)
         self.engine.counters(reset=True)
         return DomainRun([], self.engine.counters(reset=True))
+
+
+def _is_answered(given: Answered, policies: Mapping[str, DomainPolicy], problems: Problems) -> bool:
+    """Whether just these problems were answered, under just these policies."""
+    asked = {domain: {each.problem_id for each in items} for domain, items in problems.items()}
+    same = {domain: run.asked for domain, run in given.runs.items()} == asked
+    return same and rules_as_json(given.policies) == rules_as_json(policies)
 
 
 def check_failed(trial: Trial, failed: Sequence[FailedProblem]) -> None:

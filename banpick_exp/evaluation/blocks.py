@@ -19,6 +19,7 @@ from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.stored_runs import rules_as_json, run_as_json, run_from_json
 from banpick_exp.records import OUTCOMES_VERSION, digest_of_json
 from banpick_exp.run_folder import RunFolder
+from banpick_exp.tasks.problem import Problem
 
 SEAL = "sha256"
 """Key of a file whose value is the digest of all the rest."""
@@ -42,13 +43,10 @@ def answer_block(
     trial, folder = asking.trial, asking.folder
     if read_block(folder, trial.fingerprint, cut, number) is not None:
         return 0.0
-    asked = {}
-    for domain, items in problems.items():
-        if indices := cut.indices(len(items), domain, number):
-            asked[domain] = [items[index] for index in indices]
+    asked = block_problems(problems, cut, number)
     begin = time.perf_counter()
     answered = asking.answer(policies, asked)
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - begin + (answered.block_seconds or 0.0)
     content = {
         "policy": rules_as_json(policies),
         "seconds": seconds,
@@ -61,6 +59,15 @@ def answer_block(
     write_atomically(path, block_file(trial.fingerprint, cut, number, content), lost)
     asking.over()
     return seconds
+
+
+def block_problems(problems: Problems, cut: Cut, number: int) -> dict[str, list[Problem]]:
+    """Those of block `number`, in file order; a domain of which it has none is left out."""
+    asked = {}
+    for domain, items in problems.items():
+        if indices := cut.indices(len(items), domain, number):
+            asked[domain] = [items[index] for index in indices]
+    return asked
 
 
 def block_file(fingerprint: str, cut: Cut, number: int, content: Mapping[str, Any]) -> bytes:

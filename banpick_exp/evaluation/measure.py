@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from banpick_exp.evaluation.answer import Answered, DomainRun, Problems
 from banpick_exp.evaluation.asking import Asking, TooManyFailed, check_failed
-from banpick_exp.evaluation.blocks import answer_block
+from banpick_exp.evaluation.at_once import Choice, answer_at_once
+from banpick_exp.evaluation.blocks import answer_block, block_problems, read_block
 from banpick_exp.evaluation.budget.solve import answer_at_budget, solved_policies
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.engagement import check_engagement
@@ -121,6 +122,20 @@ def measure_block(session: Session, trial: Trial, cut: Cut, number: int) -> floa
         sampled = _askable(asking, problems)
         policies = solved_policies(session.engine, trial, policies, sampled, folder, session.probed, asking.pieces)
     return answer_block(asking, policies, problems, cut, number)
+
+
+def measure_at_once(session: Session, trials: Sequence[Trial], cut: Cut | None, number: int | None) -> Choice:
+    """Answer the trials of one set-up, or block `number` of each, in one batch where that pays.
+
+    Each is then measured by itself (`measure`, `measure_block`) and finds its answers. No UserError of one is raised:
+    measured by itself it has it too.
+    """
+    problems = asked_problems(trials[0])
+    if number is None or cut is None:
+        return answer_at_once(session, [trial for trial in trials if trial.budget is None], POINT, problems)
+    left = [trial for trial in trials if read_block(session.folder, trial.fingerprint, cut, number) is None]
+    asked = block_problems(problems, cut, number)
+    return answer_at_once(session, [trial for trial in left if trial.budget is None], str(number), asked)
 
 
 def answered_problems(trial: Trial, problems: Problems, runs: Mapping[str, DomainRun]) -> Problems:

@@ -20,6 +20,7 @@ from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.calibration.stored import Block
 from banpick_exp.evaluation.calibration.views import policy_views
 from banpick_exp.evaluation.cut import Cut
+from banpick_exp.evaluation.together import Pace
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.models.tiny.location import location_of
 from banpick_exp.policy import Calibration, parse_policy
@@ -41,6 +42,11 @@ class Session:
     def __init__(self, engine: Engine, folder: RunFolder) -> None:
         self.engine, self.folder = engine, folder
         self.probed: Probed = {}
+        self.given: dict[str, Answered] = {}
+        """By fingerprint of the trial, what a batch with other policies answered (`at_once`): taken when it is asked.
+        """
+        self.paces: dict[str, Pace] = {}
+        """By set-up and number of requests, whether such batches pay here."""
         self._stock: dict[str, dict[str, DomainRun]] = {}
         self._views: dict[str, dict[str, Calibration]] = {}
         """By calibration and score, then by domain: what policies read; the engine holds them under the same key."""
@@ -137,7 +143,7 @@ class Session:
 
     def asking(self, trial: Trial, call: str) -> Asking:
         """One call about a trial: the number of a block, or `trouble.POINT`. Raises TooManyFailed."""
-        return Asking(self.engine, trial, self.folder, call)
+        return Asking(self.engine, trial, self.folder, call, self.given.pop(trial.fingerprint, None))
 
     def answer(
         self, asking: Asking, policies: Mapping[str, DomainPolicy], problems: Problems, cut: Cut | None

@@ -6,12 +6,12 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from banpick_exp.cluster.answers import Started
+from banpick_exp.cluster.answers import Started, Together
 from banpick_exp.cluster.presence import Presence
 from banpick_exp.cluster.pulse import beating
 from banpick_exp.disk import create_folder
@@ -62,6 +62,8 @@ class RemoteEngine:
                 return self._start()
             if method == "run_point" and (record := self._recorded(arguments[0])) is not None:
                 return record
+            if method == "run_together":
+                return self._together(*arguments)
             return getattr(self._actor, method)(*arguments)
 
     def keep(self, idle_seconds: float) -> None:
@@ -81,6 +83,15 @@ class RemoteEngine:
             self._failed_to_start = True
             raise
         return self._started
+
+    def _together(self, method: Any, calls: Sequence[tuple[Any, ...]]) -> Together:
+        recorded = (self._recorded(call[0]) for call in calls if method == "run_point")
+        there = {record.fingerprint: record for record in recorded if record is not None}
+        left = [call for call in calls if call[0].fingerprint not in there]
+        if not left:
+            return Together(answers=there, pays=None, said="")
+        found = self._actor.run_together(method, left)
+        return replace(found, answers={**there, **found.answers})
 
     def _recorded(self, point: Point) -> PointRecord | None:
         """A point that was still running here when its driver died, and finished since: it is not measured twice."""

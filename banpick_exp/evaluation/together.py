@@ -1,0 +1,62 @@
+"""Several policies asked the same problems in one batch, each request routed by its own.
+
+Where problems are few a policy alone leaves the engine's batch half empty, and its last long answers leave it emptier
+still: many policies together fill it. Each policy's counters are its own (`Engine.counters_by_row`), so its budget is
+measured as it is alone. Speed is not: a step of such a batch is nobody's.
+
+An answer is that of a run alone but for what batching moves anyway (`blocks.py`): other requests stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from banpick_exp.engine.engine import Engine
+from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, Problems, graded, written
+from banpick_exp.tasks.config import TaskConfig
+
+GAIN = 0.9
+"""Of the time that a policy takes alone: what it may take in company, to be asked in company from then on."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """Seconds that a policy takes on so many requests, as this engine was measured."""
+
+    alone: float | None = None
+    together: float | None = None
+
+    @property
+    def pays(self) -> bool | None:
+        """Whether policies belong into one batch; None where nobody knows yet."""
+        if self.alone is None or self.together is None:
+            return None
+        return self.together <= GAIN * self.alone
+
+
+def answer_together(
+    engine: Engine, policies_P: Sequence[Mapping[str, DomainPolicy]], task: TaskConfig, problems: Problems, *, seed: int
+) -> tuple[list[dict[str, DomainRun]], float]:
+    """Every problem of every domain under each of P policies, and the seconds of the slowest swap.
+
+    None of the problems may be one of choices, and P at most `engine.rows`. `seed` is that of sampled answers.
+    """
+    runs_P: list[dict[str, DomainRun]] = [{} for _ in policies_P]
+    slowest = 0.0
+    for domain, items in problems.items():
+        slowest = max(slowest, engine.set_policies([policies[domain].row for policies in policies_P]))
+        engine.counters_by_row(reset=True)
+        ids = engine.tokenize([problem.asked for problem in items], chat=task.chat)
+        of_one = [(number, sample) for number in range(len(items)) for sample in range(task.samples)]
+        rows = [row for row in range(len(policies_P)) for _ in of_one]
+        answers = written(engine, items, ids, of_one * len(policies_P), task, seed=seed, rows=rows)
+        counted_P = engine.counters_by_row(reset=True)
+        for row, (runs, counters) in enumerate(zip(runs_P, counted_P, strict=True)):
+            own = answers[row * len(of_one) : (row + 1) * len(of_one)]
+            given = [
+                (items[number], answer, sample if task.samples > 1 else None)
+                for (number, sample), answer in zip(of_one, own, strict=True)
+            ]
+            runs[domain] = DomainRun(graded(given, task), counters)
+    return runs_P, slowest
