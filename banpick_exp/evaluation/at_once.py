@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from banpick_exp.config import fingerprint
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, Problems
 from banpick_exp.evaluation.asking import TooManyFailed
+from banpick_exp.evaluation.budget.solve import kept_policies, solve_together
 from banpick_exp.evaluation.session import Session
 from banpick_exp.evaluation.together import Pace, answer_together
 from banpick_exp.evaluation.trial import Trial
@@ -35,10 +36,13 @@ class Choice:
     """In words, where it was found out now."""
 
 
-def answer_at_once(session: Session, trials: Sequence[Trial], call: str, problems: Problems) -> Choice:
+def answer_at_once(
+    session: Session, trials: Sequence[Trial], call: str, problems: Problems, part: Problems | None = None
+) -> Choice:
     """Ask `problems` of all these trials, as many policies at a time as the engine holds, where that pays.
 
-    `call`: as in `Session.asking`. The answers are in `session.given`; a trial that is not there is to be asked alone.
+    `call`: as in `Session.asking`; `part`: of the problems, the only ones that are asked now.
+    The answers are in `session.given`; a trial that is not there is to be asked alone.
     """
     if len(trials) < 2:
         return Choice()
@@ -46,13 +50,31 @@ def answer_at_once(session: Session, trials: Sequence[Trial], call: str, problem
     rows = engine.rows if setting == "auto" else min(engine.rows, setting)
     if rows < 2 or any(problem.choices for items in problems.values() for problem in items):
         return Choice()
-    fit = [(trial, session.policies(trial)) for trial in trials if _is_undisturbed(session, trial, call, problems)]
-    pace = session.paces.setdefault(_like(trials[0], problems), Pace())
+    asked = problems if part is None else part
+    pace = session.paces.setdefault(_like(trials[0], asked), Pace())
+    if setting == "auto" and pace.pays is False:
+        return Choice(pays=False)
+    fit = _solved(session, [each for each in trials if _is_undisturbed(session, each, call, problems)], problems)
     if setting == "auto" and pace.pays is None:
-        return _found_out(session, fit, call, problems, rows, pace)
-    if setting != "auto" or pace.pays:
-        _ask(session, fit, problems, rows)
+        return _found_out(session, fit, call, asked, rows, pace)
+    _ask(session, fit, asked, rows)
     return Choice(pace.pays)
+
+
+def _solved(session: Session, trials: Sequence[Trial], problems: Problems) -> list[tuple[Trial, Policies]]:
+    """The trials with their policies; one whose budget cannot be reached is left out."""
+    policies = {trial.fingerprint: session.policies(trial) for trial in trials}
+    open_ones = [(trial, policies[trial.fingerprint]) for trial in trials if trial.budget is not None]
+    folder = session.folder.solved
+    if open_ones:
+        session.solved |= solve_together(session.engine, open_ones, problems, folder, session.probed)
+    found = []
+    for trial in trials:
+        own = policies[trial.fingerprint]
+        known = own if trial.budget is None else kept_policies(trial, own, folder)
+        if known is not None:
+            found.append((trial, known))
+    return found
 
 
 def _found_out(

@@ -69,6 +69,7 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
             lambda solved: session.answer(asking, solved, problems, cut),
             session.probed,
             asking.pieces,
+            solved_now=trial.fingerprint in session.solved,
         )
         answered = met.answered
     solve_seconds = met.solve_seconds if met else 0.0
@@ -99,7 +100,7 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
         timing=Timing(
             swap_seconds=answered.swap_seconds,
             stock_seconds=stock_seconds,
-            solve_seconds=solve_seconds,
+            solve_seconds=solve_seconds + session.solved.pop(trial.fingerprint, 0.0),
             accuracy_seconds=accuracy_seconds,
             **({} if answered.block_seconds is None else {"block_seconds": answered.block_seconds}),
             throughput_seconds=throughput_seconds,
@@ -132,10 +133,9 @@ def measure_at_once(session: Session, trials: Sequence[Trial], cut: Cut | None, 
     """
     problems = asked_problems(trials[0])
     if number is None or cut is None:
-        return answer_at_once(session, [trial for trial in trials if trial.budget is None], POINT, problems)
+        return answer_at_once(session, trials, POINT, problems)
     left = [trial for trial in trials if read_block(session.folder, trial.fingerprint, cut, number) is None]
-    asked = block_problems(problems, cut, number)
-    return answer_at_once(session, [trial for trial in left if trial.budget is None], str(number), asked)
+    return answer_at_once(session, left, str(number), problems, block_problems(problems, cut, number))
 
 
 def answered_problems(trial: Trial, problems: Problems, runs: Mapping[str, DomainRun]) -> Problems:

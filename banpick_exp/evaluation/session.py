@@ -45,6 +45,8 @@ class Session:
         self.given: dict[str, Answered] = {}
         """By fingerprint of the trial, what a batch with other policies answered (`at_once`): taken when it is asked.
         """
+        self.solved: dict[str, float] = {}
+        """By fingerprint, seconds that its knob took to be solved together with others; taken like `given`."""
         self.paces: dict[str, Pace] = {}
         """By set-up and number of requests, whether such batches pay here."""
         self._stock: dict[str, dict[str, DomainRun]] = {}

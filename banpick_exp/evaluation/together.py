@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, Problems, graded, written
+from banpick_exp.records import Counters
 from banpick_exp.tasks.config import TaskConfig
+from banpick_exp.tasks.problem import Problem
 
 GAIN = 0.9
 """Of the time that a policy takes alone: what it may take in company, to be asked in company from then on."""
@@ -60,3 +62,20 @@ def answer_together(
             ]
             runs[domain] = DomainRun(graded(given, task), counters)
     return runs_P, slowest
+
+
+def count_together(
+    engine: Engine, policies: Sequence[DomainPolicy], task: TaskConfig, problems: Sequence[Problem], *, salt: str
+) -> list[Counters]:
+    """What each of P policies routes while it answers each of some problems of one domain once, greedily."""
+    engine.set_policies([policy.row for policy in policies])
+    engine.counters_by_row(reset=True)
+    ids = engine.tokenize([problem.asked for problem in problems], chat=task.chat)
+    engine.generate_ids(
+        ids * len(policies),
+        max_tokens=task.max_tokens,
+        salt=salt,
+        stop=[problem.stop for problem in problems] * len(policies),
+        rows=[row for row in range(len(policies)) for _ in problems],
+    )
+    return engine.counters_by_row(reset=True)

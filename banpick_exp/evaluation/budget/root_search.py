@@ -8,8 +8,9 @@ bisection.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from banpick_exp.errors import UserError
 from banpick_exp.policy.rule import BudgetKnob
@@ -63,24 +64,51 @@ def solve(
     >>> solve(lambda beta: 8 - 7 * beta, BudgetKnob("beta", 0, 1), target=5.0).measured
     5.0
     """
-    search = _Search(measure, knob, target, tolerance, dict(known or {}))
-    low, high = search.at(knob.low), search.at(knob.high)
+    return driven(search(knob, target, tolerance, known, nearest=nearest), measure)
+
+
+FoundT = TypeVar("FoundT")
+
+
+def driven(searching: Generator[float, float, FoundT], measure: Callable[[float], float]) -> FoundT:
+    """What a search finds, each value measured as it is asked for."""
+    try:
+        value = next(searching)
+        while True:
+            value = searching.send(measure(value))
+    except StopIteration as over:
+        found: FoundT = over.value
+        return found
+
+
+def search(
+    knob: BudgetKnob,
+    target: float,
+    tolerance: float = TOLERANCE,
+    known: Mapping[float, float] | None = None,
+    *,
+    nearest: bool = False,
+) -> Generator[float, float, Solved]:
+    """`solve`, for who measures: yields the value to measure next and is sent its mean_kept. So several searches can
+    have their values measured at once."""
+    searching = _Search(knob, target, tolerance, dict(known or {}))
+    low = yield from searching.at(knob.low)
+    high = yield from searching.at(knob.high)
     if not min(low, high) - tolerance <= target <= max(low, high) + tolerance:
         reach = (
             f"{knob.name} from {knob.low:g} to {knob.high:g} leads to measured budgets of {min(low, high):.3f} to"
             f" {max(low, high):.3f} on this task"
         )
         if nearest:
-            return search.result(gap=f"the target {target:g} is out of reach: {reach}")
+            return searching.result(gap=f"the target {target:g} is out of reach: {reach}")
         raise UnreachableBudget(f"budget={target:g} is out of reach: {reach}. Type a policy.budget between them.")
-    if not search.settled() and (low > target) != (high > target):
-        search.whole_steps() if knob.whole else search.interpolate()
-    return search.result()
+    if not searching.settled() and (low > target) != (high > target):
+        yield from searching.whole_steps() if knob.whole else searching.interpolate()
+    return searching.result()
 
 
 @dataclass(slots=True)
 class _Search:
-    measure: Callable[[float], float]
     knob: BudgetKnob
     target: float
     tolerance: float
@@ -88,9 +116,9 @@ class _Search:
     """Every budget known so far, by knob value."""
     probes: list[Probe] = field(default_factory=list)
 
-    def at(self, value: float) -> float:
+    def at(self, value: float) -> Generator[float, float, float]:
         if value not in self.found:
-            self.found[value] = self.measure(value)
+            self.found[value] = yield value
             self.probes.append((value, self.found[value]))
         return self.found[value]
 
@@ -104,26 +132,26 @@ class _Search:
     def over(self) -> bool:
         return self.settled() or len(self.probes) >= MAX_PROBES
 
-    def whole_steps(self) -> None:
+    def whole_steps(self) -> Generator[float, float, None]:
         low, high = round(self.knob.low), round(self.knob.high)
-        rising = self.at(high) > self.at(low)
+        rising = self.found[high] > self.found[low]
         while high - low > 1 and not self.over():
             middle = (low + high) // 2
-            if (self.at(middle) < self.target) == rising:
+            if ((yield from self.at(middle)) < self.target) == rising:
                 low = middle
             else:
                 high = middle
 
-    def interpolate(self) -> None:
+    def interpolate(self) -> Generator[float, float, None]:
         """On the knob, or on its logarithm where it says so: x1 is the newest, x2 lies across, x3 was dropped last."""
         to_knob: Callable[[float], float] = math.exp if self.knob.log else float
         x2, x1 = (math.log(end) if self.knob.log else end for end in (self.knob.low, self.knob.high))
-        f2, f1 = self.at(self.knob.low) - self.target, self.at(self.knob.high) - self.target
+        f2, f1 = (self.found[end] - self.target for end in (self.knob.low, self.knob.high))
         narrow = RESOLUTION * (x1 - x2)
         step = (f1 / (f1 - f2) + 0.5) / 2  # the ends say little of the curve: half-way from their chord to the middle
         while abs(x1 - x2) > narrow and not self.over():
             x = x1 + step * (x2 - x1)
-            f = self.at(float(f"{to_knob(x):.6g}")) - self.target  # a value short enough to type
+            f = (yield from self.at(float(f"{to_knob(x):.6g}"))) - self.target  # a value short enough to type
             if (f > 0) == (f1 > 0):
                 x3, f3 = x1, f1
             else:

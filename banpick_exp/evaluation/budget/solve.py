@@ -7,7 +7,7 @@ same, because only the budget measured on all problems counts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from banpick_exp.config import fingerprint
 from banpick_exp.disk import write_atomically
 from banpick_exp.engine.engine import Engine
 from banpick_exp.evaluation.answer import Answered, DomainPolicy, DomainRun, Problems, ask_once
-from banpick_exp.evaluation.budget.root_search import TOLERANCE, Solved, UnreachableBudget, solve
+from banpick_exp.evaluation.budget.root_search import TOLERANCE, Solved, UnreachableBudget, driven, search
+from banpick_exp.evaluation.together import count_together
 from banpick_exp.evaluation.trial import Trial
 from banpick_exp.policy import Rule
 from banpick_exp.policy.budget import BUDGET, SAMPLE_PROBLEMS, knob_of, known_budgets, policy_of, with_knob
@@ -72,11 +73,14 @@ def answer_at_budget(
     answer: Answer,
     probed: Probed | None = None,
     pieces: Pieces | None = None,
+    *,
+    solved_now: bool = False,
 ) -> AtBudget:
     """Solve the trial's open knob and answer all problems under it.
 
     `folder`: where solved knobs are kept; `probed`: what this engine probed so far, added to; `pieces`: in which a
-    sample is asked, and what of it (`asking`), the whole of it by default.
+    sample is asked, and what of it (`asking`), the whole of it by default; `solved_now`: whether the knob that is kept was
+    solved for this very call, together with others (`solve_together`).
     Raises UnreachableBudget, with the reachable range, where no value of the knob leads to the target.
     """
     assert trial.budget is not None
@@ -107,7 +111,7 @@ def answer_at_budget(
     account = BudgetAccount(
         **knob.model_dump(exclude={"fingerprint", "gap", "sampled"}),
         measured=measured,
-        cached=kept is not None and not corrected,
+        cached=kept is not None and not solved_now and not corrected,
         corrected=corrected,
     )
     return AtBudget(answered=answered, solve_seconds=running - begin, account=account, reason=reason)
@@ -135,6 +139,65 @@ def solved_policies(
     return with_value(policies, trial.rule, knob.value)
 
 
+def kept_policies(trial: Trial, policies: Policies, folder: Path) -> dict[str, DomainPolicy] | None:
+    """The same where the knob was solved before; None where it was not."""
+    knob = _read(folder / f"{trial.knob_fingerprint}.json", trial)
+    return None if knob is None else with_value(policies, trial.rule, knob.value)
+
+
+def solve_together(
+    engine: Engine, trials: Sequence[tuple[Trial, Policies]], problems: Problems, folder: Path, probed: Probed
+) -> dict[str, float]:
+    """Solve the open knobs of trials that ask the same problems, none of them one of choices, their probes in one batch
+    as far as the engine has rows; what was solved before stays. A budget that is out of reach is left out.
+
+    Returns the seconds that each took now, by its fingerprint: equal shares.
+    """
+    begin = time.perf_counter()
+    solvers: dict[str, _Solver] = {}
+    searches: dict[str, Generator[float, float, Knob]] = {}
+    for trial, policies in trials:
+        if _read(folder / f"{trial.knob_fingerprint}.json", trial) is None:
+            assert trial.budget is not None
+            solvers[trial.fingerprint] = solver = _solver(engine, trial, policies, problems, probed, None)
+            searches[trial.fingerprint] = solver.search(trial.budget)
+    answers: dict[str, float | None] = dict.fromkeys(searches)
+    solved: list[str] = []
+    while searches:
+        wanted: dict[str, float] = {}
+        for name, answer in answers.items():
+            try:
+                wanted[name] = next(searches[name]) if answer is None else searches[name].send(answer)
+            except StopIteration as over:
+                _write(folder / f"{solvers[name].trial.knob_fingerprint}.json", over.value)
+                solved.append(name)
+            except UnreachableBudget:
+                pass
+        searches = {name: searches[name] for name in wanted}
+        _measure_together(engine, [(solvers[name], value) for name, value in wanted.items()], problems)
+        answers = {name: solvers[name].probed[value] for name, value in wanted.items()}
+    seconds = (time.perf_counter() - begin) / max(1, len(solved))
+    return dict.fromkeys(solved, seconds)
+
+
+def _measure_together(engine: Engine, wanted: Sequence[tuple[_Solver, float]], problems: Problems) -> None:
+    """Add the budgets of these knob values to what their solvers have probed."""
+    # Trials of one rule share what is probed, and may want the same value.
+    new = list({(id(s.probed), value): (s, value) for s, value in wanted if value not in s.probed}.values())
+    for start in range(0, len(new), engine.rows):
+        part = new[start : start + engine.rows]
+        kept_P, tokens_P = [0.0] * len(part), [0.0] * len(part)
+        policies_P = [with_value(solver.policies, solver.trial.rule, value) for solver, value in part]
+        for domain, items in part[0][0].sample.items():
+            task, weight = part[0][0].trial.task, len(problems[domain]) / len(items)
+            domain_P = [policies[domain] for policies in policies_P]
+            for row, counted in enumerate(count_together(engine, domain_P, task, items, salt="probe")):
+                kept_P[row] += weight * sum(counted.kept)
+                tokens_P[row] += weight * sum(counted.tokens)
+        for (solver, value), kept, tokens in zip(part, kept_P, tokens_P, strict=True):
+            solver.probed[value] = kept / tokens
+
+
 def mean_kept(runs: Runs) -> float:
     """Over the tokens and layers of all domains."""
     counters = [run.counters for run in runs.values()]
@@ -159,13 +222,17 @@ class _Solver:
 
     def solve(self, target: float, before: Knob | None = None) -> Knob:
         """`before`: what was found for another target; its probes are known."""
+        return driven(self.search(target, before), self.measure)
+
+    def search(self, target: float, before: Knob | None = None) -> Generator[float, float, Knob]:
+        """The same, for who measures (`root_search.search`)."""
         trial = self.trial
         assert trial.budget is not None and trial.knob_fingerprint is not None
         shape = trial.checkpoint.shape
         knob = knob_of(trial.rule).within(shape)
         earlier = before.probes if before else []
         known = known_budgets(trial.rule, shape) | dict(earlier)
-        solved: Solved = solve(self.measure, knob, target, SAMPLE_TOLERANCE, known)
+        solved: Solved = yield from search(knob, target, SAMPLE_TOLERANCE, known)
         return Knob(
             fingerprint=trial.knob_fingerprint,
             knob=knob.name,
