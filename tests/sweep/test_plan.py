@@ -217,7 +217,12 @@ def test_an_engine_fingerprint_leaves_out_the_timeout_alone() -> None:
         policies_per_batch=2, parity_check=False, start_timeout_seconds=5, seed=1,
     ):  # fmt: skip
         other = engine_fingerprint("x", model, ENGINE.model_copy(update={field: value}))
-        no_result = ("policies_per_batch", "parity_check", "start_timeout_seconds", "data_parallel_size")  # the last is 1
+        no_result = (
+            "policies_per_batch",
+            "parity_check",
+            "start_timeout_seconds",
+            "data_parallel_size",
+        )  # the last is 1
         assert (other == base) == (field in no_result), field
     assert engine_fingerprint("x", model.model_copy(update={"dtype": "float32"}), ENGINE) != base
     assert engine_fingerprint("y", model, ENGINE) != base

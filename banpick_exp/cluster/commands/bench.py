@@ -32,6 +32,8 @@ Benchmarks. Variants alternate in one process; every figure is a ratio with its 
                                         32, prefill of 2,048 tokens, under five policies (about 25 minutes, 15 GB)
   python -m banpick_exp bench rows      the same engine decoding under 16 policies at once, one for each request, over
                                         one policy (--sizes 16,64)
+  python -m banpick_exp bench together  the embedded model under 4 and 16 policies, one after the other and in one
+                                        batch, on 3 to 300 problems: when `engine.policies_per_batch` pays (3 minutes)
   python -m banpick_exp bench profile   where the time of a decode step goes, by policy (about 3 minutes, 15 GB)
   python -m banpick_exp bench calibration  work and time to find key experts by method, on the embedded model and its
                                         controls, and whether all find the same (about 2 minutes, --rounds 1)
@@ -46,7 +48,7 @@ half the time and memory. Close other programs first: the ratios bear a busy mac
 
 def _options() -> Options:
     arguments = Options(prog="python -m banpick_exp bench", description=DESCRIPTION)
-    arguments.add_argument("what", choices=("moe", "engine", "rows", "profile", "calibration", "sweep"))
+    arguments.add_argument("what", choices=("moe", "engine", "rows", "together", "profile", "calibration", "sweep"))
     arguments.add_argument("--rounds", type=int, default=15, help="rounds of every variant (default: 15)")
     arguments.add_argument(
         "--mean-kept", type=float, default=MEAN_KEPT, help="budget of Ban, of 8 experts (default: 4.8)"
@@ -58,7 +60,9 @@ def _options() -> Options:
     )
     arguments.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     arguments.add_argument(
-        "--sizes", type=_numbers, help="tokens (moe) or batch sizes (engine, rows, profile), as 1,8,32"
+        "--sizes",
+        type=_numbers,
+        help="tokens (moe), batch sizes (engine, rows, profile) or problems (together), as 1,8,32",
     )
     layers = "layers of the engine, 1.2 GB each in bfloat16, 2.4 in float32 (default: 4)"
     arguments.add_argument("--layers", type=int, default=4, help=layers)
@@ -86,6 +90,7 @@ def run(arguments: list[str]) -> int:
         "moe": (1, 4, 16, 64, 256, 1024),
         "engine": (1, 8, 32),
         "rows": (16, 64),
+        "together": (3, 15, 60, 300),
         "profile": (8,),
     }.get(options.what, (1,))
     dtypes = dtypes_of(options.dtype)
@@ -94,6 +99,8 @@ def run(arguments: list[str]) -> int:
         raise UserError(problem)
     if options.what == "sweep":
         return _sweep(options)
+    if options.what == "together":
+        return _together(options, sizes)
     if options.dry_run:
         formats = " and ".join(dtypes)
         print(f"{options.what}: {formats}, sizes {list(sizes)}, {options.rounds} rounds, {options.threads} threads")
@@ -126,6 +133,16 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _together(options: argparse.Namespace, sizes: tuple[int, ...]) -> int:
+    if options.dry_run:
+        print(f"together: {list(sizes)} problems, {options.rounds} rounds, {options.threads} threads")
+        return 0
+    from banpick_exp.evaluation.bench.together import bench_together
+
+    bench_together(sizes, options.rounds, options.threads, options.output)
+    return 0
+
+
 def _sweep(options: argparse.Namespace) -> int:
     sizes = ", ".join(f"{points:,}" for points in options.points)
     if options.dry_run:
@@ -154,7 +171,7 @@ def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[
         return f"--rounds={options.rounds} gives no spread. Use 2 or more; 15 is the default."
     if min(sizes) < 1 or options.threads < 1 or options.layers < 1:
         return "--sizes, --threads and --layers count things: each must be 1 or more."
-    if options.what != "moe" and max(sizes) > 64:
+    if options.what not in ("moe", "together") and max(sizes) > 64:
         return f"--sizes={max(sizes)} exceeds the 64 sequences of the engine. Use at most 64."
     if options.wandb and options.what != "sweep":
         return f"--wandb mirrors the sweep of `bench sweep`: `bench {options.what}` has none. Leave it out."

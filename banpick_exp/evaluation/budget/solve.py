@@ -79,8 +79,8 @@ def answer_at_budget(
     """Solve the trial's open knob and answer all problems under it.
 
     `folder`: where solved knobs are kept; `probed`: what this engine probed so far, added to; `pieces`: in which a
-    sample is asked, and what of it (`asking`), the whole of it by default; `solved_now`: whether the knob that is kept was
-    solved for this very call, together with others (`solve_together`).
+    sample is asked, and what of it (`asking`), the whole of it by default; `solved_now`: whether the knob that is
+    kept was solved for this very call, together with others (`solve_together`).
     Raises UnreachableBudget, with the reachable range, where no value of the knob leads to the target.
     """
     assert trial.budget is not None
