@@ -49,11 +49,13 @@ def _script_or_file(root: Path, file: str) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_engine() -> Iterator[Engine]:
-    """The shipped checkpoint in a verified engine, in this process. The last policy set is still on."""
+    """The shipped checkpoint in a verified engine, in this process, which holds as many policies as a sweep's. The last
+    policy set is still on."""
+    from banpick_exp.engine.config import AUTO_ROWS
     from banpick_exp.evaluation.controls import open_engine
     from banpick_exp.models.tiny import ASSETS
 
-    engine = open_engine(ASSETS / "checkpoint")
+    engine = open_engine(ASSETS / "checkpoint", rows=AUTO_ROWS)
     yield engine
     engine.close()
 

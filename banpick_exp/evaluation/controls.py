@@ -51,12 +51,11 @@ def tiny_shape() -> MoeShape:
     )
 
 
-def open_engine(folder: Path) -> Engine:
+def open_engine(folder: Path, rows: int = 1) -> Engine:
     # One thread, as conf/engine/tiny.yaml: torch is loaded already, so the environment variable would come too late.
     torch.set_num_threads(1)
-    engine = Engine(
-        ModelConfig(name="tiny"), str(folder), EngineConfig(cpus=1), tiny_shape().num_layers, worker=CALIBRATION_WORKER
-    )
+    layers, settings = tiny_shape().num_layers, EngineConfig(cpus=1)
+    engine = Engine(ModelConfig(name="tiny"), str(folder), settings, layers, worker=CALIBRATION_WORKER, rows=rows)
     engine.start()
     engine.verify()
     return engine

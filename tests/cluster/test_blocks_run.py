@@ -26,7 +26,10 @@ from banpick_exp.run_lock import driver_of, held
 
 pytestmark = pytest.mark.engine
 
-LADDER = ["policy=fixed_k", "policy.k=choice(2,6)", "task.max_problems=20", "task.speed_seconds=0", "tracking=none"]
+LADDER = [
+    "policy=fixed_k", "policy.k=choice(2,6)", "task.max_problems=20", "task.speed_seconds=0", "tracking=none",
+    "engine.policies_per_batch=1",  # so that a call is a block
+]  # fmt: skip
 IN_BLOCKS = [*LADDER, "task.block_problems=20"]  # three blocks of 20 problems a point
 
 

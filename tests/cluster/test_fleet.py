@@ -33,6 +33,7 @@ LADDER = [
     "policy.k=choice(2,3,4,5,6)",
     "task.max_problems=4",
     "task.speed_seconds=0",
+    "engine.policies_per_batch=1",  # so that a call is a point
     "tracking=none",
 ]
 TWO_KINDS = [*LADDER, "engine.max_num_seqs=choice(8,16)"]  # six points each, with stock

@@ -34,7 +34,10 @@ from banpick_exp.tasks.problem import Problem
 
 pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("no_pages")]
 
-LADDER = ["policy=fixed_k", "policy.k=choice(2,6)", "task.max_problems=20", "task.speed_seconds=0", "tracking=none"]
+LADDER = [
+    "policy=fixed_k", "policy.k=choice(2,6)", "task.max_problems=20", "task.speed_seconds=0", "tracking=none",
+    "engine.policies_per_batch=1",  # so that a call is a block
+]  # fmt: skip
 IN_BLOCKS = [*LADDER, "task.block_problems=20"]
 Broken = Callable[[str], bool]
 """Whether a policy, by its name and knobs, breaks on the problems that break engines."""

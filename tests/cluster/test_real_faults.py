@@ -67,7 +67,7 @@ def engine_at_work(driver: subprocess.Popen[str]) -> int:
 
     def found() -> int | None:
         assert driver.poll() is None, "the driver ended first"
-        return next((pid for pid, title in descendants(driver.pid).items() if "EngineActor.run_point" in title), None)
+        return next((pid for pid, title in descendants(driver.pid).items() if "EngineActor.run_" in title), None)
 
     return awaited(found)
 

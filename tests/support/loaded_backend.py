@@ -41,11 +41,13 @@ class LoadedSlot:
         return InlineCall(lambda: started)
 
     def call(self, method: str, *arguments: Any) -> InlineCall:
-        if method in ("run_point", "run_block"):
+        together = method == "run_together"
+        asked, calls = arguments if together else (method, [arguments])
+        for call in calls if asked in ("run_point", "run_block") else ():
             if len(self._done) == self._limit:
                 raise KeyboardInterrupt
-            block = arguments[2] if method == "run_block" else 0
-            self._done.append((method.removeprefix("run_"), arguments[0].label, block))
+            block = call[2] if asked == "run_block" else 0
+            self._done.append((asked.removeprefix("run_"), call[0].label, block))
         return InlineCall(partial(getattr(self._actor, method), *arguments))
 
     def stop(self) -> None:

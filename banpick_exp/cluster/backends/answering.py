@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from banpick_exp.cluster.answers import Started
+from banpick_exp.cluster.answers import Started, Together
 from banpick_exp.cluster.backends.base import Call
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.engine.config import EngineConfig
@@ -97,9 +97,16 @@ class AnsweringSlot:
     def call(self, method: str, *arguments: Any) -> AnsweringCall:
         if method == "calibrate":
             return AnsweringCall(lambda: 0.0, time.perf_counter())
-        assert method == "run_point" and self._folder is not None, f"{method}: points of this size are answered whole"
-        folder, point, command = self._folder, arguments[0], arguments[2]
-        return AnsweringCall(lambda: _answered(folder, point, command), time.perf_counter() + self._answer_seconds)
+        together = method == "run_together"
+        asked, calls = arguments if together else (method, [arguments])
+        assert asked == "run_point" and self._folder is not None, f"{asked}: points of this size are answered whole"
+        folder = self._folder
+
+        def work() -> Any:
+            found = {call[0].fingerprint: _answered(folder, call[0], call[2]) for call in calls}
+            return Together(answers=found, pays=None, said="") if together else found[calls[0][0].fingerprint]
+
+        return AnsweringCall(work, time.perf_counter() + self._answer_seconds * len(calls))
 
     def stop(self) -> None:
         self._folder = None
