@@ -290,7 +290,7 @@ class EngineGroup:
         else:
             more["point"] = job.point.fingerprint
         if what == "begun" or job.kind == "block":
-            more["label"] = job.point.label
+            more["label"] = job.point.label + (f" and {len(job.company)} more at once" if job.company else "")
         if job.kind == "block" and job.work is not None:
             more |= {"block": job.work.block, "of": len(self._with.cut_of(job.point) or ())}
         self._with.events.write(f"{_NOUN[job.kind]}_{what}", engine=slot.name, **more)
