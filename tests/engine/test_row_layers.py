@@ -197,8 +197,8 @@ def test_where_tokens_travel_without_their_rows(change: dict[str, Any], says: st
 
 
 def test_a_runner_that_does_not_say_whose_tokens_it_has_is_refused() -> None:
-    """vLLM's V2 runner, or one of a plugin."""
-    from banpick_exp.engine.plugin.token_rows import follow
+    """One of a plugin of vLLM."""
+    from banpick_exp.engine.plugin.model_runners import follow
 
-    with pytest.raises(RuntimeError, match="VLLM_USE_V2_MODEL_RUNNER=0"):
+    with pytest.raises(RuntimeError, match="one of vLLM's own model runners, this is builtins"):
         follow(object(), rows_of(2, 8))
