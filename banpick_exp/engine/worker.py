@@ -21,7 +21,7 @@ from banpick_exp.engine.plugin import token_rows
 from banpick_exp.engine.plugin.compile_cache import cache_keys
 from banpick_exp.engine.plugin.hook import find_layers
 from banpick_exp.engine.plugin.layer import HookedLayer
-from banpick_exp.engine.plugin.model_runners import follow
+from banpick_exp.engine.plugin.model_runners import follow, is_second
 from banpick_exp.engine.types import Check, RankReport
 from banpick_exp.engine.verify.experts import device_name, filler_checks, filler_reason, kernel_of, moe_runners
 from banpick_exp.engine.verify.router import SHORT, router_checks, stock_check
@@ -69,6 +69,7 @@ class RoutingExtension:
             dtype=str(vllm_config.model_config.dtype).removeprefix("torch."),
             compilation=getattr(config.mode, "name", "NONE"),
             graphs=getattr(config.cudagraph_mode, "name", "NONE"),
+            model_runner="v2" if is_second(self.model_runner) else "v1",
         )
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(report).items()}
 
