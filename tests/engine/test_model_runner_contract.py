@@ -60,11 +60,12 @@ def call_of(within: ast.AST, name: str) -> ast.Call:
 
 def conditions(within: ast.AST, of: ast.AST) -> list[str]:
     """The tests of all `if`s that `of` stands under."""
-    found = []
-    for node in ast.walk(within):
-        if isinstance(node, ast.If) and any(inner is of for part in node.body + node.orelse for inner in ast.walk(part)):
-            found.append(ast.unparse(node.test))
-    return found
+    tests = (node for node in ast.walk(within) if isinstance(node, ast.If))
+    return [
+        ast.unparse(node.test)
+        for node in tests
+        if any(inner is of for part in node.body + node.orelse for inner in ast.walk(part))
+    ]
 
 
 EXECUTE = ("GPUModelRunner", "execute_model")

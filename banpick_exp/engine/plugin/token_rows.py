@@ -85,8 +85,8 @@ class TokenRows:
         graph that is replayed next.
 
         vLLM 0.32 copies into pinned memory of its own first (`async_tensor_h2d`), which torch gives to nobody else
-        before the device has read it. So `host_T` may be written again at once, though with asynchronous scheduling (the
-        default on a GPU) the host is a step ahead of the device.
+        before the device has read it. So `host_T` may be written again at once, though with asynchronous scheduling
+        (the default on a GPU) the host is a step ahead of the device.
         """
         from vllm.utils import torch_utils
 
