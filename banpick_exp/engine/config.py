@@ -46,6 +46,8 @@ class EngineConfig(Section):
     distributed_executor_backend: Literal["mp", "ray", "uni"] | None = None
     policies_per_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     """How many policies answer in one batch, where points may share one; 1: each has the engine to itself."""
+    model_runner: Literal["v1", "v2"] = "v1"
+    """Which of vLLM's two model runners: v1, or v2, vLLM's own choice on GPUs, which its CPU engines have not."""
     parity_check: bool = True
     """Hold a CPU engine against Transformers at its first start with a checkpoint; engines on GPUs are not."""
     start_timeout_seconds: int = Field(default=600, ge=1)
@@ -75,6 +77,11 @@ class EngineConfig(Section):
             raise ValueError(
                 "engine.distributed_executor_backend=ray does not exist for CPU engines (engine.gpus=0): the engine"
                 " would never start. Type engine.distributed_executor_backend=mp, or null"
+            )
+        if self.gpus == 0 and self.model_runner == "v2":
+            raise ValueError(
+                "engine.model_runner=v2 does not exist for CPU engines (engine.gpus=0): it runs on Triton, which has no"
+                " CPU in vLLM's wheel, and the engine would never start. Type engine.model_runner=v1"
             )
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(

@@ -180,7 +180,7 @@ class Engine:
             "VLLM_PLUGINS": "banpick",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-            "VLLM_USE_V2_MODEL_RUNNER": "0",
+            "VLLM_USE_V2_MODEL_RUNNER": str(int(self.settings.model_runner == "v2")),
         }
         if self.settings.gpus == 0:
             environment |= {

@@ -94,6 +94,8 @@ class RankReport:
     """vLLM's compilation mode; `NONE` of an eager engine."""
     graphs: str
     """vLLM's mode of captured graphs."""
+    model_runner: Literal["v1", "v2"] = "v1"
+    """Which of vLLM's two runs the model."""
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> RankReport:

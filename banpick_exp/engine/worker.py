@@ -21,6 +21,7 @@ from banpick_exp.engine.plugin import token_rows
 from banpick_exp.engine.plugin.compile_cache import cache_keys
 from banpick_exp.engine.plugin.hook import find_layers
 from banpick_exp.engine.plugin.layer import HookedLayer
+from banpick_exp.engine.plugin.model_runners import follow, is_second
 from banpick_exp.engine.types import Check, RankReport
 from banpick_exp.engine.verify.experts import device_name, filler_checks, filler_reason, kernel_of, moe_runners
 from banpick_exp.engine.verify.router import SHORT, router_checks, stock_check
@@ -38,7 +39,7 @@ class RoutingExtension:
         if not hasattr(self, "_banpick_layer_list"):
             self._banpick_layer_list = find_layers(self.model_runner.model)
             for rows in {id(rows): rows for layer in self._banpick_layer_list if (rows := layer.token_rows)}.values():
-                token_rows.follow(self.model_runner, rows)
+                follow(self.model_runner, rows)
             self._banpick_calibrations: dict[str, Calibration] = {}
             self._banpick_first, self._banpick_total = 0, len(self._banpick_layer_list)
         return self._banpick_layer_list
@@ -68,6 +69,7 @@ class RoutingExtension:
             dtype=str(vllm_config.model_config.dtype).removeprefix("torch."),
             compilation=getattr(config.mode, "name", "NONE"),
             graphs=getattr(config.cudagraph_mode, "name", "NONE"),
+            model_runner="v2" if is_second(self.model_runner) else "v1",
         )
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(report).items()}
 

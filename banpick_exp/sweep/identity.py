@@ -25,6 +25,7 @@ LATER: dict[str, object] = {
     "pipeline_parallel_size": 1,
     "data_parallel_size": 1,
     "expert_parallel": False,
+    "model_runner": "v1",
 }
 """Engine settings that did not exist at first: this value is as it was then, and left out."""
 

@@ -57,6 +57,7 @@ MISTAKES: list[list[str]] = [
     [*FIXED, "engine.max_num_batched_tokens=8"],
     [*FIXED, "engine.gpu_memory_utilization=2"],
     [*FIXED, "engine.distributed_executor_backend=ray"],
+    [*FIXED, "engine.model_runner=v2"],
     [*FIXED, "engine.distributed_executor_backend=rey"],
     [*FIXED, "engine.gpus=1", "engine.tensor_parallel_size=2"],
     [*FIXED, "engine=cuda", "engine.tensor_parallel_size=4"],

@@ -159,6 +159,20 @@ def test_rows_of_a_step_end_with_it() -> None:
     assert rows.row_T.tolist() == [0] * 8 and rows.present == (0,)
 
 
+def test_on_a_device_the_host_knows_the_rows_too() -> None:
+    """The device is torch's `meta`, which computes nothing: what is copied fits, from arrays and into tensors."""
+    from banpick_exp.engine.plugin.token_rows import TokenRows
+
+    rows = TokenRows(4, 8, 9, torch.device("meta"))
+    rows.named = 4
+    rows.fill([3, 1], np.array([0, 0, 0, 1, 1]))
+    assert rows.host_T.tolist() == [3, 3, 3, 1, 1, 0, 0, 0] and rows.row_T.shape == (8,)
+    first, second = rows.places(np.array([-1, 1, -1, 0]), 6)
+    assert (first.shape, second.shape) == ((3,), (2,)) and first.device.type == "meta" and first.dtype == torch.int64
+    rows.clear()
+    assert rows.host_T.tolist() == [0] * 8
+
+
 @pytest.mark.parametrize("row", [-1, 4])
 def test_a_row_that_holds_nothing_is_refused_and_nothing_changes(row: int) -> None:
     rows = rows_of(4, 8)
@@ -197,8 +211,8 @@ def test_where_tokens_travel_without_their_rows(change: dict[str, Any], says: st
 
 
 def test_a_runner_that_does_not_say_whose_tokens_it_has_is_refused() -> None:
-    """vLLM's V2 runner, or one of a plugin."""
-    from banpick_exp.engine.plugin.token_rows import follow
+    """One of a plugin of vLLM."""
+    from banpick_exp.engine.plugin.model_runners import follow
 
-    with pytest.raises(RuntimeError, match="VLLM_USE_V2_MODEL_RUNNER=0"):
+    with pytest.raises(RuntimeError, match="one of vLLM's own model runners, this is builtins"):
         follow(object(), rows_of(2, 8))

@@ -51,7 +51,7 @@ def test_the_embedded_model_passes(found: dict[str, Any]) -> None:
     assert len(statuses) >= 20
     assert not [name for status, name in statuses if status == "FAILED"]
     for words in ("vllm", "triton", "4 of 4 MoE layers hooked", "CPUUnquantizedExperts", "CPURouter",
-                  "32 tokens and 96 kept",
+                  "32 tokens and 96 kept", "requests of two were counted by their own", "vLLM's model runner v1",
                   "sandbox for model-written code", "bit-equal",
                   "not on this device", "computes in", "everything that applies holds"):  # fmt: skip
         assert words in re.sub(r"\s+", " ", found["written"])
@@ -184,6 +184,35 @@ def test_the_engine_computes_in_what_was_asked_for(
     ranks = [dataclasses.replace(RANK, dtype=dtype) for dtype in found]
     check = check_format(engine, ranks, Machine(native, 2**34))
     assert (check.status, words in check.finding) == (status, True), check.finding
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem", "status", "words"),
+    [
+        (1, None, "not applicable", "engine.policies_per_batch=16"),
+        (16, None, "ok", "16 are held"),
+        (16, "rank 1: a probe of 15 tokens of row 1", "FAILED", "rank 1"),
+    ],
+)
+def test_requests_of_two_rows_are_held_against_the_count(
+    rows: int, problem: str | None, status: str, words: str
+) -> None:
+    from banpick_exp.engine.verify.checks import check_rows
+
+    engine = engine_like()
+    engine.rows, engine.row_probe = rows, lambda _: problem
+    check = check_rows(engine, RANK)
+    assert (check.status, words in check.finding) == (status, True), check.finding
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "status"), [("v2", "v2", "ok"), ("v2", "v1", "FAILED"), ("v1", "v2", "FAILED")]
+)
+def test_the_model_runner_is_the_one_that_was_asked_for(asked: str, found: Any, status: str) -> None:
+    from banpick_exp.engine.verify.checks import check_device
+
+    check = check_device(engine_like(gpus=0, model_runner=asked), [dataclasses.replace(RANK, model_runner=found)])
+    assert (check.status, found in check.finding) == (status, True), check.finding
 
 
 @pytest.mark.parametrize(("stock", "status"), [("b" * 64, "ok"), ("a" * 64, "FAILED")])

@@ -121,6 +121,7 @@ def test_the_help_page_lists_every_choice() -> None:
         (EngineConfig, {"expert_parallel": True, "tensor_parallel_size": 2}, ["CPU engines", "expert_parallel=false"]),
         (EngineConfig, {"expert_parallel": True, "gpus": 1}, ["would change nothing", "Type engine.tensor_parallel_s"]),
         (EngineConfig, {"distributed_executor_backend": "ray"}, ["does not exist for CPU engines", "backend=mp"]),
+        (EngineConfig, {"model_runner": "v2"}, ["does not exist for CPU engines", "engine.model_runner=v1"]),
         (EngineConfig, {"max_num_batched_tokens": 8}, ["engine.max_num_batched_tokens=8", "Type"]),
         (ModelConfig, {"name": "x", "dtype": "bf16"}, ["model.dtype=bf16 is none of", "'bfloat16'"]),
         (ModelConfig, {"name": "x", "path": "???"}, ["model.path has no default", "model.path=VALUE"]),

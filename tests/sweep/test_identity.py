@@ -95,6 +95,7 @@ CHANGES: dict[str, list[str]] = {
     "engine.kv_cache_gib": ["engine.kv_cache_gib=2"],
     "engine.kv_cache_blocks": ["engine.kv_cache_blocks=9"],
     "engine.distributed_executor_backend": ["engine.distributed_executor_backend=mp"],
+    "engine.model_runner": ["engine.model_runner=v2", "engine.gpus=1"],
     "engine.seed": ["engine.seed=1"],
     "task.source": ["task.source=lm_eval"],  # the same rows, graded by other rules
     "task.metric": ["task.metric=acc_norm", "task.source=lm_eval"],

@@ -214,7 +214,7 @@ def test_an_engine_fingerprint_leaves_out_the_timeout_alone() -> None:
         max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64,
         compile=True, extra_slots=2, moe_backend="triton",
         gpu_memory_utilization=0.5, kv_cache_gib=2, kv_cache_blocks=9, distributed_executor_backend="mp",
-        policies_per_batch=2, parity_check=False, start_timeout_seconds=5, seed=1,
+        policies_per_batch=2, model_runner="v2", parity_check=False, start_timeout_seconds=5, seed=1,
     ):  # fmt: skip
         other = engine_fingerprint("x", model, ENGINE.model_copy(update={field: value}))
         no_result = (

@@ -159,8 +159,9 @@ class HookedLayer:
         return edited_routing(self, row, row.cuts, asked)
 
     def _routed_apart(self, mixture: Mixture, asked: Asked) -> tuple[Tensor, Tensor]:
-        """Tokens differ in their row."""
+        """Tokens differ in their row. Raises RuntimeError for fewer tokens than the step has."""
         assert self.token_rows is not None
+        self.token_rows.check_tokens(self.name, asked.logits_TE.shape[0])
         row_T = self.token_rows.row_T[: asked.logits_TE.shape[0]]
         if not mixture.hooks and is_fused(self, mixture.everyone, mixture.cuts):
             return fused_routing(self, mixture.everyone, mixture.cuts, asked, row_T)

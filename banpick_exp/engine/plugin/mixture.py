@@ -71,24 +71,18 @@ class Mixture:
 
 
 def mixed_routing(layer: Layer, mixture: Mixture, asked: Asked, token_rows: TokenRows) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [T,S] float32, ids [T,S] int32, kept [T,S]. Raises RuntimeError for other tokens than the step has."""
+    """Weights [T,S] float32, ids [T,S] int32, kept [T,S]."""
     tokens, slots = asked.logits_TE.shape[0], mixture.cuts.slots
-    if tokens < token_rows.tokens:
-        raise RuntimeError(
-            f"{layer.name} is handed {tokens} of the {token_rows.tokens} tokens of a step: which policies are theirs"
-            f" cannot be known. Start the engine with one policy"
-        )
     if len(mixture.groups) == 1:  # padding goes with the rest
         return _routed(layer, mixture.groups[0], asked, token_rows.row_T[:tokens])
     device = layer.tokens_P.device
     weights_TS = torch.zeros(tokens, slots, device=device)
     ids_TS = torch.zeros(tokens, slots, dtype=torch.int32, device=device)
     kept_TS = torch.zeros(tokens, slots, dtype=torch.bool, device=device)
-    for group, places in zip(mixture.groups, token_rows.places(mixture.group_P, tokens), strict=True):
-        if len(places) == 0:
+    for group, at_N in zip(mixture.groups, token_rows.places(mixture.group_P, tokens), strict=True):
+        if len(at_N) == 0:
             continue
-        at_N = torch.from_numpy(places).to(device)
-        part = asked if len(places) == tokens else asked.of(at_N)
+        part = asked if len(at_N) == tokens else asked.of(at_N)
         weights, ids, kept = _routed(layer, group, part, token_rows.row_T[:tokens].index_select(0, at_N))
         width = ids.shape[1]
         weights_TS[at_N, :width] = weights.float()

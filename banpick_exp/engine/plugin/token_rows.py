@@ -1,12 +1,11 @@
 """Which policy each token of the running step is routed by: filled before the forward pass, read by every layer.
 
-vLLM's V1 model runner knows which request each token belongs to once it has prepared the inputs of a step, so
-`follow` wraps that method of the one runner, and its dummy runs, which read row 0 like everything that pads a step. A
-request names its row in `SamplingParams.extra_args` (`vllm_xargs` of a server's requests); without a name it is row 0.
-The tensors stay where they are: a captured graph reads what they hold when it is replayed.
+Either of vLLM's model runners fills them (`model_runners`). A request names its row in `SamplingParams.extra_args`
+(`vllm_xargs` of a server's requests); without a name it is row 0, like all that pads a step, and dummy runs. The
+tensors stay where they are: a captured graph reads what they hold when it is replayed.
 
-What fails without a check, and where it is refused (`refuse`, `follow`): a layer that is handed other tokens than this
-rank prepared, or in another order, would route them by rows that are not theirs.
+What fails without a check, and where it is refused (`refuse`, `check_tokens`): a layer that is handed other tokens than
+this rank prepared, or in another order, would route them by rows that are not theirs.
 
 Shapes: T tokens, R requests of a step, P policy rows.
 """
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 ROW = "routing_row"
 """What a request calls its row in `extra_args`."""
@@ -38,18 +38,17 @@ class TokenRows:
         self.named = 1
         """Rows that hold a policy: a request of another one is refused."""
         self.row_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
-        self.row_of_slot = torch.zeros(max_requests, dtype=torch.int64)
-        """By place in the batch, on the CPU."""
+        self._row_R = np.zeros(max_requests, dtype=np.int64)
         self.present: tuple[int, ...] = (0,)
         """The rows of the step, ascending."""
         self.tokens = 0
         """Of the step, padding left out; 0 between steps."""
         self.followed = False
         """Whether a model runner fills this."""
-        self._staged_T = self.row_T if device.type == "cpu" else torch.zeros(max_tokens, dtype=torch.int64)
-        self.host_T: Ints = self._staged_T.numpy()
+        on_host = self.row_T if device.type == "cpu" else torch.zeros(max_tokens, dtype=torch.int64)
+        self.host_T: Ints = on_host.numpy()
         """`row_T` on the CPU."""
-        self._places: dict[bytes, list[Ints]] = {}
+        self._places: dict[bytes, list[Tensor]] = {}
 
     def fill(self, row_R: Sequence[int], request_T: Ints) -> None:
         """Take over a step: the rows of its requests, and each token's request. Raises RuntimeError for a row that
@@ -61,34 +60,59 @@ class TokenRows:
                 f"a request names {ROW}={wrong}, and this engine holds {self.named} policies: which one should answer"
                 f" cannot be known. Name one of 0..{self.named - 1}"
             )
-        tokens, slots = len(request_T), self.row_of_slot.numpy()
-        slots[: len(row_R)] = row_R
+        tokens = len(request_T)
+        self._row_R[: len(row_R)] = row_R
         written = max(tokens, self.tokens)
-        np.take(slots, request_T, out=self.host_T[:tokens])
+        np.take(self._row_R, request_T, out=self.host_T[:tokens])
         self.host_T[tokens:written] = 0
         self._take_over(written)
         self.present, self.tokens = present, tokens
 
     def clear(self) -> None:
         """Every token is of row 0."""
-        self.host_T[: self.tokens] = 0
-        self._take_over(self.tokens)
+        if self.tokens:
+            self.host_T[: self.tokens] = 0
+            self._take_over(self.tokens)
         self.present, self.tokens = (0,), 0
 
     def _take_over(self, tokens: int) -> None:
         self._places.clear()
-        if self.row_T is not self._staged_T:
-            self.row_T[:tokens].copy_(self._staged_T[:tokens])  # pageable memory: it may be written again at once
+        if self.row_T.device.type != "cpu":
+            self._to_device(self.host_T[:tokens], self.row_T[:tokens])
 
-    def places(self, group_P: Ints, tokens: int) -> list[Ints]:
-        """Where the tokens of each group stand, int64 [n] each; `group_P`: the group of each row, 0 to the last.
+    def _to_device(self, values: Ints, out: Tensor | None = None) -> Tensor:
+        """A copy that the host does not wait for, in the order of the stream: after the step that runs, before the
+        graph that is replayed next.
+
+        vLLM 0.32 copies into pinned memory of its own first (`async_tensor_h2d`), which torch gives to nobody else
+        before the device has read it. So `host_T` may be written again at once, though with asynchronous scheduling
+        (the default on a GPU) the host is a step ahead of the device.
+        """
+        from vllm.utils import torch_utils
+
+        copied: Tensor = torch_utils.async_tensor_h2d(values, device=self.row_T.device, out=out)
+        return copied
+
+    def check_tokens(self, name: str, tokens: int) -> None:
+        """Raise RuntimeError where the layer `name` is handed fewer tokens than the model runner prepared."""
+        if tokens < self.tokens:
+            raise RuntimeError(
+                f"{name} is handed {tokens} of the {self.tokens} tokens of a step: which policies are theirs"
+                f" cannot be known. Start the engine with one policy"
+            )
+
+    def places(self, group_P: Ints, tokens: int) -> list[Tensor]:
+        """Where the tokens of each group stand, int64 [n] each, on the device; `group_P`: the group of each row, 0 to
+        the last.
 
         Kept for the step: layers that group alike look once.
         """
         key = group_P.tobytes()
         if key not in self._places:
             group_T = group_P[self.host_T[:tokens]]
-            self._places[key] = [np.flatnonzero(group_T == group) for group in range(int(group_P.max()) + 1)]
+            found = (np.flatnonzero(group_T == group) for group in range(int(group_P.max()) + 1))
+            on_cpu = self.row_T.device.type == "cpu"
+            self._places[key] = [torch.from_numpy(at) if on_cpu else self._to_device(at) for at in found]
         return self._places[key]
 
 
@@ -137,42 +161,6 @@ def refuse(name: str, config: Any, moe_config: Any) -> None:
             )
 
 
-def follow(runner: Any, token_rows: TokenRows) -> None:
-    """Have the model runner of this worker fill `token_rows` before every forward pass. Safe to call again.
-
-    Raises RuntimeError where the runner is none that says which request a token belongs to (vLLM's V2 runner).
-    """
-    if token_rows.followed:
-        return
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-    if not isinstance(runner, GPUModelRunner):
-        raise RuntimeError(
-            f"several policies in one engine need vLLM's V1 model runner, this is {type(runner).__module__}: requests"
-            f" would all be answered under the first policy. Start it with VLLM_USE_V2_MODEL_RUNNER=0"
-        )
-    prepare, dummy, known = runner._prepare_inputs, runner._dummy_run, runner.requests
-
-    def _prepare_inputs(scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
-        prepared = prepare(scheduler_output, *arguments, **named)
-        requests = runner.input_batch.req_ids
-        try:
-            row_R = [known[request].banpick_row for request in requests]
-        except AttributeError:  # a new one
-            row_R = [row_of(known[request]) for request in requests]
-        token_rows.fill(row_R, runner.req_indices.np[: scheduler_output.total_num_scheduled_tokens])
-        return prepared
-
-    def _dummy_run(*arguments: Any, **named: Any) -> Any:
-        token_rows.clear()
-        return dummy(*arguments, **named)
-
-    runner._prepare_inputs, runner._dummy_run = _prepare_inputs, _dummy_run
-    token_rows.followed = True
-
-
-def row_of(request: Any) -> int:
-    """The row that a request names, remembered in vLLM's own state of it."""
-    named = getattr(request.sampling_params, "extra_args", None) or {}
-    request.banpick_row = int(named.get(ROW, 0))
-    return int(request.banpick_row)
+def named_row(sampling_params: Any) -> int:
+    """The row that a request names in vLLM's parameters of it; None where it samples nothing."""
+    return int((getattr(sampling_params, "extra_args", None) or {}).get(ROW, 0))

@@ -72,7 +72,7 @@ def _create_engine_config(stock: Function, arguments: Any, *rest: Any, **named: 
     arguments.worker_extension_cls = WORKER
     if len(served) > 1:
         arguments.additional_config = {**extra, "banpick_rows": len(served)}
-    # What is tested: the hook, and the rows of requests, on vLLM's first model runner.
+    # What the tests of the server ran. V2, vLLM's own choice on GPUs, is followed too where the operator sets it to 1.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     hold(Held(Policies(served), arguments.model, arguments.revision, slots))
     _install_front()

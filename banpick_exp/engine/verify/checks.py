@@ -31,6 +31,7 @@ ANSWER_TOKENS = 3
 COVERAGE = "hook coverage"
 FORMAT = "number format"
 COUNTERS = "counters against a hand count"
+ROWS = "two policies in one batch"
 PARITY = "stock scores before and after swaps"
 COMPILED = "compiled code after a swap"
 TRANSFORMERS = transformers_parity.NAME
@@ -92,6 +93,7 @@ def check_engine(engine: Engine) -> Iterator[Check]:
     yield from check_backend(engine, first)
     yield from check_layers(engine)
     yield _guarded(COUNTERS, lambda: check_counters(engine, min(first.top_k)))
+    yield _guarded(ROWS, lambda: check_rows(engine, first))
     scores: dict[str, Scores] = {}
     hooked = sum(len(stage[0].layers) for stage in stages_of(ranks))
     yield _guarded(PARITY, lambda: check_parity(engine, first, hooked, scores))
@@ -112,6 +114,10 @@ def check_device(engine: Engine, ranks: Sequence[RankReport]) -> Check:
     text = f"{len(ranks)} rank(s): " + "; ".join(f"{rank.device}, {rank.device_name}" for rank in ranks)
     if not all(rank.device.startswith(wanted) for rank in ranks):
         return Check("device", FAILED, f"{text}; engine.gpus={engine.settings.gpus} asks for {wanted}")
+    runners, asked = sorted({rank.model_runner for rank in ranks}), engine.settings.model_runner
+    text += f"; vLLM's model runner {', '.join(runners)}"
+    if runners != [asked]:
+        return Check("device", FAILED, f"{text}; engine.model_runner={asked} was asked for")
     return Check("device", OK, text)
 
 
@@ -192,6 +198,17 @@ def check_counters(engine: Engine, top_k: int) -> Check:
     tokens = sum(len(prompt) + ANSWER_TOKENS - 1 for prompt in PROMPTS)
     counted = f"{tokens} tokens and {tokens * k} kept in every layer, exact"
     return Check(COUNTERS, OK, f"fixed_k {k}, {len(PROMPTS)} prompts: {counted}")
+
+
+def check_rows(engine: Engine, rank: RankReport) -> Check:
+    """Requests of two rows at once, through prefill and decode, on an engine that holds several policies."""
+    if engine.rows == 1:
+        return Check(ROWS, NOT_APPLICABLE, "this engine holds one; engine.policies_per_batch=16 starts it for sixteen")
+    problem = engine.row_probe(min(rank.top_k))
+    if problem:
+        return Check(ROWS, FAILED, problem)
+    text = f"{engine.rows} are held; requests of two were counted by their own on every rank, exact"
+    return Check(ROWS, OK, f"{text} (model runner {rank.model_runner})")
 
 
 def check_parity(engine: Engine, rank: RankReport, hooked: int, scores: dict[str, Scores]) -> Check:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from banpick_exp.engine import random_weights
 from banpick_exp.engine.plugin.hook import attach_again, detach
-from banpick_exp.engine.plugin.token_rows import follow, row_of
+from banpick_exp.engine.plugin.model_runners import follow, leave, read_all_as_first
 from banpick_exp.engine.worker import RoutingExtension
 
 # vLLM imports this module in every worker process before it loads the weights.
@@ -29,12 +29,7 @@ class BenchExtension(RoutingExtension):
         for layer in layers:
             layer.token_rows = None if follows == "off" else rows
         if follows == "off":
-            for name in ("_prepare_inputs", "_dummy_run"):
-                vars(runner).pop(name, None)  # those of the class come back
-            rows.followed = False
+            leave(runner, rows)
             return
         follow(runner, rows)
-        for request in runner.requests.values():
-            row_of(request)
-            if follows == "first":
-                request.banpick_row = 0
+        read_all_as_first(runner, follows == "first")
