@@ -1,4 +1,5 @@
 """Worker methods that calibrate: watch the unchanged model, compare experts, probe single changes to the routing.
+And one that records which experts a policy demands: all engines of a process have one worker class.
 
 A pass is armed, the engine is asked to run the sequences, and the pass is disarmed: meanwhile no policy is on and
 nothing is counted, and afterwards the policy from before is on again.
@@ -15,11 +16,13 @@ from torch import Tensor
 from banpick_exp.engine.plugin.layer import HookedLayer
 from banpick_exp.engine.plugin.observation import Observer
 from banpick_exp.engine.plugin.outputs import expert_outputs
+from banpick_exp.engine.plugin.recording import Recorder
 from banpick_exp.engine.verify.experts import moe_runners
 from banpick_exp.engine.worker import RoutingExtension
 from banpick_exp.evaluation.calibration.probe import SELF_LIMIT, Candidate, Judging, Probe, Scored
 from banpick_exp.evaluation.calibration.reach import Reach
 from banpick_exp.evaluation.calibration.suffix import Suffix
+from banpick_exp.evaluation.demand.sums import Asked, Sums, layer_sums
 from banpick_kernels.insertion import rank_window
 from banpick_kernels.layer_hooks import LayerEdit
 from banpick_kernels.table import LayerTable, RouterTable
@@ -142,6 +145,39 @@ class CalibrationExtension(RoutingExtension):
             "layer_tokens": probe.layer_tokens,
             "out_of_reach": probe.out_of_reach,
         }
+
+    # ------------------------------------------------------------ demand
+
+    def banpick_demand_start(self) -> None:
+        """Record the routing of what comes, under the policy that is on; counters go on counting."""
+        self._banpick_recorder = Recorder(self.model_runner.model, self._banpick_layers())
+
+    def banpick_demand_finish(self, lengths: list[int], begins: list[int], asked: dict[str, Any]) -> dict[str, Any]:
+        """`sums` (the fields of `Sums`) over the layers of this rank, and `usage` [L][E] to hold against the counters.
+
+        `lengths`, `begins`: of the sequences that came, in their order. Empty on ranks that do not record, and on a
+        stage without layers. Raises RuntimeError where other tokens passed a layer than were sent.
+        """
+        recorder, layers = self._banpick_recorder, self._banpick_layers()
+        recorder.stop()
+        if not recorder.records or not layers:
+            return {}
+        passed = set(recorder.tokens())
+        if passed != {sum(lengths)}:
+            raise RuntimeError(
+                f"{sum(lengths)} tokens were sent and {sorted(passed)} were recorded by layer: a captured graph runs"
+                " past the recorder. Use engine.compile=false."
+            )
+        wanted = Asked(**{name: tuple(values) for name, values in asked.items()})
+        total: Sums | None = None
+        usage = []
+        for index in range(len(layers)):
+            kept_TE = recorder.kept(index)
+            usage.append(kept_TE.sum(axis=0).tolist())
+            own = layer_sums(kept_TE, lengths, begins, wanted)
+            total = own if total is None else total + own
+        assert total is not None
+        return {"sums": total.plain(), "usage": usage}
 
 
 def _neutral(layer: HookedLayer) -> LayerTable:
