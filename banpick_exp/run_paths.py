@@ -68,6 +68,11 @@ class RunPaths:
         return self.path / "found.json"
 
     @property
+    def demand_path(self) -> Path:
+        """Which experts policies demand at once: written by the command `demand`."""
+        return self.path / "demand.json"
+
+    @property
     def lock(self) -> Path:
         """Who computes this run now; there while a driver does."""
         return self.path / "driver.lock"

@@ -87,6 +87,11 @@ COMMANDS = {
             "how fast is the router, and do banned experts cost nothing?",
             "banpick_exp.cluster.commands.bench",
         ),
+        Command(
+            "demand",
+            "which experts policies of a finished run demand at once",
+            "banpick_exp.cluster.commands.demand",
+        ),
         Command("tiny", "train the embedded model, or build its controls", "banpick_exp.cluster.commands.tiny"),
     )
 }

@@ -33,7 +33,7 @@ def chosen(run: Run, typed: str, shown: str) -> tuple[PointRecord, str | None]:
 
 def names_a_point(run: Run, typed: str) -> bool:
     """Whether `typed` was meant as a point: then it is no folder to write to."""
-    return typed == BEST or bool(_matches(run, typed))
+    return typed == BEST or bool(matches(run, typed))
 
 
 def _best(run: Run, shown: str) -> tuple[PointRecord, str]:
@@ -57,7 +57,7 @@ def _best(run: Run, shown: str) -> tuple[PointRecord, str]:
 
 
 def _named(run: Run, typed: str, shown: str) -> PointRecord:
-    found = _matches(run, typed)
+    found = matches(run, typed)
     if len(found) == 1:
         return found[0]
     if found:
@@ -71,10 +71,11 @@ def _named(run: Run, typed: str, shown: str) -> PointRecord:
                 f"{typed} cannot be trusted: {each.file}: {each.reason}. Put the file back from a copy, or type"
                 f" {resume_command(run)} to run the point again."
             )
-    raise UserError(f"{typed} is no point of {shown}: nothing was exported. {_near(run, typed)}")
+    raise UserError(f"{typed} is no point of {shown}: nothing was exported. {nearest(run, typed)}")
 
 
-def _matches(run: Run, typed: str) -> list[PointRecord]:
+def matches(run: Run, typed: str) -> list[PointRecord]:
+    """The points that a fingerprint, its first digits or a label name."""
     every = [*run.records, *run.dev]
     exact = [each for each in every if each.fingerprint == typed]
     if exact:
@@ -90,8 +91,8 @@ def _setting(record: PointRecord) -> str:
     return ", ".join([*words, *([f"repeat {record.repeat}"] if record.repeat else [])])
 
 
-def _near(run: Run, typed: str) -> str:
-    """Up to five points, the likeliest first; those of the front where nothing is like it."""
+def nearest(run: Run, typed: str) -> str:
+    """What to type for a point that there is not: up to five, the likeliest first; the front where none is like it."""
     labels = {each.label: each for each in run.done if not each.is_stock}
     near = difflib.get_close_matches(typed, labels, MOST_NAMED, cutoff=0.5)
     told = near or [each.label for each in run.done if each.fingerprint in run.foremost(MOST_NAMED)]

@@ -6,3 +6,6 @@
 from __future__ import annotations
 
 KNOBS, BUDGET, PARETO, USAGE, INFLUENCE, KEPT = FIGURES = ("knobs", "budget", "pareto", "usage", "influence", "kept")
+
+DEMAND = "demand"
+"""What the command `demand` draws beside them."""

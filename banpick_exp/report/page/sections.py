@@ -5,6 +5,7 @@ from __future__ import annotations
 from banpick_exp.report.page import (
     budgets,
     cost,
+    demand,
     domains,
     flips,
     front,
@@ -27,6 +28,7 @@ SECTIONS = [
         flips,
         lengths,
         speed,
+        demand,
         usage,
         heat_maps,
         domains,
