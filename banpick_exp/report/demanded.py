@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from banpick_exp.evaluation.demand.found import SCHEMA_VERSION, Compared, Demand, DemandFile, Group, PointDemand, Window
+from banpick_exp.evaluation.demand.found import (
+    SCHEMA_VERSION,
+    Compared,
+    Demand,
+    DemandFile,
+    Group,
+    Number,
+    PointDemand,
+    Window,
+)
 from banpick_exp.run_folder import RunFolder
 
 USUAL_WINDOW = 16
 """Tokens of the window that a sentence is about, where answers are as long."""
 USUAL_BATCH = 8
+WIDTH = 118
 
 
 def demand_of(folder: RunFolder) -> DemandFile | None:
@@ -32,7 +43,7 @@ def usual_window(demand: Demand) -> Window | None:
 
 
 def sentence(point: PointDemand, group: Group) -> str:
-    """`keeps 5.1 of 8 experts; a decode step of 8 sequences touches 21.3 experts a layer in place of 29.9 (x0.71) ...`."""
+    """`... keeps 5.10 of 8 experts; a decode step of 8 sequences touches 21.3 experts a layer in place of 29.9 ...`"""
     if point.invalid is not None:
         return f"{point.label}: no result. {point.invalid}."
     demand = point.overall
@@ -54,18 +65,20 @@ def sentence(point: PointDemand, group: Group) -> str:
 
 
 def times(found: Compared) -> str:
-    """`x0.71 [0.69, 0.74]`; the difference where stock may have none."""
+    """`x0.71 ±0.02`: policy over stock with half of its interval; the difference where stock may have none."""
     if found.ratio is None:
-        low, high = found.difference.ci95
-        return f"{found.difference.value:+.2f} [{low:+.2f}, {high:+.2f}]"
-    low, high = found.ratio.ci95
-    return f"x{found.ratio.value:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{found.difference.value:+.2f} ±{_half(found.difference):.2f}"
+    return f"x{found.ratio.value:.2f} ±{_half(found.ratio):.2f}"
 
 
 def less(found: Compared) -> str:
-    """`+0.021 [+0.010, +0.032]`: of shares, policy less stock."""
-    low, high = found.difference.ci95
-    return f"{found.difference.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    """`+0.021 ±0.011`: of shares, policy less stock."""
+    return f"{found.difference.value:+.3f} ±{_half(found.difference):.3f}"
+
+
+def _half(number: Number) -> float:
+    """Intervals stand evenly about their figure."""
+    return (number.ci95[1] - number.ci95[0]) / 2
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -98,7 +111,7 @@ def _windows(points: Sequence[PointDemand]) -> list[Table]:
     for window in points[0].overall.windows:
         caches = [cache.experts for cache in window.caches]
         head = ["policy", "experts", "SRP"]
-        head += [text for cache in caches for text in (f"cache of {cache} hits", f"cache of {cache} misses")]
+        head += [text for cache in caches for text in (f"hits of {cache}", f"misses of {cache}")]
         rows = [_stock_window(window)]
         for point in points:
             own = next((each for each in point.overall.windows if each.tokens == window.tokens), None)
@@ -108,8 +121,8 @@ def _windows(points: Sequence[PointDemand]) -> list[Table]:
             cells += [text for each in own.caches for text in (_shares(each.hit_rate), _cell(each.misses, 2))]
             rows.append([point.label, *cells])
         caption = (
-            f"Windows of {window.tokens} tokens: distinct experts of a layer, SRP, and the best cache of a layer that"
-            " stays so long: its hit rate (SCH) and the experts that it lacks a token"
+            f"Windows of {window.tokens} tokens: distinct experts of a layer, SRP, and of the best cache of so many"
+            " experts a layer the hit rate (SCH) and what it lacks a token"
         )
         found.append((caption, head, rows))
     return found
@@ -140,10 +153,18 @@ def told(found: DemandFile) -> list[str]:
             f" {group.task}: {demand.problems} problems, each policy and stock on their own answers"
         ]
         for caption, head, rows in tables(group):
-            widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
-            lines += ["", f"{caption}:"]
-            for row in [head, *rows]:
-                cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
-                lines.append("  " + "  ".join(cells).rstrip())
-        lines += ["", *(sentence(point, group) for point in group.points), ""]
+            lines += ["", *textwrap.wrap(f"{caption}:", WIDTH), *_aligned([head, *rows])]
+        for point in group.points:
+            lines += ["", *textwrap.wrap(sentence(point, group), WIDTH, break_on_hyphens=False)]
     return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns below each other; those that find no room in a line go into further lines, with the first repeated."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    blocks: list[list[int]] = [[0]]
+    for at in range(1, len(widths)):
+        if len(blocks[-1]) > 1 and sum(widths[each] + 2 for each in (*blocks[-1], at)) > WIDTH:
+            blocks.append([0])
+        blocks[-1].append(at)
+    return ["  " + "  ".join(f"{row[at]:<{widths[at]}}" for at in block).rstrip() for block in blocks for row in rows]

@@ -300,15 +300,18 @@ def _intention(group: Together) -> list[str]:
 
 
 @contextmanager
-def opened_engine(point: Point) -> Iterator[Engine]:
+def opened_engine(point: Point, log: Path) -> Iterator[Engine]:
     """The engine of a point, loaded and verified."""
+    from banpick_exp.cluster.backends.inline import stderr_in
     from banpick_exp.evaluation.session import engine_of
 
+    _say(f"{point.model.name}: loading the engine; what it says goes to {log}")
     engine = engine_of(point)
-    seconds = engine.start()
     try:
-        engine.verify()
-        _say(f"{point.model.name}: engine loaded in {seconds:.0f} s")
+        with stderr_in(log):
+            seconds = engine.start()
+            engine.verify()
+        _say(f"loaded in {seconds:.0f} s")
         yield engine
     finally:
         engine.close()
@@ -320,7 +323,7 @@ def _measured(opened: Run, group: Together, typed: argparse.Namespace) -> Group:
 
     asked, shape = group.asked, group.planned.checkpoint.shape
     found: list[PointDemand] = []
-    with opened_engine(group.planned) as engine:
+    with opened_engine(group.planned, opened.folder.engine_log) as engine:
 
         def sums(record: PointRecord) -> dict[str, Sums]:
             policies = _policies(engine, opened, record, group, typed.calibration)

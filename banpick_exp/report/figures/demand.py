@@ -23,17 +23,35 @@ def demand_figure(found: DemandFile, sheet: Sheet) -> Any:
     groups = [group for group in found.groups if any(point.invalid is None for point in group.points)]
     if not groups:
         return None
-    rows = len(groups) * (PANELS if sheet.narrow else 1)
-    with figure_on(sheet, 0.9 + PANEL_INCHES * rows) as figure:
-        panels = figure.subplots(rows, 1 if sheet.narrow else PANELS, squeeze=False).reshape(len(groups), PANELS)
-        for axes_of, group in zip(panels, groups, strict=True):
+    columns, below = (1, PANELS) if sheet.narrow else (PANELS, 1)
+    heights = [inches for group in groups for inches in (_legend_inches(group, sheet), *[PANEL_INCHES] * below)]
+    with figure_on(sheet, 0.9 + sum(heights)) as figure:
+        grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+        for number, group in enumerate(groups):
+            top = number * (1 + below)
+            places = [grid[top + 1 + at // columns, at % columns] for at in range(PANELS)]
+            axes_of = [figure.add_subplot(place) for place in places]
             _row(axes_of, group)
+            named = figure.add_subplot(grid[top, :])
+            named.set_axis_off()
+            lines, labels = axes_of[0].get_legend_handles_labels()
+            named.legend(lines, labels, loc="center left", ncols=_legend_columns(sheet), borderaxespad=0)
         note = (
             "Bars: 95 % intervals, by leaving out one problem after the other. Stock and each policy on their own"
             " answers to the same problems. A cache holds so many experts of each layer and stays for the window."
         )
         words(figure, sheet, f"Expert demand, {found.run}", "", note)
         return figure
+
+
+def _legend_columns(sheet: Sheet) -> int:
+    """Labels are long: a name and all its knobs."""
+    return 1 if sheet.narrow else 2
+
+
+def _legend_inches(group: Group, sheet: Sheet) -> float:
+    lines = -(-(1 + len(group.points)) // _legend_columns(sheet))
+    return 0.1 + 0.024 * sheet.size * lines
 
 
 def _row(axes_of: Any, group: Group) -> None:
@@ -46,7 +64,6 @@ def _row(axes_of: Any, group: Group) -> None:
 
     named = f"{group.model.name}, {group.task}" if group.task else group.model.name
     _panel(axes_of[0], valid, batches, touched, named, "sequences of a decode step", "distinct experts a layer")
-    axes_of[0].legend(loc="upper left")
     window = usual_window(first)
     if window is None or not window.caches:
         axes_of[1].set_axis_off()
