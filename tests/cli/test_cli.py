@@ -225,7 +225,9 @@ def test_bad_input_is_quick_as_a_process(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
 
 
-@pytest.mark.parametrize("command", ["inspect", "calibrate", "verify", "report", "choose", "compare", "bench", "tiny"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "calibrate", "verify", "report", "choose", "compare", "demand", "bench", "tiny"]
+)
 def test_every_command_has_a_help_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     page = capsys.readouterr().out

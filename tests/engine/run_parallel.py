@@ -19,6 +19,8 @@ from banpick_exp.engine.engine import Engine, EngineError
 from banpick_exp.engine.verify.checks import check_engine
 from banpick_exp.evaluation.calibration import passes
 from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
+from banpick_exp.evaluation.demand.record import Replay, record
+from banpick_exp.evaluation.demand.sums import Asked
 from banpick_exp.models.config import ModelConfig
 
 SWAPS: list[tuple[str, dict[str, Any]]] = [
@@ -55,9 +57,15 @@ def turns(engine: Engine) -> list[dict[str, Any]]:
                 "swap_seconds": seconds[REPEATS // 2],
                 "texts": [answer.text for answer in answers],
                 "counters": dataclasses.asdict(engine.counters(reset=True)),
+                "demanded": demanded(engine),
             }
         )
     return found
+
+
+def demanded(engine: Engine) -> dict[str, Any]:
+    replays = [Replay(tuple(ids), 2) for ids in engine.tokenize(short_prompts(6))]
+    return record(engine, replays, Asked(windows=(1, 4), caches=(8,), batches=(2,))).plain()
 
 
 def calibrated(engine: Engine) -> dict[str, Any]:

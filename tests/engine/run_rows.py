@@ -14,7 +14,10 @@ from parity_policies import CALIBRATED, CALIBRATION, POLICIES
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, long_prompts, short_prompts
 
 from banpick_exp.engine.config import EngineConfig
-from banpick_exp.engine.engine import ROUTING_WORKER, Engine, EngineError, PolicyOfRow
+from banpick_exp.engine.engine import Engine, EngineError, PolicyOfRow
+from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
+from banpick_exp.evaluation.demand.record import Replay, record
+from banpick_exp.evaluation.demand.sums import Asked
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy import Calibration
 
@@ -35,7 +38,7 @@ Tokens = list[list[int]]
 Pairs = list[tuple[int, list[int]]]
 
 
-def start(rows: int, worker: str = ROUTING_WORKER, **settings: Any) -> Engine:
+def start(rows: int, worker: str = CALIBRATION_WORKER, **settings: Any) -> Engine:
     config = EngineConfig(cpus=1, **{"max_model_len": 256, "kv_cache_blocks": 512, **settings})
     model = ModelConfig(name="tiny", dtype="float32")
     engine = Engine(model, CHECKPOINT, config, NUM_LAYERS, rows=rows, worker=worker)
@@ -77,6 +80,16 @@ def asked(engine: Engine, pairs: Pairs, salt: str = "") -> list[dict[str, Any]]:
     return found
 
 
+def demanded(engine: Engine, sequences: Tokens) -> list[dict[str, Any]]:
+    """What each policy demands on the prompts, the second half of each as its answer."""
+    asked, found = Asked(windows=(1, 8, 32), caches=(4, 8), batches=(1, 3)), []
+    replays = [Replay(tuple(ids), len(ids) // 2) for ids in sequences]
+    for policy in HELD:
+        engine.set_policy(*policy)
+        found.append(record(engine, replays, asked).plain())
+    return found
+
+
 def preempted(engine: Engine) -> list[str]:
     """The requests that are preempted from now on."""
     scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
@@ -107,6 +120,7 @@ def one_policy() -> dict[str, Any]:
         engine.set_policy(*policy)
         found["fingerprints"].append(engine.policy_fingerprint)
     found["too_many"] = refusal(lambda: engine.set_policies(HELD[:2]))
+    found["demanded"] = demanded(engine, sequences)
     engine.close()
     return found
 
@@ -170,17 +184,21 @@ def tight() -> dict[str, Any]:
     engine = start(len(HELD), max_num_batched_tokens=96, max_num_seqs=64, kv_cache_blocks=12)
     names = preempted(engine)
     engine.set_policies(HELD)
-    mixed = asked(engine, shuffled(prompts(engine)))
+    sequences = prompts(engine)
+    mixed = asked(engine, shuffled(sequences))
+    found = {"mixed": mixed, "preemptions": len(names), "demanded": demanded(engine, sequences)}
     engine.close()
-    return {"mixed": mixed, "preemptions": len(names)}
+    return found
 
 
 def compiled() -> dict[str, Any]:
     engine = start(len(HELD), compile=True, extra_slots=ADDED, max_num_batched_tokens=2048)
     engine.set_policies(HELD)
     found: dict[str, Any] = {"mode": int(engine.llm.llm_engine.vllm_config.compilation_config.mode)}
-    pairs = shuffled(prompts(engine))
+    sequences = prompts(engine)
+    pairs = shuffled(sequences)
     found |= {"mixed": asked(engine, pairs), "turned": turned(engine, pairs)}
+    found["demanded"] = demanded(engine, sequences)
     engine.close()
     return found
 
@@ -191,6 +209,7 @@ def tensor() -> dict[str, Any]:
     engine.set_policies(HELD)
     found: dict[str, Any] = {"mixed": asked(engine, shuffled(prompts(engine)))}
     found["by_rank"] = engine.call("banpick_counters_by_row", False)
+    found["demanded"] = demanded(engine, prompts(engine))
     found["disagreeing"] = refusal(lambda: engine.set_policies([("none", {}), BROKEN]))
     engine.close()
     return found

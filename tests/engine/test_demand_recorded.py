@@ -1,4 +1,4 @@
-"""Expert demand on a real engine: what is recorded is what the router's logits say, token by token, under any policy."""
+"""Expert demand on a real engine: what is recorded is what the router's logits say, token by token."""
 
 from __future__ import annotations
 
@@ -91,32 +91,26 @@ def test_the_engine_is_as_before(tiny_engine: Engine, replays: list[Replay]) -> 
     assert tiny_engine.counters(reset=True).mean_kept == 2
 
 
-def test_other_counts_than_the_engines_are_refused(tiny_engine: Engine, replays: list[Replay]) -> None:
-    """A sequence more passes than is recorded as one: the worker says so."""
-    tiny_engine.set_policy("none", {})
+def test_a_sequence_that_was_not_told_is_refused(tiny_engine: Engine, replays: list[Replay]) -> None:
     tiny_engine.call("banpick_demand_start")
     tiny_engine.prefill([replays[0].ids])
-    with pytest.raises(Exception, match="tokens were sent"):
+    with pytest.raises(Exception, match=f"3 tokens were sent and .{len(replays[0].ids)}. were recorded"):
         tiny_engine.call("banpick_demand_finish", [3], [0], {"windows": [1], "caches": [1], "batches": [1]})
-    layer = tiny_engine.call("banpick_describe")
-    assert layer, "and goes on"
-    tiny_engine.call("banpick_demand_start")
-    with pytest.raises(EngineError, match="other experts were recorded"):
-        _with_a_lost_count(tiny_engine, replays)
+    assert record(tiny_engine, replays, ASKED).layers == NUM_LAYERS, "and the next is whole"
 
 
-def _with_a_lost_count(engine: Engine, replays: list[Replay]) -> None:
-    """`record` on an engine whose counters were reset in the middle."""
-    prefill, number = engine.prefill, iter(range(len(replays)))
+def test_other_counts_than_the_engines_are_refused(tiny_engine: Engine, replays: list[Replay]) -> None:
+    """Counters that were reset in the middle: what was recorded is more."""
+    prefill, number = tiny_engine.prefill, iter(range(len(replays)))
 
     def lossy(*arguments: Any, **named: Any) -> None:
         prefill(*arguments, **named)
         if next(number) == 1:
-            engine.counters(reset=True)
+            tiny_engine.counters(reset=True)
 
-    engine.call("banpick_demand_finish", [0], [0], {"windows": [], "caches": [], "batches": []})
-    engine.prefill = lossy  # type: ignore[method-assign]
+    tiny_engine.prefill = lossy  # type: ignore[method-assign]
     try:
-        record(engine, replays, ASKED)
+        with pytest.raises(EngineError, match="layer 0: other experts were recorded than the engine counts"):
+            record(tiny_engine, replays, ASKED)
     finally:
-        del engine.prefill
+        del tiny_engine.prefill

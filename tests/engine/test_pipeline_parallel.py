@@ -28,6 +28,14 @@ def test_two_stages_answer_and_count_like_one(found: dict[str, Any], turn: int) 
     assert len(two["counters"]["tokens"]) == NUM_LAYERS
 
 
+@pytest.mark.parametrize("turn", range(len(SWAPS)), ids=lambda i: SWAPS[i][0])
+def test_demand_is_summed_over_the_stages(found: dict[str, Any], turn: int) -> None:
+    one, two = found["one"]["turns"][turn]["demanded"], found["pipeline"]["turns"][turn]["demanded"]
+    assert two.pop("touched") == pytest.approx(one["touched"]) and one.pop("touched")[0] > 0
+    assert two.pop("touched_without") == [pytest.approx(each) for each in one.pop("touched_without")]
+    assert two == one and one["layers"] == NUM_LAYERS
+
+
 def test_the_policies_differ(found: dict[str, Any]) -> None:
     counters = [turn["counters"] for turn in found["pipeline"]["turns"]]
     assert all(one != other for one, other in itertools.combinations(counters, 2))

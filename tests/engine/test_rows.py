@@ -43,6 +43,16 @@ def test_chunked_and_preempted_requests_keep_their_row(found: dict[str, Any], tu
     assert found["tight"]["mixed"][turn]["answers"] == found["one"]["alone"][turn]["answers"]
 
 
+@pytest.mark.parametrize("turn", range(len(HELD)), ids=lambda row: LABELS[row])
+def test_demand_is_the_same_in_chunks_compiled_and_on_two_ranks(found: dict[str, Any], turn: int) -> None:
+    """Prompts longer than a step: their tokens keep their order."""
+    alone = found["one"]["demanded"][turn]
+    assert max(alone["all_tokens"]) > 96 * NUM_LAYERS and alone["layers"] == NUM_LAYERS
+    assert all(sum(found["one"]["demanded"][turn][name]) > 0 for name in ("kept", "steps", "touched"))
+    for how in ("tight", "compiled", "tensor"):
+        assert found[how]["demanded"][turn] == alone, how
+
+
 def test_requests_were_preempted(found: dict[str, Any]) -> None:
     tokens = sum(row["tokens"][0] for row in found["tight"]["mixed"])
     assert found["tight"]["preemptions"] > 10

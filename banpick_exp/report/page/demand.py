@@ -55,5 +55,5 @@ def _picture(run: Run) -> str:
             for name, figure in drawn
             if figure is not None
         )
-        run.pictures[PICTURE] = f'<figure class="answer">{both}</figure>' if both else ""
+        run.pictures[PICTURE] = f'<figure class="answer narrow">{both}</figure>' if both else ""
     return run.pictures[PICTURE]
