@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from banpick_exp.evaluation.demand.found import DemandFile, Group, PointDemand
     from banpick_exp.evaluation.demand.sums import Asked, Sums
     from banpick_exp.records import PointRecord
+    from banpick_exp.report.export.built import Built
     from banpick_exp.report.run import Run
     from banpick_exp.sweep.point import Point
     from banpick_exp.tasks.problem import Problem
@@ -106,7 +107,8 @@ class Together:
     """Points that share model, task and engine, with their stock."""
 
     stock: PointRecord
-    points: tuple[PointRecord, ...]
+    points: Mapping[str, tuple[PointRecord, Built]]
+    """By fingerprint, each with its policy."""
     planned: Point
     """Stock's, from its own command: which engine to load, which problems to read."""
     problems: Mapping[str, Sequence[Problem]]
@@ -178,7 +180,9 @@ def _chosen(opened: Run, typed: argparse.Namespace) -> list[tuple[PointRecord, l
     done = [record for record in opened.done if record.model.base is None]
     setup_of = dict(zip((each.fingerprint for each in done), numbered(map(setup_of_record, done)), strict=True))
     stock_of = {setup_of[each.fingerprint]: each for each in done if each.is_stock}
-    wanted = [_named(opened, text, typed.run) for text in dict.fromkeys(typed.points)] or _foremost(opened, done)
+    wanted = [_named(opened, text, typed.run) for text in dict.fromkeys(typed.points)]
+    if not typed.points:
+        wanted = _foremost(opened, [each for each in done if setup_of[each.fingerprint] in stock_of])
     groups: dict[int, list[PointRecord]] = {}
     for record in wanted:
         setup = setup_of.get(record.fingerprint)
@@ -231,10 +235,16 @@ def _named(opened: Run, text: str, shown: str) -> PointRecord:
 
 
 def _together(opened: Run, stock: PointRecord, points: Sequence[PointRecord], typed: argparse.Namespace) -> Together:
-    """Plans stock's own command. UserError where that is another point now, or answers are not there to be read."""
+    """Plans stock's own command and builds the policies.
+
+    Raises UserError where that is another point now, a policy another one, or answers are not there to be read.
+    """
+    from pathlib import Path
+
     from banpick_exp.evaluation.demand.replay import completions_of, sampled
     from banpick_exp.evaluation.demand.sums import Asked
     from banpick_exp.evaluation.measure import asked_problems
+    from banpick_exp.report.export.built import built
 
     planned = _planned(stock)
     written = [completions_of(opened.outcomes[each.fingerprint]) for each in (stock, *points)]
@@ -249,6 +259,7 @@ def _together(opened: Run, stock: PointRecord, points: Sequence[PointRecord], ty
             f"{typed.run}: no domain has two problems for which stock and every point wrote an answer"
             f" ({stock.task.name}): nothing is decoded there, so there is no demand of decoding to measure."
         )
+    artifact = None if typed.calibration is None else Path(typed.calibration).expanduser()
     shape = planned.checkpoint.shape
     caches = sorted({round(rho * shape.top_k) for rho in typed.caches} & set(range(1, shape.num_experts + 1)))
     if not caches:
@@ -258,7 +269,10 @@ def _together(opened: Run, stock: PointRecord, points: Sequence[PointRecord], ty
         )
     return Together(
         stock=stock,
-        points=tuple(points),
+        points={
+            each.fingerprint: (each, built(each, opened.folder, artifact if each.calibration is not None else None))
+            for each in points
+        },
         planned=planned,
         problems=problems,
         asked=Asked(windows=typed.windows, caches=tuple(caches), batches=typed.batches),
@@ -291,7 +305,10 @@ def _intention(group: Together) -> list[str]:
         f"{group.planned.model.name}, {group.planned.task.name}: {answers} answers would be read ({sizes} a point)",
         f"  windows of {_listed(asked.windows)} tokens, caches of {_listed(asked.caches)} experts, steps of"
         f" {_listed(asked.batches)} sequences",
-        *(f"  {record.label} ({record.fingerprint})" for record in (group.stock, *group.points)),
+        *(
+            f"  {record.label} ({record.fingerprint})"
+            for record in (group.stock, *(record for record, _ in group.points.values()))
+        ),
         "Nothing was started.",
     ]
 
@@ -325,15 +342,14 @@ def _measured(opened: Run, group: Together, typed: argparse.Namespace) -> Group:
     found: list[PointDemand] = []
     with opened_engine(group.planned, opened.folder.engine_log) as engine:
 
-        def sums(record: PointRecord) -> dict[str, Sums]:
-            policies = _policies(engine, opened, record, group, typed.calibration)
+        def sums(record: PointRecord, policies: Mapping[str, DomainPolicy]) -> dict[str, Sums]:
             completions = completions_of(opened.outcomes[record.fingerprint])
             replays = replays_of(engine, group.problems, completions, group.planned.task)
             return sums_by_domain(engine, policies, replays, asked, _said(record.label))
 
-        stock = sums(group.stock)
-        for record in group.points:
-            found.append(point_demand(record, stock, sums(record), asked))
+        stock = sums(group.stock, _stock_policies(group))
+        for record, made in group.points.values():
+            found.append(point_demand(record, stock, sums(record, _policies(engine, made, group)), asked))
     return Group(
         model=ModelUsed(
             name=group.planned.model.name,
@@ -348,28 +364,23 @@ def _measured(opened: Run, group: Together, typed: argparse.Namespace) -> Group:
     )
 
 
-def _policies(
-    engine: Engine, opened: Run, record: PointRecord, group: Together, calibration: str | None
-) -> dict[str, DomainPolicy]:
-    """The policy of a record by domain, held against the digest of what was measured."""
-    from pathlib import Path
-
+def _stock_policies(group: Together) -> dict[str, DomainPolicy]:
     from banpick_exp.evaluation.answer import DomainPolicy
     from banpick_exp.policy import parse_policy
-    from banpick_exp.report.export.built import built
 
-    if record.is_stock:
-        stock = DomainPolicy(
-            rule=parse_policy("none", {}, group.planned.checkpoint.shape), calibration_key="", calibration=None
-        )
-        return dict.fromkeys(group.problems, stock)
-    reads = record.calibration is not None
-    made = built(record, opened.folder, Path(calibration).expanduser() if calibration and reads else None)
+    rule = parse_policy("none", {}, group.planned.checkpoint.shape)
+    return dict.fromkeys(group.problems, DomainPolicy(rule=rule, calibration_key="", calibration=None))
+
+
+def _policies(engine: Engine, made: Built, group: Together) -> dict[str, DomainPolicy]:
+    """A policy by domain as the engine takes it, the calibrations that it reads handed over."""
+    from banpick_exp.evaluation.answer import DomainPolicy
+
     found = {}
     for domain in group.problems:
         part, key = made.calibrations[domain], ""
         if part is not None:
-            key = f"demand/{record.fingerprint}/{domain}"
+            key = f"demand/{made.policies[domain].digest()[:16]}/{domain}"
             engine.load_calibration(key, part)
         found[domain] = DomainPolicy(rule=made.rule, calibration_key=key, calibration=part)
     return found
