@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TYPED = [
     'sweep.blocks=[["policy=fixed_k","policy.k=choice(1,4)"],["policy=top_p","policy.p=0.6"]]',
-    "task.max_problems=40", "task.speed_seconds=0", "cluster=inline", "tracking=none",
+    "search.ladder=none", "task.max_problems=40", "task.speed_seconds=0", "cluster=inline", "tracking=none",
 ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_what_a_policy_demands_beside_stock(measured: RunFolder, capsys: pytest.
     found = DemandFile.model_validate_json(measured.demand_path.read_bytes())
     (group,) = found.groups
     records = {record.fingerprint: record for record in measured.read_points().records}
-    assert {point.label for point in group.points} == {"fixed_k k=1", "fixed_k k=4", "top_p p=0.6"}
+    assert {point.label for point in group.points} == {"fixed_k k=1", "fixed_k k=4", "top_p p=0.6 k_min=1"}
     assert records[group.stock].is_stock and group.model.top_k == 8 and group.settings.caches == (8, 16)
     for point in group.points:
         whole, record = point.overall, records[point.fingerprint]
@@ -89,10 +89,22 @@ def test_what_a_policy_demands_beside_stock(measured: RunFolder, capsys: pytest.
 @pytest.mark.usefixtures("loaded")
 def test_named_points_as_json(measured: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     (rule,) = (each for each in measured.read_points().records if each.policy_name == "top_p")
-    words = ["top_p p=0.6", rule.fingerprint[:6], "--json", "--problems", "4", "--batches", "2", "--caches", "0.5"]
+    words = [
+        "top_p p=0.6 k_min=1",
+        rule.fingerprint[:6],
+        "--json",
+        "--problems",
+        "4",
+        "--batches",
+        "2",
+        "--caches",
+        "0.5",
+    ]
     assert main(["demand", str(measured.path), *words]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [point["label"] for point in told["groups"][0]["points"]] == ["top_p p=0.6"], "named twice, measured once"
+    assert [point["label"] for point in told["groups"][0]["points"]] == ["top_p p=0.6 k_min=1"], (
+        "named twice, measured once"
+    )
     assert told["groups"][0]["settings"] == {"problems": 4, "windows": [4, 16, 64], "caches": [4], "batches": [2]}
     assert told == json.loads(measured.demand_path.read_text())
 
