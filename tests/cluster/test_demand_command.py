@@ -14,7 +14,7 @@ from rich.console import Console
 from synthetic_run import SyntheticRun, ladder
 
 from banpick_exp.__main__ import main
-from banpick_exp.cluster.commands import demand
+from banpick_exp.cluster import demanding
 from banpick_exp.cluster.plan import plan_run
 from banpick_exp.cluster.run import Run
 from banpick_exp.errors import UserError
@@ -46,10 +46,10 @@ def measured(tiny_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> R
 @pytest.fixture
 def loaded(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def opened(point: Point, log: Path) -> Iterator[Engine]:
+    def opened(point: Point, log: Path, say: object) -> Iterator[Engine]:
         yield tiny_engine
 
-    monkeypatch.setattr(demand, "opened_engine", opened)
+    monkeypatch.setattr(demanding, "opened_engine", opened)
 
 
 @pytest.mark.engine
@@ -137,9 +137,11 @@ def test_a_dry_run_says_what_would_be_read(measured: RunFolder, capsys: pytest.C
 @pytest.mark.engine
 def test_what_is_another_point_now_is_refused(measured: RunFolder) -> None:
     (stock,) = (record for record in measured.read_points().records if record.is_stock)
-    assert demand._planned(stock).fingerprint == stock.fingerprint
+    assert demanding.planned_again(stock).fingerprint == stock.fingerprint
     with pytest.raises(UserError, match="is another point here than the stock of the run"):
-        demand._planned(stock.model_copy(update={"command": "python -m banpick_exp policy=none task.max_problems=3"}))
+        demanding.planned_again(
+            stock.model_copy(update={"command": "python -m banpick_exp policy=none task.max_problems=3"})
+        )
 
 
 @pytest.fixture(scope="module")
