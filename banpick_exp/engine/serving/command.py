@@ -52,7 +52,7 @@ def _options() -> Options:
 
 def run(arguments: list[str]) -> int:
     """Becomes the server; returns 0 after --dry-run. Raises UserError for what cannot be served."""
-    words = _leading_words(arguments)
+    words = leading_words(arguments)
     typed, of_vllm = _options().parse_known_args(arguments[len(words) :])
     if len(words) < 2:
         what = "MODEL and a folder are" if not words else "a folder is"
@@ -64,8 +64,8 @@ def run(arguments: list[str]) -> int:
     served = served_policies({DEFAULT: os.environ.get(DEFAULT, ""), **ours})
     for each in served:
         if each.exported is not None:
-            each.exported.check(checkpoint_served(each, model, _option(of_vllm, "--revision")))
-    command = [*_server(model), *of_vllm]
+            each.exported.check(checkpoint_served(each, model, option(of_vllm, "--revision")))
+    command = [*server_command(model), *of_vllm]
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in ours.items())
     for each in served:
         at = f" on {each.domain}" if each.exported is not None and not each.exported.one_policy else ""
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _leading_words(arguments: list[str]) -> list[str]:
+def leading_words(arguments: list[str]) -> list[str]:
     """MODEL and the folders: all that stands before the first option."""
     first = next((at for at, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     return arguments[:first]
@@ -88,7 +88,12 @@ def _plugins(environment: Mapping[str, str]) -> str:
     return ",".join(named if "banpick" in named else [*named, "banpick"])
 
 
-def _option(words: list[str], name: str) -> str | None:
+def other_plugins(environment: Mapping[str, str]) -> list[str]:
+    """Those that VLLM_PLUGINS names, but for this one."""
+    return [name for name in environment.get("VLLM_PLUGINS", "").split(",") if name not in ("", "banpick")]
+
+
+def option(words: list[str], name: str) -> str | None:
     """The value of one of vLLM's options as it was typed, `--name value` or `--name=value`."""
     for at, word in enumerate(words):
         if word == name and at + 1 < len(words):
@@ -98,7 +103,7 @@ def _option(words: list[str], name: str) -> str | None:
     return None
 
 
-def _server(model: str) -> list[str]:
+def server_command(model: str) -> list[str]:
     """`vllm serve MODEL`. vLLM's wheel for CPUs has the command too, but it looks for a package of another name."""
     try:
         version("vllm")
