@@ -95,6 +95,14 @@ COMMANDS = {
         Command("tiny", "train the embedded model, or build its controls", "banpick_exp.cluster.commands.tiny"),
     )
 }
+TWO_WORDS = {
+    ("bench", "serve"): Command(
+        "bench serve",
+        "throughput of a server: stock against a policy, by number of clients",
+        "banpick_exp.cluster.commands.bench_serve",
+    ),
+}
+"""Commands with options of their own behind the second word."""
 
 NEARNESS = 0.7
 """How alike a word and a command must be: `task` and `model` are words of a sweep, and `status` is not far from one."""
@@ -106,6 +114,8 @@ def command_of(words: list[str]) -> tuple[Command, list[str]]:
     Any other line is a sweep's, which has words of its own for what is no setting.
     """
     first = words[0] if words else ""
+    if len(words) > 1 and (first, words[1]) in TWO_WORDS:
+        return TWO_WORDS[first, words[1]], words[2:]
     if first in COMMANDS:
         return COMMANDS[first], words[1:]
     if (

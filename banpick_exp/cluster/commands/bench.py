@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-import tempfile
-from pathlib import Path
 
+from banpick_exp.cluster.commands.bench_options import numbers, path_of, unwritable_problem
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.bench.layer import (
     DTYPES,
@@ -40,6 +38,8 @@ Benchmarks. Variants alternate in one process; every figure is a ratio with its 
   python -m banpick_exp bench sweep     what the driver of a sweep costs a point, in time and memory, and how long
                                         planning, resuming and the report take; engines answer by themselves at once,
                                         without vLLM and Ray, so what is measured is the driver (--points 100,1000)
+  python -m banpick_exp bench serve     tokens a second of a real server at 1, 8 and 32 clients, stock against a policy;
+                                        options of its own: bench serve --help
 
 On a CPU each runs in bfloat16 and in float32, one after the other, and compares within a dtype. --dtype bfloat16 takes
 half the time and memory. Close other programs first: the ratios bear a busy machine, their quartiles show it.
@@ -61,15 +61,15 @@ def _options() -> Options:
     arguments.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     arguments.add_argument(
         "--sizes",
-        type=_numbers,
+        type=numbers,
         help="tokens (moe), batch sizes (engine, rows, profile) or problems (together), as 1,8,32",
     )
     layers = "layers of the engine, 1.2 GB each in bfloat16, 2.4 in float32 (default: 4)"
     arguments.add_argument("--layers", type=int, default=4, help=layers)
-    arguments.add_argument("--output", type=_path, metavar="FILE", help="append the JSON lines to FILE too")
-    arguments.add_argument("--picture", type=_path, metavar="PNG", help="draw the speed-ups of `engine`")
+    arguments.add_argument("--output", type=path_of, metavar="FILE", help="append the JSON lines to FILE too")
+    arguments.add_argument("--picture", type=path_of, metavar="PNG", help="draw the speed-ups of `engine`")
     points = "points of the sweep, as 100,1000,10000 (default: 1000)"
-    arguments.add_argument("--points", type=_numbers, default=(1000,), help=points)
+    arguments.add_argument("--points", type=numbers, default=(1000,), help=points)
     arguments.add_argument("--engines", type=int, default=64, help="engines of the sweep (default: 64)")
     seconds = "that an engine of the sweep takes for a point (default: 0)"
     arguments.add_argument("--answer-seconds", type=float, default=0.0, metavar="SECONDS", help=seconds)
@@ -182,25 +182,8 @@ def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[
     if max(options.points) > MOST_POINTS:
         return f"--points={max(options.points)} is more than one sweep may have. Use at most {MOST_POINTS}."
     files = (("--output", options.output, "bench.jsonl"), ("--picture", options.picture, "bench.png"))
-    unwritable = (_unwritable(name, path, example) for name, path, example in files if path is not None)
+    unwritable = (unwritable_problem(name, path, example) for name, path, example in files if path is not None)
     return next(filter(None, unwritable), None) or _too_large(options, dtypes)
-
-
-def _unwritable(option: str, path: Path, example: str) -> str | None:
-    if not path.parent.is_dir():
-        return (
-            f"{option} {path}: there is no folder {path.parent}, so what is measured would be lost. Make it first:"
-            f" mkdir -p {shlex.quote(str(path.parent))}"
-        )
-    if path.is_dir():
-        inside = shlex.quote(str(path / example))
-        return f"{option} {path} is a folder, and a file is written. Name one in it: {option} {inside}"
-    try:
-        with open(path, "ab") if path.exists() else tempfile.TemporaryFile(dir=path.parent):
-            return None
-    except OSError as error:
-        why = error.strerror or error
-        return f"{option} {path} cannot be written ({why}): what is measured would be lost. Type {option} ~/{example}"
 
 
 def _too_large(options: argparse.Namespace, dtypes: tuple[BenchDtype, ...]) -> str | None:
@@ -218,15 +201,3 @@ def _too_large(options: argparse.Namespace, dtypes: tuple[BenchDtype, ...]) -> s
                 f" the engine would be killed. Type {remedy}"
             )
     return None
-
-
-def _path(text: str) -> Path:
-    """A shell leaves the ~ of --output=~/bench.jsonl alone."""
-    return Path(text).expanduser()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers such as 1,8,32") from None

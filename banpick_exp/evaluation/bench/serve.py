@@ -1,0 +1,212 @@
+"""What a served policy saves and what the plugin costs: tokens a second of real servers, in turn, by number of clients.
+
+Two servers at most: one holds stock and the policies, as `serve` starts it, and one is vLLM without the plugin. One is
+loaded at a time. In each round, and at each number of clients, every arm answers the same prompts to the same length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from banpick_exp.engine.serving.command import option
+from banpick_exp.engine.serving.load_client import Load, LoadClient, Turn
+from banpick_exp.engine.serving.loopback import NAME, Loopback, with_policies, without_plugin
+from banpick_exp.engine.serving.served import STOCK, Served
+from banpick_exp.errors import UserError
+from banpick_exp.evaluation.bench.layer import on_gpu
+from banpick_exp.evaluation.bench.served_turns import PLAIN, Arm, Counted, counted, order, row_of
+from banpick_exp.evaluation.bench.timing import Row, emit, print_table
+
+LEAST_REQUESTS = 4
+"""Of a turn, however few its clients are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What is measured, and on what."""
+
+    model: str
+    """Folder or Hugging Face id."""
+    typed: Sequence[str]
+    """NAME=OUT/[@DOMAIN], as `serve` takes them."""
+    served: Sequence[Served]
+    """The same, loaded, stock among them."""
+    clients: Sequence[int] = (1, 8, 32)
+    rounds: int = 12
+    requests: int = 2
+    """Of each client in a turn; a turn has `LEAST_REQUESTS` at least."""
+    tokens: int = 64
+    """Of each answer."""
+    prompts: Sequence[str] = ()
+    """Texts to draw from; empty: `prompt_tokens` random tokens each."""
+    prompt_tokens: int = 256
+    plain: bool = True
+    """A second server, without the plugin."""
+    options: Sequence[str] = ()
+    """vLLM's own, of both servers."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of both servers' environment."""
+
+    def requests_of(self, clients: int) -> int:
+        return max(LEAST_REQUESTS, clients * self.requests)
+
+    @property
+    def top_k(self) -> int:
+        return next(each.exported.shape.top_k for each in self.served if each.exported is not None)
+
+    @property
+    def arms(self) -> list[str]:
+        return [*([PLAIN] if self.plain else []), *(each.name for each in self.served)]
+
+    @property
+    def answered_tokens(self) -> int:
+        """Of the whole run, the warm-up included."""
+        requests = sum(map(self.requests_of, self.clients))
+        return (self.rounds + 1) * len(self.arms) * requests * self.tokens
+
+
+def bench_serve(asked: Asked, output: Path | None, say: Callable[[str], None]) -> list[Row]:
+    """One row a number of clients and arm. Raises UserError where a server does not come up, or a request fails."""
+    with tempfile.TemporaryDirectory(prefix="banpick-bench-") as folder, contextlib.ExitStack() as ends:
+        servers = _servers(asked, Path(folder), ends, say)
+        client = _client(asked, Path(folder), ends)
+        for server in servers.values():
+            server.wait()
+        client.wait()
+        arms = _measure(asked, servers, client, Path(folder), say)
+    rows = [_about(asked, clients) | row_of(arm, each, asked.top_k) for clients, each in arms.items() for arm in each]
+    for row in rows:
+        emit(row, output)
+    show(asked, rows)
+    return rows
+
+
+def _servers(
+    asked: Asked, folder: Path, ends: contextlib.ExitStack, say: Callable[[str], None]
+) -> dict[bool, Loopback]:
+    """By whether it has the plugin."""
+    what = "two servers, with the policies and without the plugin" if asked.plain else "a server with the policies"
+    say(f"Starting {what}: {', '.join(asked.arms)}")
+    servers = {True: with_policies(asked.model, asked.typed, asked.options, asked.settings, folder)}
+    ends.callback(servers[True].stop)
+    if asked.plain:
+        if on_gpu():
+            servers[True].wait()  # each measures what memory is free while it starts
+        servers[False] = without_plugin(asked.model, asked.options, asked.settings, folder)
+        ends.callback(servers[False].stop)
+    return servers
+
+
+def _client(asked: Asked, folder: Path, ends: contextlib.ExitStack) -> LoadClient:
+    options = list(asked.options)
+    mode, trust = option(options, "--tokenizer-mode"), "--trust-remote-code"
+    known = [*(["--tokenizer-mode", mode] if mode else []), *([trust] if trust in options else [])]
+    client = LoadClient(option(options, "--tokenizer") or asked.model, known, folder)
+    ends.callback(client.stop)
+    return client
+
+
+def _measure(
+    asked: Asked, servers: Mapping[bool, Loopback], client: LoadClient, folder: Path, say: Callable[[str], None]
+) -> dict[int, list[Arm]]:
+    """The arms by number of clients. The first round warms up, and says how long the others take."""
+    by_name = {each.name: each for each in asked.served}
+    arms = {clients: [Arm(name, by_name.get(name)) for name in asked.arms] for clients in asked.clients}
+    texts = random.Random(0).sample(asked.prompts, len(asked.prompts))
+    for turn in range(-1, asked.rounds):
+        begin = time.perf_counter()
+        for clients in asked.clients:
+            load = _load(asked, clients, turn, texts, folder)
+            for arm in order(arms[clients], turn):
+                server = servers[arm.served is not None]
+                found = _turn(server, client, arm, load)
+                if turn >= 0:
+                    arm.turns.append(found[0])
+                    arm.routed.append(found[1])
+        took = time.perf_counter() - begin
+        left = (asked.rounds - 1 - turn) * took
+        where = "warmed up" if turn < 0 else f"round {turn + 1} of {asked.rounds}"
+        ratios = "" if turn < 0 else f": {_of_round(arms)}"
+        say(f"{where}{ratios} ({took:.0f} s, ETA {left:.0f} s)")
+    return arms
+
+
+def _turn(server: Loopback, client: LoadClient, arm: Arm, load: Load) -> tuple[Turn, Counted]:
+    server.check()
+    if arm.served is None:
+        return client.measure(server.url, NAME, load), Counted(0, 0)
+    before = counted(server.metrics(), arm.name)
+    found = client.measure(server.url, f"{NAME}:{arm.name}", load)
+    return found, counted(server.metrics(), arm.name) - before
+
+
+def _of_round(arms: Mapping[int, Sequence[Arm]]) -> str:
+    """`1 client fast 1.04, 8 clients fast 1.10`: over stock, of the last round."""
+    told = []
+    for clients, each in arms.items():
+        stock = next(arm for arm in each if arm.name == STOCK).turns[-1].tokens_per_second
+        others = [arm for arm in each if arm.name != STOCK]
+        ratios = " ".join(f"{arm.name} {arm.turns[-1].tokens_per_second / stock:.2f}" for arm in others)
+        told.append(f"{clients} clients {ratios}")
+    return ", ".join(told)
+
+
+def _load(asked: Asked, clients: int, turn: int, texts: Sequence[str], folder: Path) -> Load:
+    """The same for every arm of a round."""
+    requests, path = asked.requests_of(clients), None
+    if texts:
+        first = (turn + 1) * requests % len(texts)
+        chosen = [*texts[first:], *texts[:first]][:requests]
+        path = folder / "prompts.jsonl"
+        path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in chosen), encoding="utf-8")
+    return Load(
+        clients=clients, requests=requests, tokens=asked.tokens, prompts=path, prompt_tokens=asked.prompt_tokens,
+        seed=1 + (turn + 1) * len(asked.clients) + list(asked.clients).index(clients), salt=f"{clients}.{turn}",
+    )  # fmt: skip
+
+
+def _about(asked: Asked, clients: int) -> Row:
+    return {
+        "bench": "serve", "model": asked.model, "options": list(asked.options), "clients": clients,
+        "requests": asked.requests_of(clients), "tokens": asked.tokens,
+        "prompts": "given" if asked.prompts else f"{asked.prompt_tokens} random tokens",
+    }  # fmt: skip
+
+
+def show(asked: Asked, rows: Sequence[Row]) -> None:
+    """The table, and below it what makes a figure say nothing, on stderr."""
+    columns = [("clients", "d"), ("arm", ""), ("mean_kept", ".2f"), ("tokens_per_second", ".1f")]
+    for key in ("over_stock", "over_plain"):
+        columns += [(key, ".3f"), (f"{key}_low", ".3f"), (f"{key}_high", ".3f")]
+    columns += [(f"{key}_{name}", ".1f") for key in ("first_token", "between_tokens") for name in ("ms", "ms_p99")]
+    plain = f"; over_plain: over vLLM without the plugin ({PLAIN})" if asked.plain else ""
+    print_table(
+        f"Answered tokens a second and milliseconds, {asked.rounds} rounds of the same prompts for all, {asked.tokens}"
+        f" tokens an answer.\nover_stock: throughput over stock routing beside the policies, median and 95 %"
+        f" interval{plain}.",
+        rows,
+        columns,
+    )
+    for row in rows:
+        for text in row["problems"]:
+            print(f"INVALID: {row['arm']} at {row['clients']} clients says nothing: {text}.", file=sys.stderr)
+    for text in dict.fromkeys(f"{row['arm']}: {note}" for row in rows for note in row["notes"]):
+        print(f"Note: {text}.", file=sys.stderr)
+
+
+def too_few(asked: Asked) -> None:
+    """UserError where a turn would ask a prompt twice: its prefix could come from the cache."""
+    most = max(map(asked.requests_of, asked.clients))
+    if asked.prompts and len(set(asked.prompts)) < most:
+        raise UserError(
+            f"{len(set(asked.prompts))} different prompts for a turn of {most} requests: some would be asked twice and"
+            f" come from the prefix cache. Give {most} prompts or more, or type --requests 1 or fewer --clients."
+        )
