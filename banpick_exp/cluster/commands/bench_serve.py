@@ -1,4 +1,4 @@
-"""`python -m banpick_exp bench serve [MODEL] [[NAME=]OUT/ ...]`: what a served policy saves, and what the plugin costs."""
+"""`python -m banpick_exp bench serve [MODEL] [[NAME=]OUT/ ...]`: what a served policy saves, what the plugin costs."""
 
 from __future__ import annotations
 

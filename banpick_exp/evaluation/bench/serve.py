@@ -64,7 +64,8 @@ class Asked:
 
     @property
     def arms(self) -> list[str]:
-        return [*([PLAIN] if self.plain else []), *(each.name for each in self.served)]
+        names = [each.name for each in self.served if each.name != STOCK]
+        return [*([PLAIN] if self.plain else []), STOCK, *names]
 
     @property
     def answered_tokens(self) -> int:
@@ -183,16 +184,13 @@ def _about(asked: Asked, clients: int) -> Row:
 
 def show(asked: Asked, rows: Sequence[Row]) -> None:
     """The table, and below it what makes a figure say nothing, on stderr."""
-    columns = [("clients", "d"), ("arm", ""), ("mean_kept", ".2f"), ("tokens_per_second", ".1f")]
-    for key in ("over_stock", "over_plain"):
-        columns += [(key, ".3f"), (f"{key}_low", ".3f"), (f"{key}_high", ".3f")]
-    columns += [(f"{key}_{name}", ".1f") for key in ("first_token", "between_tokens") for name in ("ms", "ms_p99")]
-    plain = f"; over_plain: over vLLM without the plugin ({PLAIN})" if asked.plain else ""
+    plain = f" ({PLAIN})" if asked.plain else ""
+    columns = [(name, "") for name in _told(rows[0])]
     print_table(
-        f"Answered tokens a second and milliseconds, {asked.rounds} rounds of the same prompts for all, {asked.tokens}"
-        f" tokens an answer.\nover_stock: throughput over stock routing beside the policies, median and 95 %"
-        f" interval{plain}.",
-        rows,
+        f"{asked.rounds} rounds of the same prompts for all arms, {asked.tokens} tokens an answer. Ratios of throughput:"
+        f" medians and their 95 % intervals,\nover stock routing beside the policies and over vLLM without the plugin"
+        f"{plain}. Times are medians, with their 99th percentiles. kept: experts a token, as exported in brackets.",
+        map(_told, rows),
         columns,
     )
     for row in rows:
@@ -200,6 +198,30 @@ def show(asked: Asked, rows: Sequence[Row]) -> None:
             print(f"INVALID: {row['arm']} at {row['clients']} clients says nothing: {text}.", file=sys.stderr)
     for text in dict.fromkeys(f"{row['arm']}: {note}" for row in rows for note in row["notes"]):
         print(f"Note: {text}.", file=sys.stderr)
+
+
+def _told(row: Row) -> Row:
+    """Of a row, what people read; empty where there is nothing."""
+    exported = "" if row["mean_kept_exported"] is None else f" ({row['mean_kept_exported']:.2f})"
+    return {
+        "clients": str(row["clients"]),
+        "arm": row["arm"],
+        "kept": "" if row["mean_kept"] is None else f"{row['mean_kept']:.2f}{exported}",
+        "tokens/s": f"{row['tokens_per_second']:.0f}",
+        "over stock": _interval(row, "over_stock"),
+        "over no plugin": _interval(row, "over_plain"),
+        "first token, ms": _percentiles(row, "first_token"),
+        "between tokens, ms": _percentiles(row, "between_tokens"),
+        "": "" if row["valid"] else "INVALID",
+    }
+
+
+def _interval(row: Row, key: str) -> str:
+    return "" if row[key] is None else f"{row[key]:.3f} [{row[f'{key}_low']:.3f}, {row[f'{key}_high']:.3f}]"
+
+
+def _percentiles(row: Row, key: str) -> str:
+    return "" if row[f"{key}_ms"] is None else f"{row[f'{key}_ms']:.1f} ({row[f'{key}_ms_p99']:.1f})"
 
 
 def too_few(asked: Asked) -> None:
