@@ -37,7 +37,9 @@ def test_sweep_export_and_serve(outputs: Path, capsys: pytest.CaptureFixture[str
     assert [line.split()[3] for line in of_page[:4]] == ["+sweep=pick_strength", "export", "serve", "serve"]
     for line in of_page:
         words = shlex.split(line)[3:]
-        dry = {"serve": ["--dry-run"]}.get(words[0], [] if words[0] == "export" else ["dry_run=true"])
+        dry = {"serve": ["--dry-run"], "bench": ["--dry-run"]}.get(
+            words[0], [] if words[0] == "export" else ["dry_run=true"]
+        )
         if "verify" not in words:
             assert main([*words, *dry]) == 0, line
     said = capsys.readouterr().out

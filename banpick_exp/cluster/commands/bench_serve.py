@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 TINY = "tiny"
 TINY_OPTIONS = ("--enforce-eager", "--max-model-len", "256")
-TINY_SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-"""GiB of cache in place of most of the machine's memory, for two servers side by side."""
+TINY_SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+"""A GiB of cache in place of most of the machine's memory, for two servers side by side."""
 RECIPE = ("policy=ban_pick", "policy.k_min=3", "policy.lambda=0.9")
 """What is measured where no folder is named."""
 OF_RECIPE = (
@@ -200,8 +200,8 @@ def _check(typed: argparse.Namespace, of_vllm: Sequence[str]) -> None:
     for word in of_vllm:
         if word.partition("=")[0] in OURS:
             raise UserError(
-                f"{word}: where the servers listen and what requests call their model is this command's own business."
-                f" Leave it out; `python -m banpick_exp serve` takes it."
+                f"{word}: where the servers listen and what requests name is this command's own business. Leave it out;"
+                f" `python -m banpick_exp serve` takes it."
             )
         if not word.startswith("-") and word == of_vllm[0]:
             raise UserError(f"{word}: a folder or a model stands before the first option. Move it there.")

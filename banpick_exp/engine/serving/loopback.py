@@ -23,8 +23,8 @@ from banpick_exp.errors import UserError
 
 NAME = "bench"
 """What requests call the model; `NAME:POLICY` is a policy."""
-OURS = ("--host", "--port", "--served-model-name", "--uds", "--api-key", "--ssl-keyfile", "--root-path")
-"""Options of vLLM's that say where a server is and how it is called: this module chooses."""
+OURS = ("--default", "--host", "--port", "--served-model-name", "--uds", "--api-key", "--ssl-keyfile", "--root-path")
+"""Options of a server that say where it is and how requests name it: this module chooses."""
 START_SECONDS = 1800.0
 """A large checkpoint on a slow disk takes many minutes."""
 STOP_SECONDS = 30.0

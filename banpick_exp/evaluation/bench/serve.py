@@ -141,12 +141,15 @@ def _measure(
 
 
 def _turn(server: Loopback, client: LoadClient, arm: Arm, load: Load) -> tuple[Turn, Counted]:
-    server.check()
-    if arm.served is None:
-        return client.measure(server.url, NAME, load), Counted(0, 0)
-    before = counted(server.metrics(), arm.name)
-    found = client.measure(server.url, f"{NAME}:{arm.name}", load)
-    return found, counted(server.metrics(), arm.name) - before
+    try:
+        if arm.served is None:
+            return client.measure(server.url, NAME, load), Counted(0, 0)
+        before = counted(server.metrics(), arm.name)
+        found = client.measure(server.url, f"{NAME}:{arm.name}", load)
+        return found, counted(server.metrics(), arm.name) - before
+    except (UserError, OSError):
+        server.check()  # one that is gone says more than the requests that failed
+        raise
 
 
 def _of_round(arms: Mapping[int, Sequence[Arm]]) -> str:
@@ -156,7 +159,7 @@ def _of_round(arms: Mapping[int, Sequence[Arm]]) -> str:
         stock = next(arm for arm in each if arm.name == STOCK).turns[-1].tokens_per_second
         others = [arm for arm in each if arm.name != STOCK]
         ratios = " ".join(f"{arm.name} {arm.turns[-1].tokens_per_second / stock:.2f}" for arm in others)
-        told.append(f"{clients} clients {ratios}")
+        told.append(f"{clients} {'client' if clients == 1 else 'clients'} {ratios}")
     return ", ".join(told)
 
 
@@ -184,12 +187,11 @@ def _about(asked: Asked, clients: int) -> Row:
 
 def show(asked: Asked, rows: Sequence[Row]) -> None:
     """The table, and below it what makes a figure say nothing, on stderr."""
-    plain = f" ({PLAIN})" if asked.plain else ""
     columns = [(name, "") for name in _told(rows[0])]
     print_table(
-        f"{asked.rounds} rounds of the same prompts for all arms, {asked.tokens} tokens an answer. Ratios of throughput:"
-        f" medians and their 95 % intervals,\nover stock routing beside the policies and over vLLM without the plugin"
-        f"{plain}. Times are medians, with their 99th percentiles. kept: experts a token, as exported in brackets.",
+        f"{asked.rounds} rounds of the same prompts for all arms, {asked.tokens} tokens an answer. Throughput over stock"
+        " routing beside the\npolicies, and over vLLM without the plugin: medians of the rounds and their 95 % intervals."
+        " Times: medians, and\n99th percentiles in brackets. kept: experts a token, as exported in brackets.",
         map(_told, rows),
         columns,
     )
