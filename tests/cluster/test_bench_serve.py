@@ -61,7 +61,10 @@ NEEDED = 4 * (5 + 10 - 1)
 
 
 def arm(name: str, served: Served | None, seconds: Sequence[float], kept: float = 8.0, tokens: float = NEEDED) -> Arm:
-    return Arm(name, served, [turn(each) for each in seconds], [Counted(tokens, tokens * kept)] * len(seconds))
+    found = Arm(name, served)
+    for each in seconds:
+        found.add(turn(each), Counted(tokens, tokens * kept), 0.6 * each)
+    return found
 
 
 # ------------------------------------------------------------ what the turns add up to
@@ -72,10 +75,10 @@ def test_a_ratio_is_that_of_a_round(served: dict[str, Served]) -> None:
     slow = [1.0, 2.0, 1.0, 4.0, 1.0, 1.0]
     stock = arm("stock", served["stock"], slow)
     fixed = arm("fixed", served["fixed"], [each / 1.25 for each in slow], kept=4.0)
-    plain = Arm(PLAIN, None, [turn(each / 1.1) for each in slow], [Counted(0, 0)] * 6)
+    plain = arm(PLAIN, None, [each / 1.1 for each in slow], tokens=0)
     row = row_of(fixed, [plain, stock, fixed], 8)
     assert [row[key] for key in ("over_stock", "over_stock_low", "over_stock_high")] == pytest.approx([1.25] * 3)
-    assert row["over_plain"] == pytest.approx(1.25 / 1.1)
+    assert [row["over_plain"], row["cpu_over_plain"]] == pytest.approx([1.25 / 1.1] * 2)
     assert (row["tokens_per_second"], row["rounds"]) == (pytest.approx(50.0), 6)
     assert row["mean_kept"] == 4 and row["valid"]
     assert (row["first_token_ms"], row["first_token_ms_p99"]) == (pytest.approx(250), pytest.approx(400))
@@ -84,12 +87,17 @@ def test_a_ratio_is_that_of_a_round(served: dict[str, Served]) -> None:
     assert row_of(plain, [plain, stock, fixed], 8) | {"over_stock": 0} == {
         "arm": PLAIN, "rounds": 6, "policy": None, "fingerprint": None, "tokens_per_second": pytest.approx(44.0),
         "over_stock": 0, "over_stock_low": pytest.approx(1.1), "over_stock_high": pytest.approx(1.1),
+        "cpu_over_stock": pytest.approx(1.1), "cpu_over_stock_low": pytest.approx(1.1),
+        "cpu_over_stock_high": pytest.approx(1.1),
         "over_plain": None, "over_plain_low": None, "over_plain_high": None,
+        "cpu_over_plain": None, "cpu_over_plain_low": None, "cpu_over_plain_high": None,
         "first_token_ms": pytest.approx(250), "first_token_ms_p99": pytest.approx(400),
         "between_tokens_ms": pytest.approx(10), "between_tokens_ms_p99": pytest.approx(10),
         "mean_kept": None, "mean_kept_exported": None, "valid": True, "problems": [], "notes": [],
     }  # fmt: skip
     assert row_of(fixed, [stock, fixed], 8)["over_plain"] is None, "there is no such arm"
+    fixed.cpu_seconds = [0.0] * 6
+    assert row_of(fixed, [stock, fixed], 8)["cpu_over_stock"] is None, "a machine that does not say"
 
 
 def test_the_interval_holds_the_rounds(served: dict[str, Served]) -> None:
@@ -215,14 +223,15 @@ def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
 
 def test_a_server_is_stopped_with_its_children(tmp_path: Path) -> None:
     code = (
-        "import os, subprocess, sys, time; child = subprocess.Popen(['sleep', '600']);"
-        " open(sys.argv[1], 'w').write(f'{os.getpid()} {child.pid}'); time.sleep(600)"
+        "import os, subprocess, sys, time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
+        "child = subprocess.Popen(['sleep', '600']); open(sys.argv[1], 'w').write(f'{os.getpid()} {child.pid}');"
+        " time.sleep(600)"
     )
     place = tmp_path / "pids"
     server = Loopback("the server", [sys.executable, "-c", code, str(place)], os.environ, tmp_path)
     try:
         pids = _pids(place)
-        assert all(map(alive, pids))
+        assert all(map(alive, pids)) and 0.3 <= server.cpu_seconds() < 30
         server.check()
     finally:
         server.stop()

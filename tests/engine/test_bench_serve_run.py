@@ -81,7 +81,10 @@ def test_the_table_the_figures_and_the_exit(out: str, tmp_path: Path) -> None:
         assert (row["rounds"], row["requests"], row["tokens"]) == (ROUNDS, 4, TOKENS)
         assert row["tokens_per_second"] > 0 and 0 < row["first_token_ms"] <= row["first_token_ms_p99"]
         assert 0 < row["between_tokens_ms"] <= row["between_tokens_ms_p99"]
-        for key, base in (("over_stock", "stock"), ("over_plain", "no plugin")):
+        for key, base in (
+            ("over_stock", "stock"), ("over_plain", "no plugin"), ("cpu_over_stock", "stock"),
+            ("cpu_over_plain", "no plugin"),
+        ):  # fmt: skip
             ends = [row[f"{key}{end}"] for end in ("_low", "", "_high")]
             assert ends == [None] * 3 if row["arm"] == base else 0 < ends[0] <= ends[1] <= ends[2]
     for words in ("warmed up", f"round {ROUNDS} of {ROUNDS}", "ETA 0 s", "over no plugin", "first token, ms", "4.00"):

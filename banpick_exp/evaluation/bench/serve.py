@@ -130,8 +130,7 @@ def _measure(
                 server = servers[arm.served is not None]
                 found = _turn(server, client, arm, load)
                 if turn >= 0:
-                    arm.turns.append(found[0])
-                    arm.routed.append(found[1])
+                    arm.add(*found)
         took = time.perf_counter() - begin
         left = (asked.rounds - 1 - turn) * took
         where = "warmed up" if turn < 0 else f"round {turn + 1} of {asked.rounds}"
@@ -140,16 +139,19 @@ def _measure(
     return arms
 
 
-def _turn(server: Loopback, client: LoadClient, arm: Arm, load: Load) -> tuple[Turn, Counted]:
+def _turn(server: Loopback, client: LoadClient, arm: Arm, load: Load) -> tuple[Turn, Counted, float]:
+    """What was answered, what its policy's row routed, and the server's processor time."""
+    model = NAME if arm.served is None else f"{NAME}:{arm.name}"
     try:
-        if arm.served is None:
-            return client.measure(server.url, NAME, load), Counted(0, 0)
-        before = counted(server.metrics(), arm.name)
-        found = client.measure(server.url, f"{NAME}:{arm.name}", load)
-        return found, counted(server.metrics(), arm.name) - before
+        former = Counted(0, 0) if arm.served is None else counted(server.metrics(), arm.name)
+        begin = server.cpu_seconds()
+        answered = client.measure(server.url, model, load)
+        spent = server.cpu_seconds() - begin
+        routed = Counted(0, 0) if arm.served is None else counted(server.metrics(), arm.name) - former
     except (UserError, OSError):
         server.check()  # one that is gone says more than the requests that failed
         raise
+    return answered, routed, spent
 
 
 def _of_round(arms: Mapping[int, Sequence[Arm]]) -> str:
@@ -189,9 +191,10 @@ def show(asked: Asked, rows: Sequence[Row]) -> None:
     """The table, and below it what makes a figure say nothing, on stderr."""
     columns = [(name, "") for name in _told(rows[0])]
     print_table(
-        f"{asked.rounds} rounds of the same prompts for all arms, {asked.tokens} tokens an answer. Throughput over stock"
-        " routing beside the\npolicies, and over vLLM without the plugin: medians of the rounds and their 95 % intervals."
-        " Times: medians, and\n99th percentiles in brackets. kept: experts a token, as exported in brackets.",
+        f"{asked.rounds} rounds of the same prompts for all arms, {asked.tokens} tokens an answer. Throughput over\n"
+        "stock routing beside the policies, and over vLLM without the plugin: medians and their 95 % intervals. CPU:\n"
+        "the same by processor time of the server. Times: medians, and 99th percentiles in brackets. kept: experts a\n"
+        "token, as exported in brackets.",
         map(_told, rows),
         columns,
     )
@@ -211,7 +214,9 @@ def _told(row: Row) -> Row:
         "kept": "" if row["mean_kept"] is None else f"{row['mean_kept']:.2f}{exported}",
         "tokens/s": f"{row['tokens_per_second']:.0f}",
         "over stock": _interval(row, "over_stock"),
+        "CPU over stock": _interval(row, "cpu_over_stock"),
         "over no plugin": _interval(row, "over_plain"),
+        "CPU over no plugin": _interval(row, "cpu_over_plain"),
         "first token, ms": _percentiles(row, "first_token"),
         "between tokens, ms": _percentiles(row, "between_tokens"),
         "": "" if row["valid"] else "INVALID",
@@ -219,7 +224,7 @@ def _told(row: Row) -> Row:
 
 
 def _interval(row: Row, key: str) -> str:
-    return "" if row[key] is None else f"{row[key]:.3f} [{row[f'{key}_low']:.3f}, {row[f'{key}_high']:.3f}]"
+    return "" if row[key] is None else f"{row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}]"
 
 
 def _percentiles(row: Row, key: str) -> str:

@@ -56,6 +56,14 @@ class Arm:
     """None: the server without the plugin, which counts nothing."""
     turns: list[Turn] = field(default_factory=list)
     routed: list[Counted] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of its server, all processes."""
+
+    def add(self, turn: Turn, routed: Counted, cpu_seconds: float) -> None:
+        """One round."""
+        self.turns.append(turn)
+        self.routed.append(routed)
+        self.cpu_seconds.append(cpu_seconds)
 
     @property
     def speeds(self) -> np.ndarray:
@@ -75,18 +83,22 @@ def order(arms: Sequence[Arm], turn: int) -> Sequence[Arm]:
 
 
 def row_of(arm: Arm, arms: Sequence[Arm], top_k: int) -> Row:
-    """Medians over the rounds; ratios to stock and to vLLM alone with their 95 % intervals (`median_interval`)."""
+    """Medians over the rounds; ratios to stock and to vLLM alone with their 95 % intervals (`median_interval`).
+
+    `cpu_over_stock` is the same by processor time, which bears a busy machine: stock's over the arm's.
+    """
     row: Row = {"arm": arm.name, "rounds": len(arm.turns)}
     row |= {"policy": None if arm.served is None else arm.served.label}
     row |= {"fingerprint": None if arm.served is None else arm.served.fingerprint}
     row |= {"tokens_per_second": float(np.median(arm.speeds))}
-    for key, base in (("over_stock", STOCK), ("over_plain", PLAIN)):
-        reference = next((each for each in arms if each.name == base), None)
-        if reference is None or reference is arm:
-            row |= {key: None, f"{key}_low": None, f"{key}_high": None}
-            continue
-        middle, low, high = median_interval(arm.speeds / reference.speeds)
-        row |= {key: middle, f"{key}_low": low, f"{key}_high": high}
+    for name, base in (("over_stock", STOCK), ("over_plain", PLAIN)):
+        reference = next((each for each in arms if each.name == base and each is not arm), None)
+        row |= _ratio(name, None if reference is None else arm.speeds / reference.speeds)
+        timed = reference is not None and min(*arm.cpu_seconds, *reference.cpu_seconds) > 0
+        row |= _ratio(
+            f"cpu_{name}",
+            np.array(reference.cpu_seconds) / np.array(arm.cpu_seconds) if reference is not None and timed else None,
+        )
     for key in ("first_token", "between_tokens"):
         seconds = np.concatenate([getattr(turn, f"{key}_seconds") for turn in arm.turns])
         for name, share in (("ms", 0.5), ("ms_p99", 0.99)):
@@ -94,6 +106,11 @@ def row_of(arm: Arm, arms: Sequence[Arm], top_k: int) -> Row:
     problems, notes = engagement(arm, top_k)
     row |= {"mean_kept": arm.mean_kept, "mean_kept_exported": exported_budget(arm.served)}
     return row | {"valid": not problems, "problems": problems, "notes": notes}
+
+
+def _ratio(name: str, rounds: np.ndarray | None) -> Row:
+    middle, low, high = (None, None, None) if rounds is None else median_interval(rounds)
+    return {name: middle, f"{name}_low": low, f"{name}_high": high}
 
 
 def exported_budget(served: Served | None) -> float | None:
