@@ -189,13 +189,14 @@ def _about(asked: Asked, clients: int) -> Row:
 
 def show(asked: Asked, rows: Sequence[Row]) -> None:
     """The table, and below it what makes a figure say nothing, on stderr."""
-    columns = [(name, "") for name in _told(rows[0])]
+    told = [_told(row) for row in rows]
+    columns = [(name, "") for name in told[0] if any(each[name] for each in told)]
     print_table(
         f"{asked.rounds} rounds of the same prompts for all arms, {asked.tokens} tokens an answer. Throughput over\n"
         "stock routing beside the policies, and over vLLM without the plugin: medians and their 95 % intervals. CPU:\n"
         "the same by processor time of the server. Times: medians, and 99th percentiles in brackets. kept: experts a\n"
         "token, as exported in brackets.",
-        map(_told, rows),
+        told,
         columns,
     )
     for row in rows:
@@ -219,7 +220,7 @@ def _told(row: Row) -> Row:
         "CPU over no plugin": _interval(row, "cpu_over_plain"),
         "first token, ms": _percentiles(row, "first_token"),
         "between tokens, ms": _percentiles(row, "between_tokens"),
-        "": "" if row["valid"] else "INVALID",
+        "valid": "" if row["valid"] else "INVALID",
     }
 
 
