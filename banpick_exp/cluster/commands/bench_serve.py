@@ -42,7 +42,7 @@ OF_RECIPE = (
 )  # fmt: skip
 RECIPE_DOMAIN = "math"
 TINY_TOKENS_PER_SECOND = 300.0
-"""Of all arms at 1, 8 and 32 clients together, on two cores of an AMD EPYC (docs/performance.md)."""
+"""Of all arms at 1, 8 and 32 clients together, on two busy cores of an AMD EPYC (docs/performance.md)."""
 START_SECONDS = 60.0
 RECIPE_SECONDS = 35.0
 
@@ -67,7 +67,7 @@ vLLM, to both servers: --tensor-parallel-size 2, --gpu-memory-utilization 0.45.
 """
 EXAMPLES = """\
 examples:
-  python -m banpick_exp bench serve                                        about 10 minutes on two cores
+  python -m banpick_exp bench serve                                        about 13 minutes on two busy cores
   python -m banpick_exp bench serve tiny OUT/@math --clients 1,8 --rounds 6
   python -m banpick_exp bench serve /models/mine fast=OUT1/ careful=OUT2/@math --prompts questions.jsonl --tokens 256
   python -m banpick_exp bench serve Qwen/Qwen3-30B-A3B OUT/ --servers 2 --gpu-memory-utilization 0.45 --dry-run
@@ -226,7 +226,7 @@ def _say(typed: argparse.Namespace, arms: Sequence[str], before: float, *, tiny:
     )
     if tiny:
         seconds = before + START_SECONDS + tokens / TINY_TOKENS_PER_SECOND
-        print(f"About {duration(seconds)} on two cores that have nothing else to do")
+        print(f"About {duration(seconds)} on two busy cores")
     else:
         print("How long that takes is said once the first round, which warms up, is over")
 
