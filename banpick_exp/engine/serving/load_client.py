@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -112,8 +113,9 @@ class LoadClient:
         raise UserError(f"vLLM's benchmark client {how}, so nothing can be measured. The end of its log:\n{said}")
 
     def stop(self) -> None:
-        """Safe to call again."""
-        self._process.kill()
+        """With what it started; safe to call again."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
