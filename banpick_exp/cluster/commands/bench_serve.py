@@ -41,7 +41,7 @@ OF_RECIPE = (
     "task.speed_seconds=0",
 )  # fmt: skip
 RECIPE_DOMAIN = "math"
-TINY_TOKENS_PER_SECOND = 300.0
+TINY_TOKENS_PER_SECOND = 600.0
 """Of all arms at 1, 8 and 32 clients together, on two busy cores of an AMD EPYC (docs/performance.md)."""
 START_SECONDS = 60.0
 RECIPE_SECONDS = 35.0
@@ -67,7 +67,7 @@ vLLM, to both servers: --tensor-parallel-size 2, --gpu-memory-utilization 0.45.
 """
 EXAMPLES = """\
 examples:
-  python -m banpick_exp bench serve                                        about 13 minutes on two busy cores
+  python -m banpick_exp bench serve                                        about 8 minutes on two busy cores
   python -m banpick_exp bench serve tiny OUT/@math --clients 1,8 --rounds 6
   python -m banpick_exp bench serve /models/mine fast=OUT1/ careful=OUT2/@math --prompts questions.jsonl --tokens 256
   python -m banpick_exp bench serve Qwen/Qwen3-30B-A3B OUT/ --servers 2 --gpu-memory-utilization 0.45 --dry-run
@@ -115,7 +115,8 @@ def run(arguments: list[str]) -> int:
         print(f"A policy first: {shlex.join([*_command(*RECIPE), *OF_RECIPE])}")
         _say(typed, _arms(typed, ["stock", "ban_pick"]), RECIPE_SECONDS, tiny=True)
         return 0
-    end_on_signals()
+    if not typed.dry_run:
+        end_on_signals()
     with _exported_recipe(folders) as folders:
         asked = _asked(typed, model, folders, of_vllm, settings)
         if typed.dry_run:
@@ -194,6 +195,8 @@ def _check(typed: argparse.Namespace, of_vllm: Sequence[str]) -> None:
         raise UserError(f"--clients {','.join(map(str, typed.clients))} has a number twice. Type each once.")
     if typed.prompts and typed.prompt_tokens:
         raise UserError("--prompts are texts, --prompt-tokens the length of random ones. Leave one of them out.")
+    if typed.prompts:
+        _texts(typed.prompts)
     for name, path, example in (("--output", typed.output, "bench.jsonl"), ("--picture", typed.picture, "bench.png")):
         if path is not None and (problem := unwritable_problem(name, path, example)):
             raise UserError(problem)
