@@ -176,6 +176,8 @@ class Engagement(OpenPart):
     """Lowest and highest mean_kept that the policy implies."""
     measured: dict[str, float] = {}
     """mean_kept."""
+    measured_by_row: dict[str, tuple[float, ...]] = {}
+    """The same of each row, where the policy holds several."""
     routing_table: dict[str, str] = {}
     """Digest of what the policy is: equal ones route alike by definition."""
     routing_counts: dict[str, str] = {}

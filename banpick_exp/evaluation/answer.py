@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine, PolicyOfRow
@@ -36,7 +36,12 @@ class DomainPolicy:
 
     @property
     def params(self) -> dict[str, object]:
-        return {knob: value for knob, value in self.rule.canonical().items() if knob != "name"}
+        return _params(self.rule)
+
+    @property
+    def row_of(self) -> Callable[[int], int] | None:
+        """Which row answers the sample of a number; None where there is one row."""
+        return None if len(self.rule.parts) == 1 else self.rule.row_of
 
     @property
     def row(self) -> PolicyOfRow:
@@ -44,7 +49,15 @@ class DomainPolicy:
         return self.rule.name, self.params, self.calibration_key
 
     def activate(self, engine: Engine) -> float:
-        return engine.set_policy(self.rule.name, self.params, self.calibration_key)
+        """Put it on, each part of a rule of several rows into its row. Returns seconds."""
+        parts = self.rule.parts
+        if len(parts) == 1:
+            return engine.set_policy(self.rule.name, self.params, self.calibration_key)
+        return engine.set_policies([(part.name, _params(part), self.calibration_key) for part in parts])
+
+
+def _params(rule: Rule) -> dict[str, object]:
+    return {knob: value for knob, value in rule.canonical().items() if knob != "name"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,8 @@ class DomainRun:
     counters: Counters
     failed: tuple[FailedProblem, ...] = ()
     """Problems without an answer, because they break engines."""
+    rows: tuple[Counters, ...] = ()
+    """The same counters by row, where the policy holds several; they add up to `counters`."""
 
     @property
     def asked(self) -> set[str]:
@@ -69,6 +84,7 @@ class DomainRun:
             [outcome for outcome in self.outcomes if outcome.problem_id not in new],
             self.counters,
             (*self.failed, *(each for name, each in new.items() if name not in gone)),
+            self.rows,
         )
 
 
@@ -99,15 +115,17 @@ def answer_problems(
     """
     runs, swap = {}, 0.0
     for domain, items in problems.items():
-        swap = max(swap, policies[domain].activate(engine))
+        policy = policies[domain]
+        swap = max(swap, policy.activate(engine))
         engine.counters(reset=True)
-        asked = zip(items, ask(engine, items, task, seed=seed, repeat=repeat), strict=True)
+        asked = zip(items, ask(engine, items, task, seed=seed, repeat=repeat, row_of=policy.row_of), strict=True)
         given = [
             (problem, answer, sample if task.samples > 1 else None)
             for problem, answers in asked
             for sample, answer in enumerate(answers)
         ]
-        runs[domain] = DomainRun(graded(given, task), engine.counters(reset=True))
+        rows = () if policy.row_of is None else tuple(engine.counters_by_row(reset=False))
+        runs[domain] = DomainRun(graded(given, task), engine.counters(reset=True), rows=rows)
     return Answered(policies=policies, runs=runs, swap_seconds=swap)
 
 
@@ -120,6 +138,7 @@ def joined_runs(parts: Sequence[Mapping[str, DomainRun]]) -> dict[str, DomainRun
             [outcome for run in runs for outcome in run.outcomes],
             added_counters([run.counters for run in runs]),
             tuple(each for run in runs for each in run.failed),
+            tuple(added_counters(counters) for counters in zip(*(run.rows for run in runs), strict=True)),
         )
     return joined
 
@@ -156,16 +175,23 @@ def _outcome(problem: Problem, answer: Generation, sample: int | None, grade: Gr
 
 
 def ask(
-    engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, seed: int = 0, repeat: int = 0
+    engine: Engine,
+    problems: Sequence[Problem],
+    task: TaskConfig,
+    *,
+    seed: int = 0,
+    repeat: int = 0,
+    row_of: Callable[[int], int] | None = None,
 ) -> list[list[Generation]]:
     """The answers to each problem, `task.samples` of them, in the order of `problems`; under the current policy.
 
-    A problem of choices is answered by how likely each is.
+    `row_of`: which of its rows answers the sample of a number, where it holds several. A problem of choices is answered
+    by how likely each is, under row 0: planning refuses it beside several rows.
     """
-    if task.temperature == 0 and repeat == 0:
+    if task.temperature == 0 and repeat == 0 and row_of is None:
         return [[answer] for answer in ask_once(engine, problems, task)]
     scored = _scored(engine, problems, repeat=repeat)
-    written = iter(_written(engine, _without_choices(problems), task, seed=seed, repeat=repeat))
+    written = iter(_written(engine, _without_choices(problems), task, seed=seed, repeat=repeat, row_of=row_of))
     return [[next(scored)] if problem.choices else next(written) for problem in problems]
 
 
@@ -187,7 +213,13 @@ def _without_choices(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _written(
-    engine: Engine, problems: Sequence[Problem], task: TaskConfig, *, seed: int, repeat: int
+    engine: Engine,
+    problems: Sequence[Problem],
+    task: TaskConfig,
+    *,
+    seed: int,
+    repeat: int,
+    row_of: Callable[[int], int] | None,
 ) -> list[list[Generation]]:
     """The samples of each problem, drawn where the task says so, in the batches of a repeat."""
     if not problems:
@@ -199,7 +231,9 @@ def _written(
     salt = f"repeat{repeat}" if repeat else ""
     for batch in batches(len(problems), task.samples, repeat, engine.settings.max_num_seqs):
         asked = [requests[index] for index in batch]
-        found |= dict(zip(asked, written(engine, problems, ids, asked, task, seed=seed, salt=salt), strict=True))
+        rows = None if row_of is None else [row_of(sample) for _, sample in asked]
+        answers = written(engine, problems, ids, asked, task, seed=seed, salt=salt, rows=rows)
+        found |= dict(zip(asked, answers, strict=True))
     return [[found[number, sample] for sample in range(task.samples)] for number in range(len(problems))]
 
 

@@ -150,7 +150,8 @@ class Asking:
         """Of a domain without a problem left."""
         policy.activate(self.engine)
         self.engine.counters(reset=True)
-        return DomainRun([], self.engine.counters(reset=True))
+        rows = () if policy.row_of is None else tuple(self.engine.counters_by_row(reset=False))
+        return DomainRun([], self.engine.counters(reset=True), rows=rows)
 
 
 def _is_answered(given: Answered, policies: Mapping[str, DomainPolicy], problems: Problems) -> bool:

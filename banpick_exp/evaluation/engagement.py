@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from banpick_exp.analysis.engagement import SLACK
 from banpick_exp.config import fingerprint
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
-from banpick_exp.policy import MoeShape, Policy, build_policy
+from banpick_exp.policy import MoeShape, Policy
+from banpick_exp.policy.build import build_parts, routing_digest
 from banpick_exp.policy.experts import as_knob
 from banpick_exp.policy.rule import Pull
-from banpick_exp.records import Counters, Engagement, KeyExpertShare
+from banpick_exp.records import Counters, Engagement, Interval, KeyExpertShare, added_counters
 
 
 def check_engagement(
@@ -28,57 +30,86 @@ def check_engagement(
     sit at its end everywhere (native K: it did not engage; the floor: its threshold is off). A rule that pulls
     experts into the selection must raise their share over stock's (or lower it, where it pushes them out): its budget
     alone would not show that it was ever applied. A rule that changes more than how many experts stay must
-    also leave some trace in what was counted. `routing_table` and `routing_counts` are digests per domain of what the
-    policy is and of what was counted: with them the replay guard tells equal by definition from replayed.
+    also leave some trace in what was counted. Of a rule of several rows each is held against what was counted of it
+    alone, and together they must be all that was counted. `routing_table` and `routing_counts` are digests per domain
+    of what the policy is and of what was counted: with them the replay guard tells equal by definition from replayed.
     """
-    built = {domain: _built(policies[domain], shape) for domain in runs}
-    pulls = {domain: pull for domain, policy in built.items() if (pull := policy.pull()) is not None}
-    share = _key_expert_share(pulls, runs, stock)
-    reasons = [
-        f"{domain}: {problem}"
-        for domain, policy in built.items()
-        for problem in _problems_of_domain(policy, runs[domain].counters, pulls.get(domain))
-    ]
-    if share is not None and (problem := _unmoved(share, down=any(pull.down for pull in pulls.values()))):
+    held = {domain: _held(policies[domain], runs[domain], shape) for domain in runs}
+    every = [row for rows in held.values() for row in rows]
+    pulls = [row for row in every if row.pull is not None]
+    share = _key_expert_share(held, stock)
+    reasons = [f"{domain}: {problem}" for domain in runs for problem in _problems_of_domain(held[domain], runs[domain])]
+    if share is not None and (problem := _unmoved(share, down=any(row.pull.down for row in pulls if row.pull))):
         reasons.append(problem)
-    if any(map(_reroutes, built.values())) and not _left_a_trace(runs, stock):
+    if any(_reroutes(row.policy) for row in every) and not _left_a_trace(runs, stock):
         reasons.append("every expert was selected exactly as often as under stock: nothing shows that it was applied")
-    return _evidence(built, runs, share), "the policy did not engage: " + "; ".join(reasons) if reasons else None
+    return _evidence(held, runs, share), "the policy did not engage: " + "; ".join(reasons) if reasons else None
 
 
-def _built(chosen: DomainPolicy, shape: MoeShape) -> Policy:
-    return build_policy(
-        chosen.rule.name,
-        chosen.params,
-        num_layers=shape.num_layers,
-        num_experts=shape.num_experts,
-        top_k=shape.top_k,
-        calibration=chosen.calibration,
-    )
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one row held in one domain, and what was counted of it."""
+
+    policy: Policy
+    counted: Counters
+    pull: Pull | None
+
+    @property
+    def choices(self) -> int:
+        """Tokens x layers."""
+        return sum(self.counted.tokens)
 
 
-def _evidence(built: Mapping[str, Policy], runs: Mapping[str, DomainRun], share: KeyExpertShare | None) -> Engagement:
+def _held(chosen: DomainPolicy, run: DomainRun, shape: MoeShape) -> list[_Row]:
+    built = build_parts(chosen.rule, shape, chosen.calibration)
+    counted = run.rows if len(built) > 1 else (run.counters,)
+    return [_Row(policy, counters, policy.pull()) for policy, counters in zip(built, counted, strict=True)]
+
+
+def _implied(rows: Sequence[_Row]) -> Interval:
+    """Lowest and highest mean_kept of a domain, each row weighing as much as was routed by it."""
+    choices = max(1, sum(row.choices for row in rows))
+    lows, highs = zip(*(row.policy.countable(row.choices) for row in rows), strict=True)
+    if len(rows) == 1:
+        return lows[0], highs[0]
+    low, high = (sum(end * row.choices for end, row in zip(ends, rows, strict=True)) for ends in (lows, highs))
+    return low / choices, high / choices
+
+
+def _evidence(
+    held: Mapping[str, Sequence[_Row]], runs: Mapping[str, DomainRun], share: KeyExpertShare | None
+) -> Engagement:
     counters = {domain: run.counters for domain, run in runs.items()}
+    several = {domain: rows for domain, rows in held.items() if len(rows) > 1}
+    by_row = {domain: tuple(row.counted.mean_kept for row in rows) for domain, rows in several.items()}
+    keys = {domain: [row.policy.key_experts for row in rows] for domain, rows in held.items()}
     evidence = Engagement(
-        implied={domain: policy.countable(sum(counters[domain].tokens)) for domain, policy in built.items()},
+        implied={domain: _implied(rows) for domain, rows in held.items()},
         measured={domain: counted.mean_kept for domain, counted in counters.items()},
-        routing_table={domain: policy.digest()[:16] for domain, policy in built.items()},
+        routing_table={domain: routing_digest([row.policy for row in rows]) for domain, rows in held.items()},
         routing_counts={domain: fingerprint([c.tokens, c.kept, c.usage]) for domain, c in counters.items()},
         counters=counters,
         key_experts={
-            domain: as_knob(keys) for domain, policy in built.items() if (keys := policy.key_experts) is not None
+            domain: as_knob(own) for domain, of_rows in keys.items() for own in of_rows[:1] if own is not None
         },
     )
-    return evidence if share is None else evidence.model_copy(update={"key_expert_share": share})
+    known = {"measured_by_row": by_row or None, "key_expert_share": share}
+    return evidence.model_copy(update={name: value for name, value in known.items() if value is not None})
 
 
-def _problems_of_domain(policy: Policy, counted: Counters, pull: Pull | None) -> list[str]:
+def _problems_of_domain(rows: Sequence[_Row], run: DomainRun) -> list[str]:
     """What one domain alone shows against the policy."""
     problems = []
-    if off := _off_budget(policy, counted):
-        problems.append(f"measured {off}")
-    if pull is None and policy.rule.needs_pull and policy.key_experts != {}:
-        problems.append("no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
+    if len(rows) > 1 and added_counters(run.rows) != run.counters:
+        problems.append("its rows do not add up to what was counted: tokens were routed by a row of no policy")
+    for number, row in enumerate(rows):
+        where = f"row {number} ({row.policy.rule.label()}): " if len(rows) > 1 else ""
+        if len(rows) > 1 and not row.choices and run.outcomes:
+            problems.append(f"{where}no token was routed by it")
+        elif off := _off_budget(row.policy, row.counted):
+            problems.append(f"{where}measured {off}")
+        if row.pull is None and row.policy.rule.needs_pull and row.policy.key_experts != {}:
+            problems.append(f"{where}no expert is boosted or inserted (boost=0 adds nothing), this is stock routing")
     return problems
 
 
@@ -94,17 +125,15 @@ def _off_budget(policy: Policy, counted: Counters) -> str | None:
     return None
 
 
-def _key_expert_share(
-    pulls: Mapping[str, Pull], runs: Mapping[str, DomainRun], stock: Mapping[str, DomainRun]
-) -> KeyExpertShare | None:
+def _key_expert_share(held: Mapping[str, Sequence[_Row]], stock: Mapping[str, DomainRun]) -> KeyExpertShare | None:
     """Mean over all domains, because a rule that pulls has experts in each; None for one that pulls none."""
-    if not pulls:
+    pulling = [(row.pull, row.counted, domain) for domain, rows in held.items() for row in rows if row.pull is not None]
+    if not pulling:
         return None
-
-    def mean(of: Mapping[str, DomainRun]) -> float:
-        return sum(_share(pull, of[domain].counters) for domain, pull in pulls.items()) / len(runs)
-
-    return KeyExpertShare(policy=mean(runs), stock=mean(stock))
+    return KeyExpertShare(
+        policy=sum(_share(pull, counted) for pull, counted, _ in pulling) / len(held),
+        stock=sum(_share(pull, stock[domain].counters) for pull, _, domain in pulling) / len(held),
+    )
 
 
 def _unmoved(share: KeyExpertShare, *, down: bool) -> str | None:

@@ -75,9 +75,14 @@ def measure(session: Session, trial: Trial, stock_fingerprint: str, cut: Cut | N
     solve_seconds = met.solve_seconds if met else 0.0
     accuracy_seconds = 0.0 if is_stock else time.perf_counter() - answering - solve_seconds
     timing = time.perf_counter()
-    # A repeat asks how far the score moves; the speed is that of the point itself.
+    # A repeat asks how far the score moves; the speed is that of the point itself. Of several rows there is none: what
+    # a step costs hangs on how their requests meet in a batch.
     whole = answered_problems(trial, problems, answered.runs)
-    timed = Timed() if trial.repeat else time_against_stock(session.engine, answered.policies, trial.task, whole)
+    timed = (
+        Timed()
+        if trial.repeat or len(trial.rule.parts) > 1
+        else time_against_stock(session.engine, answered.policies, trial.task, whole)
+    )
     throughput_seconds = time.perf_counter() - timing
     # Last, because another engine may be answering for stock meanwhile: one of them is enough.
     stock, late_seconds = session.stock(asking, stock_fingerprint, problems, cut)

@@ -14,6 +14,7 @@ from banpick_exp.records import Counters, FailedProblem, Outcome
 
 _OUTCOMES: TypeAdapter[list[Outcome]] = TypeAdapter(list[Outcome])
 _COUNTERS: TypeAdapter[Counters] = TypeAdapter(Counters)
+_ROWS: TypeAdapter[tuple[Counters, ...]] = TypeAdapter(tuple[Counters, ...])
 _FAILED: TypeAdapter[tuple[FailedProblem, ...]] = TypeAdapter(tuple[FailedProblem, ...])
 """What a file holds is of these types, or it is none of ours."""
 
@@ -21,7 +22,8 @@ _FAILED: TypeAdapter[tuple[FailedProblem, ...]] = TypeAdapter(tuple[FailedProble
 def run_as_json(run: DomainRun) -> dict[str, Any]:
     told = [{key: value for key, value in asdict(outcome).items() if value is not None} for outcome in run.outcomes]
     failed = {"failed": [each.model_dump() for each in run.failed]} if run.failed else {}
-    return {"outcomes": told, "counters": asdict(run.counters), **failed}
+    rows = {"rows": [asdict(counters) for counters in run.rows]} if run.rows else {}
+    return {"outcomes": told, "counters": asdict(run.counters), **failed, **rows}
 
 
 def run_from_json(part: Mapping[str, Any]) -> DomainRun:
@@ -31,6 +33,7 @@ def run_from_json(part: Mapping[str, Any]) -> DomainRun:
         _OUTCOMES.validate_json(json.dumps(part["outcomes"]), strict=True),
         _COUNTERS.validate_json(json.dumps(part["counters"]), strict=True),
         _FAILED.validate_json(json.dumps(part.get("failed", [])), strict=True),
+        _ROWS.validate_json(json.dumps(part.get("rows", [])), strict=True),
     )
 
 

@@ -1,12 +1,13 @@
 """A policy that can route: a checked rule with its table filled for one checkpoint."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.bases.several import not_one_table
 from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.experts import KeyExperts
 from banpick_exp.policy.registry import parse_policy
@@ -110,7 +111,8 @@ def build_policy(
     top_k: int,
     calibration: Calibration | Mapping[str, Any] | None = None,
 ) -> Policy:
-    """Parse, check and fill in one step; imports torch. Raises UserError for any bad knob or missing calibration.
+    """Parse, check and fill in one step; imports torch. Raises UserError for any bad knob or missing calibration, and
+    for a rule of several rows (`build_parts`).
 
     `calibration` may be a mapping of the names in `Calibration` to plain numbers and lists.
 
@@ -119,12 +121,29 @@ def build_policy(
     >>> policy.route(torch.tensor([[0.0, 2.0, 1.0]]), layer=0)
     (tensor([[1., 0.]]), tensor([[1, 1]], dtype=torch.int32), tensor([[ True, False]]))
     """
-    from banpick_kernels.table import RouterTable
-
     shape = MoeShape(num_layers=num_layers, num_experts=num_experts, top_k=top_k)
     rule = parse_policy(name, params, shape)
-    known = None if calibration is None else Calibration.of(calibration)
-    table = RouterTable.neutral(num_layers, num_experts, top_k)
+    if len(rule.parts) > 1:
+        raise UserError(f"{not_one_table(rule)}.")
+    return _built(rule, shape, None if calibration is None else Calibration.of(calibration))
+
+
+def build_parts(rule: Rule, shape: MoeShape, calibration: Calibration | None) -> tuple[Policy, ...]:
+    """What each row of a checked rule holds, row 0 first; imports torch. UserError where the calibration lacks what it
+    needs."""
+    return tuple(_built(part, shape, calibration) for part in rule.parts)
+
+
+def routing_digest(parts: Sequence[Policy]) -> str:
+    """What a record keeps of a policy's rows: of one row the beginning of its digest, of several that of them all."""
+    digests = [part.digest() for part in parts]
+    return (digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest())[:16]
+
+
+def _built(rule: Rule, shape: MoeShape, known: Calibration | None) -> Policy:
+    from banpick_kernels.table import RouterTable
+
+    table = RouterTable.neutral(shape.num_layers, shape.num_experts, shape.top_k)
     rule.fill(table, shape, known)
     edits = rule.edits(shape, known)
     return Policy(

@@ -94,6 +94,18 @@ class Rule(BaseModel):
     def is_reference(self) -> bool:
         return self.reference_rank is not None
 
+    @property
+    def parts(self) -> "tuple[Rule, ...]":
+        """The rules of the rows that the policy holds at once, row 0 first; a rule of one row is its own only part."""
+        return (self,)
+
+    def row_of(self, sample: int) -> int:
+        """Which row answers the sample of that number, counted from 0, of any problem."""
+        return sample % len(self.parts)
+
+    def check_task(self, samples: int, temperature: float) -> None:
+        """Raise UserError where a task with so many answers a problem, drawn so, cannot be answered under it."""
+
     @classmethod
     def superseded_knobs(cls, typed: Mapping[str, Any]) -> tuple[str, ...]:
         """Knobs whose defaults in conf/policy/ step back because of what was `typed`, without `policy.`."""

@@ -275,7 +275,9 @@ def point_cost(point: Point, speed: Speed, pace: Pace | None = None) -> PointCos
         prompted=prompted,
         read=tokens.read,
         answer_seconds=tokens.seconds(speed, length) + (prompted / speed.prefill if speed.prompts_apart else 0),
-        time_seconds=0.0 if point.repeat else point.task.speed_seconds * ((pace and pace.clock) or 1.0),
+        time_seconds=0.0
+        if point.repeat or len(point.rule.parts) > 1
+        else point.task.speed_seconds * ((pace and pace.clock) or 1.0),
     )
 
 

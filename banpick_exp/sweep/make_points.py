@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,12 @@ class PointMaker:
         setting = self._composer.setting(assignment)
         rule, budget = policy or self._composer.policy(assignment, setting.checkpoint.shape)
         _check_graphs(rule, setting)
+        _check_rows(rule, setting)
+        _check_slots(rule, setting)
+        rule.check_task(setting.task.samples, setting.task.temperature)
         files = self._read(setting, setting.task.split)
         self._check_setting(setting, files)
+        self._check_choices(rule, setting, files)
         engine = self._engine(setting)
         calibration = self._calibration(rule, setting, engine)
         identity = functools.partial(
@@ -236,6 +241,15 @@ class PointMaker:
             self._readings[key] = {domain: reading for domain, reading in found.items() if reading is not None}
         return self._readings[key]
 
+    def _check_choices(self, rule: Rule, setting: Setting, files: TaskFiles) -> None:
+        if len(rule.parts) > 1 and (domains := self._reading(setting, files)):
+            raise UserError(
+                f"policy={rule.name} answers a problem several times, each time under another rule, and task="
+                f"{setting.task.name} ({', '.join(domains)}) reads its answers off the likelihood of choices, one time:"
+                " all rows but the first would be left out. Type a task whose answers are written, e.g. task=gsm8k, or"
+                " another policy."
+            )
+
     def _overlap(self, source: TaskFiles | None, asked: TaskFiles, setting: Setting) -> int:
         """How many problems are asked by a point and by its calibration too; counted once for equal files."""
         if source is None:
@@ -321,10 +335,35 @@ def _check_lengths(setting: Setting) -> None:
 
 
 def _check_graphs(rule: Rule, setting: Setting) -> None:
-    if rule.in_torch and setting.engine.compile and setting.engine.gpus > 0:
+    if any(part.in_torch for part in rule.parts) and setting.engine.compile and setting.engine.gpus > 0:
         raise UserError(
             f"policy={rule.name} routes in torch, which the captured graphs of engine.compile=true on a GPU leave out:"
             " it would be stock routing. Type engine.compile=false."
+        )
+
+
+def _check_rows(rule: Rule, setting: Setting) -> None:
+    needed, engine = len(rule.parts), setting.engine
+    if needed <= 1 or needed <= engine.rows:
+        return
+    typed = f"engine.policies_per_batch={engine.policies_per_batch}"
+    held = f"{engine.rows} policies" if engine.rows > 1 else "one policy"
+    raise UserError(
+        f"policy={rule.name} answers under {needed} rules at once ({', '.join(part.label() for part in rule.parts)}),"
+        f" and {typed} has this engine hold {held}: it could not start on a request. Type"
+        f" engine.policies_per_batch={needed}."
+    )
+
+
+def _check_slots(rule: Rule, setting: Setting) -> None:
+    """UserError where a compiled engine is too narrow whatever the calibration says."""
+    shape, engine = setting.checkpoint.shape, setting.engine
+    sure = max(math.ceil(part.budget(shape)[0]) for part in rule.parts)
+    if engine.compile and sure > shape.top_k + engine.extra_slots:
+        raise UserError(
+            f"policy={rule.name} keeps {sure} experts a token, and a compiled engine has slots for top_k={shape.top_k}"
+            f" and engine.extra_slots={engine.extra_slots} more: it would refuse the policy. Type"
+            f" engine.extra_slots={sure - shape.top_k}, or engine.compile=false."
         )
 
 

@@ -357,6 +357,7 @@ def _points(
     if any(point.task.data_files is None and point.model.path for point in found.values() if _embedded(point.task)):
         notes.append("the embedded tasks suit the embedded model; for your own type task=jsonl task.data_files=PATH")
     notes += _without_base(found.values())
+    _check_one_number_of_rows(found.values())
     notes += _narrow_engines(found.values())
     return _ordered(found.values()), notes
 
@@ -552,6 +553,20 @@ def _varies(key: str, assignments: Sequence[Assignment]) -> bool:
 
 def _is_policy(text: str) -> bool:
     return key_of(text).split(".")[0] == "policy"
+
+
+def _check_one_number_of_rows(points: Iterable[Point]) -> None:
+    """UserError where points that share an engine would have it hold different numbers of policies."""
+    rows: dict[str, dict[int, Point]] = {}
+    for point in points:
+        rows.setdefault(point.engine_fingerprint, {}).setdefault(point.engine.rows, point)
+    for held in rows.values():
+        if len(held) > 1:
+            said = ", ".join(f"{each} ({point.label})" for each, point in held.items())
+            raise UserError(
+                f"engine.policies_per_batch differs between points of one engine: {said}. It is loaded once, for all of"
+                f" them. Type engine.policies_per_batch={max(held)} on the line, for the whole sweep."
+            )
 
 
 def _narrow_engines(points: Iterable[Point]) -> list[str]:

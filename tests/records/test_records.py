@@ -80,8 +80,8 @@ def test_every_name_of_the_schema_is_golden() -> None:
         "target", "knob", "value", "measured", "probes", "sample_problems", "cached", "corrected",
     ]  # fmt: skip
     assert list(records.Engagement.model_fields) == [
-        "implied", "measured", "routing_table", "routing_counts", "key_expert_share", "key_experts", "counters",
-        "stock_counters",
+        "implied", "measured", "measured_by_row", "routing_table", "routing_counts", "key_expert_share", "key_experts",
+        "counters", "stock_counters",
     ]  # fmt: skip
     assert list(records.Timing.model_fields) == [
         "swap_seconds", "stock_seconds", "solve_seconds", "accuracy_seconds", "block_seconds", "throughput_seconds",

@@ -18,6 +18,7 @@ from banpick_exp.evaluation.calibration.artifact import METADATA, parts_in, read
 from banpick_exp.evaluation.calibration.scores import Name
 from banpick_exp.evaluation.calibration.views import policy_views
 from banpick_exp.models.shape import MoeShape
+from banpick_exp.policy.bases.several import not_one_table
 from banpick_exp.policy.build import Policy, build_policy
 from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.calibration_arrays import parts_of
@@ -65,6 +66,13 @@ def built(record: PointRecord, folder: RunFolder, artifact: Path | None) -> Buil
         )
     shape = MoeShape(num_layers=model.num_layers, num_experts=model.num_experts, top_k=model.top_k)
     rule = parse_policy(record.policy_name, record.knobs, shape)
+    if len(rule.parts) > 1:
+        one = rule.parts[0]
+        knobs = " ".join(f"policy.{knob}={value}" for knob, value in one.knobs().items())
+        raise UserError(
+            f"{name}: {not_one_table(rule)}. A folder, and whoever serves it, holds one rule: measure that and export it,"
+            f" e.g. policy={one.name} {knobs}."
+        )
     found: dict[str, str] = {}
     for source, views in _ways(record, folder, artifact, tuple(recorded)):
         policies = {domain: _policy(rule, shape, view) for domain, view in views.items()}
