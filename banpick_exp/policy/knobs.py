@@ -32,7 +32,8 @@ def as_number(value: Any) -> float:
     return number + 0.0  # -0.0 becomes 0.0, so that both have one fingerprint
 
 
-def _whole(value: Any) -> int:
+def as_whole(value: Any) -> int:
+    """A whole number. Raises ValueError in the words that follow `policy.<name>.<knob>=<value>`."""
     if isinstance(value, bool) or not (isinstance(value, Integral) or _is_whole(value)):
         raise ValueError("is not a whole number: experts cannot be counted with it. Write a number such as 4.")
     return int(value)
@@ -82,7 +83,7 @@ def _named_experts(value: Any) -> dict[int, tuple[int, ...]]:
 
 def _index(value: Any, what: str, example: str) -> int:
     try:
-        index = _whole(value)
+        index = as_whole(value)
     except ValueError:
         raise ValueError(f"has the {what} {value!r}, which is not a whole number. {example}") from None
     if index < 0:
@@ -91,7 +92,7 @@ def _index(value: Any, what: str, example: str) -> int:
 
 
 Number = Annotated[float, BeforeValidator(as_number)]
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(as_whole)]
 Count = Annotated[int | float, BeforeValidator(_count)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 NamedExperts = Annotated[dict[int, tuple[int, ...]], BeforeValidator(_named_experts)]

@@ -14,6 +14,7 @@ from banpick_exp.policy.rules.adapmoe import AdapMoe
 from banpick_exp.policy.rules.ban import Ban
 from banpick_exp.policy.rules.ban_pick import BanPick
 from banpick_exp.policy.rules.diep import Diep
+from banpick_exp.policy.rules.dynamic_experts import DynamicExperts
 from banpick_exp.policy.rules.expert_sample import ExpertSample
 from banpick_exp.policy.rules.fixed_k import FixedK
 from banpick_exp.policy.rules.logit_offset import LogitOffset
@@ -42,6 +43,7 @@ RULES: tuple[type[Rule], ...] = (
     Steer,
     Rice,
     ExpertSample,
+    DynamicExperts,
 )
 """Every rule, in the order in which a message lists them. A new one is a module of its own and one more line here."""
 
@@ -53,6 +55,7 @@ NEARNESS = 0.5
 
 EXAMPLES = {
     "k": "k=4",
+    "ks": "ks=[4,6,8,10]",
     "lambda": "lambda=0.8",
     "k_min": "k_min=3",
     "beta": "beta=0.5",

@@ -1,5 +1,8 @@
 """Which key experts come into a selection, and whom they evict: Pick's part of the reference router. Imports no torch.
 
+With every expert a key expert, one kept of the base selection and a window of k, a token keeps its first k experts,
+where k is more than the base selection holds too (`fixed_k`).
+
 Shape suffixes: T tokens, R ranks: the experts of a token, best first. A 1 is an axis that broadcasts.
 """
 
@@ -10,6 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_SLOTS = 32
+"""The most experts a token that the kernel routes to (`triton_router`)."""
 
 
 def rank_window(factor: float, k: int, num_experts: int) -> int:

@@ -263,7 +263,11 @@ def route_kernel(
     key_TS = tl.where((slot_1S < kept_T[:, None]) & (slot_1S < K), key_TS, slot_1S.to(tl.int64) + (NOBODY + 1))
 
     num_keys_T = tl.sum((tl.load(key_rows_T[:, None] + expert_1E, is_expert_1E, 0) != 0).to(tl.int32), 1)
-    count = tl.max(tl.where(tl.load(values_T + WINDOW) > 0, num_keys_T, 0), 0)
+    window_T = tl.load(values_T + WINDOW)
+    come_T = tl.where(window_T > 0, num_keys_T, 0)
+    if not HAS_CORRECTION:  # the window is in the order that the keys come in: no later one stands within it
+        come_T = tl.minimum(come_T, window_T.to(tl.int32))
+    count = tl.max(come_T, 0)
     if count > 0:
         # Read and ranked again: carried through the rounds, both would cost E / 32 registers each.
         z_TE = _logits(logits_T1 + expert_1E, bias_T1 + expert_1E, reads_TE)

@@ -7,10 +7,11 @@ import torch
 import triton
 from torch import Tensor
 
+from banpick_kernels.insertion import MAX_SLOTS
 from banpick_kernels.table import WIDTH, LayerTable
 from banpick_kernels.triton_kernel import OPTIONS, max_registers, route_kernel
 
-MAX_EXPERTS, MAX_TOP_K, MAX_SLOTS = 512, 16, 32
+MAX_EXPERTS, MAX_TOP_K = 512, 16
 LOGIT_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 STRIDED = ("tokens_P", "stock weights", "stock ids")
 """Tensors that may have any stride along their last axis; logits may too."""

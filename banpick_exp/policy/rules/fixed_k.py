@@ -18,6 +18,11 @@ sqrt(f (1 - f) / (tokens x layers)), f the fraction of k: less than 0.002 expert
 prompts share are few states, counted often, and add to that: on the embedded model, which has four layers and 2,400
 problems that begin alike, the means of four runs were off by 0.002 to 0.021, of one domain by up to 0.03 (`ALIKE`).
 
+A whole k above K, up to all experts (and the slots of the kernel), keeps the first k by the router's own ranking: the
+selection goes on where the checkpoint's ends, and the weights are renormalised over all k as the checkpoint does it
+over K. So a policy that keeps more than K has a rival too. No fraction is there: the coin is thrown over the K selected
+logits.
+
 k is read to six decimals, so that 4.6 and 4.6000000000000005 (of a range in a sweep) are one point.
 
 K = 2 and k = 1.85: of two tokens the second keeps two.
@@ -32,13 +37,18 @@ K = 2 and k = 1.85: of two tokens the second keeps two.
 import math
 from typing import TYPE_CHECKING, ClassVar
 
+from banpick_exp.errors import UserError
 from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.calibration import Calibration
 from banpick_exp.policy.knobs import Count, check_count
-from banpick_exp.policy.rule import BudgetKnob, Rule
+from banpick_exp.policy.rule import BudgetKnob, Pull, Rule
+from banpick_kernels.insertion import MAX_SLOTS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from banpick_kernels.layer_hooks import LayerEdit
     from banpick_kernels.table import RouterTable
 
 ALIKE = 0.15
@@ -52,14 +62,14 @@ IMPOSSIBLE = 1e-9
 
 
 class FixedK(Rule):
-    """`fixed_k`: keep the k highest-weight experts of the checkpoint's own selection in every layer."""
+    """`fixed_k`: keep the k highest-weight experts in every layer, of the checkpoint's own selection or beyond it."""
 
     name: ClassVar[str] = "fixed_k"
     reference_rank: ClassVar[int | None] = 1
     prunes: ClassVar[bool] = True
     budget_knob: ClassVar[BudgetKnob | None] = BudgetKnob("k", 1, math.inf, is_budget=True)
     k: Count
-    """Experts kept, 1 to top_k; at top_k it is stock routing. With a fraction: that many on average."""
+    """Experts kept, at top_k stock routing. With a fraction, below top_k alone: that many on average."""
 
     @classmethod
     def remarks_on(cls, shape: MoeShape, routing: Routing, *, gpu: bool) -> tuple[str, ...]:
@@ -73,7 +83,20 @@ class FixedK(Rule):
         return tuple(remark for remark, holds in remarks.items() if holds)
 
     def check(self, shape: MoeShape) -> None:
-        check_count(self.name, "k", self.k, shape)
+        most = most_kept(shape)
+        if self.k <= shape.top_k:
+            check_count(self.name, "k", self.k, shape)
+        elif self.k > most:
+            raise UserError(
+                f"policy.k={self.k} exceeds the {most} experts that a token of this checkpoint can keep: no more can be"
+                f" selected. Use 1..{most}."
+            )
+        elif not isinstance(self.k, int):
+            raise UserError(
+                f"policy.k={self.k} has a fraction above top_k={shape.top_k} of this checkpoint: who keeps one more is"
+                f" drawn by the logits of the {shape.top_k} selected experts, and all of them stay. Use a whole number,"
+                f" {math.floor(self.k)} or {math.ceil(self.k)}."
+            )
 
     def knobs(self) -> dict[str, object]:
         return {"k": self.k}
@@ -95,4 +118,18 @@ class FixedK(Rule):
         return max(whole + least, self.k - reach), min(whole + 1 - most, self.k + reach)
 
     def fill(self, table: "RouterTable", shape: MoeShape, calibration: Calibration | None) -> None:
-        table.keep[0] = self.k
+        if self.k <= shape.top_k:
+            table.keep[0] = self.k
+            return
+        # One stays, the best, and the first k come in: so ties around the K-th decide nothing.
+        table.keep[0], table.insert_window[0] = 1, self.k
+        table.key_PLE[0] = True
+
+    def pull(self, table: "RouterTable", edits: "Sequence[LayerEdit | None] | None") -> Pull | None:
+        """None: how many it keeps is what it does, whoever they are."""
+        return None
+
+
+def most_kept(shape: MoeShape) -> int:
+    """The most experts that a token can keep on any engine."""
+    return max(shape.top_k, min(shape.num_experts, MAX_SLOTS))

@@ -70,8 +70,8 @@ def built(record: PointRecord, folder: RunFolder, artifact: Path | None) -> Buil
         one = rule.parts[0]
         knobs = " ".join(f"policy.{knob}={value}" for knob, value in one.knobs().items())
         raise UserError(
-            f"{name}: {not_one_table(rule)}. A folder, and whoever serves it, holds one rule: measure that and export it,"
-            f" e.g. policy={one.name} {knobs}."
+            f"{name}: {not_one_table(rule)}. A folder, and whoever serves it, holds one rule: measure that and export"
+            f" it, e.g. policy={one.name} {knobs}."
         )
     found: dict[str, str] = {}
     for source, views in _ways(record, folder, artifact, tuple(recorded)):
