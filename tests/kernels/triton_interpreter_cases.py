@@ -16,7 +16,7 @@ from banpick_kernels.reference import biased_logits, keep_count, route
 from banpick_kernels.table import LayerTable, RouterTable
 
 POLICIES: tuple[str, ...] = ("neutral", "keep", "ban", "thresholds", "tail", "boost")
-POLICIES += ("force_add", "force_replace", "range_add", "range_replace")
+POLICIES += ("force_add", "force_replace", "range_add", "range_replace", "beyond")
 ALL = (*POLICIES, "mixed")
 CLOSE = 1e-6
 POISON_ID, GUARD = -7, 128 * 32
@@ -104,6 +104,9 @@ def _set_policy(table: RouterTable, row: int, policy: str, case: Case, rng: torc
         values = {"keep": 1 + int(draw(0, top_k))}
     elif policy == "mixed":
         values = {"keep": draw(1, top_k)}
+    elif policy == "beyond":  # the first k, more than the base selection holds
+        table.key_PLE[row] = True
+        values = {"keep": 1, "insert_window": min(case.slots, num_experts, top_k + 1 + int(draw(0, 3)))}
     elif policy == "tail":
         values = {"tail_square": draw(0, 0.3)}
     elif policy == "thresholds":

@@ -118,7 +118,7 @@ def test_knobs_label_and_budget() -> None:
     assert policy.rule.canonical() == {"name": "fixed_k", "k": 4.6} and policy.rule.label() == "fixed_k k=4.6"
     assert policy.budget == (4.6, 4.6) and policy.max_kept == 5 and policy.rule.is_reference
     assert parse_policy("fixed_k", {"k": 4.6000000000000005}).canonical() == policy.rule.canonical()
-    with pytest.raises(UserError, match=r"policy.k=8.5 exceeds top_k=8 of this checkpoint.*Use 1..8"):
+    with pytest.raises(UserError, match=r"policy.k=8.5 has a fraction above top_k=8 .*Use a whole number, 8 or 9"):
         built(8.5)
     with pytest.raises(UserError, match=r"policy.k=0.5 is below 1"):
         built(0.5)

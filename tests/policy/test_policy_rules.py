@@ -249,6 +249,7 @@ class TestIdentity:
         ("rice", {"multiplier": 2, "experts": {0: [1]}}, "rice multiplier=2 experts=L0E1"),
         ("rice", {"multiplier": 2, "count": 2, "k": 3}, "rice multiplier=2 count=2 k=3"),
         ("expert_sample", {"k": 3}, "expert_sample temperature=1 pool_factor=4 seed=0 k=3"),
+        ("dynamic_experts", {"ks": [5, 3, 4.0]}, "dynamic_experts ks=3..5"),
         ("mask", {"experts": {1: [2], 0: [3, 1]}}, "mask experts=L0E1+L0E3+L1E2"),
         ("logit_offset", {"path": offset_file("twos", torch.full((2, 16), 2.0))}, "logit_offset twos f01ace90"),
     )  # fmt: skip
@@ -312,6 +313,11 @@ class TestIdentity:
         assert ban(1, 2).digest() != ban(1, 2, {**CALIBRATION, "r_max": 0.99}).digest()
 
 
+SEVERAL = {"dynamic_experts"}
+"""Rules that are no table."""
+ROUTED = [(name, params) for name, params, _ in TestIdentity.RULES if name not in SEVERAL]
+
+
 class TestRoute:
     @pytest.mark.parametrize(
         ("shape", "layer", "scoring", "message"),
@@ -328,7 +334,7 @@ class TestRoute:
             built("none").route(torch.zeros(shape), layer, scoring=scoring)
 
     @pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
-    @pytest.mark.parametrize(("name", "params"), [(name, params) for name, params, _ in TestIdentity.RULES])
+    @pytest.mark.parametrize(("name", "params"), ROUTED)
     def test_rows_without_any_number(self, name: str, params: dict, scoring: str) -> None:
         logits = torch.tensor([[float("nan")] * 16, [float("-inf")] * 16, [float("inf")] * 16, [0.0] * 16])
         weights, _, kept = built(name, **params).route(logits, 0, scoring=scoring)

@@ -1,6 +1,6 @@
 """What rules share that hold several rows of the router's table at once: a request names the row that answers it."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from banpick_exp.errors import UserError
 from banpick_exp.models.shape import MoeShape
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 class SeveralRows(Rule):
     """A rule whose `parts` are rules of one row each; what is implied of it is what they imply together."""
-
-    ends_are_idle: ClassVar[bool] = False
 
     @property
     def parts(self) -> tuple[Rule, ...]:

@@ -93,8 +93,8 @@ class DynamicExperts(SeveralRows):
         most = most_kept(shape)
         if outside := [k for k in self.ks if not 1 <= k <= most]:
             raise UserError(
-                f"policy.ks={list(self.ks)} holds {outside[0]}: a token of this checkpoint keeps 1 to {most} experts. Use"
-                f" numbers from 1 to {most}."
+                f"policy.ks={list(self.ks)} holds {outside[0]}: a token of this checkpoint keeps 1 to {most} experts."
+                f" Use numbers from 1 to {most}."
             )
 
     def check_task(self, samples: int, temperature: float) -> None:
