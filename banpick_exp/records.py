@@ -123,7 +123,7 @@ class Metrics(Part):
     """The numbers of one domain, or of all together."""
 
     accuracy: float = Field(ge=0, le=1)
-    """0 to 1; avg@n where a problem has several answers."""
+    """0 to 1; avg@n where a problem has several answers, of the chosen one where `task.choose` says so."""
     accuracy_ci95: Interval
     delta: float | None
     """Accuracy less stock's on the same problems; null for stock itself in records of old."""
@@ -271,6 +271,7 @@ class TaskUsed(OpenPart):
     samples: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
+    choose: str = "mean"
     max_tokens: int = 0
     throughput_prompts: int = 0
     throughput_repeats: int = 0
@@ -490,6 +491,8 @@ class Outcome:
     grader_timeout: bool | None = None
     """True where judging the answer was ended at a limit of the grader's own, or had no sandbox, so that it counts as
     wrong."""
+    chosen: bool | None = None
+    """Whether it is the one of several answers that counts; None where none is chosen, and all count alike."""
 
 
 REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
@@ -504,7 +507,7 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
 
     types: dict[str, Any] = {"tokens": pl.Int32, "sample": pl.Int32}
     types |= dict.fromkeys(
-        ("correct", "truncated", "repetitive", "found", "pattern_timeout", "grader_timeout"), pl.Boolean
+        ("correct", "truncated", "repetitive", "found", "pattern_timeout", "grader_timeout", "chosen"), pl.Boolean
     )
     told = [
         name
@@ -521,6 +524,11 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
 def outcomes_of(frame: pl.DataFrame) -> list[Outcome]:
     """The outcomes that `outcomes_frame` made a frame of."""
     return [Outcome(**row) for row in frame.iter_rows(named=True)]
+
+
+def that_count(outcomes: pl.DataFrame) -> pl.DataFrame:
+    """The answers that decide: where a verifier chose, the chosen one of each problem, else all."""
+    return outcomes.filter(outcomes["chosen"]) if "chosen" in outcomes.columns else outcomes
 
 
 def count_problems(outcomes: pl.DataFrame) -> int:
@@ -554,7 +562,10 @@ def _wrong_counts(metrics: PointMetrics, outcomes: pl.DataFrame) -> Iterator[str
     if outcomes.schema["correct"] != pl.Boolean or outcomes["correct"].has_nulls():
         yield "its outcomes do not say of every answer whether it is correct"
         return
-    problems = outcomes.group_by("domain", "problem_id").agg(pl.col("correct").mean())
+    if (wrong := _wrong_choice(outcomes)) is not None:
+        yield wrong
+        return
+    problems = that_count(outcomes).group_by("domain", "problem_id").agg(pl.col("correct").mean())
     parts = problems.group_by("domain").agg(pl.len(), pl.col("correct").sum()).rows()
     counted = {domain: (count, right) for domain, count, right in parts}
     counted[OVERALL] = sum(count for _, count, _ in parts), sum(right for *_, right in parts)
@@ -564,6 +575,18 @@ def _wrong_counts(metrics: PointMetrics, outcomes: pl.DataFrame) -> Iterator[str
             yield f"outcomes of {count} problems for n_problems={told.n_problems} ({domain})"
         elif count and abs(right / count - told.accuracy) > ROUNDING:
             yield f"accuracy is {told.accuracy:.6g} ({domain}), its outcomes say {right / count:.6g}"
+
+
+def _wrong_choice(outcomes: pl.DataFrame) -> str | None:
+    """What is wrong where not just one answer of each problem is chosen; None where none is, or all is well."""
+    if "chosen" not in outcomes.columns:
+        return None
+    import polars as pl
+
+    count = outcomes.group_by("domain", "problem_id").agg(pl.col("chosen").sum().alias("count"))["count"]
+    if outcomes["chosen"].has_nulls() or not (count == 1).all():
+        return "its outcomes do not choose one answer of each problem"
+    return None
 
 
 def _outside(metrics: PointMetrics) -> Iterator[str]:

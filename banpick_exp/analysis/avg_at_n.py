@@ -1,7 +1,8 @@
 """avg@n for sampling tasks: several answers a problem, and intervals that know they are not independent.
 
-Outcomes with a column `sample` hold n rows a problem. The unit of every interval is the problem: it is drawn with all
-of its samples. Treating n x problems answers as independent would promise intervals up to sqrt(n) times too narrow.
+Outcomes with a column `sample` hold n rows a problem; where a verifier chose one (`chosen`), it alone counts. The unit
+of every interval is the problem: it is drawn with all of its samples. Treating n x problems answers as independent
+would promise intervals up to sqrt(n) times too narrow.
 """
 
 from __future__ import annotations
@@ -15,12 +16,23 @@ from banpick_exp.analysis.intervals import average_interval
 from banpick_exp.analysis.pairing import answers_of, pair
 from banpick_exp.records import OVERALL
 
+NAMES = {"mean": "avg@{}", "majority": "maj@{}", "grader": "pass@{} (upper bound)"}
+"""Of an accuracy over n answers a problem, by `task.choose`."""
+
 
 def accuracy_name(frame: pl.DataFrame) -> str:
-    """What the accuracy of these points (`points_frame`) is: `avg@4` where all have 4 answers a problem, else so."""
-    found = set(frame["samples"]) if "samples" in frame.columns else {1}
-    n = found.pop() if len(found) == 1 else 1
-    return f"avg@{n}" if n is not None and n > 1 else "accuracy"
+    """What the accuracy of these points (`points_frame`) is: `avg@4` where all have 4 answers a problem, `maj@4` where
+    the most frequent of them counts, else so."""
+    if "samples" not in frame.columns:
+        return "accuracy"
+    n, choose = (_only(frame[name]) if name in frame.columns else None for name in ("samples", "choose"))
+    return "accuracy" if n is None or n == 1 else NAMES.get(choose or "mean", "avg@{}").format(n)
+
+
+def _only(values: pl.Series) -> Any:
+    """What all of them are; None where they differ."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def average_at_n(outcomes: pl.DataFrame, confidence: float = 1 - ERROR_RATE) -> pl.DataFrame:

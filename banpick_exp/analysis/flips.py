@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from banpick_exp.analysis.pairing import PROBLEM
+from banpick_exp.records import that_count
 
 _SIDE = ("answer", "completion", "truncated")
 """What is told of each side, of the answer that shows the flip."""
@@ -15,7 +16,7 @@ def flips(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
 
     As many rows with `solved_by` a as a verdict on a against b counts wins, with b as it counts losses. Of several
     samples a problem, the first right answer of the side that has more of them is shown beside the other's first wrong
-    one.
+    one; where one of them was chosen, it alone is looked at.
 
     Args: outcomes of two points, as `RunFolder.all_outcomes` gives them.
 
@@ -49,5 +50,5 @@ def _by_problem(outcomes: pl.DataFrame) -> pl.DataFrame:
         for which in ("right", "wrong")
         for name in _SIDE
     ]
-    problems = outcomes.with_columns(absent).group_by(PROBLEM, maintain_order=True)
+    problems = that_count(outcomes).with_columns(absent).group_by(PROBLEM, maintain_order=True)
     return problems.agg(pl.col("task").first(), pl.col("gold").first(), right.mean().alias("share"), *shown)

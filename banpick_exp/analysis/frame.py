@@ -20,7 +20,7 @@ _SCHEMA: dict[str, Any] = {
     "speedup_lo": _NUMBER, "speedup_hi": _NUMBER, "mean_kept": _NUMBER, "mean_kept_by_layer": pl.List(_NUMBER),
     "truncated_fraction": _NUMBER, "model": _TEXT, "calibration": _TEXT, "command": _TEXT, "finished_at": _TEXT,
     "samples": _COUNT, "repeat": _COUNT, "budget_target": _NUMBER, "solved_knob": _TEXT, "own_speedup": _NUMBER,
-    "own_speedup_lo": _NUMBER, "own_speedup_hi": _NUMBER,
+    "own_speedup_lo": _NUMBER, "own_speedup_hi": _NUMBER, "choose": _TEXT,
 }  # fmt: skip
 _INTERVALS = {"accuracy_ci95": "accuracy", "delta_ci95": "delta"}
 
@@ -29,11 +29,11 @@ def points_frame(records: Iterable[PointRecord]) -> pl.DataFrame:
     """Records as one flat frame: a row for each point and domain, the first of them `overall`.
 
     Intervals become two columns (`accuracy_lo`, `accuracy_hi`, ...), knobs one JSON text (`knobs`); `samples` is the n
-    of avg@n, `repeat` above 0 marks a repeat of another point, `budget_target` is what its knob was solved for, and
-    `solved_knob` what was found (`beta=0.334`). Of a checkpoint that was made from another `policy` names it too (`none
-    on pruned`), what was measured against its own stock is no `speedup` but `own_speedup`, and `delta` is null:
-    `vs_base` has that to the other's stock. A failed point has one row, `overall`, with null metrics. No records
-    give an empty frame with the same columns.
+    of avg@n (`choose`: what else becomes of n answers), `repeat` above 0 marks a repeat of another point,
+    `budget_target` is what its knob was solved for, and `solved_knob` what was found (`beta=0.334`). Of a checkpoint
+    that was made from another `policy` names it too (`none on pruned`), what was measured against its own stock is no
+    `speedup` but `own_speedup`, and `delta` is null: `vs_base` has that to the other's stock. A failed point has one
+    row, `overall`, with null metrics. No records give an empty frame with the same columns.
     """
     return pl.DataFrame([row for record in records for row in _rows(record)], schema=_SCHEMA)
 
@@ -51,6 +51,7 @@ def _rows(record: PointRecord) -> Iterator[dict[str, Any]]:
         "command": record.command,
         "finished_at": record.finished_at,
         "samples": record.task.samples,
+        "choose": record.task.choose,
         "repeat": record.repeat,
         "budget_target": record.budget_target,
         "solved_knob": record.solved_knob,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from banpick_exp.records import OVERALL, PointRecord
+from banpick_exp.records import OVERALL, PointRecord, that_count
 from banpick_exp.tasks.config import GREEDY
 
 REFERENCE_POLICIES = ("none", "fixed_k")
@@ -62,10 +62,12 @@ class Answers:
 
 
 def answers_of(outcomes: pl.DataFrame, known: Layout | None = None) -> Answers:
-    """Outcomes by problem. `known`: a layout to share where the problems are the same, for speed alone.
+    """Outcomes by problem, of the chosen answer where one was. `known`: a layout to share where the problems are the
+    same, for speed alone.
 
     Raises ValueError where problems have unequal numbers of samples, or one repeats without `sample`.
     """
+    outcomes = that_count(outcomes)
     told = [name for name in SUMMED if name in outcomes.columns and not outcomes[name].has_nulls()]
     task = pl.col("task") if "task" in outcomes.columns else pl.col("domain").alias("task")
     frame = outcomes.select(*PROBLEM, task, *(pl.col(name).cast(pl.Int64) for name in told))

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from banpick_exp.analysis.pairing import PROBLEM, Outcomes
-from banpick_exp.records import OVERALL, Metrics, PointRecord
+from banpick_exp.records import OVERALL, Metrics, PointRecord, that_count
 from banpick_exp.tasks.config import GREEDY
 
 REPEATED = ("max_num_seqs", "seed", "repeat")
@@ -67,11 +67,16 @@ def _row(group: list[PointRecord], domain: str, outcomes: Outcomes | None) -> di
         "accuracy_sd": statistics.stdev(scores),
         "accuracy_min": min(scores),
         "accuracy_max": max(scores),
-        "sampling_error": _sampling_error(metrics[0], mean, first.task.samples),
+        "sampling_error": _sampling_error(metrics[0], mean, _counted(first)),
         "unstable": None if outcomes is None else _unstable([outcomes[r.fingerprint] for r in group], domain),
         "n_problems": metrics[0].n_problems,
         "fingerprints": [record.fingerprint for record in group],
     }
+
+
+def _counted(record: PointRecord) -> int:
+    """Answers a problem that accuracy is the mean of."""
+    return record.task.samples if record.task.choose == "mean" else 1
 
 
 def _sampling_error(metrics: Metrics, mean: float, samples: int) -> float:
@@ -84,7 +89,10 @@ def _sampling_error(metrics: Metrics, mean: float, samples: int) -> float:
 def _unstable(frames: list[pl.DataFrame], domain: str) -> float:
     """Share of the problems of a domain whose number of right answers is not the same in all repeats."""
     counts = [
-        frame.filter((pl.col("domain") == domain) | (domain == OVERALL)).group_by(PROBLEM).agg(pl.col("correct").sum())
+        that_count(frame)
+        .filter((pl.col("domain") == domain) | (domain == OVERALL))
+        .group_by(PROBLEM)
+        .agg(pl.col("correct").sum())
         for frame in frames
     ]
     varied = pl.concat(counts).group_by(PROBLEM).agg((pl.col("correct").n_unique() > 1).alias("varies"))

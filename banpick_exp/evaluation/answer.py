@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine, PolicyOfRow
 from banpick_exp.engine.types import Generation, Sampling
+from banpick_exp.evaluation.choosing import with_chosen
 from banpick_exp.evaluation.likelihood import likelihoods
 from banpick_exp.evaluation.repetition import is_repetitive
 from banpick_exp.policy import Calibration, Rule
@@ -144,9 +145,10 @@ def joined_runs(parts: Sequence[Mapping[str, DomainRun]]) -> dict[str, DomainRun
 
 
 def graded(given: Sequence[tuple[Problem, Generation, int | None]], task: TaskConfig) -> list[Outcome]:
-    """What came of answers, each with its problem and the number of its sample, and all to grade them again."""
+    """What came of answers, each with its problem and the number of its sample, and all to grade them again; all
+    samples of a problem, for one of them may be chosen."""
     grades = grader_of(task).grade_all([(answer.text, problem) for problem, answer, _ in given], task)
-    return [_outcome(*each, grade) for each, grade in zip(given, grades, strict=True)]
+    return with_chosen([_outcome(*each, grade) for each, grade in zip(given, grades, strict=True)], task.choose)
 
 
 def gold_of(problem: Problem) -> str:

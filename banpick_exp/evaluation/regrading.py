@@ -1,4 +1,5 @@
-"""A finished run graded again from its stored completions, without an engine: by another grader, or another mark.
+"""A finished run graded again from its stored completions, without an engine: by another grader, another mark, or with
+another of several answers chosen.
 
 Nothing is asked again, so only what a grade decides changes: which answers are right, accuracy, and its difference to
 stock's. Budgets, speeds and what was routed stay.
@@ -18,6 +19,7 @@ from banpick_exp.analysis.pairing import References
 from banpick_exp.config import fingerprint, validated
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.answer import gold_of
+from banpick_exp.evaluation.choosing import with_chosen
 from banpick_exp.records import (
     OVERALL,
     SCHEMA_VERSION,
@@ -165,7 +167,7 @@ def _graded(outcomes: Iterable[Outcome], material: Material) -> list[Outcome]:
         )
     pairs = [(o.completion or "", material.problems[o.domain, o.problem_id]) for o in each]
     grades = grader_of(material.task).grade_all(pairs, material.task)
-    return [
+    graded = [
         replace(
             outcome,
             correct=grade.correct,
@@ -177,6 +179,7 @@ def _graded(outcomes: Iterable[Outcome], material: Material) -> list[Outcome]:
         )
         for outcome, (_, problem), grade in zip(each, pairs, grades, strict=True)
     ]
+    return with_chosen(graded, material.task.choose)
 
 
 def _metrics(told: PointMetrics, ours: pl.DataFrame, stock: pl.DataFrame | None) -> PointMetrics:
@@ -208,6 +211,8 @@ def _record(record: PointRecord, material: Material, metrics: PointMetrics) -> P
     task |= {key: used[key] for key in ("grader", "answer_pattern", "answer_separator")}
     identity = {"regraded": record.fingerprint, "grader": grader.identity(), "data": material.identity}
     marks = {key: used[key] for key in ("answer_pattern", "answer_separator")}
+    if material.task.choose != record.task.choose:
+        task["choose"] = marks["choose"] = material.task.choose
     return record.model_copy(
         update={
             "schema_version": SCHEMA_VERSION,

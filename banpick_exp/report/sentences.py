@@ -110,6 +110,15 @@ def _extent(run: Run) -> str:
     )
 
 
+COUNTS = {
+    "mean": "Accuracy is their mean",
+    "majority": "Of each problem the answer counts that most of them gave (task.choose=majority)",
+    "grader": "A problem counts as solved where any of them is right (task.choose=grader): an oracle chose, so accuracy"
+    " is an upper bound of what any verifier reaches, and no result to deploy",
+}
+"""What became of several answers, by `task.choose`."""
+
+
 def _sampling(run: Run) -> str:
     """How answers were drawn, where they were; the greedy case needs no sentence."""
     drawn = {(record.task.samples, record.task.temperature, record.task.top_p) for record in run.done}
@@ -120,9 +129,10 @@ def _sampling(run: Run) -> str:
     ]
     if not said:
         return ""
+    counts = "; ".join(COUNTS[choose] for choose in dict.fromkeys(record.task.choose for record in run.done))
     return (
-        f"Answers were sampled: {'; '.join(said)}. Accuracy is their mean, intervals are over problems, and every"
-        " policy had the same seeds."
+        f"Answers were sampled: {'; '.join(said)}. {counts}, intervals are over problems, and every policy had the same"
+        " seeds."
     )
 
 

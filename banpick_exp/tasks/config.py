@@ -62,7 +62,10 @@ class TaskConfig(Section):
     chat_template_kwargs: TemplateKwargs = ()
     """Handed to the chat template, e.g. {enable_thinking: false}."""
     samples: int = Field(default=1, ge=1)
-    """Answers to each problem; accuracy is their mean (avg@n)."""
+    """Answers to each problem; accuracy is their mean (avg@n), unless one is chosen."""
+    choose: Literal["mean", "majority", "grader"] = "mean"
+    """Which of several answers counts: `mean` all alike; `majority` the most frequent; `grader` a right one where there
+    is one, an oracle and so an upper bound (pass@n). The same for every policy."""
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy. Above, every answer is drawn with a seed of its own, the same for every policy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -103,6 +106,15 @@ class TaskConfig(Section):
             raise ValueError(
                 f"{idle} at task.temperature=0 is greedy decoding all the same: the same answer every time, so it would"
                 f" change nothing. Type task.temperature=0.6 beside it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_something_to_choose_from(self) -> TaskConfig:
+        if self.choose != "mean" and self.samples == 1:
+            raise ValueError(
+                f"task.choose={self.choose} with task.samples=1 has one answer to choose from: it would change nothing."
+                f" Type task.samples=8 task.temperature={self.temperature or 0.6:g} beside it, or leave it out"
             )
         return self
 
@@ -195,8 +207,9 @@ class TaskConfig(Section):
         return self
 
 
-GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0}
-"""How a task samples unless it says otherwise; records and fingerprints made before it could say lack these keys."""
+GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0, "choose": "mean"}
+"""How a task samples, and which answer counts, unless it says otherwise; records and fingerprints made before it could
+say lack these keys."""
 
 LATER: dict[str, Any] = {"chat_template_kwargs": (), "source": None, "metric": None}
 """The same for other settings that came later."""

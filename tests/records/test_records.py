@@ -89,7 +89,7 @@ def test_every_name_of_the_schema_is_golden() -> None:
     ]  # fmt: skip
     assert records.OUTCOME_COLUMNS == (
         "problem_id", "domain", "task", "correct", "truncated", "tokens", "answer", "repetitive", "sample", "found",
-        "completion", "finish_reason", "gold", "pattern_timeout", "grader_timeout",
+        "completion", "finish_reason", "gold", "pattern_timeout", "grader_timeout", "chosen",
     )  # fmt: skip
 
 

@@ -109,6 +109,7 @@ CHANGES: dict[str, list[str]] = {
     "task.chat_template": ["task.chat_template=true"],
     "task.chat_template_kwargs": ["task.chat_template_kwargs={{enable_thinking: false}}", "task.chat_template=true"],
     "task.samples": ["task.samples=2", "task.temperature=0.5"],
+    "task.choose": ["task.choose=majority", "task.samples=2", "task.temperature=0.5"],
     "task.temperature": ["task.temperature=0.5"],
     "task.top_p": ["task.top_p=0.9", "task.temperature=0.5"],
     "task.speed_batches": ["task.speed_batches=[2,4]"],

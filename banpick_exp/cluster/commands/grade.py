@@ -29,15 +29,16 @@ examples:
   python -m banpick_exp grade RUN task.grader=exact_match 'task.answer_pattern=boxed\{([^{}]*)\}' --write
   python -m banpick_exp grade RUN task.grader=my_module:my_function --write
   python -m banpick_exp grade RUN task.grader=code task.allow_code=true
+  python -m banpick_exp grade RUN task.choose=majority      of a run with task.samples above 1: the most frequent answer
 
 Exit code: 0, 2 there is no such run, or it cannot be graded so.
 """
 CHANGED = (
     *("task.grader", "task.answer_pattern", "task.answer_separator", "task.metric"),
-    *("task.data_files", "task.allow_code"),
+    *("task.choose", "task.data_files", "task.allow_code"),
 )
-"""What may be typed: how an answer is read and judged, whether code may run, and where the problems lie. All else would
-be another answer."""
+"""What may be typed: how an answer is read and judged, which of several counts, whether code may run, and where the
+problems lie. All else would be another answer."""
 OUTPUT_DIR = "output_dir="
 MOST_SHOWN = 10
 LONGEST = 60
@@ -120,7 +121,7 @@ def _value(typed: str) -> str | bool | None:
 
 def _short(changes: dict[str, Any]) -> str:
     """Of the folder's name."""
-    name = str(changes.get("grader") or "regraded")
+    name = "-".join(str(changes[key]) for key in ("grader", "choose") if changes.get(key)) or "regraded"
     return "".join(sign if sign.isalnum() or sign in "_." else "-" for sign in name)
 
 

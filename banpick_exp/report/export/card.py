@@ -176,6 +176,8 @@ def _limits(header: Header) -> Iterable[str]:
         if not task.get("temperature")
         else f"{task['samples']} times a problem at temperature {task['temperature']:g}, top-p {task.get('top_p', 1):g}"
     )
+    if (choose := task.get("choose", "mean")) != "mean":
+        drawn += f", of which one was chosen (task.choose={_safe(str(choose))})"
     yield (
         f"Measured on {_safe(str(task.get('name')))} ({_safe(str(task.get('split')))}), answered {drawn}, at most"
         f" {task.get('max_tokens'):,} tokens. Nothing is known of other tasks, lengths or languages."
