@@ -29,6 +29,7 @@ from banpick_exp.sweep.suited_task import suited_task
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.files import CALIBRATION_SPLIT, TaskFiles, inspect_task
 from banpick_exp.tasks.lengths import Reading, check_chat_template, check_prompt_lengths, reading_of
+from banpick_exp.tasks.registry import grader_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +96,7 @@ class PointMaker:
         _check_graphs(rule, setting)
         _check_rows(rule, setting)
         _check_slots(rule, setting)
+        _check_majority(setting)
         rule.check_task(setting.task.samples, setting.task.temperature)
         files = self._read(setting, setting.task.split)
         self._check_setting(setting, files)
@@ -339,6 +341,15 @@ def _check_graphs(rule: Rule, setting: Setting) -> None:
         raise UserError(
             f"policy={rule.name} routes in torch, which the captured graphs of engine.compile=true on a GPU leave out:"
             " it would be stock routing. Type engine.compile=false."
+        )
+
+
+def _check_majority(setting: Setting) -> None:
+    grader = grader_of(setting.task)
+    if setting.task.choose == "majority" and not grader.answers_repeat:
+        raise UserError(
+            f"task.choose=majority counts equal answers, and task.grader={grader.name} judges texts of which hardly two"
+            " are equal: the first of them would be chosen. Type task.choose=grader (an upper bound), or leave it out."
         )
 
 

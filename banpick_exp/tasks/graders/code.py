@@ -55,6 +55,7 @@ class Code(Grader):
     name = "code"
     version = 2
     """2: a program without fences is cut where prose follows it, and a fence may stand behind what nobody sees."""
+    answers_repeat = False
 
     def normalised(self, answer: str) -> str:
         return normalised(answer)

@@ -42,6 +42,9 @@ class Grader(ABC):
     from_gold: ClassVar[bool] = False
     """It needs nothing of a problem but its right answers, so an outcome alone can be graded again."""
 
+    answers_repeat: ClassVar[bool] = True
+    """Equal answers are often the same text, so that a majority of them means something."""
+
     @abstractmethod
     def normalised(self, answer: str) -> str:
         """An answer as it is compared: the right one and the given one go through the same."""
