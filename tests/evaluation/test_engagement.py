@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from banpick_exp.evaluation.answer import DomainPolicy, DomainRun
+from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, joined_runs
 from banpick_exp.evaluation.engagement import check_engagement
+from banpick_exp.evaluation.stored_runs import run_as_json, run_from_json
 from banpick_exp.policy import Calibration, MoeShape, parse_policy
-from banpick_exp.records import Counters
+from banpick_exp.records import Counters, FailedProblem, Outcome, added_counters
 
 SHAPE = MoeShape(num_layers=2, num_experts=8, top_k=4)
 TOKENS = 100
@@ -157,3 +159,52 @@ class TestNothingToReinforce:
         assert problem is None and evidence.key_experts == {"math": {"0": [0]}, "code": {}}
         _, problem = self.found({"math": run(), "code": run()}, **both)
         assert problem is not None and "it never took effect" in problem
+
+
+class TestSeveralRows:
+    """Each row is held against what was counted of it alone, and together they are all that was counted."""
+
+    def counted(self, *kept: int, tokens: int = TOKENS) -> tuple[Counters, ...]:
+        return tuple(Counters([tokens] * 2, [k * tokens] * 2, [[k * tokens] + [0] * 7] * 2) for k in kept)
+
+    def found(self, rows: tuple[Counters, ...], total: Counters | None = None) -> tuple[Any, str | None]:
+        outcome = Outcome(
+            problem_id="p", domain="math", task="math", correct=True, truncated=False, tokens=1, answer="", sample=0
+        )
+        measured = DomainRun([outcome], total or added_counters(rows), rows=rows)
+        rule = policies("dynamic_experts", ks=[2, 6])
+        return check_engagement(rule, {"math": measured}, {"math": run()}, SHAPE)
+
+    def test_each_counted_its_own_k(self) -> None:
+        evidence, problem = self.found(self.counted(2, 6))
+        assert problem is None and evidence.measured_by_row == {"math": (2, 6)}
+        assert evidence.measured == {"math": 4} and evidence.implied == {"math": (4, 4)}
+        longer = (*self.counted(2, tokens=300), *self.counted(6))
+        evidence, problem = self.found(longer)
+        assert problem is None and evidence.measured == {"math": 3} and evidence.implied == {"math": (3, 3)}
+
+    @pytest.mark.parametrize(
+        ("kept", "words"),
+        [
+            ((6, 2), "row 0 (fixed_k k=2): measured 6.000 experts a token, the policy implies 2 to 2; math: row 1"),
+            ((4, 4), "row 1 (fixed_k k=6): measured 4.000 experts a token, the policy implies 6 to 6"),
+        ],
+    )
+    def test_rows_that_did_not(self, kept: tuple[int, int], words: str) -> None:
+        """The mean over both is what the rule implies, and hides nothing."""
+        problem = self.found(self.counted(*kept))[1]
+        assert problem is not None and words in problem
+
+    def test_a_row_that_routed_nothing_and_tokens_of_no_row(self) -> None:
+        problem = self.found((*self.counted(2), *self.counted(6, tokens=0)))[1]
+        assert problem is not None and "row 1 (fixed_k k=6): no token was routed by it" in problem
+        problem = self.found(self.counted(2, 6), added_counters(self.counted(2, 6, 4)))[1]
+        assert problem is not None and "its rows do not add up to what was counted" in problem
+
+    def test_they_are_kept_with_a_block_and_added_up(self) -> None:
+        first = DomainRun([], added_counters(self.counted(2, 6)), rows=self.counted(2, 6))
+        read = run_from_json(json.loads(json.dumps(run_as_json(first))))
+        assert read == first and "rows" not in run_as_json(run())
+        both = joined_runs([{"math": read}, {"math": first}])["math"]
+        assert both.rows == tuple(added_counters([each, each]) for each in self.counted(2, 6))
+        assert both.without([FailedProblem(domain="math", problem_id="p", reason="")]).rows == both.rows
