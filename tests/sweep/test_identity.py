@@ -451,14 +451,16 @@ def test_versions_of_code_count(
 # ---------------------------------------------------------------- rules
 
 
+LISTS = ([2, 4], [2, 5, 6])
 POOL: tuple[Any, ...] = ({0: [3]}, 1, 2, 0.25, 0.5, 1.5, True, False, 3, {0: [3], 1: [7]})
 
 
 def knobs_of(rule: type[Rule]) -> dict[str, list[Any]]:
-    """Every knob of a rule -> values to try: those of its Literal, and the pool."""
+    """Every knob of a rule -> values to try: those of its Literal, or lists where it is one, and the pool."""
     return {
-        field.alias or name: [*getattr(field.annotation, "__args__", ()), *POOL]
+        field.alias or name: [*(LISTS if args[-1:] == (...,) else args), *POOL]
         for name, field in rule.model_fields.items()
+        for args in [getattr(field.annotation, "__args__", ())]
     }
 
 
