@@ -46,7 +46,7 @@ class DomainPolicy:
 
     @property
     def row(self) -> PolicyOfRow:
-        """As one of several that an engine holds at once."""
+        """As one of several that an engine holds at once; of a rule that is one row (`search.company`)."""
         return self.rule.name, self.params, self.calibration_key
 
     def activate(self, engine: Engine) -> float:

@@ -124,6 +124,12 @@ def test_blocks_have_company_though_their_point_is_timed() -> None:
     assert has_company(Work(point=point, kind="block", block=2))
 
 
+def test_a_policy_of_several_rows_has_none(tmp_path: Path) -> None:
+    typed = ["policy=dynamic_experts", "policy.ks=[4,6]", "task.samples=2", "task.temperature=0.5"]
+    plan = plan_sweep([*typed, "task.speed_seconds=0", f"output_dir={tmp_path}"])
+    assert [has_company(Work(point=point, kind="block", block=2)) for point in plan.points] == [False, False]
+
+
 def test_a_repeat_has_none_and_other_questions_do_not_belong_together() -> None:
     found = works(*UNTIMED, "repeats=2", "task.max_tokens=choice(8,16)", "seed=choice(0,1)")
     assert {work.point.repeat for work in found} == {0, 1}

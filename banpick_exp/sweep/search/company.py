@@ -12,9 +12,9 @@ from banpick_exp.sweep.search.strategy import Work, setup
 
 def has_company(work: Work) -> bool:
     """Whether others may be asked in its batch: not in stock's, with whom all are paired, nor in a repeat's, whose
-    other batches are its purpose, nor where choices are read."""
+    other batches are its purpose, nor where choices are read, nor beside a policy that holds several rows itself."""
     point = work.point
-    if point.engine.rows < 2 or point.rule.is_stock or point.repeat or point.reading:
+    if point.engine.rows < 2 or len(point.rule.parts) > 1 or point.rule.is_stock or point.repeat or point.reading:
         return False
     return work.kind == "block" or _is_untimed(point)
 
