@@ -17,7 +17,7 @@ from banpick_exp.report.run import Run, read_run
 pytestmark = pytest.mark.engine
 
 KS, SAMPLES, PROBLEMS = (1, 8, 11), 4, 12
-"""Below, at and above the embedded model's top_k; the fourth sample begins again with the first k."""
+"""Below, at and above the embedded model's top_k; the largest answers first, and the fourth sample again."""
 TYPED = (
     "policy=dynamic_experts", "policy.ks=[1,8,11]", 'sweep.reference=[["policy=fixed_k","policy.k=choice(1,11)"]]',
     f"task.samples={SAMPLES}", "task.temperature=1.5", "task.choose=majority", f"task.max_problems={PROBLEMS}",
@@ -57,18 +57,18 @@ def test_each_row_kept_its_own_k_to_the_token(run: Run) -> None:
         counters = by_label[f"fixed_k k={k}"].engagement.counters["math"]
         assert counters.kept == [k * tokens for tokens in counters.tokens]
     evidence = by_label["dynamic_experts ks=1,8,11"].engagement
-    assert evidence.measured_by_row == {"math": KS}
+    assert evidence.measured_by_row == {"math": KS[::-1]}
     counters, implied = evidence.counters["math"], evidence.implied["math"]
     assert [sum(used) for used in counters.usage] == counters.kept
     assert implied[0] == implied[1] == pytest.approx(counters.mean_kept)
-    # Three rows of which two have one sample and the first has two: more tokens than either alone.
-    assert 2 < counters.mean_kept < 8
+    # Three rows, of which the first has two samples: 7.75 where all are as long.
+    assert 6 < counters.mean_kept < 9
     of_one = [by_label[name].engagement.counters["math"].tokens[0] for name in ("fixed_k k=1", "fixed_k k=11")]
     assert min(of_one) / 2 < counters.tokens[0] < 2 * max(of_one)
 
 
 @pytest.mark.parametrize(
-    ("sample", "alone"), [(0, "fixed_k k=1"), (1, "none"), (2, "fixed_k k=11"), (3, "fixed_k k=1")]
+    ("sample", "alone"), [(0, "fixed_k k=11"), (1, "none"), (2, "fixed_k k=1"), (3, "fixed_k k=11")]
 )
 def test_each_sample_is_what_its_k_alone_answers(run: Run, sample: int, alone: str) -> None:
     """The seeds are the same for every policy, so the same k draws the same text."""
@@ -83,7 +83,7 @@ def test_each_sample_is_what_its_k_alone_answers(run: Run, sample: int, alone: s
 
 def test_it_is_not_exported(run: Run, tmp_path: Path) -> None:
     (record,) = [each for each in run.records if each.policy_name == "dynamic_experts"]
-    with pytest.raises(UserError, match=r"is a policy of several rows.*export it, e.g. policy=fixed_k policy.k=1\."):
+    with pytest.raises(UserError, match=r"is a policy of several rows.*export it, e.g. policy=fixed_k policy.k=11\."):
         built(record, run.folder, None)
     (above,) = [each for each in run.records if each.label == "fixed_k k=11"]
     assert built(above, run.folder, None).policies["math"].max_kept == 11

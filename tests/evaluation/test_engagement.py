@@ -176,18 +176,18 @@ class TestSeveralRows:
         return check_engagement(rule, {"math": measured}, {"math": run()}, SHAPE)
 
     def test_each_counted_its_own_k(self) -> None:
-        evidence, problem = self.found(self.counted(2, 6))
-        assert problem is None and evidence.measured_by_row == {"math": (2, 6)}
+        evidence, problem = self.found(self.counted(6, 2))
+        assert problem is None and evidence.measured_by_row == {"math": (6, 2)}
         assert evidence.measured == {"math": 4} and evidence.implied == {"math": (4, 4)}
-        longer = (*self.counted(2, tokens=300), *self.counted(6))
+        longer = (*self.counted(6), *self.counted(2, tokens=300))
         evidence, problem = self.found(longer)
         assert problem is None and evidence.measured == {"math": 3} and evidence.implied == {"math": (3, 3)}
 
     @pytest.mark.parametrize(
         ("kept", "words"),
         [
-            ((6, 2), "row 0 (fixed_k k=2): measured 6.000 experts a token, the policy implies 2 to 2; math: row 1"),
-            ((4, 4), "row 1 (fixed_k k=6): measured 4.000 experts a token, the policy implies 6 to 6"),
+            ((2, 6), "row 0 (fixed_k k=6): measured 2.000 experts a token, the policy implies 6 to 6; math: row 1"),
+            ((4, 4), "row 1 (fixed_k k=2): measured 4.000 experts a token, the policy implies 2 to 2"),
         ],
     )
     def test_rows_that_did_not(self, kept: tuple[int, int], words: str) -> None:
@@ -196,15 +196,15 @@ class TestSeveralRows:
         assert problem is not None and words in problem
 
     def test_a_row_that_routed_nothing_and_tokens_of_no_row(self) -> None:
-        problem = self.found((*self.counted(2), *self.counted(6, tokens=0)))[1]
-        assert problem is not None and "row 1 (fixed_k k=6): no token was routed by it" in problem
-        problem = self.found(self.counted(2, 6), added_counters(self.counted(2, 6, 4)))[1]
+        problem = self.found((*self.counted(6), *self.counted(2, tokens=0)))[1]
+        assert problem is not None and "row 1 (fixed_k k=2): no token was routed by it" in problem
+        problem = self.found(self.counted(6, 2), added_counters(self.counted(6, 2, 4)))[1]
         assert problem is not None and "its rows do not add up to what was counted" in problem
 
     def test_they_are_kept_with_a_block_and_added_up(self) -> None:
-        first = DomainRun([], added_counters(self.counted(2, 6)), rows=self.counted(2, 6))
+        first = DomainRun([], added_counters(self.counted(6, 2)), rows=self.counted(6, 2))
         read = run_from_json(json.loads(json.dumps(run_as_json(first))))
         assert read == first and "rows" not in run_as_json(run())
         both = joined_runs([{"math": read}, {"math": first}])["math"]
-        assert both.rows == tuple(added_counters([each, each]) for each in self.counted(2, 6))
+        assert both.rows == tuple(added_counters([each, each]) for each in self.counted(6, 2))
         assert both.without([FailedProblem(domain="math", problem_id="p", reason="")]).rows == both.rows

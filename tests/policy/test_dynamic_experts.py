@@ -131,18 +131,18 @@ def test_it_is_its_parts() -> None:
         "name": "dynamic_experts",
         "ks": [2, 4, 6],
     }
-    assert [part.canonical() for part in rule.parts] == [{"name": "fixed_k", "k": k} for k in (2, 4, 6)]
+    assert [part.canonical() for part in rule.parts] == [{"name": "fixed_k", "k": k} for k in (6, 4, 2)]
     assert [rule.row_of(sample) for sample in range(5)] == [0, 1, 2, 0, 1]
     assert rule.budget(SHAPE) == (2, 6) and rule.max_kept(SHAPE) == 6 and not rule.needs_calibration()
     parts = build_parts(rule, SHAPE, None)
-    assert [part.digest() for part in parts] == [fixed(k).digest() for k in (2, 4, 6)]
+    assert [part.digest() for part in parts] == [fixed(k).digest() for k in (6, 4, 2)]
     other = build_parts(parse_policy("dynamic_experts", {"ks": [2, 4, 5]}, SHAPE), SHAPE, None)
     assert routing_digest(parts) != routing_digest(other)
-    assert routing_digest(parts[:1]) == fixed(2).digest()[:16], "as every record of one row has it"
+    assert routing_digest(parts[:1]) == fixed(6).digest()[:16], "as every record of one row has it"
 
 
 def test_no_router_takes_it_for_one_table() -> None:
-    words = r"policy=dynamic_experts is a policy of several rows: .*\(fixed_k k=2, fixed_k k=6\)"
+    words = r"policy=dynamic_experts is a policy of several rows: .*\(fixed_k k=6, fixed_k k=2\)"
     with pytest.raises(UserError, match=words):
         build_policy("dynamic_experts", {"ks": [2, 6]}, num_layers=2, num_experts=16, top_k=4)
     rule = parse_policy("dynamic_experts", {"ks": [2, 6]}, SHAPE)
@@ -188,7 +188,7 @@ def test_a_sweep_of_it(tmp_path: Path) -> None:
         (("task.samples=4", "task.temperature=0.5", "policy.ks=[1,2,3,4,5]"), r"\(1..5\), and task.samples=4 leaves 1"),
         (
             (*SAMPLED, "engine.policies_per_batch=1"),
-            r"2 rules at once \(fixed_k k=4, fixed_k k=9\), and engine.policies_per_batch=1 has this engine hold one"
+            r"2 rules at once \(fixed_k k=9, fixed_k k=4\), and engine.policies_per_batch=1 has this engine hold one"
             r" policy.*Type engine.policies_per_batch=2\.",
         ),
         (

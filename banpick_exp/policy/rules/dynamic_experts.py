@@ -1,11 +1,15 @@
 """dynamic_experts: another number of experts for each answer to a problem (Dynamic Experts Search, arXiv 2509.22572).
 
-    sample i of a problem is answered with the first ks[i mod n] experts a token, in every layer and all along
+    sample i of a problem is answered with the first ks[i mod n] experts a token, in every layer and all along;
+    ks from the largest to the smallest, n of them
 
 A problem is answered `task.samples` times, and the answers differ not only by their seeds but by how many experts the
 model thinks with. Within one answer k stays the same (the paper's "expert configuration inheritance"). What becomes of
 the answers is the task's to say: their mean, or one that a verifier chooses (`task.choose`). The paper builds a search
 on this; here whole answers are sampled and one is chosen (best-of-n), and nothing is searched within an answer.
+
+The largest k answers first (ours): where no answer has a majority the first sample counts, and that should not be the
+one with the fewest experts.
 
 Each k is a row of the engine, so all answers go into one batch: the engine holds as many policies as there are ks
 (`engine.policies_per_batch`). The budget is what was measured over the tokens of all answers, each k counted by itself.
@@ -17,7 +21,7 @@ range. The rival is `fixed_k` of that mean, with as many samples and the same ve
 >>> shape = MoeShape(num_layers=2, num_experts=64, top_k=8)
 >>> rule = parse_policy("dynamic_experts", {"ks": [6, 8, 10]}, shape)
 >>> [rule.parts[rule.row_of(sample)].label() for sample in range(4)]
-['fixed_k k=6', 'fixed_k k=8', 'fixed_k k=10', 'fixed_k k=6']
+['fixed_k k=10', 'fixed_k k=8', 'fixed_k k=6', 'fixed_k k=10']
 >>> rule.budget(shape), rule.derived_knobs(shape)["ks"]
 ((6.0, 10.0), [4, 5, 6, 7, 8, 9, 10, 11])
 """
@@ -87,7 +91,7 @@ class DynamicExperts(SeveralRows):
 
     @property
     def parts(self) -> tuple[Rule, ...]:
-        return tuple(FixedK(k=k) for k in self.ks)
+        return tuple(FixedK(k=k) for k in reversed(self.ks))
 
     def check(self, shape: MoeShape) -> None:
         most = most_kept(shape)
