@@ -216,10 +216,13 @@ class Rule(BaseModel):
 
 
 def short(value: object) -> str:
-    """A knob's value in a label: 0.5 as 0.5, 1.0 as 1, named experts as L0E3+L2E1."""
+    """A knob's value in a label: 0.5 as 0.5, 1.0 as 1, named experts as L0E3+L2E1, whole numbers as 4..11 or 4,6,8."""
     if isinstance(value, float):
         return format(value, ".10g")
     if isinstance(value, dict):
         names = [f"L{layer}E{expert}" for layer, experts in value.items() for expert in experts]
         return "+".join(names[:6]) + (f"+{len(names) - 6} more" if len(names) > 6 else "")
+    if isinstance(value, list | tuple):
+        run = all(isinstance(each, int) and each == value[0] + i for i, each in enumerate(value))
+        return f"{value[0]}..{value[-1]}" if run and len(value) > 2 else ",".join(map(short, value))
     return str(value)

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from banpick_exp.analysis.pairing import REFERENCE_POLICIES
+from banpick_exp.policy.rule import short
 from banpick_exp.report.equal_budget import is_near
 from banpick_exp.report.run import Run
 
@@ -144,6 +145,8 @@ def knob_of(name: str, settings: Sequence[Mapping[str, Any]]) -> Knob:
 
 def _words(value: Any, name: str, settings: Sequence[Mapping[str, Any]]) -> str:
     """The value; of an absent knob what is set in its place."""
+    if isinstance(value, tuple):
+        return short([int(each) if each.isdecimal() else each for each in value])
     if value is not None:
         return f"{value:g}" if isinstance(value, float) else str(value)
     without = [each for each in settings if _value(each, name) is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from banpick_exp.models.routing import Routing
 from banpick_exp.policy import Calibration, MoeShape, Policy, build_policy, parse_policy
 from banpick_exp.policy.bases.several import SeveralRows
 from banpick_exp.policy.build import build_parts, routing_digest
+from banpick_exp.policy.rule import short
 from banpick_exp.policy.rules import dynamic_experts
+from banpick_exp.report.question import _value, _words
 from banpick_exp.sweep.plan import plan_sweep
+from banpick_exp.sweep.rerun import rerun_command
 from banpick_exp.sweep.sensible_rules import rules_for
 from banpick_kernels import reference
 from banpick_kernels.insertion import MAX_SLOTS
@@ -176,6 +180,23 @@ def test_a_sweep_of_it(tmp_path: Path) -> None:
     assert [point.label for point in points] == ["none", "dynamic_experts ks=4,6", "dynamic_experts ks=2,9,10"]
     usual = plan(tmp_path, "policy=dynamic_experts", "task.samples=8", "task.temperature=0.6").points[-1]
     assert usual.rule.canonical()["ks"] == [4, 5, 6, 7, 8, 9, 10, 11], "of the embedded model, top_k 8"
+
+
+def test_each_point_of_the_shipped_sweep_can_be_typed_again(tmp_path: Path) -> None:
+    planned = plan(tmp_path, "+sweep=dynamic_experts")
+    assert [point.label for point in planned.points][-1] == "dynamic_experts ks=4..11"
+    for point in planned.points:
+        words = shlex.split(rerun_command(planned.command, point))[3:]
+        again = plan_sweep([*words, "search.ladder=none", f"output_dir={tmp_path}", "dry_run=true"])
+        assert again.points[-1].fingerprint == point.fingerprint
+        assert (again.points[-1].task.samples, again.points[-1].task.choose) == (8, "majority")
+
+
+def test_lists_in_labels_and_at_the_axes_of_figures() -> None:
+    assert [short(each) for each in ([4, 5, 6], (4, 5), [4, 6, 8], [3])] == ["4..6", "4,5", "4,6,8", "3"]
+    settings = [{"ks": [4, 5, 6]}, {"ks": [2, 10]}]
+    assert _words(_value(settings[0], "ks"), "ks", settings) == "4..6"
+    assert _words(_value(settings[1], "ks"), "ks", settings) == "2,10"
 
 
 @pytest.mark.parametrize(

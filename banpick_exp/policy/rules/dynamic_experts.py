@@ -39,7 +39,7 @@ from banpick_exp.models.routing import Routing
 from banpick_exp.models.shape import MoeShape
 from banpick_exp.policy.bases.several import SeveralRows
 from banpick_exp.policy.knobs import as_whole
-from banpick_exp.policy.rule import Rule
+from banpick_exp.policy.rule import Rule, short
 from banpick_exp.policy.rules.fixed_k import FixedK, most_kept
 
 EXAMPLE = "Write for example policy.ks=[4,6,8,10]."
@@ -110,17 +110,9 @@ class DynamicExperts(SeveralRows):
         else:
             problem = f"and task.temperature={temperature:g} draws none of them"
         raise UserError(
-            f"policy={self.name} answers a problem under {ks} numbers of experts ({self._spread()}), {problem}. Type"
+            f"policy={self.name} answers a problem under {ks} numbers of experts ({short(self.ks)}), {problem}. Type"
             f" task.samples={max(ks, samples)} task.temperature={drawn}, or name fewer in policy.ks."
         )
 
     def knobs(self) -> dict[str, object]:
         return {"ks": list(self.ks)}
-
-    def label(self) -> str:
-        return f"{self.name} ks={self._spread()}"
-
-    def _spread(self) -> str:
-        """`4..11`, or `4,6,8,10` where some are left out."""
-        low, high = self.ks[0], self.ks[-1]
-        return f"{low}..{high}" if high - low + 1 == len(self.ks) > 2 else ",".join(map(str, self.ks))
