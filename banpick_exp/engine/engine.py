@@ -24,7 +24,7 @@ from banpick_exp.policy import Calibration
 from banpick_exp.records import Counters
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput
+    from vllm import LLM, RequestOutput, SamplingParams
 
 ROUTING_WORKER = "banpick_exp.engine.worker.RoutingExtension"
 """What vLLM mixes into its workers; a subclass may bring more methods for `Engine.call`."""
@@ -426,20 +426,25 @@ class Engine:
 
         `stop`: for each prompt the texts at which its answer ends; they are left out of it. `rows` as in `generate`.
         """
+        asked = self.asked(len(prompts), max_tokens=max_tokens, ignore_eos=ignore_eos, sampling=sampling, stop=stop)
+        return [Generation.of(output) for output in self._run(prompts, asked, salt, rows)]
+
+    @staticmethod
+    def asked(
+        prompts: int,
+        *,
+        max_tokens: int,
+        ignore_eos: bool = False,
+        sampling: Sequence[Sampling] | None = None,
+        stop: Sequence[Sequence[str]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Arguments of `vllm.SamplingParams` for each of so many prompts; what they mean is said in `generate_ids`."""
         limits = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
-        drawn = [GREEDY] * len(prompts) if sampling is None else [asdict(each) for each in sampling]
+        drawn = [GREEDY] * prompts if sampling is None else [asdict(each) for each in sampling]
         asked = [{**each, **limits} for each in drawn]
         if stop is not None:
             asked = [each | {"stop": list(ends)} if ends else each for each, ends in zip(asked, stop, strict=True)]
-        return [
-            Generation(
-                text=output.outputs[0].text,
-                token_ids=tuple(output.outputs[0].token_ids),
-                prompt_token_ids=tuple(output.prompt_token_ids or ()),
-                finish_reason=output.outputs[0].finish_reason or "",
-            )
-            for output in self._run(prompts, asked, salt, rows)
-        ]
+        return asked
 
     def score(
         self, sequences: Sequence[Sequence[int]], *, salt: str = "", rows: Sequence[int] | None = None
@@ -487,6 +492,21 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """`sampling`: arguments of `vllm.SamplingParams`, one entry a prompt. `rows` as in `generate`."""
+        inputs, parameters = self.requests(prompts, sampling, salt, rows)
+        return self.llm.generate(inputs, parameters, use_tqdm=False)
+
+    def requests(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sequence[Mapping[str, Any]],
+        salt: str,
+        rows: Sequence[int] | None = None,
+        extra: Sequence[Mapping[str, Any]] | None = None,
+    ) -> tuple[Any, list[SamplingParams]]:
+        """What vLLM is asked for these prompts: inputs and parameters, one entry a prompt. Arguments as in `_run`.
+
+        `extra`: what the workers are told of each request, beside its row.
+        """
         from vllm import SamplingParams
 
         held = self.policy_fingerprints
@@ -496,14 +516,17 @@ class Engine:
                 f"rows={sorted(set(rows_R))} for {len(prompts)} prompts: each prompt names one of the {len(held)}"
                 f" policies that set_policies was given, 0..{len(held) - 1}"
             )
+        told = [{"routing_row": row} if row else {} for row in rows_R]
+        if extra is not None:
+            told = [of_row | dict(more) for of_row, more in zip(told, extra, strict=True)]
         # `skip_clone`: made for one request alone. vLLM copies others deeply, a tenth of a small model's time.
         parameters = [
-            SamplingParams(**each, skip_clone=True, extra_args={"routing_row": row} if row else None)
-            for each, row in zip(sampling, rows_R, strict=True)
+            SamplingParams(**each, skip_clone=True, extra_args=more or None)
+            for each, more in zip(sampling, told, strict=True)
         ]
         # A policy changes hidden states, so keys and values: with its fingerprint none is read under another.
-        inputs: Any = [
+        inputs = [
             {"prompt_token_ids": list(ids), "cache_salt": f"{held[row]}{salt}"}
             for ids, row in zip(prompts, rows_R, strict=True)
         ]
-        return self.llm.generate(inputs, parameters, use_tqdm=False)
+        return inputs, parameters

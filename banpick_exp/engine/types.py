@@ -26,6 +26,17 @@ class Generation:
     finish_reason: str
     """vLLM's: `stop` or `length`."""
 
+    @staticmethod
+    def of(output: Any) -> Generation:
+        """The first answer of a `vllm.RequestOutput`."""
+        answer = output.outputs[0]
+        return Generation(
+            text=answer.text,
+            token_ids=tuple(answer.token_ids),
+            prompt_token_ids=tuple(output.prompt_token_ids or ()),
+            finish_reason=answer.finish_reason or "",
+        )
+
     @property
     def truncated(self) -> bool:
         """It hit the token cap instead of stopping by itself."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from vllm.distributed import get_pp_group
 
-from banpick_exp.engine.plugin import token_rows
+from banpick_exp.engine.plugin import contrast, token_rows
 from banpick_exp.engine.plugin.compile_cache import cache_keys
 from banpick_exp.engine.plugin.hook import find_layers
 from banpick_exp.engine.plugin.layer import HookedLayer
@@ -93,6 +93,26 @@ class RoutingExtension:
     def banpick_cache_keys(self) -> dict[str, str | bool]:
         """The fields of a `CacheKeys`."""
         return dataclasses.asdict(cache_keys(self.model_runner.vllm_config, self.model_runner.model))
+
+    # ------------------------------------------------------------ contrast
+
+    def banpick_contrast_room(self) -> list[int]:
+        """Blocks of the KV cache, then the tokens in a block of each group of layers that has blocks of its own.
+
+        Raises RuntimeError where this worker cannot contrast pairs.
+        """
+        contrast.follow(self.model_runner)
+        cache = self.model_runner.kv_cache_config
+        # One block is vLLM's own, the null block.
+        return [cache.num_blocks - 1, *(group.kv_cache_spec.block_size for group in cache.kv_cache_groups)]
+
+    def banpick_contrast(self, on: bool) -> list[list[Any]]:
+        """Contrast pairs from now on, or no longer. What was done since the last call: [pair, steps] of each pair, and
+        what was out of step."""
+        steps = contrast.follow(self.model_runner)
+        done, faults = steps.take()
+        steps.active = on
+        return [done, faults]
 
     # ------------------------------------------------------------ policy and counters
 

@@ -10,8 +10,9 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from banpick_exp.engine.contrast import Contrast, contrasted_ids
 from banpick_exp.engine.engine import Engine, PolicyOfRow
 from banpick_exp.engine.types import Generation, Sampling
 from banpick_exp.evaluation.choosing import with_chosen
@@ -45,6 +46,14 @@ class DomainPolicy:
         return None if len(self.rule.parts) == 1 else self.rule.row_of
 
     @property
+    def contrast(self) -> Contrast | None:
+        """How its two rows answer together, where they do."""
+        if self.rule.contrast is None:
+            return None
+        alpha, beta = self.rule.contrast
+        return Contrast(alpha=alpha, beta=beta)
+
+    @property
     def row(self) -> PolicyOfRow:
         """As one of several that an engine holds at once; of a rule that is one row (`search.company`)."""
         return self.rule.name, self.params, self.calibration_key
@@ -70,7 +79,8 @@ class DomainRun:
     failed: tuple[FailedProblem, ...] = ()
     """Problems without an answer, because they break engines."""
     rows: tuple[Counters, ...] = ()
-    """The same counters by row, where the policy holds several; they add up to `counters`."""
+    """The same counters by row, where the policy holds several; they add up to `counters`, but for the tokens of rows
+    that are contrasted: these are the same tokens, and counted once."""
 
     @property
     def asked(self) -> set[str]:
@@ -119,14 +129,18 @@ def answer_problems(
         policy = policies[domain]
         swap = max(swap, policy.activate(engine))
         engine.counters(reset=True)
-        asked = zip(items, ask(engine, items, task, seed=seed, repeat=repeat, row_of=policy.row_of), strict=True)
+        answers = ask(engine, items, task, seed=seed, repeat=repeat, row_of=policy.row_of, contrast=policy.contrast)
+        asked = zip(items, answers, strict=True)
         given = [
             (problem, answer, sample if task.samples > 1 else None)
             for problem, answers in asked
             for sample, answer in enumerate(answers)
         ]
         rows = () if policy.row_of is None else tuple(engine.counters_by_row(reset=False))
-        runs[domain] = DomainRun(graded(given, task), engine.counters(reset=True), rows=rows)
+        counters = engine.counters(reset=True)
+        if policy.contrast is not None:
+            counters = replace(counters, tokens=rows[0].tokens)
+        runs[domain] = DomainRun(graded(given, task), counters, rows=rows)
     return Answered(policies=policies, runs=runs, swap_seconds=swap)
 
 
@@ -184,16 +198,20 @@ def ask(
     seed: int = 0,
     repeat: int = 0,
     row_of: Callable[[int], int] | None = None,
+    contrast: Contrast | None = None,
 ) -> list[list[Generation]]:
     """The answers to each problem, `task.samples` of them, in the order of `problems`; under the current policy.
 
     `row_of`: which of its rows answers the sample of a number, where it holds several. A problem of choices is answered
-    by how likely each is, under row 0: planning refuses it beside several rows.
+    by how likely each is, under row 0: planning refuses it beside several rows. `contrast`: how two rows answer
+    together.
     """
     if task.temperature == 0 and repeat == 0 and row_of is None:
         return [[answer] for answer in ask_once(engine, problems, task)]
     scored = _scored(engine, problems, repeat=repeat)
-    written = iter(_written(engine, _without_choices(problems), task, seed=seed, repeat=repeat, row_of=row_of))
+    written = iter(
+        _written(engine, _without_choices(problems), task, seed=seed, repeat=repeat, row_of=row_of, contrast=contrast)
+    )
     return [[next(scored)] if problem.choices else next(written) for problem in problems]
 
 
@@ -222,6 +240,7 @@ def _written(
     seed: int,
     repeat: int,
     row_of: Callable[[int], int] | None,
+    contrast: Contrast | None,
 ) -> list[list[Generation]]:
     """The samples of each problem, drawn where the task says so, in the batches of a repeat."""
     if not problems:
@@ -234,7 +253,7 @@ def _written(
     for batch in batches(len(problems), task.samples, repeat, engine.settings.max_num_seqs):
         asked = [requests[index] for index in batch]
         rows = None if row_of is None else [row_of(sample) for _, sample in asked]
-        answers = written(engine, problems, ids, asked, task, seed=seed, salt=salt, rows=rows)
+        answers = written(engine, problems, ids, asked, task, seed=seed, salt=salt, rows=rows, contrast=contrast)
         found |= dict(zip(asked, answers, strict=True))
     return [[found[number, sample] for sample in range(task.samples)] for number in range(len(problems))]
 
@@ -249,22 +268,24 @@ def written(
     seed: int,
     salt: str = "",
     rows: Sequence[int] | None = None,
+    contrast: Contrast | None = None,
 ) -> list[Generation]:
     """One answer each to what is `asked`, a problem's place and the number of the sample, drawn where the task says so.
 
-    `ids`: the problems' tokens; `rows`: which of the policies that the engine holds answers each, row 0 by default.
+    `ids`: the problems' tokens; `rows`: which of the policies that the engine holds answers each, row 0 by default;
+    `contrast`: which two answer each together.
     """
     sampling = None
     if task.temperature > 0:
         seeds = (sample_seed(seed, problems[number], sample) for number, sample in asked)
         sampling = [Sampling(temperature=task.temperature, top_p=task.top_p, seed=each) for each in seeds]
+    sequences, stop = [ids[number] for number, _ in asked], [problems[number].stop for number, _ in asked]
+    if contrast is not None:
+        return contrasted_ids(
+            engine, sequences, contrast, max_tokens=task.max_tokens, sampling=sampling, salt=salt, stop=stop
+        )
     return engine.generate_ids(
-        [ids[number] for number, _ in asked],
-        max_tokens=task.max_tokens,
-        sampling=sampling,
-        salt=salt,
-        stop=[problems[number].stop for number, _ in asked],
-        rows=rows,
+        sequences, max_tokens=task.max_tokens, sampling=sampling, salt=salt, stop=stop, rows=rows
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,12 +38,19 @@ def check_engagement(
     every = [row for rows in held.values() for row in rows]
     pulls = [row for row in every if row.pull is not None]
     share = _key_expert_share(held, stock)
-    reasons = [f"{domain}: {problem}" for domain in runs for problem in _problems_of_domain(held[domain], runs[domain])]
+    together = {domain: policies[domain].contrast is not None for domain in runs}
+    reasons = [
+        f"{domain}: {problem}"
+        for domain in runs
+        for problem in _problems_of_domain(held[domain], runs[domain], together=together[domain])
+    ]
     if share is not None and (problem := _unmoved(share, down=any(row.pull.down for row in pulls if row.pull))):
         reasons.append(problem)
     if any(_reroutes(row.policy) for row in every) and not _left_a_trace(runs, stock):
         reasons.append("every expert was selected exactly as often as under stock: nothing shows that it was applied")
-    return _evidence(held, runs, share), "the policy did not engage: " + "; ".join(reasons) if reasons else None
+    return _evidence(held, runs, share, together), "the policy did not engage: " + "; ".join(
+        reasons
+    ) if reasons else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +73,31 @@ def _held(chosen: DomainPolicy, run: DomainRun, shape: MoeShape) -> list[_Row]:
     return [_Row(policy, counters, policy.pull()) for policy, counters in zip(built, counted, strict=True)]
 
 
-def _implied(rows: Sequence[_Row]) -> Interval:
-    """Lowest and highest mean_kept of a domain, each row weighing as much as was routed by it."""
+def _implied(rows: Sequence[_Row], *, together: bool) -> Interval:
+    """Lowest and highest mean_kept of a domain, each row weighing as much as was routed by it.
+
+    `together`: every token is routed by all rows, so what they keep adds up.
+    """
     choices = max(1, sum(row.choices for row in rows))
     lows, highs = zip(*(row.policy.countable(row.choices) for row in rows), strict=True)
-    if len(rows) == 1:
-        return lows[0], highs[0]
+    if len(rows) == 1 or together:
+        return sum(lows), sum(highs)
     low, high = (sum(end * row.choices for end, row in zip(ends, rows, strict=True)) for ends in (lows, highs))
     return low / choices, high / choices
 
 
 def _evidence(
-    held: Mapping[str, Sequence[_Row]], runs: Mapping[str, DomainRun], share: KeyExpertShare | None
+    held: Mapping[str, Sequence[_Row]],
+    runs: Mapping[str, DomainRun],
+    share: KeyExpertShare | None,
+    together: Mapping[str, bool],
 ) -> Engagement:
     counters = {domain: run.counters for domain, run in runs.items()}
     several = {domain: rows for domain, rows in held.items() if len(rows) > 1}
     by_row = {domain: tuple(row.counted.mean_kept for row in rows) for domain, rows in several.items()}
     keys = {domain: [row.policy.key_experts for row in rows] for domain, rows in held.items()}
     evidence = Engagement(
-        implied={domain: _implied(rows) for domain, rows in held.items()},
+        implied={domain: _implied(rows, together=together[domain]) for domain, rows in held.items()},
         measured={domain: counted.mean_kept for domain, counted in counters.items()},
         routing_table={domain: routing_digest([row.policy for row in rows]) for domain, rows in held.items()},
         routing_counts={domain: fingerprint([c.tokens, c.kept, c.usage]) for domain, c in counters.items()},
@@ -97,10 +110,13 @@ def _evidence(
     return evidence.model_copy(update={name: value for name, value in known.items() if value is not None})
 
 
-def _problems_of_domain(rows: Sequence[_Row], run: DomainRun) -> list[str]:
+def _problems_of_domain(rows: Sequence[_Row], run: DomainRun, *, together: bool) -> list[str]:
     """What one domain alone shows against the policy."""
     problems = []
-    if len(rows) > 1 and added_counters(run.rows) != run.counters:
+    if together and any(counted.tokens != run.counters.tokens for counted in run.rows):
+        problems.append("its rows did not route the same tokens: they were not contrasted on all of them")
+    counted = replace(added_counters(run.rows), tokens=run.counters.tokens) if together else added_counters(run.rows)
+    if len(rows) > 1 and counted != run.counters:
         problems.append("its rows do not add up to what was counted: tokens were routed by a row of no policy")
     for number, row in enumerate(rows):
         where = f"row {number} ({row.policy.rule.label()}): " if len(rows) > 1 else ""

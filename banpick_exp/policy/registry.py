@@ -23,7 +23,9 @@ from banpick_exp.policy.rules.modes import Modes
 from banpick_exp.policy.rules.naee import Naee
 from banpick_exp.policy.rules.none import Stock
 from banpick_exp.policy.rules.pick import Pick
+from banpick_exp.policy.rules.rank_k import RankK
 from banpick_exp.policy.rules.rice import Rice
+from banpick_exp.policy.rules.scmoe import Scmoe
 from banpick_exp.policy.rules.steer import Steer
 from banpick_exp.policy.rules.top_p import TopP
 
@@ -43,6 +45,8 @@ RULES: tuple[type[Rule], ...] = (
     Steer,
     Rice,
     ExpertSample,
+    RankK,
+    Scmoe,
     DynamicExperts,
 )
 """Every rule, in the order in which a message lists them. A new one is a module of its own and one more line here."""
@@ -64,6 +68,7 @@ EXAMPLES = {
     "threshold": "threshold=0.01",
     "multiplier": "multiplier=2",
     "experts": "experts={0: [3, 7]}",
+    "rank": "rank=2",
     "path": "path=/data/offset.safetensors",
 }
 """What to type for a knob that is missing."""

@@ -103,6 +103,12 @@ class Rule(BaseModel):
         """Which row answers the sample of that number, counted from 0, of any problem."""
         return sample % len(self.parts)
 
+    @property
+    def contrast(self) -> tuple[float, float] | None:
+        """(alpha, beta) where row 0 and row 1 answer every request together, by their contrast (`scmoe`); None where a
+        request is answered by one row. What such rows keep is kept for one token, so it adds up."""
+        return None
+
     def check_task(self, samples: int, temperature: float) -> None:
         """Raise UserError where a task with so many answers a problem, drawn so, cannot be answered under it."""
 

@@ -270,11 +270,13 @@ def point_cost(point: Point, speed: Speed, pace: Pace | None = None) -> PointCos
     known = None if pace is None else pace.lengths.get(asked(point))
     length = ASSUMED_LENGTH if known is None else known / point.task.max_tokens
     prompted = _written_problems(point) * prompt_tokens(point)
+    rows = 1 if point.rule.contrast is None else len(point.rule.parts)
     return PointCost(
         generated=length * tokens.written,
         prompted=prompted,
         read=tokens.read,
-        answer_seconds=tokens.seconds(speed, length) + (prompted / speed.prefill if speed.prompts_apart else 0),
+        answer_seconds=rows
+        * (tokens.seconds(speed, length) + (prompted / speed.prefill if speed.prompts_apart else 0)),
         time_seconds=0.0
         if point.repeat or len(point.rule.parts) > 1
         else point.task.speed_seconds * ((pace and pace.clock) or 1.0),

@@ -95,6 +95,7 @@ class PointMaker:
         rule, budget = policy or self._composer.policy(assignment, setting.checkpoint.shape)
         _check_graphs(rule, setting)
         _check_rows(rule, setting)
+        _check_pairs(rule, setting)
         _check_slots(rule, setting)
         _check_majority(setting)
         rule.check_task(setting.task.samples, setting.task.temperature)
@@ -364,6 +365,28 @@ def _check_rows(rule: Rule, setting: Setting) -> None:
         f" and {typed} has this engine hold {held}: it could not start on a request. Type"
         f" engine.policies_per_batch={needed}."
     )
+
+
+def _check_pairs(rule: Rule, setting: Setting) -> None:
+    """UserError where no two requests of a contrast fit into one step, or nobody has tried it."""
+    if rule.contrast is None:
+        return
+    engine = setting.engine
+    if engine.pipeline_parallel_size > 1:
+        raise UserError(
+            f"policy={rule.name} contrasts two requests in every step, which was never tried on pipeline stages"
+            f" (engine.pipeline_parallel_size={engine.pipeline_parallel_size}). Type engine.pipeline_parallel_size=1."
+        )
+    if engine.model_runner == "v2":
+        raise UserError(
+            f"policy={rule.name} puts its scores in place of the logits of vLLM's first model runner, and"
+            " engine.model_runner=v2 runs another: nothing would be contrasted. Type engine.model_runner=v1."
+        )
+    if engine.max_num_seqs < 2:
+        raise UserError(
+            f"policy={rule.name} contrasts two requests in every step, and engine.max_num_seqs=1 runs one: they would"
+            " never meet. Type engine.max_num_seqs=2 or more."
+        )
 
 
 def _check_slots(rule: Rule, setting: Setting) -> None:

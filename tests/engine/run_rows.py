@@ -14,6 +14,7 @@ from parity_policies import CALIBRATED, CALIBRATION, POLICIES
 from prompts import CHECKPOINT, MAX_TOKENS, NUM_LAYERS, long_prompts, short_prompts
 
 from banpick_exp.engine.config import EngineConfig
+from banpick_exp.engine.contrast import Contrast, contrasted_ids
 from banpick_exp.engine.engine import Engine, EngineError, PolicyOfRow
 from banpick_exp.evaluation.calibration.config import CALIBRATION_WORKER
 from banpick_exp.evaluation.demand.record import Replay, record
@@ -115,6 +116,8 @@ def one_policy() -> dict[str, Any]:
     engine = start(1)
     sequences = prompts(engine)
     found: dict[str, Any] = {"alone": alone(engine, sequences), "tokens": sum(map(len, sequences))}
+    engine.set_policy(*HELD[0])
+    found["plain"] = [list(answer.token_ids) for answer in engine.generate_ids(sequences, max_tokens=MAX_TOKENS)]
     found["fingerprints"] = []
     for policy in HELD:
         engine.set_policy(*policy)
@@ -131,6 +134,7 @@ def eager() -> dict[str, Any]:
     pairs = shuffled(sequences)
     found: dict[str, Any] = {"swap_seconds": sorted(engine.set_policies(HELD) for _ in range(5))[2]}
     found["fingerprints"] = engine.policy_fingerprints
+    found["contrasted"] = contrasted(engine)
     found["mixed"], found["again"] = asked(engine, pairs), asked(engine, pairs)
     found["turned"] = turned(engine, pairs)
     found["no_such_row"] = refusal(lambda: engine.generate_ids(sequences[:1], max_tokens=2, rows=[len(HELD)]))
@@ -152,6 +156,13 @@ def eager() -> dict[str, Any]:
     found["not_held"] = refusal(lambda: unchecked(engine, sequences[0], len(HELD)))
     engine.close()
     return found
+
+
+def contrasted(engine: Engine) -> list[list[int]]:
+    """Answers by the contrast of the first policy with another, as far from it as makes a difference."""
+    weak = LABELS.index("fixed_k 1")
+    answers = contrasted_ids(engine, prompts(engine), Contrast(beta=3.0, weak_row=weak), max_tokens=MAX_TOKENS)
+    return [list(answer.token_ids) for answer in answers]
 
 
 def engine_rows(engine: Engine) -> Any:
@@ -210,6 +221,7 @@ def tensor() -> dict[str, Any]:
     found: dict[str, Any] = {"mixed": asked(engine, shuffled(prompts(engine)))}
     found["by_rank"] = engine.call("banpick_counters_by_row", False)
     found["demanded"] = demanded(engine, prompts(engine))
+    found["contrasted"] = contrasted(engine)
     found["disagreeing"] = refusal(lambda: engine.set_policies([("none", {}), BROKEN]))
     engine.close()
     return found

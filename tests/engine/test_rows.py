@@ -83,6 +83,12 @@ def test_sixteen_policies_are_swapped_at_once(found: dict[str, Any]) -> None:
     assert found["eager"]["swap_seconds"] < 0.5
 
 
+def test_two_ranks_contrast_alike(found: dict[str, Any]) -> None:
+    """Their engine runs in a process of its own, which is held still while a pair comes in."""
+    assert found["tensor"]["contrasted"] == found["eager"]["contrasted"]
+    assert found["eager"]["contrasted"] != found["one"]["plain"]
+
+
 def test_dummy_runs_read_row_0(found: dict[str, Any]) -> None:
     assert set(found["eager"]["rows_of_the_last_step"]) > {0}
     assert set(found["eager"]["rows_of_a_dummy_run"]) == {0}

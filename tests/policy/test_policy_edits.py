@@ -41,7 +41,11 @@ EXAMPLES: list[tuple[str, dict[str, Any]]] = [
     ("expert_sample", {}),
     ("expert_sample", {"k": 3, "seed": 5}),
     ("diep", {"k_min": 1}),
+    ("rank_k", {"rank": 2}),
+    ("rank_k", {"rank": EXPERTS}),
 ]
+SEVERAL = {"scmoe"}
+"""Of several rows, one of which has hooks."""
 
 
 def built(name: str, calibration: dict[str, Any] | None = CALIBRATION, **params: Any) -> Policy:
@@ -170,7 +174,7 @@ class TestMechanism:
         assert [point.rule.name for point in plan.points] == ["none", "steer"]
 
     def test_only_rules_that_say_so_have_hooks(self) -> None:
-        assert {name for name, rule in POLICIES.items() if rule.in_torch} == {name for name, _ in EXAMPLES}
+        assert {name for name, rule in POLICIES.items() if rule.in_torch} == {name for name, _ in EXAMPLES} | SEVERAL
 
 
 class TestSteer:

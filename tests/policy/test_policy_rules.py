@@ -250,6 +250,8 @@ class TestIdentity:
         ("rice", {"multiplier": 2, "count": 2, "k": 3}, "rice multiplier=2 count=2 k=3"),
         ("expert_sample", {"k": 3}, "expert_sample temperature=1 pool_factor=4 seed=0 k=3"),
         ("dynamic_experts", {"ks": [5, 3, 4.0]}, "dynamic_experts ks=3..5"),
+        ("rank_k", {"rank": 2.0}, "rank_k rank=2"),
+        ("scmoe", {"beta": 1}, "scmoe beta=1 alpha=0.1 weak_rank=2"),
         ("mask", {"experts": {1: [2], 0: [3, 1]}}, "mask experts=L0E1+L0E3+L1E2"),
         ("logit_offset", {"path": offset_file("twos", torch.full((2, 16), 2.0))}, "logit_offset twos f01ace90"),
     )  # fmt: skip
@@ -313,7 +315,7 @@ class TestIdentity:
         assert ban(1, 2).digest() != ban(1, 2, {**CALIBRATION, "r_max": 0.99}).digest()
 
 
-SEVERAL = {"dynamic_experts"}
+SEVERAL = {"dynamic_experts", "scmoe"}
 """Rules that are no table."""
 ROUTED = [(name, params) for name, params, _ in TestIdentity.RULES if name not in SEVERAL]
 
