@@ -31,7 +31,8 @@ Benchmarks. Variants alternate in one process; every figure is a ratio with its 
   python -m banpick_exp bench rows      the same engine decoding under 16 policies at once, one for each request, over
                                         one policy (--sizes 16,64)
   python -m banpick_exp bench together  the embedded model under 4 and 16 policies, one after the other and in one
-                                        batch, on 3 to 300 problems: when `engine.policies_per_batch` pays (3 minutes)
+                                        batch, on 3 to 300 problems: when `engine.policies_per_batch` pays
+                                        (--rounds 6 --threads 1: 8 minutes)
   python -m banpick_exp bench profile   where the time of a decode step goes, by policy (about 3 minutes, 15 GB)
   python -m banpick_exp bench calibration  work and time to find key experts by method, on the embedded model and its
                                         controls, and whether all find the same (about 2 minutes, --rounds 1)
