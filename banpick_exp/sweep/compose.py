@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,15 @@ class Setting:
     checkpoint: Checkpoint
 
 
+def _leaves(tree: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """`calibration.score` and its value, of a tree."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
 def conf_dir() -> Path:
     """The folder of YAML files: inside the package when installed, beside it in a checkout."""
     here = Path(__file__).resolve().parent.parent
@@ -103,6 +112,15 @@ class Composer:
         }
         plain = {key: tree.get(key) for key in ("output_dir", "run", "resume", "dry_run", "repeats")}
         return validated(RunConfig, plain | parts), others
+
+    @functools.cached_property
+    def beside_the_space(self) -> Assignment:
+        """What the sweep's own file sets for every point: without `+sweep=` it has to be typed."""
+        if self._sweep is None:
+            return {}
+        tree = OmegaConf.to_container(OmegaConf.load(conf_dir() / "sweep" / f"{self._sweep}.yaml"))
+        assert isinstance(tree, dict)
+        return dict(_leaves({key: value for key, value in tree.items() if key in POINT_KEYS and key != "policy"}))
 
     def setting(self, assignment: Assignment) -> Setting:
         """Model, engine, task, calibration, seed and repeat of an assignment; read once for equal values."""

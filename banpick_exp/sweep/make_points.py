@@ -139,7 +139,11 @@ class PointMaker:
             fingerprint=identity(repeat=setting.repeat),
             engine_fingerprint=engine,
             calibration_fingerprint=calibration.fingerprint,
-            settings=self._once(setting, "settings", _typed_settings(assignment) | _chosen_dtype(setting)),
+            settings=self._once(
+                setting,
+                "settings",
+                self._composer.beside_the_space | _typed_settings(assignment) | _chosen_dtype(setting),
+            ),
         )
 
     def policy(self, assignment: Assignment) -> tuple[Rule, float | None]:
