@@ -16,6 +16,7 @@ from banpick_exp.cluster.jobs import Job, Jobs
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.sweep.estimate import BLOCK_SECONDS
 from banpick_exp.sweep.point import Point
+from banpick_exp.sweep.search.company import has_company
 from banpick_exp.sweep.search.strategy import setup
 
 
@@ -29,11 +30,12 @@ class Sharing:
 
     def find_company(self, job: Job, engines: int) -> None:
         """Give a job that was taken the company of others that wait, so that none of so many engines stands idle."""
-        rows = job.point.engine.rows
-        if job.work is None or job.alone or rows < 2 or setup(job.point) in self._in_vain:
+        if job.work is None or job.alone or not has_company(job.work) or setup(job.point) in self._in_vain:
             return
         expected = self._expected_seconds(job) or BLOCK_SECONDS
-        most = min(rows + 1, int(BLOCK_SECONDS / max(expected, 1e-9)))  # one of them may be asked alone, to compare
+        most = min(
+            job.point.engine.rows + 1, int(BLOCK_SECONDS / max(expected, 1e-9))
+        )  # one of them may be asked alone, to compare
         alike = self._jobs.alike(job, max(0, most * engines - 1))
         share = min(most, math.ceil((1 + len(alike)) / engines))
         self._jobs.join(job, alike[: share - 1])
