@@ -138,7 +138,7 @@ def test_a_bad_policy_changes_nothing(tiny_engine: Engine) -> None:
 
     tiny_engine.set_policy("fixed_k", {"k": 3})
     before = tiny_engine.policy_fingerprint
-    for name, params in (("fixed_k", {"k": 9}), ("pick", {"mode": "range_add", "experts": {7: [1]}}), ("banana", {})):
+    for name, params in (("fixed_k", {"k": 33}), ("pick", {"mode": "range_add", "experts": {7: [1]}}), ("banana", {})):
         with pytest.raises(UserError):
             tiny_engine.set_policy(name, params)
     assert tiny_engine.policy_fingerprint == before
