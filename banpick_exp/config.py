@@ -60,7 +60,7 @@ def validated(section: type[SectionT], values: Mapping[str, Any], prefix: str = 
     try:
         return section.model_validate(dict(values))
     except ValidationError as error:
-        messages = [_explain(section, dict(details), start) for details in error.errors()]
+        messages = [_explain(section, details, start) for details in _joined([dict(each) for each in error.errors()])]
         raise UserError("\n".join(messages)) from None
 
 
@@ -85,6 +85,33 @@ EXPECTATIONS = {
 """pydantic's error types in our words."""
 
 
+UNION = "a word or a value"
+"""In place of pydantic's error type, of a setting that is one of some words or a value of another type."""
+
+
+def _joined(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is wrong, setting by setting: pydantic tells of each type that one may have, under a name of its own."""
+    of_words = {each["loc"][0]: each for each in errors if len(each["loc"]) == 2 and _is_of_words(each["loc"][1])}
+    found = []
+    for each in errors:
+        words = of_words.get(each["loc"][0]) if len(each["loc"]) == 2 else None
+        if words is None:
+            found.append(each)
+        elif each is not words:
+            problem = f"{_problem(each)}, and not {words['ctx']['expected']} either"
+            found.append({**each, "loc": each["loc"][:1], "type": UNION, "msg": problem})
+    return found
+
+
+def _is_of_words(part: Any) -> bool:
+    return isinstance(part, str) and part.startswith("literal[")
+
+
+def _problem(details: Mapping[str, Any]) -> str:
+    words: str = EXPECTATIONS.get(details["type"], details["msg"])
+    return words if details["type"] == UNION else words.format(**details.get("ctx", {}))
+
+
 def _explain(section: type[Section], details: dict[str, Any], start: str) -> str:
     path = [str(part) for part in details["loc"]]
     key, kind, value = start + ".".join(path), details["type"], details["input"]
@@ -98,7 +125,7 @@ def _explain(section: type[Section], details: dict[str, Any], start: str) -> str
         return f"{key} has no default: type {key}=VALUE."
     if kind == "value_error":
         return f"{details['ctx']['error']}."
-    problem = EXPECTATIONS.get(kind, details["msg"]).format(**details.get("ctx", {}))
+    problem = _problem(details)
     field = section.model_fields.get(path[0]) if path else None
     remedy = "" if field is None or field.is_required() else f" The default: {start}{path[0]}={shown(field.default)}."
     if kind == "tuple_type" and isinstance(value, str | int | float) and value != "":

@@ -124,6 +124,13 @@ def test_the_help_page_lists_every_choice() -> None:
         (EngineConfig, {"expert_parallel": True, "tensor_parallel_size": 2}, ["CPU engines", "expert_parallel=false"]),
         (EngineConfig, {"expert_parallel": True, "gpus": 1}, ["would change nothing", "Type engine.tensor_parallel_s"]),
         (EngineConfig, {"distributed_executor_backend": "ray"}, ["does not exist for CPU engines", "backend=mp"]),
+        (EngineConfig, {"policies_per_batch": 0}, ["engine.policies_per_batch=0 is below 1, and not 'auto' either: "]),
+        (EngineConfig, {"policies_per_batch": "many"}, ["_batch=many is not a whole number, and not 'auto' either: "]),
+        (
+            EngineConfig,
+            {"policies_per_batch": 257, "max_num_seqs": 0},
+            ["batch=257 is above 256", "_seqs=0 is below 1"],
+        ),
         (EngineConfig, {"model_runner": "v2"}, ["does not exist for CPU engines", "engine.model_runner=v1"]),
         (EngineConfig, {"max_num_batched_tokens": 8}, ["engine.max_num_batched_tokens=8", "Type"]),
         (ModelConfig, {"name": "x", "dtype": "bf16"}, ["model.dtype=bf16 is none of", "'bfloat16'"]),
