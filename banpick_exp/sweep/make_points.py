@@ -94,8 +94,8 @@ class PointMaker:
         setting = self._composer.setting(assignment)
         rule, budget = policy or self._composer.policy(assignment, setting.checkpoint.shape)
         _check_graphs(rule, setting)
+        _check_pairs(rule, setting)  # what cannot be had at all, before how to have it
         _check_rows(rule, setting)
-        _check_pairs(rule, setting)
         _check_slots(rule, setting)
         _check_majority(setting)
         rule.check_task(setting.task.samples, setting.task.temperature)

@@ -92,6 +92,7 @@ def test_knobs_that_cannot_be(name: str, knobs: dict[str, Any], words: str) -> N
     [
         (["engine.policies_per_batch=1"], r"2 rules at once \(none, rank_k rank=2\).*policies_per_batch=2"),
         (["engine.max_num_seqs=1"], r"engine.max_num_seqs=1 .* Type engine.max_num_seqs=2"),
+        (["engine.pipeline_parallel_size=2"], "Type engine.pipeline_parallel_size=1"),
         (["engine.pipeline_parallel_size=2", "engine.policies_per_batch=2"], "Type engine.pipeline_parallel_size=1"),
         (
             ["engine=cuda", "engine.policies_per_batch=2", "engine.compile=false", "engine.model_runner=v2"],
