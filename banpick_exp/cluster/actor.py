@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from banpick_exp.cluster.answers import CalibrationProgress, Started, Together
-from banpick_exp.cluster.faults import reason_of
+from banpick_exp.cluster.faults import ends_the_engine, reason_of
 from banpick_exp.cluster.record_of import record_of
 from banpick_exp.cluster.shared_memory import too_small
 from banpick_exp.disk import write_atomically
 from banpick_exp.engine.engine import Engine
 from banpick_exp.engine.verify.transformers_parity import check_at_start
+from banpick_exp.errors import UserError
+from banpick_exp.evaluation.asking import TooManyFailed
 from banpick_exp.evaluation.calibration.scores import Part
 from banpick_exp.evaluation.calibration.stored import Block
 from banpick_exp.evaluation.cut import Cut
@@ -104,19 +106,26 @@ class EngineActor:
     def run_together(self, method: Literal["run_point", "run_block"], calls: Sequence[tuple[Any, ...]]) -> Together:
         """Make several calls of a method, each given by its arguments, whose policies may answer in one batch.
 
-        The points are of one set-up; blocks have one number. A call that raises is left out, and so are those behind
-        it: made alone it raises again, and what it says is then its own.
+        The points are of one set-up; blocks have one number. A call that raises is left out: made alone it raises
+        again, and what it says is then its own. So are those behind it, unless it is surely the point's own fault.
+        Raises what says that this engine is not to be asked again.
         """
         points, cut = [call[0] for call in calls], calls[0][1 if method == "run_block" else 3]
-        choice = measure_at_once(self._session, points, cut, calls[0][2] if method == "run_block" else None)
-        answers: dict[str, Any] = {}
-        for point, call in zip(points, calls, strict=True):
-            try:
-                answers[point.fingerprint] = getattr(self, method)(*call)
-            except Exception as error:
-                traceback.print_exception(error)  # into the engine's log
-                break
-        self._session.given.clear()
+        try:
+            choice = measure_at_once(self._session, points, cut, calls[0][2] if method == "run_block" else None)
+            answers: dict[str, Any] = {}
+            for point, call in zip(points, calls, strict=True):
+                try:
+                    answers[point.fingerprint] = getattr(self, method)(*call)
+                except (UserError, TooManyFailed) as error:  # a budget out of reach: the others have their answers
+                    traceback.print_exception(error)  # into the engine's log
+                except Exception as error:
+                    if ends_the_engine(error):
+                        raise
+                    traceback.print_exception(error)
+                    break
+        finally:
+            self._session.given.clear()
         return Together(answers=answers, pays=choice.pays, said=choice.said)
 
     def run_point(self, point: Point, stock_fingerprint: str, command: str, cut: Cut | None = None) -> PointRecord:

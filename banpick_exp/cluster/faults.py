@@ -79,6 +79,16 @@ def lost_with(error: str, said: str) -> str | None:
     return None
 
 
+def ends_the_engine(error: BaseException) -> bool:
+    """Whether a driver that hears of this error asks the engine nothing more.
+
+    >>> ends_the_engine(MemoryError()), ends_the_engine(ValueError("no such rule"))
+    (True, False)
+    """
+    name = type(error).__name__
+    return name in FATAL_TO_ENGINE or lost_with(name, f"{name}: {reason_of(error)}") is not None
+
+
 LESS_MEMORY = "Use fewer engines a node with cluster.engines=1, or fewer sequences at once with engine.max_num_seqs"
 NODE_FULL = re.compile(r"Memory on the node \(IP: ([^,)]+).*? was ([\d.]+\w+ used / [\d.]+\w+ limit)")
 """In two thousand characters that Ray says when its monitor has killed an engine."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from banpick_exp.evaluation.answer import Answered, DomainRun, Problems
 from banpick_exp.evaluation.asking import Asking, TooManyFailed, check_failed
 from banpick_exp.evaluation.at_once import Choice, answer_at_once
-from banpick_exp.evaluation.blocks import answer_block, block_problems, read_block
+from banpick_exp.evaluation.blocks import answer_block, block_problems, read_block, read_blocks
 from banpick_exp.evaluation.budget.solve import answer_at_budget, solved_policies
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.engagement import check_engagement
@@ -138,9 +138,15 @@ def measure_at_once(session: Session, trials: Sequence[Trial], cut: Cut | None, 
     """
     problems = asked_problems(trials[0])
     if number is None or cut is None:
-        return answer_at_once(session, trials, POINT, problems)
+        # One that was answered in blocks is only added up.
+        left = [trial for trial in trials if not _in_blocks(session, trial, cut)]
+        return answer_at_once(session, left, POINT, problems)
     left = [trial for trial in trials if read_block(session.folder, trial.fingerprint, cut, number) is None]
     return answer_at_once(session, left, str(number), problems, block_problems(problems, cut, number))
+
+
+def _in_blocks(session: Session, trial: Trial, cut: Cut | None) -> bool:
+    return cut is not None and read_blocks(session.folder, trial.fingerprint, cut, len(cut)) is not None
 
 
 def answered_problems(trial: Trial, problems: Problems, runs: Mapping[str, DomainRun]) -> Problems:

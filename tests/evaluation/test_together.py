@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from loaded_backend import LoadedBackend
 from rich.console import Console
 
 from banpick_exp.cluster.actor import EngineActor
+from banpick_exp.cluster.answers import Together
 from banpick_exp.cluster.events import read
 from banpick_exp.cluster.plan import RunPlan, plan_run
 from banpick_exp.cluster.run import Run
 from banpick_exp.engine.engine import Engine
+from banpick_exp.errors import UserError
 from banpick_exp.evaluation import at_once, together
 from banpick_exp.evaluation.answer import DomainPolicy, answer_problems
 from banpick_exp.evaluation.controls import tiny_task
@@ -152,22 +155,54 @@ def test_what_breaks_engines_is_asked_without_company(
     assert all(plan.folder.read_point(point.fingerprint).status == "done" for point in points)
 
 
-def test_a_call_that_raises_leaves_it_and_the_rest_to_be_made_alone(
+def test_what_was_answered_in_blocks_is_only_added_up(
+    tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pages: None
+) -> None:
+    asked = count_calls(monkeypatch)
+    typed = ["policy=fixed_k", "policy.k=choice(1,2,5)", "search=racing", "search.blocks=[0.5,1.0]"]
+    _, backend = swept(tmp_path, tiny_engine, *typed, "engine.policies_per_batch=8")
+    assert Counter(how for how, *_ in backend.done) == {"block": 8, "point": 4}, "stock and three others, two blocks"
+    assert asked == [3, 3]  # a block each; the third call has the answers
+
+
+@pytest.mark.parametrize(
+    ("error", "made"),
+    [(ValueError("the second of them"), [0]), (UserError("budget=9 is out of reach"), [0, 2])],
+    ids=["whose fault it is nobody knows", "its own fault"],
+)
+def test_a_call_that_raises_leaves_what_may_raise_too_to_be_made_alone(
+    tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, made: list[int]
+) -> None:
+    points, found = raised_in_the_second(tiny_engine, tmp_path, monkeypatch, error)
+    assert list(found().answers) == [points[number].fingerprint for number in made]
+
+
+def test_an_error_after_which_an_engine_is_replaced_ends_the_call(
     tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Swallowed, it would leave an engine that cannot be trusted to the next call."""
+    _, found = raised_in_the_second(tiny_engine, tmp_path, monkeypatch, MemoryError("of a batch"))
+    with pytest.raises(MemoryError):
+        found()
+
+
+def raised_in_the_second(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> tuple[Sequence[Point], Callable[[], Together]]:
+    """Three points and the call of them all, in which the second raises."""
     plan = plan_run(
         ["policy=fixed_k", "policy.k=choice(1,2,5)", *UNTIMED, "search.ladder=none", "engine.policies_per_batch=8",
-         f"output_dir={tmp_path}"]
+         f"output_dir={folder}"]
     )  # fmt: skip
     stock, *points = plan.sweep.points
     whole = EngineActor.run_point
 
     def raising(actor: EngineActor, point: Point, *rest: Any) -> Any:
         if point is points[1]:
-            raise ValueError("the second of them")
+            raise error
         return whole(actor, point, *rest)
 
     monkeypatch.setattr(EngineActor, "run_point", raising)
-    actor = EngineActor(points[0], str(plan.folder.path), tiny_engine)
-    found = actor.run_together("run_point", [(point, stock.fingerprint, "typed", None) for point in points])
-    assert list(found.answers) == [points[0].fingerprint]
+    actor = EngineActor(points[0], str(plan.folder.path), engine)
+    calls = [(point, stock.fingerprint, "typed", None) for point in points]
+    return points, lambda: actor.run_together("run_point", calls)
