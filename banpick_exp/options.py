@@ -25,6 +25,6 @@ class Options(argparse.ArgumentParser):
             word, known = wrong[1], re.split(r", ", wrong[2].replace("'", ""))
         else:
             options = [each for each in message.split() if each.startswith("--")]
-            word, known = (options or [""])[0].partition("=")[0], list(self._option_string_actions)
+            word, known = (options or [""])[0].partition("=")[0].rstrip(":"), list(self._option_string_actions)
         near = difflib.get_close_matches(word, known, n=1)
         return f"Did you mean {near[0]}? " if near and near[0] != word else ""

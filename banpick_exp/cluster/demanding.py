@@ -97,8 +97,10 @@ def _chosen(opened: Run, wanted: Wanted) -> list[tuple[PointRecord, list[PointRe
 
 
 def _foremost(opened: Run, done: Sequence[PointRecord]) -> list[PointRecord]:
-    """What decides the result first."""
-    by_name = {record.fingerprint: record for record in done if not record.is_stock}
+    """What decides the result first; of several rows, which cannot be measured, only where there is nothing else."""
+    policies = [record for record in done if not record.is_stock]
+    single = [record for record in policies if not record.engagement.measured_by_row]
+    by_name = {record.fingerprint: record for record in single or policies}
     found = [by_name[name] for name in opened.by_importance if name in by_name][:MOST_POINTS]
     if not found:
         raise UserError(

@@ -19,6 +19,7 @@ from banpick_exp.cluster.plan import plan_run
 from banpick_exp.cluster.run import Run
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.demand.found import DemandFile
+from banpick_exp.report.run import opened_run
 from banpick_exp.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -159,9 +160,10 @@ def unmeasured(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["top_p p=0.5"], "is failed (out of memory)"),
         (["--problems", "1"], "--problems=1: an interval needs two problems"),
         (["--problems", "8"], "--batches=1,8,32: a step of 32 sequences needs more problems than --problems=8"),
+        (["--problems", "8"], "Type --problems 64, or smaller --batches, e.g. --batches 1."),
         (["--windows", "0,4"], "--windows=0,4: a window has 1 to 4096 tokens"),
         (["--batches", "0"], "--batches=0: a step has one sequence or more"),
-        (["--batches", "x"], "'x' is no list of whole numbers such as 1,8,32"),
+        (["--batches", "x"], "'x' is no list of whole numbers such as 1,8,32: nothing was done. Type python"),
         (["--caches", "0,1"], "--caches=0,1: a cache holds more than 0 times K"),
         (["--caches", "x"], "'x' is no list of numbers such as 1,1.5,2"),
         (["--window", "4"], "Did you mean --windows?"),
@@ -172,6 +174,18 @@ def test_what_cannot_be_measured_says_what_to_type(
 ) -> None:
     assert main(["demand", str(unmeasured), *words]) == 2
     assert reason in " ".join(capsys.readouterr().err.split())
+
+
+def test_of_several_rows_is_measured_only_what_is_named(tmp_path: Path) -> None:
+    """Nobody typed it, and it cannot be measured: the others are, all the same."""
+    made = ladder(SyntheticRun(problems=20), ks=(4,))
+    rows = {"measured_by_row": {"math": (8.0, 1.0)}}
+    made.add("scmoe", {"beta": 0.5}, kept=9, shift={"math": 0.3}, engagement=rows)
+    opened = opened_run(str(made.write(tmp_path / "ladder" / "first")))
+    assert "scmoe" in {record.policy_name for record in opened.done}
+    assert [record.label for record in demanding._foremost(opened, opened.done)] == ["fixed_k k=4"]
+    alone = [record for record in opened.done if record.policy_name == "scmoe"]
+    assert demanding._foremost(opened, alone) == alone, "then the refusal says why"
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def _options() -> Options:
         epilog=EXAMPLES,
     )
     parser.add_argument("run", metavar="RUN", help="run folder, as a sweep printed it (holds points/)")
-    parser.add_argument("points", nargs="*", metavar="POINT", help="which points, beside stock")
+    parser.add_argument("points", nargs="*", default=[], metavar="POINT", help="which points, beside stock")
     sample = "problems of each domain, drawn once for all points (default: 64)"
     parser.add_argument("--problems", type=int, default=64, metavar="N", help=sample)
     windows = "tokens of a window (default: 4,16,64)"
@@ -143,7 +143,8 @@ def _wrong(typed: argparse.Namespace) -> str | None:
     if max(typed.batches) >= typed.problems:
         return (
             f"--batches={_listed(typed.batches)}: a step of {max(typed.batches)} sequences needs more problems than"
-            f" --problems={typed.problems}, so that one can be left out. Type --problems {2 * max(typed.batches)}."
+            f" --problems={typed.problems}, so that one can be left out. Type --problems {2 * max(typed.batches)}, or"
+            " smaller --batches, e.g. --batches 1."
         )
     if not min(typed.caches) > 0:
         return f"--caches={_listed(typed.caches)}: a cache holds more than 0 times K. Type --caches 1,2."

@@ -68,10 +68,10 @@ def built(record: PointRecord, folder: RunFolder, artifact: Path | None) -> Buil
     rule = parse_policy(record.policy_name, record.knobs, shape)
     if len(rule.parts) > 1:
         one = rule.parts[0]
-        knobs = " ".join(f"policy.{knob}={value}" for knob, value in one.knobs().items())
+        typed = " ".join([f"policy={one.name}", *(f"policy.{knob}={value}" for knob, value in one.knobs().items())])
         raise UserError(
             f"{name}: {not_one_table(rule)}. A folder, and whoever serves it, holds one rule: measure that and export"
-            f" it, e.g. policy={one.name} {knobs}."
+            f" it, e.g. {typed}."
         )
     found: dict[str, str] = {}
     for source, views in _ways(record, folder, artifact, tuple(recorded)):
