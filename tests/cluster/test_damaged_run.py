@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("no_pages")]
 TYPED = [
     "policy=fixed_k", "policy.k=choice(2,6)", "task.max_problems=4", "task.block_problems=6", "task.speed_seconds=0",
     "tracking=none", "cluster=inline",
+    "engine.policies_per_batch=1",  # so that a call is a block
 ]  # fmt: skip
 BLOCKS = 2
 LABELS = ("none", "fixed_k k=2", "fixed_k k=6")

@@ -43,11 +43,12 @@ class LoadedSlot:
     def call(self, method: str, *arguments: Any) -> InlineCall:
         together = method == "run_together"
         asked, calls = arguments if together else (method, [arguments])
-        for call in calls if asked in ("run_point", "run_block") else ():
-            if len(self._done) == self._limit:
+        if asked in ("run_point", "run_block"):
+            if len(self._done) + len(calls) > self._limit:
                 raise KeyboardInterrupt
-            block = call[2] if asked == "run_block" else 0
-            self._done.append((asked.removeprefix("run_"), call[0].label, block))
+            for call in calls:
+                block = call[2] if asked == "run_block" else 0
+                self._done.append((asked.removeprefix("run_"), call[0].label, block))
         return InlineCall(partial(getattr(self._actor, method), *arguments))
 
     def stop(self) -> None:
