@@ -179,6 +179,7 @@ def _in_each_domain(there: Mapping[str, Sequence[object]]) -> None:
 
 
 def asked_problems(trial: Trial) -> dict[str, list[Problem]]:
-    """The trial's problems. Raises UserError where the files are no longer those that were planned."""
+    """The trial's problems. Raises UserError where the files, or the reward model's, are no longer those planned."""
     task = trial.task
+    check_reward_model(task, trial.reward_model)
     return load_problems(task, task.split, task.max_problems, identity=trial.data_identity)
