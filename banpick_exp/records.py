@@ -595,7 +595,9 @@ def _wrong_choice(outcomes: pl.DataFrame) -> str | None:
         return None
     if outcomes["score"].has_nulls() or not outcomes["score"].is_finite().all():
         return "its outcomes do not say of every answer how the reward model scores it"
-    best = outcomes.sort("score", "sample", descending=[True, False]).group_by("domain", "problem_id", maintain_order=True)
+    best = outcomes.sort("score", "sample", descending=[True, False]).group_by(
+        "domain", "problem_id", maintain_order=True
+    )
     if not best.first()["chosen"].all():
         return "its outcomes choose an answer that the reward model does not score highest"
     return None

@@ -14,6 +14,7 @@ from banpick_exp.evaluation.budget.solve import answer_at_budget, solved_policie
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.engagement import check_engagement
 from banpick_exp.evaluation.metrics import point_metrics
+from banpick_exp.evaluation.reward import check_reward_model
 from banpick_exp.evaluation.session import Session
 from banpick_exp.evaluation.speed import Timed, time_against_stock
 from banpick_exp.evaluation.trial import Trial

@@ -50,9 +50,10 @@ def with_scores(
     for outcome, number in zip(outcomes, numbers, strict=True):
         if not math.isfinite(scores[number]):
             raise UserError(
-                f"task.reward_model={task.reward_model} gives the score {scores[number]} to sample {outcome.sample or 0}"
-                f" of problem {outcome.problem_id} ({outcome.domain}): no answer could be told to be better, so none was"
-                " chosen. Its weights overflow in float32 or are damaged: type another task.reward_model."
+                f"task.reward_model={task.reward_model} gives sample {outcome.sample or 0} of problem"
+                f" {outcome.problem_id} ({outcome.domain}) the score {scores[number]}, which is neither better nor"
+                " worse than another: none was chosen. Its weights overflow in float32 or are damaged: type another"
+                " task.reward_model."
             )
     return [
         replace(outcome, score=scores[number], score_cut=True if number in cut else None)

@@ -58,7 +58,11 @@ def _recorded(folder: RunFolder) -> list[Setup]:
 
 
 def _remedy(found: dict[str, tuple[Any, Any]]) -> str:
-    typed = [f"{key}={as_typed(then)}" for key, (then, _) in found.items() if key not in ("vLLM", "model", "task.data", "task.reward_model")]
+    typed = [
+        f"{key}={as_typed(then)}"
+        for key, (then, _) in found.items()
+        if key not in ("vLLM", "model", "task.data", "task.reward_model")
+    ]
     parts = [f"type {shlex.join(typed)}"] if typed else []
     if "vLLM" in found:
         parts.append(f"resume it where vLLM {found['vLLM'][0]} is installed")
