@@ -212,7 +212,7 @@ def test_grade_has_a_reward_model_choose(read: Run, tmp_path: Path, capsys: pyte
         assert record.task.plain()["reward_model"] == str(model)
     asked = {key: frame.select("domain", "problem_id", "completion", "score") for key, frame in again.outcomes.items()}
     every = pl.concat(asked.values()).unique()
-    assert every.height == every.select("domain", "problem_id", "completion").unique().height > 100, "one score a text"
+    assert every.height == every.select("domain", "problem_id", "completion").unique().height > 60, "one score a text"
     file = io.StringIO()
     print_pareto(again, Console(file=file))
     assert "rm@3 % [95 %]" in file.getvalue()

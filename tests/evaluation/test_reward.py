@@ -20,7 +20,7 @@ from banpick_exp.errors import UserError
 from banpick_exp.evaluation.answer import DomainRun, choose_among
 from banpick_exp.evaluation.choosing import with_chosen
 from banpick_exp.evaluation.reward import check_reward_model, with_scores
-from banpick_exp.evaluation.reward_process import batches
+from banpick_exp.evaluation.reward_process import batches, encode
 from banpick_exp.models.reward_model import reward_identity
 from banpick_exp.records import Counters, Metrics, Outcome, PointMetrics, outcomes_frame, outcomes_of, wrong_numbers
 from banpick_exp.sweep.plan import SweepPlan, plan_sweep
@@ -236,7 +236,7 @@ def by_transformers(folder: Path, *, chat: bool, longest: int) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("template", "longest"), [(None, 256), (TEMPLATE, 24)], ids=["pairs", "chats"])
+@pytest.mark.parametrize(("template", "longest"), [(None, 256), (TEMPLATE, 40)], ids=["pairs", "chats"])
 def test_scores_are_those_of_transformers(template: str | None, longest: int, tmp_path: Path) -> None:
     """In a process of its own, in batches, each text once; those that are too long lose their beginning."""
     folder = reward_model(tmp_path / "model", template=template, positions=longest)
@@ -254,6 +254,14 @@ def test_scores_are_those_of_transformers(template: str | None, longest: int, tm
         assert [each.chosen for each in several].index(True) == scores.index(max(scores))  # type: ignore[type-var]
         assert sum(each.chosen is True for each in several) == 1
         assert [each.score_cut for each in several] == [None, None, None, None if template is None else True, None]
+    if template is None:
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, truncation_side="left")
+        question, last = {"text": "3+4="}, tokenizer(COMPLETIONS[3])["input_ids"]
+        text, was_cut = encode(tokenizer, question, COMPLETIONS[3], 24)
+        assert was_cut and text["input_ids"] == tokenizer("3+4=")["input_ids"] + last[-20:]
+        assert encode(tokenizer, question, "7", 24) == (dict(tokenizer("3+4=7")), False)
 
 
 @pytest.mark.slow
