@@ -368,7 +368,8 @@ def _check_majority(setting: Setting) -> None:
     if setting.task.choose == "majority" and not grader.answers_repeat:
         raise UserError(
             f"task.choose=majority counts equal answers, and task.grader={grader.name} judges texts of which hardly two"
-            " are equal: the first of them would be chosen. Type task.choose=grader (an upper bound), or leave it out."
+            " are equal: the first of them would be chosen. Type task.choose=reward with a task.reward_model,"
+            " task.choose=grader (an upper bound), or leave it out."
         )
 
 

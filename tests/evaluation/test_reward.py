@@ -8,6 +8,8 @@ import math
 import random
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,17 @@ def test_the_content_of_the_folder_counts_and_not_its_place(tmp_path: Path) -> N
     assert len(seen) == 5
 
 
+def test_a_plan_with_a_reward_model_loads_nothing_heavy(tmp_path: Path) -> None:
+    folder = reward_folder(tmp_path / "model")
+    words = [*SAMPLED, f"output_dir={tmp_path}", "task.choose=reward", f'task.reward_model="{folder}"']
+    code = (
+        f"import sys; from banpick_exp.sweep.plan import plan_sweep; print(plan_sweep({words!r}).points[0].reward_model,"
+        " sorted({'torch', 'transformers', 'vllm', 'tokenizers', 'safetensors'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == f"{reward_identity(str(folder))} []"
+
+
 def test_every_policy_of_a_sweep_is_chosen_alike(tmp_path: Path) -> None:
     folder = reward_folder(tmp_path / "model")
     plan = planned(folder, tmp_path, "policy=dynamic_experts", "policy.ks=[4,6]", "search.ladder=auto")
@@ -242,7 +255,7 @@ def test_scores_are_those_of_transformers(template: str | None, longest: int, tm
     folder = reward_model(tmp_path / "model", template=template, positions=longest)
     expected = by_transformers(folder, chat=template is not None, longest=longest)
     assert len({round(score, 3) for score in expected}) > 8, "answers that score alike could hide in one another"
-    counters = Counters(*[0] * len(dataclasses.fields(Counters)))
+    counters = Counters([0], [0], [[0]])
     runs = {domain: DomainRun(outcomes, counters) for domain, outcomes in given().items()}
     choose_among([runs], rewarded(folder), PROBLEMS)
     found = [outcome for run in runs.values() for outcome in run.outcomes]
