@@ -30,6 +30,7 @@ from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
 
 SAMPLED = ["policy=none", "task.samples=4", "task.temperature=0.5", "dry_run=true"]
+RIVAL = 'sweep.reference=[["policy=fixed_k","policy.k=5"]]'
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }}={{ m.content }};{% endfor %}"
 
 
@@ -169,7 +170,8 @@ def test_a_plan_with_a_reward_model_loads_nothing_heavy(tmp_path: Path) -> None:
     folder = reward_folder(tmp_path / "model")
     words = [*SAMPLED, f"output_dir={tmp_path}", "task.choose=reward", f'task.reward_model="{folder}"']
     code = (
-        f"import sys; from banpick_exp.sweep.plan import plan_sweep; print(plan_sweep({words!r}).points[0].reward_model,"
+        "import sys; from banpick_exp.sweep.plan import plan_sweep as plan;"
+        f" print(plan({words!r}).points[0].reward_model,"
         " sorted({'torch', 'transformers', 'vllm', 'tokenizers', 'safetensors'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -178,7 +180,7 @@ def test_a_plan_with_a_reward_model_loads_nothing_heavy(tmp_path: Path) -> None:
 
 def test_every_policy_of_a_sweep_is_chosen_alike(tmp_path: Path) -> None:
     folder = reward_folder(tmp_path / "model")
-    plan = planned(folder, tmp_path, "policy=dynamic_experts", "policy.ks=[4,6]", "search.ladder=auto")
+    plan = planned(folder, tmp_path, "policy=dynamic_experts", "policy.ks=[4,6]", RIVAL)
     assert {"none", "fixed_k", "dynamic_experts"} <= {point.rule.name for point in plan.points}
     assert {point.reward_model for point in plan.points} == {reward_identity(str(folder))}
     assert {point.task.choose for point in plan.points} == {"reward"}
