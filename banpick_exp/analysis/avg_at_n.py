@@ -16,13 +16,13 @@ from banpick_exp.analysis.intervals import average_interval
 from banpick_exp.analysis.pairing import answers_of, pair
 from banpick_exp.records import OVERALL
 
-NAMES = {"mean": "avg@{}", "majority": "maj@{}", "grader": "pass@{} (upper bound)"}
+NAMES = {"mean": "avg@{}", "majority": "maj@{}", "grader": "pass@{} (upper bound)", "reward": "rm@{}"}
 """Of an accuracy over n answers a problem, by `task.choose`."""
 
 
 def accuracy_name(frame: pl.DataFrame) -> str:
     """What the accuracy of these points (`points_frame`) is: `avg@4` where all have 4 answers a problem, `maj@4` where
-    the most frequent of them counts, else so."""
+    the most frequent of them counts, `rm@4` where a reward model chooses, else so."""
     if "samples" not in frame.columns:
         return "accuracy"
     n, choose = (_only(frame[name]) if name in frame.columns else None for name in ("samples", "choose"))

@@ -16,6 +16,7 @@ Guard = Literal[
     "calibration_overlap",
     "pattern_timeout",
     "grader_timeout",
+    "score_cut",
     "engaged",
     "failed_problems",
     "truncation",

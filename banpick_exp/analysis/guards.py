@@ -29,7 +29,7 @@ _SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-ENDED: dict[Literal["pattern_timeout", "grader_timeout"], str] = {
+ENDED: dict[Literal["pattern_timeout", "grader_timeout", "score_cut"], str] = {
     "pattern_timeout": (
         "the search by task.answer_pattern was ended at its time limit in {late} of {all} completions, which count as"
         " not found and wrong: the pattern is graded there, not the model"
@@ -38,8 +38,12 @@ ENDED: dict[Literal["pattern_timeout", "grader_timeout"], str] = {
         "judging by task.grader was ended at its own limit of time or memory, or its sandbox did not come up, in {late}"
         " of {all} completions, which count as wrong: the grader fails there, not the model"
     ),
+    "score_cut": (
+        "question and answer were longer than task.reward_model reads in {late} of {all} completions, whose beginning"
+        " was left out of what it scored"
+    ),
 }
-"""Columns of outcomes that count what was ended, and what to say of it."""
+"""Columns of outcomes that count what was ended or cut, and what to say of it."""
 
 
 def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
@@ -55,6 +59,7 @@ def guards(records: Iterable[PointRecord], outcomes: Outcomes) -> pl.DataFrame:
     | calibration_overlap | problems that the calibration was measured on | any |
     | pattern_timeout | answers whose search by task.answer_pattern was ended at its time limit | any |
     | grader_timeout | answers that task.grader could not judge: its limit of time or memory, no sandbox | any |
+    | score_cut | answers that were too long for task.reward_model, and scored without their beginning | any |
     | engaged | measured experts per token | a budget that is not the policy's, native K, the floor; failed points |
     | failed_problems | problems set aside because they break engines | any that stock has an answer to, or is stock's |
     | truncation | rise over stock of the share that hit the token cap | 0.01 or more |

@@ -70,6 +70,7 @@ def record_of(
         engine=point.engine.model_dump(),
         task=TaskUsed.model_validate(
             {**point.task.model_dump(mode="json", exclude=set(TASK_NO_RESULT)), "identity": point.data_identity}
+            | ({} if point.reward_model is None else {"reward_identity": point.reward_model})
         ),
         versions=versions() | grader_of(point.task).built_from(),
         calibration=point.calibration_fingerprint,

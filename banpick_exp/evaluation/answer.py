@@ -18,6 +18,7 @@ from banpick_exp.engine.types import Generation, Sampling
 from banpick_exp.evaluation.choosing import with_chosen
 from banpick_exp.evaluation.likelihood import likelihoods
 from banpick_exp.evaluation.repetition import is_repetitive
+from banpick_exp.evaluation.reward import with_scores
 from banpick_exp.policy import Calibration, Rule
 from banpick_exp.records import Counters, FailedProblem, Outcome, added_counters
 from banpick_exp.tasks.config import TaskConfig
@@ -141,6 +142,7 @@ def answer_problems(
         if policy.contrast is not None:
             counters = replace(counters, tokens=rows[0].tokens)
         runs[domain] = DomainRun(graded(given, task), counters, rows=rows)
+    choose_among([runs], task, problems)
     return Answered(policies=policies, runs=runs, swap_seconds=swap)
 
 
@@ -159,10 +161,24 @@ def joined_runs(parts: Sequence[Mapping[str, DomainRun]]) -> dict[str, DomainRun
 
 
 def graded(given: Sequence[tuple[Problem, Generation, int | None]], task: TaskConfig) -> list[Outcome]:
-    """What came of answers, each with its problem and the number of its sample, and all to grade them again; all
-    samples of a problem, for one of them may be chosen."""
+    """What came of answers, each with its problem and the number of its sample, and all to grade them again."""
     grades = grader_of(task).grade_all([(answer.text, problem) for problem, answer, _ in given], task)
-    return with_chosen([_outcome(*each, grade) for each, grade in zip(given, grades, strict=True)], task.choose)
+    return [_outcome(*each, grade) for each, grade in zip(given, grades, strict=True)]
+
+
+def choose_among(runs_P: Sequence[Mapping[str, DomainRun]], task: TaskConfig, problems: Problems) -> None:
+    """Have one answer of each problem count under each of P policies, where the task says so; in place.
+
+    All at once, so that a reward model is loaded once.
+    """
+    runs = [run for of_policy in runs_P for run in of_policy.values()]
+    if task.choose == "reward":
+        known = {(each.domain, each.problem_id): each for items in problems.values() for each in items}
+        scored = iter(with_scores([outcome for run in runs for outcome in run.outcomes], known, task))
+        for run in runs:
+            run.outcomes[:] = [next(scored) for _ in run.outcomes]
+    for run in runs:
+        run.outcomes[:] = with_chosen(run.outcomes, task.choose)
 
 
 def gold_of(problem: Problem) -> str:

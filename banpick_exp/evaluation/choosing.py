@@ -3,6 +3,7 @@
     majority   the answer that most samples gave, of those in which one was found (self-consistency, arXiv 2203.11171);
                equal counts: the one that came first. Equal means: the same text, as the grader reads it
     grader     the first that is right: an oracle, so accuracy is pass@n, an upper bound of any verifier
+    reward     the one that the reward model scores highest (task.reward_model, `reward`); equal scores: the first
     mean       none is chosen: accuracy is the mean of all (avg@n)
 
 What is chosen counts in every comparison; what the model spent is counted over all answers.
@@ -18,7 +19,12 @@ from banpick_exp.records import Outcome
 
 
 def with_chosen(outcomes: Sequence[Outcome], choose: str) -> list[Outcome]:
-    """The same outcomes in the same order, of each problem one chosen; under `mean` all count alike."""
+    """The same outcomes in the same order, of each problem one chosen; under `mean` all count alike.
+
+    Under `reward` each must have its score; a score is kept under no other verifier.
+    """
+    if choose != "reward":
+        outcomes = [replace(outcome, score=None, score_cut=None) for outcome in outcomes]
     if choose == "mean":
         return [replace(outcome, chosen=None) for outcome in outcomes]
     problems: dict[tuple[str, str], list[Outcome]] = {}
@@ -41,5 +47,19 @@ def by_grader(given: Sequence[Outcome]) -> Outcome:
     return next((outcome for outcome in given if outcome.correct), given[0])
 
 
-VERIFIERS: Mapping[str, Callable[[Sequence[Outcome]], Outcome]] = {"majority": by_majority, "grader": by_grader}
+def by_reward(given: Sequence[Outcome]) -> Outcome:
+    """The first of those with the highest score."""
+    return max(given, key=_score)
+
+
+def _score(outcome: Outcome) -> float:
+    assert outcome.score is not None, f"sample {outcome.sample} of {outcome.problem_id} has no score"
+    return outcome.score
+
+
+VERIFIERS: Mapping[str, Callable[[Sequence[Outcome]], Outcome]] = {
+    "majority": by_majority,
+    "grader": by_grader,
+    "reward": by_reward,
+}
 """By `task.choose`."""

@@ -14,6 +14,7 @@ from banpick_exp.evaluation.budget.solve import answer_at_budget, solved_policie
 from banpick_exp.evaluation.cut import Cut
 from banpick_exp.evaluation.engagement import check_engagement
 from banpick_exp.evaluation.metrics import point_metrics
+from banpick_exp.evaluation.reward import check_reward_model
 from banpick_exp.evaluation.session import Session
 from banpick_exp.evaluation.speed import Timed, time_against_stock
 from banpick_exp.evaluation.trial import Trial
@@ -179,6 +180,7 @@ def _in_each_domain(there: Mapping[str, Sequence[object]]) -> None:
 
 
 def asked_problems(trial: Trial) -> dict[str, list[Problem]]:
-    """The trial's problems. Raises UserError where the files are no longer those that were planned."""
+    """The trial's problems. Raises UserError where the files, or the reward model's, are no longer those planned."""
     task = trial.task
+    check_reward_model(task, trial.reward_model)
     return load_problems(task, task.split, task.max_problems, identity=trial.data_identity)

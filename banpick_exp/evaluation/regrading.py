@@ -20,6 +20,8 @@ from banpick_exp.config import fingerprint, validated
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.answer import gold_of
 from banpick_exp.evaluation.choosing import with_chosen
+from banpick_exp.evaluation.reward import with_scores
+from banpick_exp.models.reward_model import reward_identity
 from banpick_exp.records import (
     OVERALL,
     SCHEMA_VERSION,
@@ -61,14 +63,21 @@ class Material:
     """Of the problems, as their new grader compares them."""
     note: str | None
     """What to tell the user, where the files of the problems could not be used."""
+    reward_model: str | None
+    """Identity of the checkpoint that chooses; None where none does."""
+    scores_anew: bool
+    """Whether it is asked again; else the scores that are kept with the outcomes choose."""
 
 
 def task_of(used: TaskUsed, changes: Mapping[str, Any]) -> TaskConfig:
     """The task that a record was asked, with some settings changed. Raises UserError where it does not hold together.
 
-    What was permitted when it ran is not permitted now: a run may be somebody else's.
+    What was permitted when it ran is not permitted now: a run may be somebody else's. A reward model goes with the
+    choice that it made.
     """
     told = {key: value for key, value in used.plain().items() if key in TaskConfig.model_fields}
+    if changes.get("choose", "reward") != "reward":
+        told.pop("reward_model", None)
     return validated(TaskConfig, told | {"allow_code": False} | dict(changes), "task")
 
 
@@ -81,6 +90,11 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
     grader = grader_of(task)
     if (refusal := grader.refused(task) or grader.lacking(task)) is not None:
         raise UserError(refusal)
+    kept_scores = record.task.choose == "reward" and "score" in outcomes.columns and "reward_model" not in changes
+    anew = task.choose == "reward" and not kept_scores
+    reward = reward_identity(str(task.reward_model)) if anew else None
+    if task.choose == "reward" and not anew:
+        reward = record.task.reward_identity
     place = {key: value for key, value in changes.items() if key == "data_files"}
     place |= {"allow_code": True}  # these are only looked at
     try:
@@ -92,7 +106,13 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
     if why is None:
         now = inspect_task(task, task.split)
         problems = {(p.domain, p.problem_id): p for items in now.loaded.values() for p in items}
-        return Material(task, problems, now.identity, None)
+        return Material(task, problems, now.identity, None, reward, anew)
+    if anew:
+        raise UserError(
+            f"The problems of {record.task.name} cannot be read again ({why}), and a reward model scores a question and"
+            " its answer: nothing was graded. Put the files back as they were, or type where they are:"
+            " task.data_files=..."
+        )
     if not grader.from_gold:
         raise UserError(
             f"The problems of {record.task.name} cannot be read again ({why}), and task.grader={grader.name} needs more"
@@ -102,7 +122,7 @@ def material_of(record: PointRecord, outcomes: pl.DataFrame, changes: Mapping[st
     kept = {(o.domain, o.problem_id): _from_gold(o, task) for o in outcomes_of(outcomes) if o.gold is not None}
     identity = fingerprint({"data": record.task.identity, "grader": grader.identity()})
     note = f"{record.task.name}: the right answers are those kept with the outcomes, because of the files: {why}"
-    return Material(task, kept, identity, note)
+    return Material(task, kept, identity, note, reward, anew)
 
 
 def _from_gold(outcome: Outcome, task: TaskConfig) -> Problem:
@@ -141,6 +161,9 @@ def regraded(
         if key not in known:
             known[key] = material_of(record, outcomes[record.fingerprint], changes)
         new[record.fingerprint] = _graded(outcomes_of(outcomes[record.fingerprint]), known[key])
+    for key, material in known.items():
+        names = [each.fingerprint for each in graded if json.dumps(each.task.plain(), sort_keys=True) == key]
+        new |= _chosen({name: new[name] for name in names}, material)
     references = References(record for record in graded if record.status != "dropped")
     frames = {name: outcomes_frame(each) for name, each in new.items()}
     for record in graded:
@@ -167,7 +190,7 @@ def _graded(outcomes: Iterable[Outcome], material: Material) -> list[Outcome]:
         )
     pairs = [(o.completion or "", material.problems[o.domain, o.problem_id]) for o in each]
     grades = grader_of(material.task).grade_all(pairs, material.task)
-    graded = [
+    return [
         replace(
             outcome,
             correct=grade.correct,
@@ -179,7 +202,16 @@ def _graded(outcomes: Iterable[Outcome], material: Material) -> list[Outcome]:
         )
         for outcome, (_, problem), grade in zip(each, pairs, grades, strict=True)
     ]
-    return with_chosen(graded, material.task.choose)
+
+
+def _chosen(graded: Mapping[str, list[Outcome]], material: Material) -> dict[str, list[Outcome]]:
+    """Of each point one answer a problem, as the task says; a reward model is loaded once for all of them."""
+    if material.scores_anew:
+        scored = iter(
+            with_scores([each for items in graded.values() for each in items], material.problems, material.task)
+        )
+        graded = {name: [next(scored) for _ in items] for name, items in graded.items()}
+    return {name: with_chosen(items, material.task.choose) for name, items in graded.items()}
 
 
 def _metrics(told: PointMetrics, ours: pl.DataFrame, stock: pl.DataFrame | None) -> PointMetrics:
@@ -208,11 +240,13 @@ def _record(record: PointRecord, material: Material, metrics: PointMetrics) -> P
     grader = grader_of(material.task)
     used = material.task.model_dump(mode="json")
     task = {key: used.get(key, value) for key, value in record.task.plain().items()}
-    task |= {key: used[key] for key in ("grader", "answer_pattern", "answer_separator")}
+    task |= {key: used[key] for key in ("grader", "answer_pattern", "answer_separator", "reward_model")}
     identity = {"regraded": record.fingerprint, "grader": grader.identity(), "data": material.identity}
     marks = {key: used[key] for key in ("answer_pattern", "answer_separator")}
     if material.task.choose != record.task.choose:
         task["choose"] = marks["choose"] = material.task.choose
+    if material.reward_model != record.task.reward_identity:
+        task["reward_identity"] = marks["reward_model"] = material.reward_model
     return record.model_copy(
         update={
             "schema_version": SCHEMA_VERSION,

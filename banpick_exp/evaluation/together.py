@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine
-from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, Problems, graded, written
+from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, Problems, choose_among, graded, written
 from banpick_exp.records import Counters
 from banpick_exp.tasks.config import TaskConfig
 from banpick_exp.tasks.problem import Problem
@@ -61,6 +61,7 @@ def answer_together(
                 for (number, sample), answer in zip(of_one, own, strict=True)
             ]
             runs[domain] = DomainRun(graded(given, task), counters)
+    choose_among(runs_P, task, problems)
     return runs_P, slowest
 
 

@@ -33,6 +33,8 @@ class Trial:
     engine: EngineConfig
     task: TaskConfig
     data_identity: str
+    reward_model: str | None = None
+    """Identity of the checkpoint that chooses among several answers (`task.choose=reward`), where one does."""
     seed: int
     repeat: int
     """0, or the number of a repeat: the same problems in other batches and another order."""

@@ -115,6 +115,7 @@ COUNTS = {
     "majority": "Of each problem the answer counts that most of them gave (task.choose=majority)",
     "grader": "A problem counts as solved where any of them is right (task.choose=grader): an oracle chose, so accuracy"
     " is an upper bound of what any verifier reaches, and no result to deploy",
+    "reward": "Of each problem the answer counts that a reward model scored highest (task.choose=reward)",
 }
 """What became of several answers, by `task.choose`."""
 

@@ -43,7 +43,8 @@ Settings
   search=select           dev chooses, and only what it chose runs on test; search.by=policy.KNOB chooses one a value
   repeats=3               every point twice more in other batches and order (repeat=1: the first of them alone)
   task.samples=4          answers a problem, drawn with task.temperature=0.6 (and task.top_p=0.95): accuracy is avg@4
-                          (task.choose=majority: the most frequent answer of each problem counts)
+                          (task.choose=majority: the most frequent answer of each problem counts; task.choose=reward
+                          task.reward_model=FOLDER: the one that a reward model scores highest)
   sweep.reference='[["policy=fixed_k","policy.k=range(1,K)"]]'   points beside your own; stock is always there
 
 Axes

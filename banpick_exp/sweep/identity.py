@@ -29,8 +29,9 @@ LATER: dict[str, object] = {
 }
 """Engine settings that did not exist at first: this value is as it was then, and left out."""
 
-TASK_LABELS = frozenset({"name", "data_files", "grader"})
-"""Task settings replaced by what they name: the content of files, the name and version of the grader."""
+TASK_LABELS = frozenset({"name", "data_files", "grader", "reward_model"})
+"""Task settings replaced by what they name: the content of files or of a checkpoint, the name and version of the
+grader."""
 
 TASK_NO_RESULT = frozenset({"allow_code", "allow_zero", "block_problems", "max_failed_problems", "prompt_tokens"})
 """Task settings that change no result, or (`prompt_tokens`) none but by the engine's max_model_len."""
@@ -56,9 +57,11 @@ def point_fingerprint(
     seed: int,
     repeat: int = 0,
     base: str | None = None,
+    reward_model: str | None = None,
 ) -> str:
     """Identity of a point. `engine` is its engine_fingerprint; `calibration` is None unless the policy reads one;
-    `base`: of the checkpoint that its own was made from: the record says so, and with whom it is compared.
+    `base`: of the checkpoint that its own was made from: the record says so, and with whom it is compared;
+    `reward_model`: of the checkpoint that chooses among its answers, where one does.
 
     What is as it was before it could be set (repeat 0, greedy answers, the first grader) is left out: results from then
     stay valid.
@@ -79,4 +82,5 @@ def point_fingerprint(
         | ({"repeat": repeat} if repeat else {})
         | ({"made_from": base} if base is not None else {})
         | ({"grader": graded} if graded != FIRST_GRADER else {})
+        | ({"reward_model": reward_model} if reward_model is not None else {})
     )

@@ -18,6 +18,7 @@ from banpick_exp.evaluation.calibration.corpus import read_corpus
 from banpick_exp.evaluation.calibration.scores import SCORES, Name, score_of
 from banpick_exp.models.dtype import TYPED
 from banpick_exp.models.inspect import check_max_model_len
+from banpick_exp.models.reward_model import reward_identity
 from banpick_exp.policy.budget import label_of, policy_of
 from banpick_exp.policy.rule import Rule
 from banpick_exp.records import ON
@@ -71,6 +72,8 @@ class PointMaker:
         self._overlaps: dict[tuple[object, ...], int] = {}
         self._texts: dict[Path, str] = {}
         self._readings: dict[tuple[object, ...], dict[str, Reading]] = {}
+        self._rewards: dict[str, str] = {}
+        """Identity of a reward model by its path."""
         self.notes: dict[str, None] = {}
         """What to tell the user about the points made so far, in order."""
 
@@ -98,6 +101,7 @@ class PointMaker:
         _check_rows(rule, setting)
         _check_slots(rule, setting)
         _check_majority(setting)
+        reward_model = self._reward_model(setting.task)
         rule.check_task(setting.task.samples, setting.task.temperature)
         files = self._read(setting, setting.task.split)
         self._check_setting(setting, files)
@@ -113,6 +117,7 @@ class PointMaker:
             calibration=calibration.identity,
             seed=setting.seed,
             base=None if setting.checkpoint.base is None else setting.checkpoint.base.identity,
+            reward_model=reward_model,
         )
         return Point(
             rule=rule,
@@ -130,6 +135,7 @@ class PointMaker:
             data_files=files.paths,
             data_identity=files.identity,
             data_missing=files.missing,
+            reward_model=reward_model,
             problems=self._once(setting, "problems", _at_most(files.problems, setting.task.max_problems)),
             reading=self._reading(setting, files),
             score=calibration.score,
@@ -156,6 +162,14 @@ class PointMaker:
     def _once(self, setting: Setting, name: str, values: dict[str, Any]) -> dict[str, Any]:
         """The first of equal dicts with the same order of keys; equal ones have the same setting."""
         return self._shared.setdefault((id(setting), name, repr(values)), values)
+
+    def _reward_model(self, task: TaskConfig) -> str | None:
+        """Identity of the checkpoint that chooses among answers, None where none does. UserError for what is none."""
+        if task.reward_model is None:
+            return None
+        if task.reward_model not in self._rewards:
+            self._rewards[task.reward_model] = reward_identity(task.reward_model)
+        return self._rewards[task.reward_model]
 
     def _engine(self, setting: Setting) -> str:
         if id(setting) not in self._engines:
@@ -354,7 +368,8 @@ def _check_majority(setting: Setting) -> None:
     if setting.task.choose == "majority" and not grader.answers_repeat:
         raise UserError(
             f"task.choose=majority counts equal answers, and task.grader={grader.name} judges texts of which hardly two"
-            " are equal: the first of them would be chosen. Type task.choose=grader (an upper bound), or leave it out."
+            " are equal: the first of them would be chosen. Type task.choose=reward with a task.reward_model,"
+            " task.choose=grader (an upper bound), or leave it out."
         )
 
 

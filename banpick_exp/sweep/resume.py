@@ -23,7 +23,8 @@ def setups_of(points: Iterable[Point]) -> tuple[Setup, ...]:
                 model={"dtype": point.model.dtype, "trust_remote_code": point.model.trust_remote_code}
                 | {"identity": (point.checkpoint.base or point.checkpoint).identity},
                 engine=point.engine.model_dump(mode="json"),
-                task=point.task.model_dump(mode="json") | {"identity": point.data_identity},
+                task=point.task.model_dump(mode="json")
+                | {"identity": point.data_identity, "reward_identity": point.reward_model},
                 seed=point.seed,
                 versions=versions(),
             )
@@ -57,7 +58,11 @@ def _recorded(folder: RunFolder) -> list[Setup]:
 
 
 def _remedy(found: dict[str, tuple[Any, Any]]) -> str:
-    typed = [f"{key}={as_typed(then)}" for key, (then, _) in found.items() if key not in ("vLLM", "model", "task.data")]
+    typed = [
+        f"{key}={as_typed(then)}"
+        for key, (then, _) in found.items()
+        if key not in ("vLLM", "model", "task.data", "task.reward_model")
+    ]
     parts = [f"type {shlex.join(typed)}"] if typed else []
     if "vLLM" in found:
         parts.append(f"resume it where vLLM {found['vLLM'][0]} is installed")

@@ -63,9 +63,13 @@ class TaskConfig(Section):
     """Handed to the chat template, e.g. {enable_thinking: false}."""
     samples: int = Field(default=1, ge=1)
     """Answers to each problem; accuracy is their mean (avg@n), unless one is chosen."""
-    choose: Literal["mean", "majority", "grader"] = "mean"
+    choose: Literal["mean", "majority", "grader", "reward"] = "mean"
     """Which of several answers counts: `mean` all alike; `majority` the most frequent; `grader` a right one where there
-    is one, an oracle and so an upper bound (pass@n). The same for every policy."""
+    is one, an oracle and so an upper bound (pass@n); `reward` the one that `reward_model` scores highest. The same for
+    every policy."""
+    reward_model: str | None = None
+    """The folder of the checkpoint that scores answers under choose=reward: one of Transformers for sequence
+    classification, with one label and its weights as safetensors."""
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy. Above, every answer is drawn with a seed of its own, the same for every policy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -115,6 +119,21 @@ class TaskConfig(Section):
             raise ValueError(
                 f"task.choose={self.choose} with task.samples=1 has one answer to choose from: it would change nothing."
                 f" Type task.samples=8 task.temperature={self.temperature or 0.6:g} beside it, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reward_model_chooses(self) -> TaskConfig:
+        if self.choose == "reward" and self.reward_model is None:
+            raise ValueError(
+                "task.choose=reward counts the answer that a reward model scores highest, and task.reward_model names"
+                " none: nothing could be chosen. Type task.reward_model=FOLDER beside it (a checkpoint of"
+                " AutoModelForSequenceClassification with one label), or task.choose=majority"
+            )
+        if self.choose != "reward" and self.reward_model is not None:
+            raise ValueError(
+                f"task.reward_model={self.reward_model} scores answers for task.choose=reward, and task.choose="
+                f"{self.choose} asks it nothing: it would change nothing. Type task.choose=reward, or leave it out"
             )
         return self
 
@@ -211,5 +230,5 @@ GREEDY = {"samples": 1, "temperature": 0.0, "top_p": 1.0, "choose": "mean"}
 """How a task samples, and which answer counts, unless it says otherwise; records and fingerprints made before it could
 say lack these keys."""
 
-LATER: dict[str, Any] = {"chat_template_kwargs": (), "source": None, "metric": None}
+LATER: dict[str, Any] = {"chat_template_kwargs": (), "source": None, "metric": None, "reward_model": None}
 """The same for other settings that came later."""

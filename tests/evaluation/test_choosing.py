@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+from reward_checkpoint import reward_folder, reward_model
 from rich.console import Console
 from synthetic_run import DOMAINS, SyntheticRun, changed
 
@@ -20,6 +22,7 @@ from banpick_exp.config import validated
 from banpick_exp.errors import UserError
 from banpick_exp.evaluation.choosing import with_chosen
 from banpick_exp.manifest import Manifest
+from banpick_exp.models.reward_model import reward_identity
 from banpick_exp.records import OVERALL, Outcome, outcomes_frame, that_count, wrong_numbers
 from banpick_exp.report.files import write_report
 from banpick_exp.report.run import Run, read_run
@@ -76,7 +79,7 @@ def test_problems_are_told_apart_and_mean_chooses_none() -> None:
     [
         ({"choose": "majority"}, "task.choose=majority with task.samples=1 has one answer to choose from"),
         ({"choose": "grader", "temperature": 0.7}, "Type task.samples=8 task.temperature=0.7 beside it"),
-        ({"choose": "best"}, "task.choose=best is none of 'mean', 'majority' or 'grader'"),
+        ({"choose": "best"}, "task.choose=best is none of 'mean', 'majority', 'grader' or 'reward'"),
     ],
 )
 def test_what_means_nothing_is_refused(typed: dict[str, Any], words: str) -> None:
@@ -189,3 +192,62 @@ def test_grade_chooses_again_without_an_engine(read: Run, capsys: pytest.Capture
     assert grade([str(again.folder.path), "task.choose=majority", "--write"]) == 0
     back = read_run(RunFolder(folder.with_name("run-grader-majority")))
     assert {record.label: record.measured.overall.accuracy for record in back.records} == before
+
+
+@pytest.mark.slow
+def test_grade_has_a_reward_model_choose(read: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The scores are kept: what is read is checked by them, and another grade needs no model."""
+    folder, model = read.folder.path, reward_model(tmp_path / "model")
+    chosen = ["task.choose=reward", f"task.reward_model={model}"]
+    assert grade([str(folder), *chosen, "--write"]) == 0
+    again = read_run(RunFolder(folder.with_name("run-reward")))
+    assert len(again.records) == 3 and not again.left_out
+    identity = reward_identity(str(model))
+    for record in again.records:
+        frame = again.outcomes[record.fingerprint]
+        best = frame.sort("score", "sample", descending=[True, False]).unique(["domain", "problem_id"], keep="first")
+        assert best["chosen"].all() and frame["chosen"].sum() == record.measured.overall.n_problems
+        assert record.measured.overall.accuracy == pytest.approx(best["correct"].mean())
+        assert (record.task.choose, record.task.reward_identity) == ("reward", identity)
+        assert record.task.plain()["reward_model"] == str(model)
+    asked = {key: frame.select("domain", "problem_id", "completion", "score") for key, frame in again.outcomes.items()}
+    every = pl.concat(asked.values()).unique()
+    assert every.height == every.select("domain", "problem_id", "completion").unique().height > 60, "one score a text"
+    file = io.StringIO()
+    print_pareto(again, Console(file=file))
+    assert "rm@3 % [95 %]" in file.getvalue()
+    write_report(again)
+    page = (again.folder.path / "report.html").read_text()
+    assert '"fields":["rm@3 %"' in page and "the answer counts that a reward model scored highest" in page
+
+    model.rename(tmp_path / "elsewhere")
+    assert grade([str(again.folder.path), "task.grader=math_verify", "--write"]) == 0
+    kept = read_run(RunFolder(folder.with_name("run-reward-math_verify")))
+    for record in kept.records:
+        frame, label = kept.outcomes[record.fingerprint], record.label
+        first = next(again.outcomes[each.fingerprint] for each in again.records if each.label == label)
+        assert frame.select("score", "chosen").equals(first.select("score", "chosen"))
+        assert record.task.reward_identity == identity
+    assert grade([str(again.folder.path), "task.choose=majority", "--write"]) == 0
+    back = read_run(RunFolder(folder.with_name("run-reward-majority")))
+    before = {record.label: record.measured.overall.accuracy for record in read.records}
+    assert {record.label: record.measured.overall.accuracy for record in back.records} == before
+    assert all("score" not in frame.columns for frame in back.outcomes.values())
+    assert {record.task.reward_identity for record in back.records} == {None}
+    capsys.readouterr()
+    with pytest.raises(UserError, match="is no folder here"):
+        grade([str(folder), *chosen])
+
+
+def test_a_reward_model_needs_the_questions(read: Run, tmp_path: Path) -> None:
+    model = reward_folder(tmp_path / "model")
+    place = Path(str(read.records[0].task.plain()["data_files"])).parent
+    files = {path: path.read_text() for path in place.glob("*_test.jsonl")}
+    try:
+        for path in files:
+            path.write_text('{"id": "p00000", "prompt": "other?", "answer": "0"}\n')
+        with pytest.raises(UserError, match="a reward model scores a question and its answer: nothing was graded"):
+            grade([str(read.folder.path), "task.choose=reward", f"task.reward_model={model}"])
+    finally:
+        for path, text in files.items():
+            path.write_text(text)

@@ -89,7 +89,8 @@ def test_every_name_of_the_schema_is_golden() -> None:
     ]  # fmt: skip
     assert records.OUTCOME_COLUMNS == (
         "problem_id", "domain", "task", "correct", "truncated", "tokens", "answer", "repetitive", "sample", "found",
-        "completion", "finish_reason", "gold", "pattern_timeout", "grader_timeout", "chosen",
+        "completion", "finish_reason", "gold", "pattern_timeout", "grader_timeout", "chosen", "score",
+        "score_cut",
     )  # fmt: skip
 
 

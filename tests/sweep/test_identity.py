@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from checkpoint_folder import write_checkpoint
+from reward_checkpoint import reward_folder
 
 from banpick_exp.cluster.plan import plan_run
 from banpick_exp.config import Section, fingerprint
@@ -110,6 +111,7 @@ CHANGES: dict[str, list[str]] = {
     "task.chat_template_kwargs": ["task.chat_template_kwargs={{enable_thinking: false}}", "task.chat_template=true"],
     "task.samples": ["task.samples=2", "task.temperature=0.5"],
     "task.choose": ["task.choose=majority", "task.samples=2", "task.temperature=0.5"],
+    "task.reward_model": ["task.reward_model={reward}", "task.choose=reward", "task.samples=2", "task.temperature=0.5"],
     "task.temperature": ["task.temperature=0.5"],
     "task.top_p": ["task.top_p=0.9", "task.temperature=0.5"],
     "task.speed_batches": ["task.speed_batches=[2,4]"],
@@ -189,9 +191,12 @@ def places(tmp_path: Path) -> dict[str, str]:
     for folder, weights in ((model, b"weights"), (other, b"others!")):
         write_checkpoint(folder, weights)
         (folder / "chat_template.jinja").write_text("{{ messages }}")
+    reward_folder(tmp_path / "reward")
     artifact = tmp_path / "artifact"
     write_artifact(artifact, inspect_checkpoint(ModelConfig(name="local", path=str(model))).identity, "0" * 16)
-    return {name: str(tmp_path / name) for name in ("data", "model", "other", "artifact")} | {"out": str(tmp_path)}
+    return {name: str(tmp_path / name) for name in ("data", "model", "other", "reward", "artifact")} | {
+        "out": str(tmp_path)
+    }
 
 
 def write_artifact(folder: Path, model: str, name: str) -> None:

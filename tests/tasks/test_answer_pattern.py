@@ -122,7 +122,7 @@ def test_what_was_ended_is_not_found_wrong_and_counted() -> None:
     assert "pattern_timeout" not in outcomes_frame(answers[1:]).columns
 
 
-@pytest.mark.parametrize("guard", ["pattern_timeout", "grader_timeout"])
+@pytest.mark.parametrize("guard", ["pattern_timeout", "grader_timeout", "score_cut"])
 def test_the_report_says_how_many(guard: str) -> None:
     run = ladder(SyntheticRun(problems=40), ks=(6,))
     assert guard not in guards(run.records, run.outcomes)["guard"].to_list()

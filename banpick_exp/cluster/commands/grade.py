@@ -30,12 +30,13 @@ examples:
   python -m banpick_exp grade RUN task.grader=my_module:my_function --write
   python -m banpick_exp grade RUN task.grader=code task.allow_code=true
   python -m banpick_exp grade RUN task.choose=majority      of a run with task.samples above 1: the most frequent answer
+  python -m banpick_exp grade RUN task.choose=reward task.reward_model=FOLDER      the one that a reward model prefers
 
 Exit code: 0, 2 there is no such run, or it cannot be graded so.
 """
 CHANGED = (
     *("task.grader", "task.answer_pattern", "task.answer_separator", "task.metric"),
-    *("task.choose", "task.data_files", "task.allow_code"),
+    *("task.choose", "task.reward_model", "task.data_files", "task.allow_code"),
 )
 """What may be typed: how an answer is read and judged, which of several counts, whether code may run, and where the
 problems lie. All else would be another answer."""
@@ -174,4 +175,5 @@ def _with(command: str | None, settings: list[str]) -> str | None:
     if command is None:
         return None
     keys = {word.partition("=")[0] for word in settings}
+    keys |= {"task.reward_model"} if "task.choose" in keys else set()  # it goes with the choice that it makes
     return shlex.join([*(word for word in shlex.split(command) if word.partition("=")[0] not in keys), *settings])
