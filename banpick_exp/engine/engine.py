@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from banpick_exp.config import fingerprint
 from banpick_exp.engine.config import EngineConfig
 from banpick_exp.engine.latent_attention import cpu_options
+from banpick_exp.engine.sockets import socket_folder
 from banpick_exp.engine.types import Generation, RankReport, Sampling
 from banpick_exp.models.config import ModelConfig
 from banpick_exp.policy import Calibration
@@ -191,6 +192,7 @@ class Engine:
             }
             if self.settings.cpus is not None:
                 environment["OMP_NUM_THREADS"] = str(self.settings.cpus)
+        environment |= socket_folder()
         if self.settings.in_process:
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if os.path.isdir(self.model_path):

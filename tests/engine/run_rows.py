@@ -220,8 +220,8 @@ def tensor() -> dict[str, Any]:
     engine.set_policies(HELD)
     found: dict[str, Any] = {"mixed": asked(engine, shuffled(prompts(engine)))}
     found["by_rank"] = engine.call("banpick_counters_by_row", False)
-    found["demanded"] = demanded(engine, prompts(engine))
     found["contrasted"] = contrasted(engine)
+    found["demanded"] = demanded(engine, prompts(engine))  # it leaves one policy on
     found["disagreeing"] = refusal(lambda: engine.set_policies([("none", {}), BROKEN]))
     engine.close()
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,18 +161,27 @@ def test_rows_of_a_step_end_with_it() -> None:
     assert rows.row_T.tolist() == [0] * 8 and rows.present == (0,)
 
 
-def test_on_a_device_the_host_knows_the_rows_too() -> None:
-    """The device is torch's `meta`, which computes nothing: what is copied fits, from arrays and into tensors."""
-    from banpick_exp.engine.plugin.token_rows import TokenRows
+ON_A_DEVICE = """
+import numpy as np
+import torch
+from banpick_exp.engine.plugin.token_rows import TokenRows
 
-    rows = TokenRows(4, 8, 9, torch.device("meta"))
-    rows.named = 4
-    rows.fill([3, 1], np.array([0, 0, 0, 1, 1]))
-    assert rows.host_T.tolist() == [3, 3, 3, 1, 1, 0, 0, 0] and rows.row_T.shape == (8,)
-    first, second = rows.places(np.array([-1, 1, -1, 0]), 6)
-    assert (first.shape, second.shape) == ((3,), (2,)) and first.device.type == "meta" and first.dtype == torch.int64
-    rows.clear()
-    assert rows.host_T.tolist() == [0] * 8
+rows = TokenRows(4, 8, 9, torch.device("meta"))
+rows.named = 4
+rows.fill([3, 1], np.array([0, 0, 0, 1, 1]))
+assert rows.host_T.tolist() == [3, 3, 3, 1, 1, 0, 0, 0] and rows.row_T.shape == (8,)
+first, second = rows.places(np.array([-1, 1, -1, 0]), 6)
+assert (first.shape, second.shape) == ((3,), (2,)) and first.device.type == "meta" and first.dtype == torch.int64
+rows.clear()
+assert rows.host_T.tolist() == [0] * 8
+"""
+
+
+def test_on_a_device_the_host_knows_the_rows_too() -> None:
+    """The device is torch's `meta`, which computes nothing: what is copied fits, from arrays and into tensors. In a
+    process of its own: a CPU engine of this one has put vLLM's copy to the CPU in place of that to a device."""
+    done = subprocess.run([sys.executable, "-c", ON_A_DEVICE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("row", [-1, 4])

@@ -36,6 +36,7 @@ TINY_SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_
 """A GiB of cache in place of most of the machine's memory, for two servers side by side."""
 RECIPE = ("policy=ban_pick", "policy.k_min=3", "policy.lambda=0.9")
 """What is measured where no folder is named."""
+RECIPE_RULE = RECIPE[0].removeprefix("policy=")
 OF_RECIPE = (
     "cluster=inline", "tracking=none", "search.ladder=none", "task.domains=[math]", "task.max_problems=100",
     "task.speed_seconds=0",
@@ -113,7 +114,7 @@ def run(arguments: list[str]) -> int:
         of_vllm = [*TINY_OPTIONS, "--dtype", native_dtype().dtype, *of_vllm]
     if not folders and typed.dry_run:
         print(f"A policy first: {shlex.join([*_command(*RECIPE), *OF_RECIPE])}")
-        _say(typed, _arms(typed, ["stock", "ban_pick"]), RECIPE_SECONDS, tiny=True)
+        _say(typed, _arms(typed, ["stock", RECIPE_RULE]), RECIPE_SECONDS, tiny=True)
         return 0
     if not typed.dry_run:
         end_on_signals()
@@ -247,7 +248,7 @@ def _exported_recipe(folders: list[str]) -> Iterator[list[str]]:
         labels = [json.loads(path.read_text(encoding="utf-8"))["label"] for path in run.glob("points/*.json")]
         (label,) = [label for label in labels if label != "none"]
         _do(_command("export", str(run), label, f"{place}/OUT"), Path(place) / "export.log")
-        yield [f"ban_pick={place}/OUT/@{RECIPE_DOMAIN}"]
+        yield [f"{RECIPE_RULE}={place}/OUT/@{RECIPE_DOMAIN}"]
 
 
 def _command(*words: str) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from banpick_exp.engine.serving.served import DEFAULT, POLICY, checkpoint_served, served_policies
+from banpick_exp.engine.sockets import socket_folder
 from banpick_exp.errors import UserError
 from banpick_exp.models.inspect import EMBEDDED_CHECKPOINT
 from banpick_exp.options import Options
@@ -72,7 +73,7 @@ def run(arguments: list[str]) -> int:
         print(f"{each.name}: {each.label}{at} ({each.fingerprint})")
     print(f"{settings} {shlex.join(command)}", flush=True)
     if not typed.dry_run:
-        os.execvpe(command[0], command, {**os.environ, **ours})
+        os.execvpe(command[0], command, {**os.environ, **socket_folder(), **ours})
     return 0
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from banpick_exp.engine.serving.command import other_plugins, server_command
 from banpick_exp.engine.serving.served import DEFAULT, POLICY
+from banpick_exp.engine.sockets import socket_folder
 from banpick_exp.errors import UserError
 
 NAME = "bench"
@@ -49,7 +50,7 @@ class Loopback:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *where],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**environment, **socket_folder()},
                 start_new_session=True,  # Ctrl-C is ours to answer
                 preexec_fn=_end_with_parent,
             )  # fmt: skip

@@ -44,6 +44,9 @@ from banpick_exp.policy.rules.fixed_k import FixedK, most_kept
 
 EXAMPLE = "Write for example policy.ks=[4,6,8,10]."
 
+MOST_KS = 8
+"""Numbers of experts where none are named: as many answers are asked of each problem."""
+
 
 class DynamicExperts(SeveralRows):
     """`dynamic_experts`: the samples of a problem spread over several numbers of experts."""
@@ -73,7 +76,7 @@ class DynamicExperts(SeveralRows):
     @classmethod
     def derived_knobs(cls, shape: MoeShape) -> dict[str, Any]:
         low = max(1, shape.top_k // 2)
-        high = min(most_kept(shape), low + max(2, shape.top_k) - 1)
+        high = min(most_kept(shape), low + min(max(2, shape.top_k), MOST_KS) - 1)
         return {"ks": list(range(low, high + 1))}
 
     @classmethod
