@@ -30,6 +30,13 @@ def test_a_dry_run_names_the_dtypes(
     assert capsys.readouterr().out.startswith(f"{what}: {wanted}")
 
 
+def test_what_together_asks_and_no_more_than_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.run(["together", "--sizes", "3,2400", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "together: [3, 2400] problems, 15 rounds, 2 threads\n"
+    with pytest.raises(UserError, match="--sizes=2401 exceeds the 2400 problems"):
+        bench.run(["together", "--sizes", "2401", "--dry-run"])
+
+
 def test_a_gpu_computes_in_the_checkpoints_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer, "versions", lambda: {"vllm": "0.32.0"})
     assert layer.dtypes_of(None) == ("bfloat16",)

@@ -21,6 +21,9 @@ from banpick_exp.models.dtype import this_machine
 from banpick_exp.options import Options
 from banpick_exp.sweep.overrides import MOST_POINTS
 
+MOST_PROBLEMS = 2400
+"""Of the embedded task's three domains."""
+
 DESCRIPTION = """\
 Benchmarks. Variants alternate in one process; every figure is a ratio with its quartiles. JSON lines go to stdout.
 
@@ -174,6 +177,8 @@ def _problem(options: argparse.Namespace, sizes: tuple[int, ...], dtypes: tuple[
         return "--sizes, --threads and --layers count things: each must be 1 or more."
     if options.what not in ("moe", "together") and max(sizes) > 64:
         return f"--sizes={max(sizes)} exceeds the 64 sequences of the engine. Use at most 64."
+    if options.what == "together" and max(sizes) > MOST_PROBLEMS:
+        return f"--sizes={max(sizes)} exceeds the {MOST_PROBLEMS} problems of the embedded task. Use at most that many."
     if options.wandb and options.what != "sweep":
         return f"--wandb mirrors the sweep of `bench sweep`: `bench {options.what}` has none. Leave it out."
     if options.picture and options.what != "engine":
