@@ -156,7 +156,7 @@ def corrupt(folder: RunFolder, name: str, how: str) -> None:
     elif how == "outcomes of another shape":
         pl.read_parquet(outcomes).drop("answer").write_parquet(outcomes)
     elif how == "a column of its own":
-        pl.read_parquet(outcomes).with_columns(score=1).write_parquet(outcomes)
+        pl.read_parquet(outcomes).with_columns(colour=1).write_parquet(outcomes)
     elif how == "outcomes of version 1":
         pl.read_parquet(outcomes).drop("found", "completion", "finish_reason").write_parquet(outcomes)
     else:
