@@ -35,6 +35,9 @@ PR_SET_PDEATHSIG = 1
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Whatever proxy the environment names: the server is here."""
 
+KEPT_ALIVE = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600"}
+"""Seconds. By vLLM's 5 a server closes the connection of a client that waits its turn just as it asks again."""
+
 
 class Loopback:
     """One server: a process group with API server, engine core and workers."""
@@ -50,7 +53,7 @@ class Loopback:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, *where],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**environment, **socket_folder()},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**environment, **socket_folder(), **KEPT_ALIVE},
                 start_new_session=True,  # Ctrl-C is ours to answer
                 preexec_fn=_end_with_parent,
             )  # fmt: skip
