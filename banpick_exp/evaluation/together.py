@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from banpick_exp.engine.engine import Engine
+from banpick_exp.engine.types import Generation
 from banpick_exp.evaluation.answer import DomainPolicy, DomainRun, Problems, choose_among, graded, written
 from banpick_exp.records import Counters
 from banpick_exp.tasks.config import TaskConfig
@@ -47,18 +48,15 @@ def answer_together(
     runs_P: list[dict[str, DomainRun]] = [{} for _ in policies_P]
     slowest = 0.0
     for domain, items in problems.items():
-        slowest = max(slowest, engine.set_policies([policies[domain].row for policies in policies_P]))
-        engine.counters_by_row(reset=True)
-        ids = engine.tokenize([problem.asked for problem in items], chat=task.chat)
-        of_one = [(number, sample) for number in range(len(items)) for sample in range(task.samples)]
-        rows = [row for row in range(len(policies_P)) for _ in of_one]
-        answers = written(engine, items, ids, of_one * len(policies_P), task, seed=seed, rows=rows)
-        counted_P = engine.counters_by_row(reset=True)
-        for row, (runs, counters) in enumerate(zip(runs_P, counted_P, strict=True)):
-            own = answers[row * len(of_one) : (row + 1) * len(of_one)]
+        swap, answers_P, counters_P = _ask_together(
+            engine, [policies[domain] for policies in policies_P], task, items, seed=seed
+        )
+        slowest = max(slowest, swap)
+        of_one = _of_one(task, items)
+        for runs, answers, counters in zip(runs_P, answers_P, counters_P, strict=True):
             given = [
                 (items[number], answer, sample if task.samples > 1 else None)
-                for (number, sample), answer in zip(of_one, own, strict=True)
+                for (number, sample), answer in zip(of_one, answers, strict=True)
             ]
             runs[domain] = DomainRun(graded(given, task), counters)
     choose_among(runs_P, task, problems)
@@ -69,14 +67,31 @@ def count_together(
     engine: Engine, policies: Sequence[DomainPolicy], task: TaskConfig, problems: Sequence[Problem], *, salt: str
 ) -> list[Counters]:
     """What each of P policies routes while it answers each of some problems of one domain once, greedily."""
-    engine.set_policies([policy.row for policy in policies])
+    greedy = task.model_copy(update={"temperature": 0.0, "samples": 1})
+    return _ask_together(engine, policies, greedy, problems, seed=0, salt=salt)[2]
+
+
+def _ask_together(
+    engine: Engine,
+    policies: Sequence[DomainPolicy],
+    task: TaskConfig,
+    problems: Sequence[Problem],
+    *,
+    seed: int,
+    salt: str = "",
+) -> tuple[float, list[list[Generation]], list[Counters]]:
+    """Some problems of one domain under each of P policies: the seconds of the swap, and by policy the answers, in the
+    order of `_of_one`, and what was counted."""
+    swap = engine.set_policies([policy.row for policy in policies])
     engine.counters_by_row(reset=True)
     ids = engine.tokenize([problem.asked for problem in problems], chat=task.chat)
-    engine.generate_ids(
-        ids * len(policies),
-        max_tokens=task.max_tokens,
-        salt=salt,
-        stop=[problem.stop for problem in problems] * len(policies),
-        rows=[row for row in range(len(policies)) for _ in problems],
-    )
-    return engine.counters_by_row(reset=True)
+    of_one = _of_one(task, problems)
+    rows = [row for row in range(len(policies)) for _ in of_one]
+    answers = written(engine, problems, ids, of_one * len(policies), task, seed=seed, salt=salt, rows=rows)
+    by_policy = [answers[start : start + len(of_one)] for start in range(0, len(answers), len(of_one))]
+    return swap, by_policy, engine.counters_by_row(reset=True)
+
+
+def _of_one(task: TaskConfig, problems: Sequence[Problem]) -> list[tuple[int, int]]:
+    """What one policy is asked: each problem's place, with the number of each of its samples."""
+    return [(number, sample) for number in range(len(problems)) for sample in range(task.samples)]
